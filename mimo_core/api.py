@@ -1,0 +1,72 @@
+"""``mimo_core.pretrain``: a run from Python, the same as from the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mimo_core.plan import make_plan
+from mimo_core.rank import Rank
+from mimo_core.run_folder import RunFolder, latest_checkpoint
+
+if TYPE_CHECKING:
+    from mimo_core.recipe import Recipe
+
+RECIPES = Path(__file__).parent / "recipes"
+"""Recipes that come in the package."""
+
+DEMO = RECIPES / "demo.yaml"
+
+
+def pretrain(
+    recipe: Path | str | Recipe | None = None,
+    *,
+    overrides: Sequence[str] = (),
+    run_dir: Path | str | None = None,
+    disabled: Sequence[str] = (),
+) -> dict[str, Any] | None:
+    """Train the model that a recipe describes.
+
+    Starts one process a rank on this machine; under torchrun or ``srun``, where this process is
+    a rank already, it runs that one.
+
+    Args:
+        recipe: A recipe file, or a recipe made in Python; the demo by default.
+        overrides: ``key.path=value``, as on the command line.
+        run_dir: Folder of the run. One that has a checkpoint goes on from it.
+        disabled: Installed plugins to leave out.
+
+    Returns:
+        The run's summary, which is also in ``summary.json``; ``None`` on a rank that does not
+        report.
+
+    Raises:
+        ValueError: the recipe, a plugin or the layout is wrong; the message says what to do.
+        RunFailed: a rank failed while running.
+    """
+    source = DEMO if recipe is None else recipe
+    rank = Rank.from_environment()
+    plan = make_plan(
+        source,
+        overrides,
+        disabled=disabled,
+        world_size=None if rank is None else rank.world_size,
+    )
+    name = Path(source).stem if isinstance(source, str | Path) else "run"
+    folder = RunFolder.fresh(name) if run_dir is None else RunFolder(Path(run_dir))
+    if rank is not None:
+        from mimo_core.launch.worker import run_rank
+
+        return run_rank(plan, rank, folder)
+    from rich.console import Console
+
+    from mimo_core.cli.describe_run import run_header
+    from mimo_core.launch.local import launch
+
+    console = Console()
+    console.print(run_header(plan))
+    done = latest_checkpoint(folder.checkpoints)
+    goes_on = "" if done is None else f", going on after iteration {done}"
+    console.print(f"  run folder {folder.path}{goes_on}", highlight=False, soft_wrap=True)
+    return launch(plan, folder, disabled)

@@ -1,0 +1,145 @@
+"""``mimo``: what is installed, and what a recipe would run. Imports no torch.
+
+A command imports what it needs itself, so that ``--help`` does not wait for it.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
+
+import attrs
+import typer
+
+from mimo_core.errors import MimoError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from mimo_core.plan import Plan
+    from mimo_core.plugins import PluginRecord
+
+app = typer.Typer(
+    name="mimo",
+    help="Looks at plugins and recipes of multimodal training, without starting a rank.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+plugins = typer.Typer(help="Installed plugins.", no_args_is_help=True)
+app.add_typer(plugins, name="plugins")
+
+NoPlugin = Annotated[
+    list[str] | None, typer.Option("--no-plugin", metavar="NAME", help="Do not load this plugin.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+_STATE_COLOURS = {"usable": "green", "broken": "red", "disabled": "yellow"}
+
+
+@plugins.command("list")
+def list_plugins(as_json: Json = False, no_plugin: NoPlugin = None) -> None:
+    """Every installed plugin: distribution, version, hooks, and whether it can be used."""
+    from rich.console import Console
+
+    from mimo_core.plugins import Host
+
+    records = Host.discover(no_plugin or ()).records
+    if as_json:
+        print(json.dumps([attrs.asdict(record) for record in records], indent=2))
+    elif records:
+        Console().print(_table(records))
+    else:
+        print("no plugins are installed; try: pip install mimo-plugin-radio mimo-plugin-nemotron")
+
+
+@app.command("plan")
+def show_plan(
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="The recipe file.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="KEY.PATH=VALUE", help="Replaces values of the recipe."),
+    ] = None,
+    as_json: Json = False,
+    no_plugin: NoPlugin = None,
+) -> None:
+    """Checks a recipe and shows its graph and its ranks."""
+    from rich.console import Console
+
+    from mimo_core.cli.describe_run import run_header
+    from mimo_core.plan import make_plan
+
+    plan = make_plan(recipe, overrides or (), disabled=no_plugin or ())
+    if as_json:
+        print(json.dumps(plan_as_dict(plan), indent=2))
+        return
+    console = Console()
+    console.print(run_header(plan))
+    parts = plan.graph.descriptions.values()
+    console.print(f"{sum(part.parameters for part in parts):,} parameters in all", highlight=False)
+
+
+def plan_as_dict(plan: Plan) -> dict[str, Any]:
+    """The plan as ``mimo plan --json`` prints it."""
+    graph, layout = plan.graph, plan.layout
+    return {
+        "layout": layout.kind,
+        "world_size": layout.world_size,
+        "modules": {
+            name: {
+                "plugin": module.plugin,
+                "grid": {
+                    key: size
+                    for key, size in attrs.asdict(module.grid).items()
+                    if key != "first_rank"
+                },
+                "ranks": list(layout.ranks(name)),
+                "freeze": list(module.freeze),
+                "rng_prefix": graph.rng_prefixes[name],
+                **{
+                    key: getattr(graph.descriptions[name], key)
+                    for key in ("parameters", "width", "layers", "heads", "experts")
+                },
+            }
+            for name, module in graph.modules.items()
+        },
+        "edges": [
+            attrs.asdict(edge) | {"id": graph.tokenizer.placeholder_id(edge.placeholder)}
+            for edge in graph.edges
+        ],
+        "ranks": [layout.label(rank) for rank in range(layout.world_size)],
+        "vocabulary_size": graph.tokenizer.size,
+        "plugins": plan.host.versions(),
+        "plugins_digest": plan.host.digest(),
+    }
+
+
+def main() -> None:
+    """The program ``mimo``: a user's mistake ends it with its message alone and status 2."""
+    try:
+        app()
+    except MimoError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
+
+
+def _table(records: tuple[PluginRecord, ...]) -> Table:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("plugin", "distribution", "version", "state", "hooks"):
+        table.add_column(heading, overflow="fold", no_wrap=heading == "plugin")
+    for record in records:
+        table.add_row(
+            record.name,
+            record.distribution,
+            record.version,
+            Text(record.state, style=_STATE_COLOURS[record.state]),
+            Text(record.why or ", ".join(record.hooks)),
+        )
+    return table
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,65 @@
+"""``mimo-pretrain [RECIPE] [key=value …]``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False)
+
+
+@app.command(help="Train the model that a recipe describes, on this machine or under torchrun.")
+def pretrain(
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[RECIPE] [KEY=VALUE …]",
+            help="A recipe file, and keys of it to set, such as modules.vision.grid.dp=2. "
+            "Without a recipe: the demo, which learns to read handwritten digits.",
+        ),
+    ] = None,
+    run_dir: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of the run; runs/NAME-DATE-TIME by default. A run that has a checkpoint "
+            "there goes on from it."
+        ),
+    ] = None,
+    no_plugin: Annotated[
+        list[str] | None, typer.Option(help="Name of an installed plugin to leave out.")
+    ] = None,
+) -> None:
+    from mimo_core.api import pretrain as run
+    from mimo_core.launch.local import RunFailed
+
+    recipe, overrides = _split(arguments or [])
+    try:
+        run(recipe, overrides=overrides, run_dir=run_dir, disabled=no_plugin or ())
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        raise typer.Exit(2) from None
+    except RunFailed as error:
+        print(f"\n{error}", file=sys.stderr)
+        raise typer.Exit(1) from None
+    except KeyboardInterrupt:
+        print("\nstopped; all ranks have ended", file=sys.stderr)
+        raise typer.Exit(130) from None
+
+
+def _split(arguments: list[str]) -> tuple[str | None, list[str]]:
+    """The recipe, if one is named, and the keys to set."""
+    if arguments and "=" not in arguments[0]:
+        return arguments[0], arguments[1:]
+    return None, arguments
+
+
+def main() -> None:
+    """Entry point of the script, and of every rank that the launcher starts."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

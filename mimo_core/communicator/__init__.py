@@ -1,0 +1,1 @@
+"""Activations and gradients between pipeline stages and between modules."""

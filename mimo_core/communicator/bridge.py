@@ -1,0 +1,193 @@
+"""Rows of encoders to the language model, gradients back: one batch of messages a step.
+
+Every transfer of a rank at one point of the schedule is a single
+``batch_isend_irecv`` on one process group of all bridging ranks, its messages in one global order
+(edge, then peer). So two ranks never wait for each other in opposite orders, whatever NCCL does
+with streams and connections.
+
+No shapes travel: both sides count rows from the same samples' metadata.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import accumulate
+from typing import Protocol
+
+import attrs
+import torch
+import torch.distributed as dist
+
+from mimo_core.communicator.routes import EdgeRoute, Leg
+from mimo_core.platforms.base import RankPlatform
+
+Rows = Mapping[str, Sequence[int]]
+"""By encoder: the rows of each sample of this rank's slice of a microbatch."""
+
+
+class RowSource(Protocol):
+    """Tells the rows of the microbatch that the next forward step takes."""
+
+    def peek_rows(self) -> Rows: ...
+
+
+@attrs.define(kw_only=True)
+class Transfer:
+    """Messages under way. Keeps what is sent alive until it has left."""
+
+    works: list[dist.Work]
+    kept: list[torch.Tensor]
+    platform: RankPlatform
+
+    def wait(self, received: Sequence[torch.Tensor] = ()) -> None:
+        """The current stream may use ``received`` afterwards."""
+        with self.platform.transfer():
+            for work in self.works:
+                work.wait()
+        self.platform.received(list(received))
+        self.works, self.kept = [], []
+
+
+class Bridge:
+    """This rank's end of all edges.
+
+    Made by every rank of the world (the group is collective); used on bridging ranks only.
+    """
+
+    def __init__(
+        self,
+        *,
+        routes: Sequence[EdgeRoute],
+        ranks: Sequence[int],
+        width: int,
+        dtype: torch.dtype,
+        silent: frozenset[str],
+        platform: RankPlatform,
+    ) -> None:
+        """
+        Args:
+            routes: This rank's route over each edge, in the graph's order.
+            ranks: All bridging ranks of the world.
+            width: Language model's hidden size, the features of a row.
+            dtype: What rows are sent in.
+            silent: Encoders with nothing to learn: no gradients travel to them.
+            platform: This rank's machine.
+        """
+        self._routes = {route.encoder: route for route in routes}
+        self._width = width
+        self._dtype = dtype
+        self._silent = silent
+        self._platform = platform
+        self._group = None
+        if len(ranks) > 1:
+            group = dist.new_group(list(ranks), backend=platform.backend, group_desc="bridge")
+            if dist.get_rank() in ranks:
+                self._group = group
+                # A first collective of all members: NCCL's communicator exists before any message.
+                dist.all_reduce(torch.zeros(1, device=platform.device), group=group)
+
+    def learns(self, encoder: str) -> bool:
+        """Whether gradients travel back to the encoder."""
+        return encoder not in self._silent
+
+    def exchange(
+        self,
+        *,
+        send_forward: tuple[str, torch.Tensor, Sequence[int]] | None = None,
+        receive_backward: tuple[str, Sequence[int]] | None = None,
+        send_backward: tuple[Mapping[str, torch.Tensor], Rows] | None = None,
+        receive_forward: Rows | None = None,
+    ) -> tuple[Transfer, dict[str, torch.Tensor]]:
+        """Start all messages of one point of the schedule as one batch.
+
+        Args:
+            send_forward: (encoder, rows ``[N, H]``, rows of each sample), on encoder ranks.
+            receive_backward: (encoder, rows of each sample of the microbatch whose gradients are
+                due), on encoder ranks.
+            send_backward: (gradients ``[N, H]`` by encoder, rows of that microbatch), on language
+                ranks.
+            receive_forward: Rows of the microbatch that is due, on language ranks.
+
+        Returns:
+            The transfer, and by encoder the tensors that :meth:`Transfer.wait` fills: rows
+            ``[N, H]`` on language ranks, gradients ``[K, N, H]`` on encoder ranks with one slice
+            for each of the ``K`` context-parallel shards that contribute, to be added up.
+
+        Raises:
+            ValueError: an encoder put out another number of rows than the samples' metadata say.
+        """
+        ops: list[dist.P2POp] = []
+        filled: dict[str, torch.Tensor] = {}
+        with self._platform.transfer():
+            if send_forward is not None:
+                encoder, rows, counts = send_forward
+                self._check(encoder, rows, counts)
+                for leg, part in self._parts(self._routes[encoder].forward, rows, counts):
+                    self._add(ops, dist.isend, part, leg)
+            if receive_backward is not None:
+                encoder, counts = receive_backward
+                filled[encoder] = self._receive_gradients(ops, encoder, counts)
+            if send_backward is not None:
+                gradients, rows_of = send_backward
+                for encoder in self._learning():
+                    gradient, counts = gradients[encoder], rows_of[encoder]
+                    for leg, part in self._parts(self._routes[encoder].backward, gradient, counts):
+                        self._add(ops, dist.isend, part, leg)
+            if receive_forward is not None:
+                for encoder, route in self._routes.items():
+                    counts = receive_forward[encoder]
+                    filled[encoder] = self._empty(sum(counts))
+                    for leg, part in self._parts(route.forward, filled[encoder], counts):
+                        self._add(ops, dist.irecv, part, leg)
+            works = dist.batch_isend_irecv(ops) if ops else []
+        kept = [op.tensor for op in ops]
+        return Transfer(works=works, kept=kept, platform=self._platform), filled
+
+    def _learning(self) -> list[str]:
+        return [encoder for encoder in self._routes if self.learns(encoder)]
+
+    def _receive_gradients(
+        self, ops: list[dist.P2POp], encoder: str, counts: Sequence[int]
+    ) -> torch.Tensor:
+        """Post receives of ``[K, N, H]``: shard k of every sample comes k-th in its legs' order."""
+        legs = self._routes[encoder].backward
+        seen: dict[int, int] = {}
+        shard_of = []
+        for leg in legs:
+            shard_of.append(seen.get(leg.begin, 0))
+            seen[leg.begin] = shard_of[-1] + 1
+        shards = max(shard_of, default=0) + 1
+        gradients = self._empty(shards * sum(counts)).view(shards, sum(counts), self._width)
+        for shard, leg in zip(shard_of, legs, strict=True):
+            for _, part in self._parts([leg], gradients[shard], counts):
+                self._add(ops, dist.irecv, part, leg)
+        return gradients
+
+    def _parts(
+        self, legs: Sequence[Leg], rows: torch.Tensor, counts: Sequence[int]
+    ) -> list[tuple[Leg, torch.Tensor]]:
+        """The non-empty parts of ``rows`` that belong to the legs."""
+        starts = [0, *accumulate(counts)]
+        return [
+            (leg, rows[starts[leg.begin] : starts[leg.end]])
+            for leg in legs
+            if starts[leg.end] > starts[leg.begin]
+        ]
+
+    def _add(self, ops: list[dist.P2POp], operation: object, part: torch.Tensor, leg: Leg) -> None:
+        if operation is dist.isend:
+            part = part.detach().to(self._dtype).contiguous()
+        ops.append(dist.P2POp(operation, part, leg.peer, group=self._group))
+
+    def _empty(self, rows: int) -> torch.Tensor:
+        return torch.empty(rows, self._width, dtype=self._dtype, device=self._platform.device)
+
+    def _check(self, encoder: str, rows: torch.Tensor, counts: Sequence[int]) -> None:
+        expected = (sum(counts), self._width)
+        if tuple(rows.shape) != expected:
+            raise ValueError(
+                f"module {encoder!r} put out rows of shape {list(rows.shape)}, expected "
+                f"{list(expected)}: by describe().positions its samples take {list(counts)} "
+                f"positions, and the language model is {self._width} wide; mend the plugin's "
+                "describe(), its tower or its projector"
+            )

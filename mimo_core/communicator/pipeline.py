@@ -1,0 +1,222 @@
+"""The communicator that the stock schedule drives: stages within a module, edges between modules.
+
+Same interface as megatron-core's ``MultiModulePipelineCommunicator``. Within a module's pipeline
+it is core's ``P2PCommunicator``; between modules our :class:`~mimo_core.communicator.bridge.Bridge`.
+
+Stages are numbered from the sink, so that the last stages of all encoders, whatever their own
+number of stages, sit at the same place of the 1F1B schedule.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any
+
+import torch
+from megatron.core.pipeline_parallel.p2p_communication import P2PCommunicator
+
+from mimo_core.communicator.bridge import Bridge, Rows, RowSource, Transfer
+from mimo_core.contract import LANGUAGE
+from mimo_core.layout import Layout
+
+Tensors = dict[str, torch.Tensor | None]
+
+
+class PipelineCommunicator:
+    """One rank's communicator. Called by the schedule on every rank.
+
+    Dictionaries of activations are keyed as the stock schedule expects: by the rank's own module,
+    and on the first stage of the language model by encoder.
+    """
+
+    def __init__(
+        self,
+        *,
+        module: str,
+        layout: Layout,
+        rank: int,
+        config: Any,
+        pp_group: Any,
+        bridge: Bridge,
+    ) -> None:
+        """
+        Args:
+            module: The module on this rank.
+            layout: Where all modules are.
+            rank: This world rank.
+            config: The module's ``ModelParallelConfig``.
+            pp_group: The module's pipeline group on this rank.
+            bridge: This rank's end of the edges.
+        """
+        self.config = config
+        self.rows: RowSource | None = None
+        """Where rows of the next microbatch are told; the engine switches it for evaluation."""
+        self._module = module
+        self._bridge = bridge
+        self._stage = P2PCommunicator(pp_group, config)
+        self._pp_rank = layout.coordinates(rank, module)["pp"]
+        self._pp_size = layout.grids[module].pp
+        encoders = [grid.pp for name, grid in layout.grids.items() if name != LANGUAGE]
+        self._has_encoders = bool(encoders)
+        stages = layout.grids[LANGUAGE].pp
+        self.total_stages = stages + max(encoders, default=0)
+        after = 0 if module == LANGUAGE else stages
+        self.current_stage = self.total_stages - after - (self._pp_size - self._pp_rank)
+        self._produced: Rows | None = None
+        # Microbatches whose gradients are still to travel, oldest first.
+        self._rows_in_flight: deque[Rows] = deque()
+        self._sends: deque[Transfer] = deque()
+
+    # What the schedule asks about this rank's place
+    @property
+    def is_pp_first_stage(self) -> bool:
+        """Nothing comes before this stage."""
+        return self._pp_rank == 0 and not self._receives_bridge
+
+    @property
+    def is_pp_last_stage(self) -> bool:
+        """The language model's last stage, where the loss is."""
+        return self._module == LANGUAGE and self._pp_rank == self._pp_size - 1
+
+    @property
+    def _receives_bridge(self) -> bool:
+        return self._module == LANGUAGE and self._pp_rank == 0 and self._has_encoders
+
+    @property
+    def _sends_bridge(self) -> bool:
+        return self._module != LANGUAGE and self._pp_rank == self._pp_size - 1
+
+    def produced(self, rows: Rows) -> None:
+        """The forward step tells the rows of the microbatch it has just put out (encoders)."""
+        self._produced = rows
+
+    def begin(self, rows: RowSource) -> None:
+        """A run over microbatches begins: nothing is under way, rows are told by ``rows``."""
+        self._drain(keep=0)
+        self._rows_in_flight.clear()
+        self.rows = rows
+
+    # What the schedule calls
+    def recv_forward(self, tensor_shapes: Any = None, is_first_stage: bool = False) -> Tensors:
+        """Activations of the next microbatch from the stages before this one."""
+        if self._receives_bridge:
+            return self._receive_rows(send_backward=None)
+        if self._pp_rank == 0:
+            return {}
+        return {self._module: _one(self._stage.recv_forward(tensor_shapes, is_first_stage=False))}
+
+    def send_forward(self, output: Any, is_last_stage: bool = False) -> None:
+        """This stage's activations to the stage after it."""
+        if self._sends_bridge:
+            self._send_rows(output, receive_backward=False)
+        elif not self.is_pp_last_stage:
+            self._stage.send_forward(output[self._module], is_last_stage=False)
+
+    def recv_backward(self, tensor_shapes: Any = None, is_last_stage: bool = False) -> Tensors:
+        """Gradients of the oldest microbatch's activations that are still under way."""
+        if self._sends_bridge:
+            return self._receive_gradients()
+        if self.is_pp_last_stage:
+            return {}
+        return {self._module: _one(self._stage.recv_backward(tensor_shapes, is_last_stage=False))}
+
+    def send_backward(self, gradients: Tensors, is_first_stage: bool = False) -> None:
+        """Gradients of this stage's inputs to the stages before it."""
+        if self._receives_bridge:
+            transfer, _ = self._bridge.exchange(send_backward=self._gradients_to_send(gradients))
+            self._sent(transfer)
+        elif self._pp_rank > 0:
+            self._stage.send_backward(gradients[self._module], is_first_stage=False)
+
+    def send_forward_recv_backward(
+        self, output: Any, tensor_shapes: Any = None, is_last_stage: bool = False
+    ) -> Tensors:
+        """Both at once, towards the stage after this one."""
+        if self._sends_bridge:
+            return self._send_rows(output, receive_backward=True)
+        if self.is_pp_last_stage:
+            return {}
+        gradient = self._stage.send_forward_recv_backward(
+            output[self._module], tensor_shapes, is_last_stage=False
+        )
+        return {self._module: _one(gradient)}
+
+    def send_backward_recv_forward(
+        self, gradients: Tensors, tensor_shapes: Any = None, is_first_stage: bool = False
+    ) -> Tensors:
+        """Both at once, towards the stages before this one."""
+        if self._receives_bridge:
+            return self._receive_rows(send_backward=gradients)
+        if self._pp_rank == 0:
+            return {}
+        received = self._stage.send_backward_recv_forward(
+            gradients[self._module], tensor_shapes, is_first_stage=False
+        )
+        return {self._module: _one(received)}
+
+    # Language model's first stage
+    def _receive_rows(self, send_backward: Tensors | None) -> Tensors:
+        assert self.rows is not None
+        rows = self.rows.peek_rows()
+        outgoing = None if send_backward is None else self._gradients_to_send(send_backward)
+        transfer, received = self._bridge.exchange(send_backward=outgoing, receive_forward=rows)
+        transfer.wait(list(received.values()))
+        self._rows_in_flight.append(rows)
+        return {encoder: tensor.requires_grad_() for encoder, tensor in received.items()}
+
+    def _gradients_to_send(self, gradients: Tensors) -> tuple[dict[str, torch.Tensor], Rows]:
+        rows = self._rows_in_flight.popleft()
+        ready = {}
+        for encoder, gradient in gradients.items():
+            if self._bridge.learns(encoder):
+                assert gradient is not None, f"no gradient for the rows of {encoder!r}"
+                ready[encoder] = gradient
+        return ready, rows
+
+    # Encoders' last stage
+    def _send_rows(self, output: Any, *, receive_backward: bool) -> Tensors:
+        assert self._produced is not None
+        counts = self._produced[self._module]
+        self._rows_in_flight.append(self._produced)
+        due = None
+        if receive_backward and self._bridge.learns(self._module):
+            due = (self._module, self._rows_in_flight[0][self._module])
+        transfer, received = self._bridge.exchange(
+            send_forward=(self._module, output[self._module], counts), receive_backward=due
+        )
+        if due is None:
+            self._sent(transfer)
+        if not receive_backward:
+            return {}
+        return self._gradients(transfer, received)
+
+    def _receive_gradients(self) -> Tensors:
+        if not self._bridge.learns(self._module):
+            return self._gradients(None, {})
+        due = (self._module, self._rows_in_flight[0][self._module])
+        return self._gradients(*self._bridge.exchange(receive_backward=due))
+
+    def _gradients(self, transfer: Transfer | None, received: dict[str, torch.Tensor]) -> Tensors:
+        self._rows_in_flight.popleft()
+        if self._module not in received:
+            return {self._module: None}
+        assert transfer is not None
+        shards = received[self._module]
+        transfer.wait([shards])
+        return {self._module: shards[0] if len(shards) == 1 else shards.sum(0)}
+
+    def _sent(self, transfer: Transfer) -> None:
+        self._sends.append(transfer)
+        self._drain(keep=self.total_stages)
+
+    def _drain(self, keep: int) -> None:
+        """Wait for all but the last ``keep`` transfers, whose tensors are still needed."""
+        while len(self._sends) > keep:
+            self._sends.popleft().wait()
+
+
+def _one(tensor: Any) -> torch.Tensor | None:
+    """Core's stage communicator gives a list where it was given a list of shapes."""
+    if isinstance(tensor, list):
+        (tensor,) = tensor
+    return tensor  # type: ignore[no-any-return]

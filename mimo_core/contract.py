@@ -1,0 +1,241 @@
+"""What the hooks take and give: the words that a plugin and the core share.
+
+Pure Python: neither torch nor megatron is imported here, so that listing
+plugins, planning and validating a recipe stay instant.
+
+Shape legend, used everywhere in this project:
+``S`` sequence positions, ``B`` sequences of a microbatch, ``H`` hidden width,
+``V`` vocabulary, ``N`` rows (positions of one modality over all its samples).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+
+import attrs
+
+if TYPE_CHECKING:
+    import numpy as np
+
+LANGUAGE = "language"
+"""The name of the one language model in every module graph."""
+
+Split = Literal["train", "validation"]
+Precision = Literal["fp32", "bf16"]
+FreezePart = Literal["encoder", "projector", "language"]
+
+
+@attrs.frozen(kw_only=True)
+class Grid:
+    """Parallel sizes of one module, and where its ranks begin.
+
+    The dense view factors the module's ranks as ``tp x cp x dp x pp`` (tp
+    fastest, the order of Megatron's ``tp-cp-ep-dp-pp``); the expert view
+    factors the same ranks as ``expert_tp x ep x expert dp x pp``.
+    """
+
+    tp: int = 1
+    cp: int = 1
+    pp: int = 1
+    dp: int = 1
+    ep: int = 1
+    expert_tp: int = 1
+    first_rank: int | None = None
+    """World rank of the module's first rank; the default follows the module before it."""
+
+    @property
+    def size(self) -> int:
+        """Ranks that this module occupies."""
+        return self.tp * self.cp * self.pp * self.dp
+
+
+@attrs.frozen(kw_only=True)
+class Train:
+    """Facts of the run that every module shares (the recipe's ``train`` section)."""
+
+    iterations: int
+    micro_batch_size: int
+    """Samples of a microbatch on one data-parallel rank of the language model."""
+    global_batch_size: int
+    sequence_length: int
+    learning_rate: float
+    minimum_learning_rate: float = 0.0
+    warmup_iterations: int = 0
+    decay: Literal["constant", "linear", "cosine"] = "cosine"
+    weight_decay: float = 0.01
+    clip_gradient: float = 1.0
+    precision: Precision = "fp32"
+    seed: int = 1234
+    log_every: int = 10
+
+
+@attrs.frozen(kw_only=True)
+class Module:
+    """A node of the model graph, as a hook sees it: the same on every rank."""
+
+    name: str
+    plugin: str
+    grid: Grid
+    train: Train
+    options: Any = None
+    """The plugin's own options class, already structured from the recipe."""
+    freeze: tuple[FreezePart, ...] = ()
+    language_width: int | None = None
+    """Hidden width of the language model: what an encoder's projector must put out.
+    Set for every module but the language model itself while it is described."""
+    vocabulary_size: int | None = None
+    """Token ids of the tokenizer, placeholders included; set for the language model."""
+
+    @property
+    def is_language(self) -> bool:
+        return self.name == LANGUAGE
+
+
+@attrs.frozen(kw_only=True)
+class Edge:
+    """What a module feeds: ``source`` puts its rows where ``target`` has ``placeholder``."""
+
+    source: str
+    target: str
+    placeholder: str
+    """Symbolic, such as ``<image>``: the tokenizer's owner turns it into an id."""
+
+
+@attrs.frozen(kw_only=True)
+class Description:
+    """A module told in numbers, without torch: for the plan, the validation, the data path."""
+
+    width: int
+    """Features of one output position before any projector (language model: hidden size)."""
+    layers: int
+    heads: int
+    parameters: int
+    """All trainable and frozen parameters of the module, its projector included."""
+    experts: int = 0
+    flops_per_position: float = 0.0
+    """Forward floating-point operations for one position that goes in (a patch, a token)."""
+    accepts: str | None = None
+    """Encoders: the kind of :class:`Media` that they read, such as ``image``."""
+    positions: Callable[[Media], int] | None = None
+    """Encoders: sequence positions that one medium takes, from its metadata alone."""
+    parallel: frozenset[str] = frozenset({"dp"})
+    """Grid sizes that may exceed 1, of ``tp cp pp dp ep expert_tp``; others are refused."""
+    divides: tuple[tuple[str, int, str], ...] = ()
+    """Sizes that a grid size must divide: (what, its value, name of the grid size), such as
+    ``("attention heads", 32, "tp")``."""
+
+
+@attrs.frozen(kw_only=True)
+class Encoder:
+    """The parts of an encoder, as ``build_submodule`` gives them.
+
+    The tower's forward takes what the module's ``provide_batch`` gave, as keyword
+    arguments, and returns rows ``[N, width]`` (or ``[B, S, width]``, which is flattened).
+    """
+
+    tower: Any
+    """``megatron.core.transformer.spec_utils.ModuleSpec`` of the tower."""
+    config: Any
+    """The tower's ``TransformerConfig``."""
+    projector: Any = None
+    """``ModuleSpec`` of the projector, rows ``[N, width] -> [N, language width]``. ``None``: the
+    core's affine projector."""
+
+
+@attrs.frozen(kw_only=True)
+class Text:
+    """A piece of text in a sample."""
+
+    text: str
+    loss: bool = False
+    """The model learns to say it."""
+
+
+@attrs.frozen(kw_only=True)
+class Media:
+    """A picture, a sound, …: its metadata at once, its data only where it is decoded."""
+
+    kind: str
+    shape: tuple[int, ...]
+    """Metadata from which positions are counted; for an image ``(height, width)``."""
+    load: Callable[[np.random.Generator | None], np.ndarray]
+    """Decodes the data; an image as uint8 ``[height, width, 3]``. Given a generator (training
+    only), it may augment: what it draws is a pure function of (seed, sample position)."""
+
+
+@attrs.frozen(kw_only=True)
+class Sample:
+    """One raw example of a dataset: its parts in the order of the sequence."""
+
+    key: str
+    """Names the sample in messages: ``digits/train/17``, ``captions.jsonl:3``."""
+    parts: tuple[Text | Media, ...]
+
+    def media(self, kind: str) -> Iterator[Media]:
+        """The sample's media of one kind, in order."""
+        return (part for part in self.parts if isinstance(part, Media) and part.kind == kind)
+
+
+@attrs.frozen(kw_only=True)
+class Data:
+    """The recipe's ``data`` section, as ``build_dataset`` sees it."""
+
+    plugin: str
+    options: Any = None
+    seed: int = 1234
+
+
+@runtime_checkable
+class Dataset(Protocol):
+    """What ``build_dataset`` gives: random access, the same on every rank.
+
+    Besides these two it may carry ``metric: str``, the name under which exact answers of
+    the evaluation are reported (default ``exact_match``).
+    """
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Sample: ...
+
+
+@attrs.frozen(kw_only=True)
+class Sequences:
+    """Token sequences of a microbatch slice, padded to the run's sequence length (numpy)."""
+
+    input_ids: np.ndarray
+    """int64 ``[B, S]``."""
+    labels: np.ndarray
+    """int64 ``[B, S]``: the id that follows each position."""
+    loss_mask: np.ndarray
+    """float32 ``[B, S]``: 1 where the label is text to be learned; never at a label that is a
+    placeholder or padding."""
+    position_ids: np.ndarray
+    """int64 ``[B, S]``."""
+
+
+class BatchContext(Protocol):
+    """What the core offers to ``provide_batch``."""
+
+    training: bool
+
+    def sequences(self, samples: Sequence[Sample]) -> Sequences:
+        """The samples as token sequences, placeholders expanded."""
+
+    def load(self, samples: Sequence[Sample]) -> list[np.ndarray]:
+        """Decoded media of the calling module's kind, over all samples, in order.
+
+        Augmented in training only; every call is counted on this rank.
+        """
+
+
+class Platform(Protocol):
+    """The machine, as a plugin may see it."""
+
+    name: Literal["cpu", "cuda"]
+    transformer_engine: bool
+    """TransformerEngine layers are to be used (cuda), else core's local layers."""
+
+    @property
+    def device(self) -> Any:
+        """``torch.device`` of this rank."""

@@ -1,0 +1,1 @@
+"""From the dataset's samples to one rank's part of every microbatch."""

@@ -1,0 +1,72 @@
+"""The iterator that the stock loop draws microbatches from, with a look at the next one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch.utils.data import DataLoader
+
+from mimo_core.communicator.bridge import Rows
+from mimo_core.data.slices import Batch, Slices
+
+
+class Feed:
+    """Microbatches ``first, first + 1, …, last - 1`` of this rank, again and again.
+
+    The communicator looks at the next one (:meth:`peek_rows`) before the forward step takes it.
+    """
+
+    def __init__(
+        self, slices: Slices, *, first: int, last: int, workers: int, seed: int
+    ) -> None:
+        """
+        Args:
+            slices: This rank's microbatches by number.
+            first: Microbatch to begin with (a resumed run: the first that was not consumed).
+            last: One past the last.
+            workers: DataLoader worker processes; 0 loads in the rank's process.
+            seed: Of the loader's own generator: the default generator belongs to the model, and
+                DataLoader would draw from it.
+        """
+        self._loader = DataLoader(
+            slices,
+            batch_size=None,
+            sampler=range(first, last),
+            num_workers=workers,
+            collate_fn=_as_it_is,
+            generator=torch.Generator().manual_seed(seed),
+            persistent_workers=workers > 0,
+        )
+        self._iterator: Iterator[Batch] | None = None
+        self._next: Batch | None = None
+        self.decoded = 0
+        """Media decoded on this rank so far."""
+
+    def __iter__(self) -> Feed:
+        return self
+
+    def __next__(self) -> Batch:
+        batch = self._look()
+        self._next = None
+        self.decoded += batch.decoded
+        return batch
+
+    def peek_rows(self) -> Rows:
+        """Rows of the microbatch that the next ``next()`` gives."""
+        return self._look().rows
+
+    def _look(self) -> Batch:
+        if self._next is None:
+            if self._iterator is None:
+                self._iterator = iter(self._loader)
+            try:
+                self._next = next(self._iterator)
+            except StopIteration:
+                self._iterator = iter(self._loader)
+                self._next = next(self._iterator)
+        return self._next
+
+
+def _as_it_is(batch: Batch) -> Batch:
+    return batch

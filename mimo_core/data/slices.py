@@ -1,0 +1,137 @@
+"""One rank's part of a microbatch, made from the global order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import attrs
+import numpy as np
+from torch.utils.data import Dataset as TorchDataset
+
+from mimo_core.communicator.routes import sample_slice
+from mimo_core.contract import Dataset, Module, Sample, Sequences
+from mimo_core.data.order import GlobalOrder, InOrder, augmentation_generator
+from mimo_core.data.sequence import SequenceBuilder
+
+
+@attrs.frozen(kw_only=True)
+class Role:
+    """What a rank needs of every microbatch."""
+
+    module: Module
+    dp_rank: int
+    inputs: bool
+    """The module's own batch (``provide_batch``)."""
+    rows: tuple[str, ...]
+    """Encoders whose row counts it needs, because it sends or receives their rows."""
+
+
+@attrs.frozen(kw_only=True)
+class Batch:
+    """One rank's part of a microbatch."""
+
+    inputs: dict[str, Any] | None
+    rows: Mapping[str, tuple[int, ...]]
+    """By encoder: rows of each sample of the slice."""
+    decoded: int
+    """Media decoded for it."""
+
+
+@attrs.define(kw_only=True)
+class SliceContext:
+    """``BatchContext`` of one slice; see ``mimo_core.contract``."""
+
+    training: bool
+    samples: Sequence[Sample]
+    positions: Sequence[int]
+    counted: Sequence[bool]
+    accepts: str | None
+    seed: int
+    builder: SequenceBuilder
+    decoded: int = 0
+
+    def sequences(self, samples: Sequence[Sample]) -> Sequences:
+        return self.builder.build(samples, [self.counted[self._index(s)] for s in samples])
+
+    def load(self, samples: Sequence[Sample]) -> list[np.ndarray]:
+        arrays = []
+        for sample in samples:
+            generator = None
+            if self.training:
+                position = self.positions[self._index(sample)]
+                generator = augmentation_generator(self.seed, position)
+            for medium in sample.media(self.accepts or ""):
+                try:
+                    arrays.append(medium.load(generator))
+                except Exception as error:
+                    raise ValueError(f"cannot decode {medium.kind} of {sample.key}: {error}") from error
+                self.decoded += 1
+        return arrays
+
+    def _index(self, sample: Sample) -> int:
+        for index, own in enumerate(self.samples):
+            if own is sample:
+                return index
+        raise ValueError(f"sample {sample.key} is not of this batch")
+
+
+class Slices(TorchDataset[Batch]):
+    """Microbatch number -> this rank's :class:`Batch`; random access, nothing remembered."""
+
+    def __init__(
+        self,
+        *,
+        dataset: Dataset,
+        order: GlobalOrder | InOrder,
+        role: Role,
+        microbatch: int,
+        training: bool,
+        seed: int,
+        builder: SequenceBuilder,
+        provide: Callable[[Module, Sequence[Sample], SliceContext], dict[str, Any] | None],
+    ) -> None:
+        """
+        Args:
+            dataset: Samples of the split.
+            order: Position -> sample index.
+            role: What this rank needs.
+            microbatch: Samples of a microbatch over all data-parallel ranks of the language model.
+            training: Augment.
+            seed: Of augmentation.
+            builder: Counts rows and builds sequences.
+            provide: The module's ``provide_batch``.
+        """
+        self._dataset = dataset
+        self._order = order
+        self._role = role
+        self._microbatch = microbatch
+        self._training = training
+        self._seed = seed
+        self._builder = builder
+        self._provide = provide
+
+    def __getitem__(self, number: int) -> Batch:
+        role = self._role
+        begin, end = sample_slice(self._microbatch, role.module.grid.dp, role.dp_rank)
+        positions = [number * self._microbatch + place for place in range(begin, end)]
+        indices = [self._order[position] for position in positions]
+        samples = [self._dataset[index or 0] for index in indices]
+        rows = {
+            encoder: tuple(self._builder.rows(encoder, sample) for sample in samples)
+            for encoder in role.rows
+        }
+        if not role.inputs:
+            return Batch(inputs=None, rows=rows, decoded=0)
+        description = self._builder.graph.descriptions[role.module.name]
+        context = SliceContext(
+            training=self._training,
+            samples=samples,
+            positions=positions,
+            counted=[index is not None for index in indices],
+            accepts=description.accepts,
+            seed=self._seed,
+            builder=self._builder,
+        )
+        inputs = self._provide(role.module, samples, context)
+        return Batch(inputs=inputs, rows=rows, decoded=context.decoded)

@@ -1,0 +1,35 @@
+"""Errors that a user can mend: each message says what, where, which values and the way out."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class MimoError(ValueError):
+    """Shown to the user as its message alone, without a traceback."""
+
+
+class RecipeError(MimoError):
+    """The recipe is wrong: the message holds one line for each mistake, with its place."""
+
+
+class PluginError(MimoError):
+    """A plugin is missing, broken or breaks the contract of the hooks."""
+
+
+class LayoutError(MimoError):
+    """The grids do not fit each other, the world or what their plugins support."""
+
+
+def nearest(word: str, candidates: Iterable[str]) -> str | None:
+    """The candidate that the user probably meant by ``word``, or ``None`` if none is close."""
+    cutoff = 0.5 if len(word) < 4 else 0.6  # of two letters one may be wrong
+    close = difflib.get_close_matches(word, sorted(candidates), n=1, cutoff=cutoff)
+    return close[0] if close else None
+
+
+def suggestion(word: str, candidates: Iterable[str]) -> str:
+    """``" Did you mean 'radio'?"``, or nothing: to be put behind a message."""
+    near = nearest(word, candidates)
+    return f" Did you mean {near!r}?" if near else ""

@@ -1,0 +1,46 @@
+"""One loss for all modules: a token mean over the global batch, whoever holds the gradients.
+
+The language model's last stage sums the losses of its tokens; gradients everywhere are of that
+sum. Each module reduces them over its own groups, then every module divides by the same N: the
+learned tokens of the whole global batch.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from megatron.core.distributed.finalize_model_grads import (
+    finalize_model_grads as finalize_module_gradients,
+)
+
+from mimo_core.contract import LANGUAGE
+from mimo_core.model.mimo import Model
+
+
+def finalize_gradients(
+    models: list[Model],
+    num_tokens: torch.Tensor | None = None,
+    pg_collection: Any = None,
+    force_all_reduce: bool = False,
+) -> None:
+    """Reduce and scale this rank's gradients. Called by the stock schedule on every rank.
+
+    Args:
+        models: The outer model, one.
+        num_tokens: Learned tokens of this rank's microbatches; non-zero on the language model's
+            last stage alone.
+        pg_collection: Unused: the model knows its groups.
+        force_all_reduce: All-reduce where the optimizer would reduce-scatter.
+    """
+    (model,) = models
+    assert num_tokens is not None, "per-token loss is what all modules share"
+    groups = model.pg_collection
+    counts = model.module_name == LANGUAGE and groups.tp.rank() == 0
+    total = num_tokens.clone() if counts else torch.zeros_like(num_tokens)
+    dist.all_reduce(total)
+    finalize_module_gradients(
+        [model.active], None, pg_collection=groups, force_all_reduce=force_all_reduce
+    )
+    model.active.scale_gradients(1.0 / total.clamp(min=1))  # type: ignore[operator]

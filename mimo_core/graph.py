@@ -1,0 +1,176 @@
+"""The model graph: what the recipe and the plugins make of each other, before any rank exists."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+
+from mimo_core import star
+from mimo_core.contract import LANGUAGE, Data, Description, Edge, Module
+from mimo_core.errors import PluginError, RecipeError
+from mimo_core.plugins import Host
+from mimo_core.recipe import LoadedRecipe, structure_options
+from mimo_core.tokenizer import Tokenizer
+
+_EVERY_MODULE = ("describe", "rng_prefix", "build_submodule", "provide_batch")
+
+
+@attrs.frozen(kw_only=True)
+class Graph:
+    """Modules and edges, with what the plugins say of them: the same on every rank."""
+
+    modules: dict[str, Module]
+    """In the order of the recipe."""
+    edges: tuple[Edge, ...]
+    """Sorted; placeholders have their ids in this order."""
+    descriptions: dict[str, Description]
+    rng_prefixes: dict[str, str]
+    data: Data
+    tokenizer: Tokenizer
+
+    @property
+    def encoders(self) -> tuple[str, ...]:
+        """Every module but the language model, in the order of the recipe."""
+        return tuple(name for name in self.modules if name != LANGUAGE)
+
+    def edge_of(self, encoder: str) -> Edge:
+        """The one edge that leaves an encoder."""
+        return next(edge for edge in self.edges if edge.source == encoder)
+
+
+def build_graph(loaded: LoadedRecipe, host: Host) -> Graph:
+    """Asks the plugins of the recipe and checks that their answers make a graph.
+
+    Order: options, edges, tokenizer (its size is the vocabulary), the language model's
+    description (its width is what projectors put out), the encoders' descriptions, rng prefixes.
+    Edges are therefore asked before ``language_width`` and ``vocabulary_size`` are known.
+
+    Raises:
+        PluginError: A plugin is missing or broken, or gives what breaks the contract.
+        RecipeError: Options do not fit, or the graph is none that can be trained.
+    """
+    recipe = loaded.recipe
+    _check_plugins(loaded, host)
+    options = _all_options(loaded, host)
+    modules = {
+        name: Module(
+            name=name,
+            plugin=module.plugin,
+            grid=module.grid,
+            train=recipe.train,
+            options=options["modules", name],
+            freeze=module.freeze,
+        )
+        for name, module in recipe.modules.items()
+    }
+    edges = star.edges(modules, host)
+    tokenizer = Tokenizer.byte_level([edge.placeholder for edge in edges])
+    language = attrs.evolve(modules[LANGUAGE], vocabulary_size=tokenizer.size)
+    description: Description = host.ask("describe", language.plugin, module=language)
+    modules[LANGUAGE] = language
+    modules = {
+        name: attrs.evolve(module, language_width=description.width)
+        for name, module in modules.items()
+    }
+    return Graph(
+        modules=modules,
+        edges=edges,
+        descriptions={
+            name: description if module.is_language else _describe_encoder(module, host)
+            for name, module in modules.items()
+        },
+        rng_prefixes=_rng_prefixes(modules, host),
+        data=Data(plugin=recipe.data.plugin, options=options["data",], seed=recipe.train.seed),
+        tokenizer=tokenizer,
+    )
+
+
+def _check_plugins(loaded: LoadedRecipe, host: Host) -> None:
+    """Every plugin that the recipe names is usable, and has the hooks of its role."""
+    uses = {
+        ("modules", name): (module.plugin, _EVERY_MODULE)
+        if name == LANGUAGE
+        else (module.plugin, (*_EVERY_MODULE, "module_edges"))
+        for name, module in loaded.recipe.modules.items()
+    } | {("data",): (loaded.recipe.data.plugin, ("build_dataset",))}
+    wrong: list[str] = []
+    cause: PluginError | None = None
+    for path, (plugin, hooks) in uses.items():
+        where = (*path, "plugin")
+        try:
+            record = host.require(plugin)
+        except PluginError as error:
+            wrong.append(loaded.message(where, str(error)))
+            cause = cause or error
+            continue
+        missing = [hook for hook in hooks if not host.has(hook, plugin)]
+        if missing:
+            able = [name for name in host.usable if all(host.has(hook, name) for hook in hooks)]
+            wrong.append(
+                loaded.message(
+                    where,
+                    f"{record.title} does not implement {', '.join(missing)}, which "
+                    f"{'a dataset' if path == ('data',) else 'this module'} needs. "
+                    f"Plugins that have what it takes: {', '.join(able) or 'none'}",
+                )
+            )
+    if wrong:
+        raise PluginError("\n".join(wrong)) from cause
+
+
+def _all_options(loaded: LoadedRecipe, host: Host) -> dict[tuple[str, ...], Any]:
+    """The options of every use of a plugin by the path of that use; all mistakes in one error."""
+    uses: dict[tuple[str, ...], tuple[str, dict[str, Any]]] = {
+        ("modules", name): (module.plugin, module.options)
+        for name, module in loaded.recipe.modules.items()
+    }
+    uses["data",] = (loaded.recipe.data.plugin, loaded.recipe.data.options)
+    found: dict[tuple[str, ...], Any] = {}
+    wrong: list[str] = []
+    for path, (plugin, values) in uses.items():
+        where = (*path, "options")
+        if host.has("options", plugin):
+            cls = host.ask("options", plugin)
+            try:
+                found[path] = structure_options(loaded, where, cls, values)
+            except RecipeError as error:
+                wrong.append(str(error))
+        elif values:
+            wrong.append(loaded.message(where, f"plugin {plugin!r} takes no options; leave it out"))
+        else:
+            found[path] = None
+    if wrong:
+        raise RecipeError("\n".join(wrong))
+    return found
+
+
+def _describe_encoder(module: Module, host: Host) -> Description:
+    description: Description = host.ask("describe", module.plugin, module=module)
+    for field in ("accepts", "positions"):
+        if getattr(description, field) is None:
+            raise PluginError(
+                f"{host.require(module.plugin).title}, hook 'describe' for module "
+                f"{module.name!r}, gave a Description without {field!r}, which an encoder needs"
+            )
+    return description
+
+
+def _rng_prefixes(modules: dict[str, Module], host: Host) -> dict[str, str]:
+    owners: dict[str, Module] = {}
+    for module in modules.values():
+        prefix = host.ask("rng_prefix", module.plugin, module=module)
+        if not prefix:
+            raise PluginError(
+                f"{host.require(module.plugin).title}, hook 'rng_prefix' for module "
+                f"{module.name!r}, gave an empty text; a good prefix is '{module.name}.'"
+            )
+        if prefix in owners:
+            other = owners[prefix]
+            raise PluginError(
+                f"modules {other.name!r} (plugin {other.plugin!r}) and {module.name!r} (plugin "
+                f"{module.plugin!r}) have the same rng prefix {prefix!r}; hook 'rng_prefix' must "
+                f"make it from module.name, such as '{module.name}.'"
+            )
+        owners[prefix] = module
+    return {module.name: prefix for prefix, module in owners.items()}

@@ -1,0 +1,103 @@
+"""The hooks: all that the core asks of a plugin.
+
+A hook for a module is answered by that module's own plugin alone (``data`` by the dataset's);
+other plugins can only wrap it. Hooks that run before the ranks exist, or that the plan asks,
+must not import torch: import it inside the function.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import pluggy
+
+from mimo_core.contract import (
+    BatchContext,
+    Data,
+    Dataset,
+    Description,
+    Edge,
+    Encoder,
+    Module,
+    Platform,
+    Sample,
+    Split,
+)
+
+if TYPE_CHECKING:
+    from megatron.core.process_groups_config import ProcessGroupCollection
+    from megatron.core.transformer.spec_utils import ModuleSpec
+
+PROJECT = "mimo"
+
+hookspec = pluggy.HookspecMarker(PROJECT)
+hookimpl = pluggy.HookimplMarker(PROJECT)
+
+
+@hookspec(firstresult=True)
+def options() -> type:  # type: ignore[empty-body]
+    """The plugin's attrs class of options; its fields are the recipe's ``options``.
+
+    Asked in the launcher and on every rank, once for each use of the plugin. A plugin without
+    this hook takes no options.
+    """
+
+
+@hookspec(firstresult=True)
+def describe(module: Module) -> Description:  # type: ignore[empty-body]
+    """The module in numbers, without torch.
+
+    Asked in the launcher (plan, validation) and on every rank (data path).
+    """
+
+
+@hookspec(firstresult=True)
+def module_edges(module: Module, modules: Mapping[str, Module]) -> Sequence[Edge]:  # type: ignore[empty-body]
+    """The edges that this module wants, each with the symbolic name of its placeholder.
+
+    Asked for every module in the launcher and on every rank, before process groups exist. The
+    language model gives none.
+    """
+
+
+@hookspec(firstresult=True)
+def rng_prefix(module: Module) -> str:  # type: ignore[empty-body]
+    """The namespace of the module's random state, for seeds and checkpoints.
+
+    Asked on every rank, before process groups exist; distinct for each module.
+    """
+
+
+@hookspec(firstresult=True)
+def build_submodule(
+    module: Module, groups: ProcessGroupCollection | None, platform: Platform
+) -> Encoder | ModuleSpec:  # type: ignore[empty-body]
+    """The parts of the module: the ``ModuleSpec`` of the language model, or an ``Encoder``.
+
+    Asked on every rank for every module; ``groups`` is ``None`` outside the module's grid, where
+    only configurations are read and nothing is built. The language model's forward follows
+    ``megatron.core.models.gpt.GPTModel``; its spec carries ``config`` in ``params``.
+    """
+
+
+@hookspec(firstresult=True)
+def provide_batch(
+    module: Module, samples: Sequence[Sample], context: BatchContext
+) -> dict[str, Any] | None:  # type: ignore[empty-body]
+    """The module's input for these samples, as CPU tensors.
+
+    Asked on the first pipeline stage of an encoder (keyword arguments of the tower's forward,
+    or ``None`` when these samples have nothing for it), and on the first and last stages of the
+    language model (``input_ids``, ``labels``, ``loss_mask``, ``position_ids``, each ``[B, S]``).
+    Runs in DataLoader workers when the recipe has any.
+    """
+
+
+@hookspec(firstresult=True)
+def build_dataset(data: Data, split: Split) -> Dataset:  # type: ignore[empty-body]
+    """The samples of one split: the same, in the same order, on every rank.
+
+    Asked on every rank of the first and last pipeline stages. Samples carry metadata; media are
+    decoded only by the encoder that reads them.
+    """

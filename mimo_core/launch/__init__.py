@@ -1,0 +1,1 @@
+"""Starts ranks on one machine, and runs one rank."""

@@ -1,0 +1,142 @@
+"""Starts all ranks of a run on this machine, and ends them together."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mimo_core.launch.worker import LAUNCHED
+from mimo_core.plan import Plan
+from mimo_core.recipe import dump
+from mimo_core.run_folder import RunFolder
+
+_GRACE = 5.0
+"""Seconds that ranks have to end after SIGTERM."""
+
+
+class RunFailed(RuntimeError):
+    """A rank failed; the message is what a person should read."""
+
+
+def launch(plan: Plan, folder: RunFolder, disabled: Sequence[str] = ()) -> dict[str, Any]:
+    """Run a plan on ranks of this machine.
+
+    Args:
+        plan: What to run.
+        folder: The run's folder.
+        disabled: Plugins that ranks must not import.
+
+    Returns:
+        The run's summary.
+
+    Raises:
+        RunFailed: a rank failed; says which, and its last lines.
+        KeyboardInterrupt: after all ranks have ended.
+    """
+    folder.logs.mkdir(parents=True, exist_ok=True)
+    folder.recipe.write_text(dump(plan.recipe))
+    for rank in range(plan.layout.world_size):
+        folder.failure(rank).unlink(missing_ok=True)
+    command = [sys.executable, "-m", "mimo_core.cli.pretrain", str(folder.recipe)]
+    command += ["--run-dir", str(folder.path)]
+    for name in disabled:
+        command += ["--no-plugin", name]
+    port = _free_port()
+    ranks = [
+        subprocess.Popen(
+            command, env=_environment(plan, rank, port), start_new_session=True
+        )
+        for rank in range(plan.layout.world_size)
+    ]
+    try:
+        _wait(ranks)
+    finally:
+        _end(ranks)
+    if any(process.returncode for process in ranks):
+        raise RunFailed(_cause(plan, folder, ranks))
+    summary = folder.read_summary()
+    assert summary is not None, "the reporting rank ended well without a summary"
+    return summary
+
+
+def _environment(plan: Plan, rank: int, port: int) -> dict[str, str]:
+    return os.environ | {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(plan.layout.world_size),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        LAUNCHED: "1",
+    }
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _wait(ranks: Sequence[subprocess.Popen[bytes]]) -> None:
+    """Until all ranks have ended, or one has failed."""
+    while any(process.poll() is None for process in ranks):
+        if any(process.poll() for process in ranks):
+            return
+        time.sleep(0.05)
+
+
+def _end(ranks: Sequence[subprocess.Popen[bytes]]) -> None:
+    """End what still runs, with all that it started."""
+    for process in ranks:
+        if process.poll() is None:
+            _signal(process, signal.SIGTERM)
+    deadline = time.monotonic() + _GRACE
+    for process in ranks:
+        try:
+            process.wait(max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            _signal(process, signal.SIGKILL)
+            process.wait()
+
+
+def _signal(process: subprocess.Popen[bytes], number: int) -> None:
+    try:
+        os.killpg(process.pid, number)
+    except ProcessLookupError:
+        pass
+
+
+def _cause(plan: Plan, folder: RunFolder, ranks: Sequence[subprocess.Popen[bytes]]) -> str:
+    """What went wrong first, in the words of the rank that it happened to."""
+    failures = []
+    for rank in range(len(ranks)):
+        path = folder.failure(rank)
+        if path.exists():
+            failures.append((json.loads(path.read_text()), rank))
+    if failures:
+        first, rank = min(failures, key=lambda failure: failure[0]["time"])
+        kind = "" if first["expected"] else f"{first['error']}: "
+        told = [f"{first['rank']} failed: {kind}{first['message']}"]
+        if not first["expected"]:
+            told += ["", *_last_lines(folder.log(rank))]
+        return "\n".join([*told, "", f"its log: {folder.log(rank)}"])
+    rank = next(rank for rank, process in enumerate(ranks) if process.returncode)
+    code = ranks[rank].returncode
+    how = f"was ended by signal {signal.Signals(-code).name}" if code < 0 else f"ended with {code}"
+    lines = _last_lines(folder.log(rank))
+    return "\n".join(
+        [f"{plan.layout.label(rank)} {how}", "", *lines, "", f"its log: {folder.log(rank)}"]
+    )
+
+
+def _last_lines(log: Path, count: int = 15) -> list[str]:
+    if not log.exists():
+        return []
+    return [f"  | {line}" for line in log.read_text(errors="replace").splitlines()[-count:]]

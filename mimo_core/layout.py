@@ -1,0 +1,184 @@
+"""Which ranks each module has: all grids over the world."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+import attrs
+
+from mimo_core.contract import Grid
+from mimo_core.errors import LayoutError
+
+DENSE = ("tp", "cp", "dp", "pp")
+"""Dimensions of a grid's dense view, fastest first."""
+Kind = Literal["disjoint", "colocated"]
+
+
+@attrs.frozen(kw_only=True)
+class Layout:
+    """Grids over ranks ``0 .. world_size - 1``; make one with :func:`plan_layout`."""
+
+    kind: Kind
+    world_size: int
+    grids: dict[str, Grid]
+    """Grids by module, in the order of the recipe."""
+    first_ranks: dict[str, int]
+    """World rank of each module's first rank."""
+
+    def ranks(self, module: str) -> range:
+        """The module's world ranks."""
+        first = self.first_ranks[module]
+        return range(first, first + self.grids[module].size)
+
+    def modules_of(self, rank: int) -> tuple[str, ...]:
+        """The modules on a rank: one, or all of them when colocated."""
+        return tuple(module for module in self.grids if rank in self.ranks(module))
+
+    def module_of(self, rank: int) -> str:
+        """The one module on a rank."""
+        modules = self.modules_of(rank)
+        assert len(modules) == 1, f"rank {rank} has modules {modules}"
+        return modules[0]
+
+    def coordinates(self, rank: int, module: str) -> dict[str, int]:
+        """Where a rank stands in the dense view of a module's grid."""
+        assert rank in self.ranks(module), f"rank {rank} is not one of {module}"
+        rest = rank - self.first_ranks[module]
+        found = {}
+        for name in DENSE:
+            rest, found[name] = divmod(rest, getattr(self.grids[module], name))
+        return found
+
+    def rank_of(self, module: str, *, tp: int = 0, cp: int = 0, dp: int = 0, pp: int = 0) -> int:
+        """The world rank at these coordinates of the module's dense view."""
+        rank, stride = self.first_ranks[module], 1
+        for name, index in zip(DENSE, (tp, cp, dp, pp), strict=True):
+            size = getattr(self.grids[module], name)
+            assert 0 <= index < size, f"{module} has {name} {size}, not index {index}"
+            rank, stride = rank + index * stride, stride * size
+        return rank
+
+    def label(self, rank: int) -> str:
+        """How messages name a rank: ``rank 3 (vision, dp 1)``."""
+        modules = self.modules_of(rank)
+        if len(modules) != 1:
+            return f"rank {rank} ({', '.join(modules)})"
+        grid, at = self.grids[modules[0]], self.coordinates(rank, modules[0])
+        parts = [f"{name} {at[name]}" for name in DENSE if getattr(grid, name) > 1]
+        return f"rank {rank} ({', '.join((*modules, *parts))})"
+
+
+def plan_layout(
+    grids: Mapping[str, Grid], kind: Kind = "disjoint", world_size: int | None = None
+) -> Layout:
+    """Lays the grids out one after the other, or where their ``first_rank`` says.
+
+    Args:
+        grids: Grids by module.
+        kind: ``disjoint`` tiles the world; ``colocated`` puts all modules on its one rank.
+        world_size: Ranks that were started, if any were yet.
+
+    Raises:
+        LayoutError: The grids leave a hole, overlap, do not fit ``world_size``, or the expert
+            view of one does not fit its dense view.
+    """
+    for module, grid in grids.items():
+        _check_expert_view(module, grid)
+    if kind == "colocated":
+        return _colocated(grids, world_size)
+    first_ranks, following = {}, 0
+    for module, grid in grids.items():
+        first_ranks[module] = following if grid.first_rank is None else grid.first_rank
+        following = first_ranks[module] + grid.size
+    layout = Layout(
+        kind=kind,
+        world_size=max(first_ranks[module] + grid.size for module, grid in grids.items()),
+        grids=dict(grids),
+        first_ranks=first_ranks,
+    )
+    _check_tiling(layout)
+    if world_size is not None and world_size != layout.world_size:
+        raise LayoutError(
+            f"the recipe needs {layout.world_size} ranks, but {world_size} were started. Start "
+            f"{layout.world_size} (torchrun: nodes x --nproc-per-node = {layout.world_size}), or "
+            f"change the grids:\n{_listing(layout)}"
+        )
+    return layout
+
+
+def _colocated(grids: Mapping[str, Grid], world_size: int | None) -> Layout:
+    large = [module for module, grid in grids.items() if grid.size > 1]
+    if large or world_size not in (None, 1):
+        found = f"grid of {large[0]} has {grids[large[0]].size} ranks" if large else ""
+        raise LayoutError(
+            "colocated on several ranks is not built yet; use layout: disjoint "
+            f"({found or f'{world_size} ranks were started'})"
+        )
+    elsewhere = [module for module, grid in grids.items() if grid.first_rank]
+    if elsewhere:
+        raise LayoutError(
+            f"layout colocated has rank 0 only, but {elsewhere[0]} sets first_rank "
+            f"{grids[elsewhere[0]].first_rank}; leave it out"
+        )
+    return Layout(
+        kind="colocated", world_size=1, grids=dict(grids), first_ranks=dict.fromkeys(grids, 0)
+    )
+
+
+def _check_expert_view(module: str, grid: Grid) -> None:
+    dense = grid.tp * grid.cp * grid.dp
+    if dense % (grid.expert_tp * grid.ep):
+        raise LayoutError(
+            f"{module}: tp {grid.tp} x cp {grid.cp} x dp {grid.dp} = {dense} ranks of a pipeline "
+            f"stage cannot be divided into expert_tp {grid.expert_tp} x ep {grid.ep} = "
+            f"{grid.expert_tp * grid.ep}; choose sizes where the second divides the first"
+        )
+
+
+def _check_tiling(layout: Layout) -> None:
+    wrong = []
+    covered, last = 0, ""
+    for module in sorted(layout.grids, key=lambda module: (layout.first_ranks[module], module)):
+        ranks = layout.ranks(module)
+        if ranks.start > covered:
+            wrong.append(
+                f"{_belong(range(covered, ranks.start))} to no module: set "
+                f"modules.{module}.grid.first_rank={covered} or leave it out"
+            )
+        elif ranks.start < covered:
+            shared = range(ranks.start, min(covered, ranks.stop))
+            wrong.append(
+                f"{_belong(shared)} to both {last} and {module}: set "
+                f"modules.{module}.grid.first_rank={covered} or leave it out"
+            )
+        if ranks.stop > covered:
+            covered, last = ranks.stop, module
+    if wrong:
+        raise LayoutError(
+            f"the grids do not tile ranks 0 .. {layout.world_size - 1}:\n{_listing(layout)}\n"
+            + "\n".join(wrong)
+        )
+
+
+def _listing(layout: Layout) -> str:
+    width = max(map(len, layout.grids))
+    return "\n".join(
+        f"  {module:<{width}}  {_span(layout.ranks(module))}  ({sizes(grid)})"
+        for module, grid in layout.grids.items()
+    )
+
+
+def _span(ranks: range) -> str:
+    return f"ranks {ranks[0]}..{ranks[-1]}" if len(ranks) > 1 else f"rank {ranks[0]}"
+
+
+def _belong(ranks: range) -> str:
+    return f"{_span(ranks)} belong{'' if len(ranks) > 1 else 's'}"
+
+
+def sizes(grid: Grid) -> str:
+    """The sizes of a grid that exceed 1: ``tp 2, dp 4``."""
+    names = ("tp", "cp", "pp", "dp", "ep", "expert_tp")
+    parts = [f"{name} {getattr(grid, name)}" for name in names if getattr(grid, name) > 1]
+    return ", ".join(parts) or "one rank"

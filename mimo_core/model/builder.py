@@ -1,0 +1,146 @@
+"""Builds and wraps the module that is active on this rank, through megatron's ``ModelBuilder``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from megatron.core.distributed import DistributedDataParallelConfig
+from megatron.core.models.mimo.config import MimoModelConfig
+from megatron.core.process_groups_config import MultiModuleProcessGroupCollection
+from megatron.core.transformer.module import Float16Module
+from megatron.core.transformer.spec_utils import ModuleSpec
+from megatron.training.models.base import ModelBuilder, ModelConfig
+from megatron.training.models.dist_utils import (
+    prepare_existing_model_chunks_for_distributed_training,
+)
+
+from mimo_core.contract import LANGUAGE, Encoder, Module
+from mimo_core.graph import Graph
+from mimo_core.model.containers import container_spec
+from mimo_core.model.mimo import Model
+from mimo_core.platforms.base import RankPlatform
+from mimo_core.plugins import Host
+from mimo_core.rng import seed_module
+from mimo_core.topology import Topology
+
+
+@dataclass(kw_only=True)
+class BuildConfig(ModelConfig):
+    """What the builder needs: no parsed arguments."""
+
+    builder: ClassVar[str] = "mimo_core.model.builder.Builder"
+
+    host: Host
+    graph: Graph
+    topology: Topology
+    platform: RankPlatform
+    seed: int
+    submodules: Mapping[str, Encoder | ModuleSpec] = field(init=False)
+    """What the plugins gave, by module; asked once a rank."""
+
+    def __post_init__(self) -> None:
+        self.submodules = {
+            name: self._ask(module) for name, module in self.graph.modules.items()
+        }
+
+    @property
+    def module(self) -> Module:
+        """The module of this rank."""
+        (name,) = self.topology.groups
+        return self.graph.modules[name]
+
+    def config_of(self, name: str) -> Any:
+        """A module's ``TransformerConfig``."""
+        parts = self.submodules[name]
+        return parts.config if isinstance(parts, Encoder) else parts.params["config"]
+
+    def _ask(self, module: Module) -> Encoder | ModuleSpec:
+        groups = self.topology.groups.get(module.name)
+        parts = self.host.ask(
+            "build_submodule", module.plugin, module=module, groups=groups, platform=self.platform
+        )
+        expected = ModuleSpec if module.name == LANGUAGE else Encoder
+        if not isinstance(parts, expected):
+            raise ValueError(
+                f"plugin {module.plugin!r}: build_submodule for module {module.name!r} gave "
+                f"{type(parts).__name__}, expected {expected.__name__}"
+            )
+        return parts
+
+
+class EncoderFloat16Module(Float16Module):  # type: ignore[misc]
+    """Mixed precision whose output stays in model precision: rows travel as they are."""
+
+    def forward(self, *inputs: Any, **kwargs: Any) -> Any:
+        return super().forward(*inputs, fp32_output=False, **kwargs)
+
+
+class Builder(ModelBuilder[Model, BuildConfig]):
+    """Called by the stock loop on every rank."""
+
+    def build_model(
+        self,
+        pg_collection: MultiModuleProcessGroupCollection,
+        pre_process: bool | None = None,
+        post_process: bool | None = None,
+        vp_stage: int | None = None,
+    ) -> Model:
+        """This rank's model, unwrapped, its frozen parts frozen."""
+        config: BuildConfig = self._model_config  # type: ignore[assignment]
+        graph, module = config.graph, config.module
+        groups = config.topology.groups[module.name]
+        prefix = graph.rng_prefixes[module.name]
+        seed_module(config.seed, prefix, groups)
+        width = graph.descriptions[LANGUAGE].width
+        encoders = {}
+        for name in graph.encoders:
+            parts = config.submodules[name]
+            assert isinstance(parts, Encoder)
+            encoders[name] = container_spec(
+                parts, config.topology.groups.get(name), width, graph.descriptions[name].width
+            )
+        model = Model(
+            MimoModelConfig(
+                language_model_spec=config.submodules[LANGUAGE],
+                modality_submodules_spec=encoders,
+                special_token_ids={
+                    name: graph.tokenizer.placeholder_id(graph.edge_of(name).placeholder)
+                    for name in graph.encoders
+                },
+                module_to_grid_map=dict(config.topology.grids),
+            ),
+            module=module.name,
+            groups=groups,
+            rng_prefix=prefix,
+        )
+        model.freeze(module.freeze)
+        return model
+
+    def build_distributed_models(
+        self,
+        pg_collection: MultiModuleProcessGroupCollection,
+        ddp_config: DistributedDataParallelConfig | None = None,
+        overlap_param_gather_with_optimizer_step: bool = False,
+        use_megatron_fsdp: bool = False,
+        use_torch_fsdp2: bool = False,
+        wrap_with_ddp: bool = True,
+        data_parallel_random_init: bool = False,
+        mixed_precision_wrapper: Callable[..., Any] | None = None,
+        model_type: Any = None,
+    ) -> list[Model]:
+        """The model with its module wrapped: mixed precision, then distributed data parallel."""
+        model = self.build_model(pg_collection)
+        config: BuildConfig = self._model_config  # type: ignore[assignment]
+        language = model.module_name == LANGUAGE
+        (wrapped,) = prepare_existing_model_chunks_for_distributed_training(
+            [model.active],
+            config.config_of(model.module_name),
+            model.pg_collection,
+            ddp_config=ddp_config,
+            wrap_with_ddp=wrap_with_ddp,
+            mixed_precision_wrapper=Float16Module if language else EncoderFloat16Module,
+        )
+        model.replace_active(wrapped)
+        return [model]

@@ -1,0 +1,51 @@
+"""A module's ``TransformerConfig``: the plugin says the architecture, the core the rest."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from megatron.core.transformer import TransformerConfig
+
+from mimo_core.contract import Module
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+def transformer_config(
+    module: Module, *, sequence_parallel: bool = False, **architecture: Any
+) -> TransformerConfig:
+    """The config of one module on its grid.
+
+    What follows from grid, precision and training method is set here, once for all plugins;
+    ``architecture`` adds what the model itself is (layers, widths, heads, activations, …).
+
+    Args:
+        module: The module to configure.
+        sequence_parallel: Split the sequence between layers over tp; ignored where tp is 1.
+
+    Raises:
+        TypeError: ``architecture`` sets what the core sets, or names no field of the config.
+    """
+    grid = module.grid
+    dtype = DTYPES[module.train.precision]
+    return TransformerConfig(
+        tensor_model_parallel_size=grid.tp,
+        pipeline_model_parallel_size=grid.pp,
+        context_parallel_size=grid.cp,
+        expert_model_parallel_size=grid.ep,
+        expert_tensor_parallel_size=grid.expert_tp,
+        sequence_parallel=sequence_parallel and grid.tp > 1,
+        params_dtype=dtype,
+        pipeline_dtype=dtype,
+        bf16=dtype is torch.bfloat16,
+        # One loss sum and one token count for all modules: see mimo_core.gradients.
+        calculate_per_token_loss=True,
+        # The cross-grid schedule of core refuses fixed shapes.
+        variable_seq_lengths=True,
+        deallocate_pipeline_outputs=True,
+        batch_p2p_comm=True,
+        # Needs APEX.
+        gradient_accumulation_fusion=False,
+        **architecture,
+    )

@@ -1,0 +1,70 @@
+"""One optimizer a module, one decision for the whole model.
+
+Megatron's ``MimoOptimizer`` shares found-inf, gradient norm, zero count and success over the
+world. What it is given differs here:
+
+- every module's learning parameters, none where a module is wholly frozen;
+- the group that numbers replicas in checkpoints spans data and context parallel ranks (core 0.19
+  leaves context parallelism out, so two ranks would claim to be the main replica);
+- states of torch's Adam from the start: without TransformerEngine or APEX core's
+  ``DistributedOptimizer`` cannot load into an optimizer that has made no step.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from megatron.core.models.mimo.optimizer import MimoOptimizer, ModuleOptimizerInfo
+from megatron.core.optimizer import OptimizerConfig, get_megatron_optimizer
+
+from mimo_core.model.mimo import Model
+
+
+def build_optimizer(model: Model, config: OptimizerConfig) -> MimoOptimizer:
+    """The optimizer of this rank's module. Called by all ranks.
+
+    Stands in for ``megatron.core.models.mimo.optimizer.get_mimo_optimizer``.
+    """
+    infos = {}
+    grids = model.mimo_config.module_to_grid_map
+    assert grids is not None
+    for name, grid in grids.items():
+        active = name == model.module_name
+        optimizer = None
+        if active:
+            # Asked for a frozen module too: core gathers the parameter groups of all ranks here.
+            optimizer = get_megatron_optimizer(
+                config=config,
+                model_chunks=[model.active],
+                pg_collection=model.pg_collection,
+                use_gloo_process_groups=False,
+            )
+            _initialize_states(optimizer)
+        if not model.learns:
+            optimizer = None
+        replicas = copy.copy(model.pg_collection)
+        replicas.dp = model.pg_collection.dp_cp
+        infos[name] = ModuleOptimizerInfo(
+            optimizer=optimizer,
+            grid=grid,
+            pg_collection=replicas if active else None,
+            is_active=active,
+        )
+    return MimoOptimizer(infos, config)
+
+
+def _initialize_states(optimizer: Any) -> None:
+    """Give torch's Adam the state that it would make in its first step."""
+    for inner in optimizer.chained_optimizers:
+        adam = inner.optimizer
+        if not isinstance(adam, torch.optim.Adam | torch.optim.AdamW):
+            continue
+        for group in adam.param_groups:
+            for parameter in group["params"]:
+                adam.state[parameter] = {
+                    "step": torch.tensor(0.0),
+                    "exp_avg": torch.zeros_like(parameter),
+                    "exp_avg_sq": torch.zeros_like(parameter),
+                }

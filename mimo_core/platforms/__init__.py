@@ -1,0 +1,43 @@
+"""What differs between machines, and nothing else knows: one class a machine.
+
+``select`` is called once in a rank process, before megatron is imported.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mimo_core.platforms.base import RankPlatform
+
+PLATFORM_VARIABLE = "MIMO_PLATFORM"
+"""Environment variable that forces ``cpu`` or ``cuda``; by default a GPU is used if there is one."""
+
+
+def select(local_rank: int = 0) -> RankPlatform:
+    """The platform of this rank process, made ready for megatron's import.
+
+    Raises:
+        ValueError: ``MIMO_PLATFORM`` names no platform, or one that this machine is not.
+    """
+    import torch
+
+    available = torch.cuda.is_available()
+    wanted = os.environ.get(PLATFORM_VARIABLE) or ("cuda" if available else "cpu")
+    if wanted == "cpu":
+        from mimo_core.platforms.cpu.platform import CpuPlatform
+
+        return CpuPlatform()
+    if wanted != "cuda":
+        raise ValueError(f"{PLATFORM_VARIABLE}={wanted}: expected cpu or cuda")
+    if not available:
+        raise ValueError(f"{PLATFORM_VARIABLE}=cuda, but torch finds no GPU on this machine")
+    from mimo_core.platforms.cuda import CudaPlatform
+
+    te = importlib.util.find_spec("transformer_engine") is not None
+    return CudaPlatform(local_rank, transformer_engine=te)
+
+
+__all__ = ["PLATFORM_VARIABLE", "select"]

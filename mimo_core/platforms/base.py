@@ -1,0 +1,33 @@
+"""What the engine asks of a machine."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from typing import Any, Literal, Protocol
+
+import torch
+
+
+class RankPlatform(Protocol):
+    """One rank's machine. The plugin-facing part is ``mimo_core.Platform``."""
+
+    name: Literal["cpu", "cuda"]
+    backend: Literal["gloo", "nccl"]
+    """torch.distributed backend of every group."""
+    transformer_engine: bool
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def transfer(self) -> AbstractContextManager[Any]:
+        """Run communication of the communicator on a stream of its own, after what the current
+        stream has queued."""
+
+    def received(self, tensors: list[torch.Tensor]) -> None:
+        """The current stream waits for the transfers so far and owns ``tensors`` from here on."""
+
+    def synchronize(self) -> None:
+        """Wait for the device."""
+
+    def peak_memory(self) -> int:
+        """Bytes of device memory allocated at most so far (0 on a CPU)."""

@@ -1,0 +1,46 @@
+"""A machine without a GPU: megatron's own loop over gloo."""
+
+from __future__ import annotations
+
+import logging
+import os
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Literal
+
+import torch
+
+from mimo_core.platforms.cpu import megatron_view
+
+
+class CpuPlatform:
+    """One process a rank on CPU threads; installs megatron's view of torch."""
+
+    name: Literal["cpu", "cuda"] = "cpu"
+    backend: Literal["gloo", "nccl"] = "gloo"
+    transformer_engine = False
+
+    def __init__(self) -> None:
+        # Dynamo asks the GPU driver for streams as soon as megatron's fusions are compiled.
+        os.environ["TORCHDYNAMO_DISABLE"] = "1"
+        torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+        megatron_view.install()
+        # The tracker compares the host's and the device's generator, which are one here.
+        logging.getLogger("megatron.core.tensor_parallel.random").addFilter(_other_than_rng_drift)
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device("cpu")
+
+    def transfer(self) -> AbstractContextManager[Any]:
+        return nullcontext()
+
+    def received(self, tensors: list[torch.Tensor]) -> None: ...
+
+    def synchronize(self) -> None: ...
+
+    def peak_memory(self) -> int:
+        return 0
+
+
+def _other_than_rng_drift(record: logging.LogRecord) -> bool:
+    return "CPU RNG state changed" not in record.getMessage()

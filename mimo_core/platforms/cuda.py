@@ -1,0 +1,47 @@
+"""A machine with NVIDIA GPUs: NCCL, and one process a GPU."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from typing import Any, Literal
+
+import torch
+
+
+class CudaPlatform:
+    """One process a GPU."""
+
+    name: Literal["cpu", "cuda"] = "cuda"
+    backend: Literal["gloo", "nccl"] = "nccl"
+
+    def __init__(self, local_rank: int, *, transformer_engine: bool) -> None:
+        count = torch.cuda.device_count()
+        if local_rank >= count:
+            raise ValueError(
+                f"local rank {local_rank} has no GPU: this machine has {count}; start at most "
+                f"{count} ranks on it, or set MIMO_PLATFORM=cpu"
+            )
+        torch.cuda.set_device(local_rank)
+        self.transformer_engine = transformer_engine
+        self._device = torch.device("cuda", local_rank)
+        self._stream = torch.cuda.Stream()
+
+    @property
+    def device(self) -> torch.device:
+        return self._device
+
+    def transfer(self) -> AbstractContextManager[Any]:
+        self._stream.wait_stream(torch.cuda.current_stream())
+        return torch.cuda.stream(self._stream)
+
+    def received(self, tensors: list[torch.Tensor]) -> None:
+        current = torch.cuda.current_stream()
+        current.wait_stream(self._stream)
+        for tensor in tensors:
+            tensor.record_stream(current)
+
+    def synchronize(self) -> None:
+        torch.cuda.synchronize()
+
+    def peak_memory(self) -> int:
+        return torch.cuda.max_memory_allocated()

@@ -1,0 +1,6 @@
+"""Finding plugins, registering them strictly, and asking them."""
+
+from mimo_core.plugins.host import Host
+from mimo_core.plugins.records import PluginRecord
+
+__all__ = ["Host", "PluginRecord"]

@@ -1,0 +1,64 @@
+"""What a hook may answer, as far as it can be told without torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import attrs
+
+from mimo_core.contract import Dataset, Description, Edge, Encoder, Module
+
+MAY_BE_NONE = frozenset({"provide_batch"})
+"""Hooks whose answer ``None`` has a meaning."""
+
+
+def expected(hook: str, arguments: Mapping[str, Any], answer: object) -> str | None:
+    """What was due instead of ``answer``, or ``None`` when the answer fits."""
+    due, fits = _CHECKS[hook]
+    if hook == "build_submodule":
+        due = "Encoder" if _for_encoder(arguments) else "ModuleSpec of the language model"
+    return None if fits(answer, arguments) else due
+
+
+def shown(value: object) -> str:
+    """A value in a message: its text, cut where long, and its type."""
+    text = repr(value)
+    return f"{text if len(text) <= 80 else text[:77] + '...'} ({type(value).__name__})"
+
+
+def _for_encoder(arguments: Mapping[str, Any]) -> bool:
+    module = arguments.get("module")
+    return isinstance(module, Module) and not module.is_language
+
+
+def _is_options_class(answer: object, _: Mapping[str, Any]) -> bool:
+    return isinstance(answer, type) and attrs.has(answer)
+
+
+def _is_edges(answer: object, _: Mapping[str, Any]) -> bool:
+    return (
+        isinstance(answer, Sequence)
+        and not isinstance(answer, str)
+        and all(isinstance(edge, Edge) for edge in answer)
+    )
+
+
+def _is_submodule(answer: object, arguments: Mapping[str, Any]) -> bool:
+    if _for_encoder(arguments):
+        return isinstance(answer, Encoder)
+    return not isinstance(answer, Encoder) and hasattr(answer, "module")
+
+
+_CHECKS: dict[str, tuple[str, Callable[[Any, Mapping[str, Any]], bool]]] = {
+    "options": ("attrs class", _is_options_class),
+    "describe": ("Description", lambda answer, _: isinstance(answer, Description)),
+    "module_edges": ("sequence of Edge", _is_edges),
+    "rng_prefix": ("str", lambda answer, _: isinstance(answer, str)),
+    "build_submodule": ("Encoder or ModuleSpec", _is_submodule),
+    "provide_batch": (
+        "dict or None",
+        lambda answer, _: answer is None or isinstance(answer, dict),
+    ),
+    "build_dataset": ("Dataset", lambda answer, _: isinstance(answer, Dataset)),
+}

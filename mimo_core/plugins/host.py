@@ -1,0 +1,214 @@
+"""The host: knows the installed plugins, and puts every question to the one it belongs to."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import traceback
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NoReturn
+
+import pluggy
+
+from mimo_core.errors import PluginError, suggestion
+from mimo_core.plugins import answers, discovery
+from mimo_core.plugins.records import Candidate, PluginRecord
+from mimo_core.plugins.registration import Registered, new_manager, register, specifications
+
+
+class Host:
+    """Plugins by name. Make one with :meth:`discover`, or :meth:`from_plugins` in a test."""
+
+    def __init__(self, candidates: Iterable[Candidate]) -> None:
+        """Loads and registers the candidates in their order.
+
+        One that fails is recorded as broken; using it raises.
+        """
+        self._manager = new_manager()
+        self._hooks = frozenset(specifications(self._manager))
+        self._registered: dict[str, Registered] = {}
+        self._causes: dict[str, Exception] = {}
+        self._callers: dict[tuple[str, str], pluggy.HookCaller] = {}
+        self._records = {candidate.name: self._load(candidate) for candidate in candidates}
+
+    @classmethod
+    def discover(
+        cls, disabled: Sequence[str] = (), environ: Mapping[str, str] | None = None
+    ) -> Host:
+        """The installed plugins: entry points of group ``mimo.plugins``, sorted by name.
+
+        Args:
+            disabled: Names that must not be imported (``--no-plugin``).
+            environ: Where ``MIMO_PLUGINS`` and ``MIMO_DISABLE_PLUGIN_AUTOLOAD`` are read;
+                ``os.environ`` by default.
+
+        Raises:
+            PluginError: Two distributions give one name, or a name that is switched on or off
+                is not installed.
+        """
+        return cls(discovery.candidates(disabled, os.environ if environ is None else environ))
+
+    @classmethod
+    def from_plugins(
+        cls, plugins: Mapping[str, object], versions: Mapping[str, str] | None = None
+    ) -> Host:
+        """A host of plugin objects that are not installed; versions default to ``"0"``."""
+
+        def candidate(name: str) -> Candidate:
+            return Candidate(
+                name=name,
+                distribution=f"mimo-plugin-{name}",
+                version=(versions or {}).get(name, "0"),
+                load=lambda: plugins[name],
+            )
+
+        return cls(candidate(name) for name in sorted(plugins))
+
+    @property
+    def records(self) -> tuple[PluginRecord, ...]:
+        """Every installed plugin, sorted by name."""
+        return tuple(self._records.values())
+
+    @property
+    def usable(self) -> tuple[str, ...]:
+        """Names of the plugins that can be asked."""
+        return tuple(self._registered)
+
+    def require(self, plugin: str) -> PluginRecord:
+        """The record of a plugin that can be asked.
+
+        Raises:
+            PluginError: It is not installed, disabled or broken.
+        """
+        record = self._records.get(plugin)
+        if record is None:
+            raise PluginError(
+                f"there is no plugin {plugin!r}.{suggestion(plugin, self._records)} "
+                f"Installed: {', '.join(self._records) or 'none'}. "
+                f"To install it: pip install mimo-plugin-{plugin}"
+            )
+        if record.state == "disabled":
+            raise PluginError(f"{record.title} is disabled: {record.why}")
+        if record.state == "broken":
+            raise PluginError(f"{record.title} cannot be used: {record.why}") from self._causes[
+                plugin
+            ]
+        return record
+
+    def has(self, hook: str, plugin: str) -> bool:
+        """Whether the plugin itself answers the hook (wrapping it is no answer).
+
+        Raises:
+            PluginError: The plugin cannot be used.
+        """
+        assert hook in self._hooks, hook
+        self.require(plugin)
+        return hook in self._registered[plugin].implementations
+
+    def ask(self, hook: str, plugin: str, /, **arguments: Any) -> Any:
+        """The plugin's answer, with the wrappers of all usable plugins around it.
+
+        Raises:
+            PluginError: The plugin cannot be used, does not implement the hook, raised (then
+                its exception is the cause), or gave something of a wrong type.
+        """
+        caller = self._callers.get((hook, plugin)) or self._caller(hook, plugin)
+        try:
+            answer = caller(**arguments)
+        except Exception as error:
+            self._blame(hook, plugin, arguments, error)
+        if answer is None and hook in answers.MAY_BE_NONE:
+            return None
+        due = answers.expected(hook, arguments, answer)
+        if due is not None:
+            gave = "nothing (None)" if answer is None else answers.shown(answer)
+            raise PluginError(f"{self._call(hook, plugin, arguments)} gave {gave}, not {_a(due)}")
+        return answer
+
+    def versions(self) -> dict[str, str]:
+        """Versions of the usable plugins by name."""
+        return {name: self._records[name].version for name in self._registered}
+
+    def digest(self, names: Sequence[str] | None = None) -> str:
+        """A hash of name, distribution and version of these plugins (default: all usable ones).
+
+        Ranks whose digests differ would not build the same graph.
+        """
+        records = [self.require(name) for name in (self.usable if names is None else set(names))]
+        lines = sorted("\0".join((r.name, r.distribution, r.version)) for r in records)
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+    def _load(self, candidate: Candidate) -> PluginRecord:
+        def record(**fields: Any) -> PluginRecord:
+            return PluginRecord(
+                name=candidate.name,
+                distribution=candidate.distribution,
+                version=candidate.version,
+                **fields,
+            )
+
+        if candidate.disabled:
+            return record(state="disabled", why=candidate.disabled)
+        try:
+            registered = register(self._manager, candidate.name, candidate.load())
+        except Exception as error:
+            self._causes[candidate.name] = error
+            kind = "" if isinstance(error, PluginError) else f"{type(error).__name__}: "
+            return record(state="broken", why=f"{kind}{error}")
+        self._registered[candidate.name] = registered
+        wraps = (f"{hook} (wraps)" for hook in registered.wrappers)
+        return record(state="usable", hooks=(*sorted(registered.implementations), *sorted(wraps)))
+
+    def _caller(self, hook: str, plugin: str) -> pluggy.HookCaller:
+        """The hook's caller without the other plugins' implementations; made once."""
+        if not self.has(hook, plugin):
+            own = self._registered[plugin]
+            hint = (
+                f"; its function {hook!r} lacks the mark @mimo_core.hookimpl"
+                if hook in own.unmarked
+                else f"; it implements {', '.join(sorted(own.implementations)) or 'no hook'}"
+            )
+            raise PluginError(
+                f"{self._records[plugin].title} does not implement hook {hook!r}{hint}"
+            )
+        others = [other.part for name, other in self._registered.items() if name != plugin]
+        caller = self._manager.subset_hook_caller(hook, others)
+        self._callers[hook, plugin] = caller
+        return caller
+
+    def _blame(
+        self, hook: str, plugin: str, arguments: Mapping[str, Any], error: Exception
+    ) -> NoReturn:
+        """Raises with the name of the plugin, asked or wrapping, in whose code it happened."""
+        owners = {
+            _code(function): name
+            for name, registered in self._registered.items()
+            for function in (
+                registered.wrappers.get(hook),
+                registered.implementations.get(hook) if name == plugin else None,
+            )
+            if function is not None
+        }
+        frames = list(traceback.walk_tb(error.__traceback__))
+        guilty = [frame.f_code for frame, _ in frames if frame.f_code in owners]
+        culprit = owners[guilty[-1]] if guilty else plugin
+        wrapping = f" (around plugin {plugin!r})" if culprit != plugin else ""
+        file = guilty[-1].co_filename if guilty else frames[-1][0].f_code.co_filename
+        line = [line for frame, line in frames if frame.f_code.co_filename == file][-1]
+        raise PluginError(
+            f"{self._call(hook, culprit, arguments)} failed{wrapping}: "
+            f"{type(error).__name__}: {error} (at {file}:{line})"
+        ) from error
+
+    def _call(self, hook: str, plugin: str, arguments: Mapping[str, Any]) -> str:
+        module = getattr(arguments.get("module"), "name", None)
+        where = f" for module {module!r}" if module else ""
+        return f"{self._records[plugin].title}, hook {hook!r}{where},"
+
+
+def _code(function: Any) -> Any:
+    return getattr(getattr(function, "__func__", function), "__code__", None)
+
+
+def _a(noun: str) -> str:
+    return f"{'an' if noun[0] in 'aeAE' else 'a'} {noun}"

@@ -1,0 +1,146 @@
+"""Registration, stricter than pluggy's: a plugin fits the hook specifications or stays out.
+
+A plugin's own implementations and its wrappers are registered as two pluggy plugins. So the
+wrappers of every plugin can stay around the implementation of the one that is asked, and
+whatever object an entry point loads, what pluggy holds is hashable and distinct.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+import pluggy
+
+from mimo_core import hookspecs
+from mimo_core.errors import PluginError, suggestion
+
+Function = Callable[..., Any]
+_REFUSED_KINDS: dict[Any, str] = {
+    inspect.Parameter.VAR_POSITIONAL: "*",
+    inspect.Parameter.VAR_KEYWORD: "**",
+}
+
+
+class _Part:
+    """Functions under the names they have in the plugin; compared by identity."""
+
+
+@attrs.frozen(kw_only=True)
+class Registered:
+    """A plugin that fits: its functions by hook, and what pluggy holds of it."""
+
+    implementations: dict[str, Function]
+    wrappers: dict[str, Function]
+    part: object
+    """The pluggy plugin of the implementations."""
+    unmarked: frozenset[str]
+    """Functions named like a hook that lack the ``hookimpl`` mark."""
+
+
+def new_manager() -> pluggy.PluginManager:
+    """A pluggy manager that knows the specifications and no plugin."""
+    manager = pluggy.PluginManager(hookspecs.PROJECT)
+    manager.add_hookspecs(hookspecs)
+    return manager
+
+
+def specifications(manager: pluggy.PluginManager) -> dict[str, tuple[str, ...]]:
+    """Argument names of every hook, by the hook's name."""
+    return {
+        name: caller.spec.argnames
+        for name, caller in sorted(vars(manager.hook).items())
+        if isinstance(caller, pluggy.HookCaller) and caller.spec is not None
+    }
+
+
+def register(manager: pluggy.PluginManager, name: str, plugin: object) -> Registered:
+    """Checks every marked function of ``plugin``, then registers all of them.
+
+    Raises:
+        PluginError: a function does not fit its specification; nothing stays registered.
+    """
+    specs = specifications(manager)
+    parts = {False: _Part(), True: _Part()}
+    found: dict[bool, dict[str, Function]] = {False: {}, True: {}}
+    unmarked = set()
+    for attribute in dir(plugin):
+        marks = manager.parse_hookimpl_opts(plugin, attribute)
+        if marks is None:
+            if attribute in specs and inspect.isroutine(getattr(plugin, attribute, None)):
+                unmarked.add(attribute)
+            continue
+        function = getattr(plugin, attribute)
+        hook = marks.get("specname") or attribute
+        wraps = bool(marks.get("wrapper"))
+        if marks.get("hookwrapper"):
+            raise PluginError(
+                f"{attribute}: hookwrapper=True is pluggy's old style; use "
+                "@hookimpl(wrapper=True), whose yield gives the result itself"
+            )
+        _check(hook, function, specs, wraps=wraps)
+        if hook in found[wraps]:
+            raise PluginError(
+                f"two functions of this plugin {'wrap' if wraps else 'answer'} hook {hook!r}: "
+                f"{_defined(found[wraps][hook])} and {_defined(function)}; keep one"
+            )
+        found[wraps][hook] = function
+        setattr(parts[wraps], attribute, function)
+    manager.register(parts[False], name)
+    manager.register(parts[True], f"{name} (wrappers)")
+    return Registered(
+        implementations=found[False],
+        wrappers=found[True],
+        part=parts[False],
+        unmarked=frozenset(unmarked),
+    )
+
+
+def _check(
+    hook: str, function: Function, specs: dict[str, tuple[str, ...]], *, wraps: bool
+) -> None:
+    if hook not in specs:
+        raise PluginError(
+            f"there is no hook {hook!r}.{suggestion(hook, specs)} Hooks: {', '.join(specs)}"
+        )
+    allowed = specs[hook]
+    signature = f"{hook}({', '.join(allowed)})"
+    for parameter in inspect.signature(function).parameters.values():
+        shown = _REFUSED_KINDS.get(parameter.kind, "") + parameter.name
+        if parameter.kind in _REFUSED_KINDS:
+            raise PluginError(
+                f"hook {hook!r} takes {shown}, which would hide a wrong argument name; "
+                f"name what it needs of {signature}"
+            )
+        if parameter.name not in allowed:
+            raise PluginError(
+                f"hook {hook!r} takes an argument {shown!r} that its specification lacks."
+                f"{suggestion(shown, allowed)} Name what it needs of {signature}"
+            )
+        if parameter.default is not parameter.empty:
+            raise PluginError(
+                f"hook {hook!r} gives its argument {shown!r} a default, which could be "
+                f"passed in place of the value; write it without: {signature}"
+            )
+        if parameter.kind is parameter.KEYWORD_ONLY:
+            raise PluginError(
+                f"hook {hook!r} takes {shown!r} by keyword only, which pluggy does not pass; "
+                f"remove the * from the signature: {signature}"
+            )
+    if wraps != inspect.isgeneratorfunction(function):
+        raise PluginError(
+            f"hook {hook!r} "
+            + (
+                "is marked wrapper=True but has no yield"
+                if wraps
+                else "yields, which only a wrapper does; mark it @hookimpl(wrapper=True)"
+            )
+        )
+
+
+def _defined(function: Function) -> str:
+    code = getattr(inspect.unwrap(function), "__code__", None)
+    name = getattr(function, "__name__", repr(function))
+    return f"{name} (line {code.co_firstlineno})" if code else name

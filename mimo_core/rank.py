@@ -1,0 +1,62 @@
+"""What a rank process knows of itself, from the environment that torchrun, SLURM or we set."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+import attrs
+
+_SLURM = {"RANK": "SLURM_PROCID", "WORLD_SIZE": "SLURM_NTASKS", "LOCAL_RANK": "SLURM_LOCALID"}
+
+
+@attrs.frozen(kw_only=True)
+class Rank:
+    """One process of the world."""
+
+    rank: int
+    local_rank: int
+    world_size: int
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str] | None = None) -> Rank | None:
+        """``None`` outside of a launched rank.
+
+        torchrun (and our own launcher) set ``RANK``, ``WORLD_SIZE`` and ``LOCAL_RANK``; ``srun``
+        with several tasks sets its own names, ``MASTER_ADDR`` and ``MASTER_PORT`` being the
+        user's to set.
+
+        Raises:
+            ValueError: ``RANK`` without ``WORLD_SIZE``, or ranks without a meeting point.
+        """
+        environ = os.environ if environ is None else environ
+        if "RANK" in environ:
+            names = {name: name for name in _SLURM}
+        elif int(environ.get("SLURM_NTASKS", "1")) > 1 and "SLURM_PROCID" in environ:
+            names = _SLURM
+        else:
+            return None
+        try:
+            values = {name: int(environ[names[name]]) for name in ("RANK", "WORLD_SIZE")}
+        except KeyError as missing:
+            raise ValueError(
+                f"{names['RANK']} is set, but {missing} is not; start ranks by torchrun or srun, "
+                "or unset it to have mimo-pretrain start them"
+            ) from None
+        for name in ("MASTER_ADDR", "MASTER_PORT"):
+            if name not in environ:
+                raise ValueError(
+                    f"{name} is not set; all ranks need the address and a free port of the first "
+                    "node, see examples/slurm.sh"
+                )
+        return cls(
+            rank=values["RANK"],
+            local_rank=int(environ.get(names["LOCAL_RANK"], "0")),
+            world_size=values["WORLD_SIZE"],
+        )
+
+    def export(self) -> None:
+        """Set the names that torch.distributed and megatron read."""
+        os.environ["RANK"] = str(self.rank)
+        os.environ["WORLD_SIZE"] = str(self.world_size)
+        os.environ["LOCAL_RANK"] = str(self.local_rank)

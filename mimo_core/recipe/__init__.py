@@ -1,0 +1,25 @@
+"""The recipe: a YAML file of a run, read into frozen attrs classes."""
+
+from mimo_core.recipe.load import LoadedRecipe, dump, load_recipe, load_text, structure_options
+from mimo_core.recipe.schema import (
+    CheckpointRecipe,
+    DataRecipe,
+    EvaluateRecipe,
+    LayoutKind,
+    ModuleRecipe,
+    Recipe,
+)
+
+__all__ = [
+    "CheckpointRecipe",
+    "DataRecipe",
+    "EvaluateRecipe",
+    "LayoutKind",
+    "LoadedRecipe",
+    "ModuleRecipe",
+    "Recipe",
+    "dump",
+    "load_recipe",
+    "load_text",
+    "structure_options",
+]

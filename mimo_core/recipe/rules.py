@@ -1,0 +1,128 @@
+"""Rules that the values of a recipe keep, beyond their types.
+
+Each gives what is wrong as ``(path, message)``, the path relative to its argument.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterator
+from typing import TYPE_CHECKING
+
+import attrs
+
+from mimo_core.contract import LANGUAGE, Grid, Train
+from mimo_core.errors import RecipeError, nearest
+
+if TYPE_CHECKING:
+    from mimo_core.recipe.schema import (
+        CheckpointRecipe,
+        DataRecipe,
+        EvaluateRecipe,
+        ModuleRecipe,
+        Recipe,
+    )
+
+Mistake = tuple[tuple[str, ...], str]
+
+
+class BrokenRules(RecipeError):
+    """Values of right types that break rules; the loader adds places to ``mistakes``."""
+
+    def __init__(self, mistakes: list[Mistake]) -> None:
+        super().__init__("\n".join(f"{'.'.join(path)}: {said}" for path, said in mistakes))
+        self.mistakes = mistakes
+
+
+def grid(value: Grid) -> Iterator[Mistake]:
+    for name in ("tp", "cp", "pp", "dp", "ep", "expert_tp"):
+        yield from _at_least(value, name, 1)
+    yield from _at_least(value, "first_rank", 0)
+
+
+def train(value: Train) -> Iterator[Mistake]:
+    sizes = ("iterations", "micro_batch_size", "global_batch_size", "sequence_length", "log_every")
+    for name in sizes:
+        yield from _at_least(value, name, 1)
+    for name in ("minimum_learning_rate", "warmup_iterations", "weight_decay", "seed"):
+        yield from _at_least(value, name, 0)
+    for name in ("learning_rate", "clip_gradient"):
+        number = getattr(value, name)
+        if not (number > 0 and math.isfinite(number)):
+            yield (name,), f"must be a number above 0, got {number}"
+    if value.minimum_learning_rate > value.learning_rate:
+        yield (
+            ("minimum_learning_rate",),
+            f"{value.minimum_learning_rate} is above learning_rate {value.learning_rate}",
+        )
+    if value.warmup_iterations >= max(value.iterations, 1):
+        yield (
+            ("warmup_iterations",),
+            f"{value.warmup_iterations} leaves nothing of the {value.iterations} iterations; "
+            "warm up for fewer",
+        )
+    micro = max(value.micro_batch_size, 1)
+    if value.global_batch_size % micro:
+        yield (
+            ("global_batch_size",),
+            f"{value.global_batch_size} is no multiple of micro_batch_size {micro}",
+        )
+
+
+def data(value: DataRecipe) -> Iterator[Mistake]:
+    yield from _at_least(value, "workers", 0)
+
+
+def evaluate(value: EvaluateRecipe) -> Iterator[Mistake]:
+    yield from _at_least(value, "every", 0)
+    yield from _at_least(value, "samples", 1)
+    yield from _at_least(value, "show", 0)
+
+
+def checkpoint(value: CheckpointRecipe) -> Iterator[Mistake]:
+    yield from _at_least(value, "save_every", 0)
+
+
+def module_names(names: Collection[str]) -> Iterator[Mistake]:
+    """One language model, and names that can stand in a path ``modules.NAME.grid``."""
+    if LANGUAGE not in names:
+        given, near = ", ".join(names) or "none", nearest(LANGUAGE, names)
+        yield (
+            (),
+            f"one module must be named {LANGUAGE!r}, the language model; given: {given}"
+            + (f". Rename {near!r}?" if near else ""),
+        )
+    for name in names:
+        if not name.isidentifier():
+            yield (name,), f"{name!r} is no name; use letters, digits and _, a letter first"
+
+
+def freeze(name: str, module: ModuleRecipe) -> Iterator[Mistake]:
+    """Parts that a module of this name has."""
+    parts = (LANGUAGE,) if name == LANGUAGE else ("encoder", "projector")
+    kind = "the language model" if name == LANGUAGE else "an encoder"
+    for part in module.freeze:
+        if part not in parts:
+            yield ("freeze",), f"{kind} has no part {part!r}; its parts: {', '.join(parts)}"
+
+
+def whole(recipe: Recipe) -> Iterator[Mistake]:
+    """Every rule, for the whole recipe."""
+    yield from _under(("modules",), module_names(recipe.modules))
+    for name, module in recipe.modules.items():
+        yield from _under(("modules", name, "grid"), grid(module.grid))
+        yield from _under(("modules", name), freeze(name, module))
+    yield from _under(("data",), data(recipe.data))
+    yield from _under(("train",), train(recipe.train))
+    yield from _under(("evaluate",), evaluate(recipe.evaluate))
+    yield from _under(("checkpoint",), checkpoint(recipe.checkpoint))
+
+
+def _under(prefix: tuple[str, ...], mistakes: Iterator[Mistake]) -> Iterator[Mistake]:
+    return ((prefix + path, said) for path, said in mistakes)
+
+
+def _at_least(value: attrs.AttrsInstance, name: str, least: int) -> Iterator[Mistake]:
+    number = getattr(value, name)
+    if number is not None and not (number >= least and math.isfinite(number)):
+        yield (name,), f"must be at least {least}, got {number}"

@@ -1,0 +1,95 @@
+"""What a recipe may hold. ``docs/recipe.md`` is generated from these classes.
+
+``Grid`` and ``Train`` are part of the contract with plugins and live there.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import attrs
+
+from mimo_core.contract import FreezePart, Grid, Train
+from mimo_core.recipe import rules
+
+LayoutKind = Literal["disjoint", "colocated"]
+
+
+@attrs.frozen(kw_only=True)
+class ModuleRecipe:
+    """One module of the model: the language model, or an encoder."""
+
+    plugin: str
+    """Name of the plugin that brings the module; `mimo plugins list` shows those installed."""
+    grid: Grid = attrs.field(factory=Grid)
+    """Parallel sizes of the module; one rank by default."""
+    freeze: tuple[FreezePart, ...] = ()
+    """Parts that do not learn: `encoder` and `projector` of an encoder, `language` of the
+    language model."""
+    options: dict[str, Any] = attrs.field(factory=dict)
+    """The plugin's own options; its README lists them."""
+
+
+@attrs.frozen(kw_only=True)
+class DataRecipe:
+    """Where the samples come from."""
+
+    plugin: str
+    """Name of the plugin that brings the dataset."""
+    options: dict[str, Any] = attrs.field(factory=dict)
+    """The plugin's own options; its README lists them."""
+    workers: int = 0
+    """Processes on each rank that prepare batches ahead; 0 prepares them in the rank itself."""
+
+
+@attrs.frozen(kw_only=True)
+class EvaluateRecipe:
+    """Looking at the held-out split."""
+
+    every: int = 0
+    """Iterations between evaluations; 0 evaluates at the end only."""
+    samples: int | None = None
+    """Held-out samples that are looked at; the whole split by default."""
+    show: int = 6
+    """Samples whose answer is shown on the screen at the end."""
+
+
+@attrs.frozen(kw_only=True)
+class CheckpointRecipe:
+    """Saving the run, and going on from where it stopped."""
+
+    save_every: int = 0
+    """Iterations between checkpoints; 0 saves none."""
+    directory: str | None = None
+    """Where checkpoints are; `checkpoints` in the run folder by default."""
+
+
+@attrs.frozen(kw_only=True)
+class Recipe:
+    """A run.
+
+    Raises:
+        RecipeError: Values that do not fit, a line for each.
+    """
+
+    modules: dict[str, ModuleRecipe]
+    """The modules by name, in the order of their ranks. One is named `language`; every other is
+    an encoder that feeds it."""
+    data: DataRecipe
+    """Where the samples come from."""
+    train: Train
+    """Sizes and schedule of the training."""
+    evaluate: EvaluateRecipe = attrs.field(factory=EvaluateRecipe)
+    """Looking at the held-out split."""
+    checkpoint: CheckpointRecipe = attrs.field(factory=CheckpointRecipe)
+    """Saving the run, and going on from where it stopped."""
+    layout: LayoutKind = "disjoint"
+    """`disjoint`: every module has ranks of its own. `colocated`: all share one rank, which is
+    the reference for correctness."""
+    megatron: dict[str, Any] = attrs.field(factory=dict)
+    """Stock Megatron flags passed through, without the leading dashes and with underscores."""
+
+    def __attrs_post_init__(self) -> None:
+        mistakes = list(rules.whole(self))
+        if mistakes:
+            raise rules.BrokenRules(mistakes)

@@ -1,0 +1,204 @@
+"""Reading YAML into plain values, with the place of every key."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import attrs
+import yaml
+
+from mimo_core.errors import RecipeError
+
+Path = tuple[str | int, ...]
+"""Keys and list positions from the top of the recipe."""
+
+
+class Loader(yaml.SafeLoader):
+    """YAML's safe loader, which also reads ``1e-3`` as a number (YAML 1.1 wants ``1.0e-3``)."""
+
+
+class Dumper(yaml.SafeDumper):
+    """Writes what :class:`Loader` reads: it quotes a text that looks like ``1e-3``."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+for _side in (Loader, Dumper):
+    _side.add_implicit_resolver(
+        "tag:yaml.org,2002:float",
+        re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"),
+        list("-+0123456789"),
+    )
+
+
+@attrs.frozen(kw_only=True)
+class Places:
+    """Where each key of a recipe was written."""
+
+    source: str
+    """The file, as the user named it."""
+    lines: dict[Path, int] = attrs.field(factory=dict)
+    overrides: dict[Path, str] = attrs.field(factory=dict)
+    """Keys that the command line set, with its words."""
+
+    def message(self, path: Path, said: str) -> str:
+        """``recipe.yaml:12: modules.vision.grid.dq: …``; the place may be a key above."""
+        for size in range(len(path), -1, -1):
+            prefix = path[:size]
+            if prefix in self.overrides:
+                words = self.overrides[prefix]
+                if words.partition("=")[0] == dotted(path):
+                    return f"command line: {words}: {said}"
+                return f"command line: {words}: {dotted(path)}: {said}"
+            if prefix in self.lines:
+                return f"{self.source}:{self.lines[prefix]}: {dotted(path)}: {said}"
+        return f"{self.source}: {dotted(path)}: {said}"
+
+    def order(self, path: Path) -> tuple[int, int]:
+        """Sorts mistakes as a reader meets them: by line, the command line last."""
+        for size in range(len(path), -1, -1):
+            if path[:size] in self.overrides:
+                return (1, list(self.overrides).index(path[:size]))
+            if path[:size] in self.lines:
+                return (0, self.lines[path[:size]])
+        return (0, 0)
+
+    def forget(self, path: Path) -> None:
+        """Drops the key and all below it."""
+        for known in (self.lines, self.overrides):
+            for other in [other for other in known if other[: len(path)] == path]:
+                del known[other]
+
+
+def dotted(path: Path) -> str:
+    """``modules.vision.freeze[0]``; the top of the recipe is ``recipe``."""
+    parts = (f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)
+    return "".join(parts).removeprefix(".") or "recipe"
+
+
+def read(text: str, source: str) -> tuple[dict[str, Any], Places]:
+    """The values of a YAML text, and the place of every key.
+
+    Raises:
+        RecipeError: It is no YAML, no mapping, or holds a key twice (all such keys reported).
+    """
+    node, wrong = _compose(text)
+    if wrong is not None:
+        raise RecipeError(f"{source}:{wrong}")
+    if not isinstance(node, yaml.MappingNode):
+        raise RecipeError(f"{source}:1: a recipe is a mapping of keys such as 'modules' and 'data'")
+    places = Places(source=source)
+    reader = _Reader(places)
+    values = reader.value(node, ())
+    if reader.mistakes:
+        raise RecipeError("\n".join(reader.mistakes))
+    return values, places
+
+
+def apply_override(words: str, values: dict[str, Any], places: Places) -> None:
+    """Sets ``key.path=value`` in ``values``; the value is read as YAML.
+
+    Raises:
+        RecipeError: It has another form, or the path goes through something without keys.
+    """
+    said = f"command line: {words}:"
+    dots, equals, text = words.partition("=")
+    path = tuple(dots.split("."))
+    if not equals or not all(path):
+        raise RecipeError(f"{said} expected key.path=value, such as train.iterations=20")
+    node, wrong = _compose(text)
+    if wrong is not None:
+        raise RecipeError(f"{said} the value is no YAML: {wrong.partition(': ')[2]}")
+    here = values
+    for depth, key in enumerate(path[:-1], start=1):
+        if key not in here:
+            here[key] = {}
+            places.overrides[path[:depth]] = words
+        below = here[key]
+        if not isinstance(below, dict):
+            raise RecipeError(
+                f"{said} {dotted(path[:depth])} is {below!r}, which has no key {path[depth]!r}"
+            )
+        here = below
+    places.forget(path)
+    reader = _Reader(Places(source=""))
+    here[path[-1]] = None if node is None else reader.value(node, path)
+    if reader.mistakes:
+        raise RecipeError(f"{said} {reader.mistakes[0].partition(': ')[2]}")
+    places.overrides[path] = words
+
+
+def _compose(text: str) -> tuple[yaml.Node | None, str | None]:
+    """The YAML node, or ``LINE: what is wrong``."""
+    try:
+        return yaml.compose(text, Loader=Loader), None
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        said = ", ".join(part for part in (error.context, error.problem) if part)
+        return None, f"{mark.line + 1 if mark else 1}: not valid YAML: {said}"
+    except yaml.YAMLError as error:
+        return None, f"1: not valid YAML: {error}"
+
+
+class _Reader:
+    """Turns YAML nodes into values, and notes places and mistakes on the way."""
+
+    def __init__(self, places: Places) -> None:
+        self.places = places
+        self.mistakes: list[str] = []
+        self._open: list[yaml.Node] = []
+
+    def value(self, node: yaml.Node, path: Path) -> Any:
+        self.places.lines.setdefault(path, node.start_mark.line + 1)
+        if any(node is above for above in self._open):
+            return self._mistake(path, "an alias (*) inside its own anchor (&)")
+        self._open.append(node)
+        try:
+            if isinstance(node, yaml.MappingNode):
+                return dict(self._entries(node, path))
+            if isinstance(node, yaml.SequenceNode):
+                return [self.value(item, (*path, i)) for i, item in enumerate(node.value)]
+            return _scalar(node)
+        except (yaml.YAMLError, ValueError) as error:
+            said = error.problem if isinstance(error, yaml.MarkedYAMLError) else error
+            return self._mistake(path, str(said))
+        finally:
+            self._open.pop()
+
+    def _entries(self, node: yaml.MappingNode, path: Path) -> Iterator[tuple[str, Any]]:
+        first: dict[str, int] = {}
+        for key_node, value_node in node.value:
+            line = key_node.start_mark.line + 1
+            if not isinstance(key_node, yaml.ScalarNode) or key_node.value == "<<":
+                self.places.lines.setdefault(path, line)
+                self._mistake(path, "a key is a plain word; merge keys (<<) are not read")
+                continue
+            key = key_node.value
+            below = (*path, key)
+            if key in first:
+                self.mistakes.append(
+                    f"{self.places.source}:{line}: {dotted(below)}: key {key!r} is given twice, "
+                    f"first in line {first[key]}; keep one"
+                )
+                continue
+            first[key] = self.places.lines[below] = line
+            yield key, self.value(value_node, below)
+
+    def _mistake(self, path: Path, said: str) -> None:
+        self.mistakes.append(self.places.message(path, said))
+
+
+def _scalar(node: yaml.Node) -> Any:
+    loader = Loader("")
+    try:
+        return loader.construct_object(node, deep=True)
+    finally:
+        loader.dispose()
+
+
+def keys(value: object) -> tuple[str, ...]:
+    """The keys of a mapping; none of anything else."""
+    return tuple(value) if isinstance(value, Mapping) else ()

@@ -1,0 +1,1 @@
+"""What a run tells: the screen, the summary, the picture of its loss."""

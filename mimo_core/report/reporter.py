@@ -1,0 +1,107 @@
+"""Collects a run's figures on the rank that holds the language model's last stage."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+
+from mimo_core.report.pictures import draw_loss
+from mimo_core.report.screen import Answer, Screen
+from mimo_core.run_folder import RunFolder
+
+
+@attrs.frozen(kw_only=True)
+class Iteration:
+    """One training iteration."""
+
+    iteration: int
+    loss: float | None
+    """Mean over the learned tokens of the global batch; ``None`` for a skipped step."""
+    gradient_norm: float | None
+    step_seconds: float
+
+
+class Reporter:
+    """The run's figures: to the screen at once, to the run folder as they come."""
+
+    def __init__(
+        self, *, folder: RunFolder, screen: Screen, tokens: int, facts: Mapping[str, Any]
+    ) -> None:
+        """
+        Args:
+            folder: Where the summary goes. Iterations of an earlier part of the same run are
+                kept.
+            screen: Where a person looks.
+            tokens: Sequence positions of a global batch.
+            facts: What the summary says of the run as a whole.
+        """
+        self._folder = folder
+        self._screen = screen
+        self._tokens = tokens
+        self._facts = dict(facts)
+        earlier = folder.read_summary() or {}
+        self._iterations: list[dict[str, Any]] = earlier.get("iterations", [])
+        self._evaluations: list[dict[str, Any]] = earlier.get("evaluations", [])
+        self._started = datetime.datetime.now(datetime.UTC)
+        self._first_step: float | None = None
+
+    def begin(self, iteration: int) -> None:
+        """The run goes on after ``iteration``: what an earlier part did beyond it is dropped."""
+        self._iterations = [row for row in self._iterations if row["iteration"] <= iteration]
+        self._evaluations = [row for row in self._evaluations if row["iteration"] <= iteration]
+
+    def step(self, row: Iteration) -> None:
+        """One training iteration is done."""
+        if self._first_step is None:
+            now = datetime.datetime.now(datetime.UTC)
+            self._first_step = (now - self._started).total_seconds()
+        self._iterations.append(attrs.asdict(row))
+        if row.loss is not None:
+            self._screen.step(row.iteration, row.loss, row.step_seconds, self._tokens)
+
+    def evaluation(self, iteration: int, results: Mapping[str, float]) -> None:
+        """An evaluation on the held-out split is done."""
+        self._evaluations.append({"iteration": iteration, **results})
+        self._screen.evaluation(iteration, results)
+        self.write({})
+
+    def end(self, answers: list[Answer], more: Mapping[str, Any]) -> dict[str, Any]:
+        """The run is done; gives its summary."""
+        self._screen.answers(answers)
+        shown = [
+            {"key": answer.key, "truth": answer.truth, "said": answer.said} for answer in answers
+        ]
+        summary = self.write({"answers": shown, **more})
+        rows = [row for row in self._iterations if row["loss"] is not None]
+        if rows:
+            draw_loss(
+                self._folder.loss_picture,
+                [row["iteration"] for row in rows],
+                [row["loss"] for row in rows],
+                [(row["iteration"], row["loss"]) for row in self._evaluations],
+            )
+        return summary
+
+    def write(self, more: Mapping[str, Any]) -> dict[str, Any]:
+        """Write the summary as it is now."""
+        # The first iterations warm caches up; a run of one has nothing else to tell.
+        steady = [row["step_seconds"] for row in self._iterations][1:] or [
+            row["step_seconds"] for row in self._iterations
+        ]
+        seconds = sorted(steady)[len(steady) // 2] if steady else None
+        latest = self._evaluations[-1] if self._evaluations else {}
+        summary = {
+            **self._facts,
+            "tokens_per_second": self._tokens / seconds if seconds else None,
+            "median_step_seconds": seconds,
+            "seconds_to_first_iteration": self._first_step,
+            "evaluation": {key: value for key, value in latest.items() if key != "iteration"},
+            "evaluations": self._evaluations,
+            "iterations": self._iterations,
+            **more,
+        }
+        self._folder.write_summary(summary)
+        return summary

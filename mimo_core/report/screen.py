@@ -1,0 +1,110 @@
+"""What a person sees of a run: one progress line, evaluations, answers, where things are."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import IO
+
+import attrs
+from rich.columns import Columns
+from rich.console import Console, Group
+from rich.progress import BarColumn, Progress, TextColumn
+from rich.text import Text
+
+
+@attrs.frozen(kw_only=True)
+class Answer:
+    """A held-out sample and what the model said of it."""
+
+    key: str
+    truth: str
+    said: str
+    picture: tuple[str, ...] = ()
+    """Lines of rich markup."""
+
+
+class Screen:
+    """The run on a terminal, or as plain lines where the output is none."""
+
+    def __init__(self, stream: IO[str], iterations: int, every: int) -> None:
+        """
+        Args:
+            stream: Where to write; the rank's own stdout is its log.
+            iterations: Of the whole run.
+            every: Iterations between lines where there is no terminal.
+        """
+        self.console = Console(file=stream)
+        self._iterations = iterations
+        self._every = every
+        self._smooth = 0.0
+        self._last_line = time.monotonic()
+        self._progress = Progress(
+            TextColumn("  {task.description}"),
+            BarColumn(bar_width=16),
+            TextColumn("{task.fields[line]}"),
+            console=self.console,
+            disable=not self.console.is_terminal,
+        )
+        self._task = self._progress.add_task("training", total=iterations, line="starting …")
+
+    def __enter__(self) -> Screen:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._progress.stop()
+
+    def say(self, line: str) -> None:
+        self.console.print(f"  {line}", highlight=False, soft_wrap=True)
+
+    def step(self, iteration: int, loss: float, seconds: float, tokens: int) -> None:
+        """One training iteration is done."""
+        self._smooth = seconds if not self._smooth else 0.9 * self._smooth + 0.1 * seconds
+        left = int((self._iterations - iteration) * self._smooth)
+        line = (
+            f"{iteration}/{self._iterations}  loss {loss:.4f}  {seconds * 1e3:.0f} ms/step  "
+            f"{tokens / self._smooth:,.0f} tokens/s  {left // 60}:{left % 60:02d} left"
+        )
+        self._progress.update(self._task, completed=iteration, line=line)
+        due = iteration % self._every == 0 or iteration in (1, self._iterations)
+        if due and not self.console.is_terminal:
+            self.say(f"training {line}")
+
+    def evaluation(self, iteration: int, results: Mapping[str, float]) -> None:
+        """An evaluation on the held-out split is done."""
+        told = ", ".join(
+            f"{name} {value:.4f}" if name == "loss" else f"{name} {value:.1%}"
+            for name, value in results.items()
+        )
+        self.say(f"[bold]held out[/bold] after {iteration} iterations: {told}")
+
+    def answers(self, answers: Sequence[Answer]) -> None:
+        """A few held-out samples, each with what the model said of it."""
+        if not answers:
+            return
+        self.say("held-out samples, and what the model said of each:")
+        cells = []
+        for answer in answers:
+            right = answer.said == answer.truth
+            verdict = Text("✓ " if right else "✗ ", style="green" if right else "red")
+            verdict.append(answer.said or "(nothing)")
+            if not right:
+                verdict.append(f"\n  is {answer.truth}", style="dim")
+            lines = [Text.from_markup(line) for line in answer.picture]
+            name = Text(answer.key, style="dim")
+            cells.append(Group(*(lines if self.console.is_terminal else []), verdict, name))
+        self.console.print(Columns(cells, padding=(1, 3)))
+
+    def end(self, places: Mapping[str, Path | str]) -> None:
+        """Where the run's results are."""
+        width = max(map(len, places))
+        for name, place in places.items():
+            self.say(f"{name:<{width}}  {place}")

@@ -1,0 +1,90 @@
+"""The folder of a run: one place for the names of what is in it."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+
+@attrs.frozen
+class RunFolder:
+    """Paths of a run. Nothing is made until it is written."""
+
+    path: Path
+
+    @classmethod
+    def fresh(cls, name: str, base: Path | None = None) -> RunFolder:
+        """A new folder ``runs/NAME-DATE-TIME`` below the working directory."""
+        base = base or Path("runs")
+        stamp = time.strftime("%Y%m%d-%H%M%S")
+        path, count = base / f"{name}-{stamp}", 1
+        while path.exists():
+            count += 1
+            path = base / f"{name}-{stamp}-{count}"
+        return cls(path)
+
+    @property
+    def recipe(self) -> Path:
+        return self.path / "recipe.yaml"
+
+    @property
+    def logs(self) -> Path:
+        return self.path / "logs"
+
+    def log(self, rank: int) -> Path:
+        return self.logs / f"rank-{rank}.log"
+
+    def failure(self, rank: int) -> Path:
+        """Why a rank failed, written by itself."""
+        return self.logs / f"rank-{rank}.failure.json"
+
+    @property
+    def tensorboard(self) -> Path:
+        return self.path / "tensorboard"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def loss_picture(self) -> Path:
+        return self.path / "loss.png"
+
+    @property
+    def summary(self) -> Path:
+        return self.path / "summary.json"
+
+    def read_summary(self) -> dict[str, Any] | None:
+        """The summary of the run so far, if it has one."""
+        if not self.summary.exists():
+            return None
+        return json.loads(self.summary.read_text())  # type: ignore[no-any-return]
+
+    def write_summary(self, summary: dict[str, Any]) -> None:
+        """Replace the summary; a reader sees the old or the new one, never a part."""
+        draft = self.summary.with_suffix(".json.new")
+        draft.write_text(json.dumps(summary, indent=1) + "\n")
+        draft.replace(self.summary)
+
+
+def latest_checkpoint(checkpoints: Path) -> int | None:
+    """The iteration of the newest checkpoint in a folder, by megatron's tracker file.
+
+    Raises:
+        ValueError: the tracker file holds no iteration.
+    """
+    tracker = checkpoints / "latest_checkpointed_iteration.txt"
+    if not tracker.exists():
+        return None
+    text = tracker.read_text().strip()
+    if not text.isdigit():
+        folders = sorted(path.name for path in checkpoints.glob("iter_*"))
+        raise ValueError(
+            f"{tracker} should hold the newest checkpoint's iteration, but holds {text!r}; write "
+            f"the number of the one to go on from into it (folders here: {folders})"
+        )
+    return int(text)

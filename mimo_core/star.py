@@ -1,0 +1,78 @@
+"""The only shape a graph may have: every encoder feeds the language model, once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import attrs
+
+from mimo_core.contract import LANGUAGE, Edge, Module
+from mimo_core.errors import PluginError, RecipeError, suggestion
+from mimo_core.plugins import Host
+
+REASON = "megatron-core 0.19's MimoModel gives encoders no other module's output"
+
+
+def edges(modules: Mapping[str, Module], host: Host) -> tuple[Edge, ...]:
+    """The edges that the modules want, sorted.
+
+    Raises:
+        PluginError: An edge that does not leave its own module, or goes to none.
+        RecipeError: The edges make no star, or two of them share a placeholder.
+    """
+    found: list[Edge] = []
+    for module in modules.values():
+        if module.is_language and not host.has("module_edges", module.plugin):
+            continue
+        wanted = host.ask("module_edges", module.plugin, module=module, modules=modules)
+        _check(module, wanted, modules, host)
+        found += wanted
+    _check_placeholders(found, modules)
+    return tuple(sorted(found, key=attrs.astuple))
+
+
+def _check(module: Module, wanted: list[Edge], modules: Mapping[str, Module], host: Host) -> None:
+    said = f"{host.require(module.plugin).title}, hook 'module_edges' for module {module.name!r},"
+    for edge in wanted:
+        if edge.source != module.name:
+            raise PluginError(
+                f"{said} gave an edge from {edge.source!r}; a module gives only edges that leave "
+                "it: source=module.name"
+            )
+        if edge.target not in modules:
+            raise PluginError(
+                f"{said} gave an edge to {edge.target!r}, which the recipe does not have."
+                f"{suggestion(edge.target, modules)} Modules: {', '.join(modules)}"
+            )
+        if not isinstance(edge.placeholder, str) or not edge.placeholder:
+            raise PluginError(
+                f"{said} gave the placeholder {edge.placeholder!r}; it is a text such as '<image>'"
+            )
+    targets = [edge.target for edge in wanted]
+    if module.is_language:
+        if targets:
+            raise RecipeError(_no_star(module, f"feeds {', '.join(targets)}"))
+    elif targets != [LANGUAGE]:
+        does = f"feeds {', '.join(targets)}" if targets else "feeds nothing"
+        raise RecipeError(_no_star(module, does))
+
+
+def _no_star(module: Module, does: str) -> str:
+    due = "must feed no module" if module.is_language else f"must feed {LANGUAGE!r}, once"
+    return (
+        f"the graph is no star: module {module.name!r} (plugin {module.plugin!r}) {does}, but "
+        f"{due}: {REASON}"
+    )
+
+
+def _check_placeholders(found: list[Edge], modules: Mapping[str, Module]) -> None:
+    owners: dict[str, str] = {}
+    for edge in found:
+        other = owners.setdefault(edge.placeholder, edge.source)
+        if other != edge.source:
+            raise RecipeError(
+                f"modules {other!r} (plugin {modules[other].plugin!r}) and {edge.source!r} "
+                f"(plugin {modules[edge.source].plugin!r}) use the same placeholder "
+                f"{edge.placeholder!r}, so the rows of one could not be told from the other's; "
+                "the plugin must make it from module.name or an option"
+            )

@@ -1,0 +1,123 @@
+"""Run a function on ranks of its own: real processes, real process groups, the rank's platform.
+
+The test process itself never installs the CPU platform nor makes process groups.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+
+class RankFailure(AssertionError):
+    """A rank failed; the message carries its last lines."""
+
+
+def free_port() -> int:
+    """A TCP port of the loopback that is free now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def run_ranks(
+    function: str, *, ranks: int = 1, timeout: float = 120.0, **arguments: Any
+) -> list[Any]:
+    """Run ``function`` on ``ranks`` processes in one default process group.
+
+    Args:
+        function: ``package.module:name`` or ``/path/file.py:name``. On every rank it is called
+            with ``platform`` (the rank's platform) and ``arguments``.
+        arguments: JSON values.
+
+    Returns:
+        What each rank's call returned (JSON values), by rank.
+
+    Raises:
+        RankFailure: a rank raised, died, or did not end within ``timeout`` seconds.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        base = Path(folder)
+        port = free_port()
+        processes = []
+        for rank in range(ranks):
+            environ = os.environ | {
+                "RANK": str(rank),
+                "LOCAL_RANK": str(rank),
+                "WORLD_SIZE": str(ranks),
+                "MASTER_ADDR": "127.0.0.1",
+                "MASTER_PORT": str(port),
+                "OMP_NUM_THREADS": "1",
+                "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+            }
+            command = [sys.executable, "-m", "mimo_core.testing.ranks", function]
+            command += [json.dumps(arguments), str(base / f"result-{rank}")]
+            with (base / f"log-{rank}").open("wb") as log:
+                processes.append(
+                    subprocess.Popen(
+                        command, env=environ, stdout=log, stderr=log, start_new_session=True
+                    )
+                )
+        try:
+            _wait(processes, base, timeout)
+        finally:
+            for process in processes:
+                if process.poll() is None:
+                    os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+        return [json.loads((base / f"result-{rank}").read_text()) for rank in range(ranks)]
+
+
+def _wait(processes: list[subprocess.Popen[bytes]], logs: Path, timeout: float) -> None:
+    end = time.monotonic() + timeout
+    while any(process.poll() is None for process in processes):
+        for rank, process in enumerate(processes):
+            if process.poll() not in (None, 0):
+                raise RankFailure(f"rank {rank} failed:\n{_tail(logs / f'log-{rank}')}")
+        if time.monotonic() > end:
+            tails = "\n".join(
+                f"--- rank {rank} ---\n{_tail(logs / f'log-{rank}')}"
+                for rank in range(len(processes))
+            )
+            raise RankFailure(f"not done after {timeout} s\n{tails}")
+        time.sleep(0.05)
+    for rank, process in enumerate(processes):
+        if process.returncode:
+            raise RankFailure(f"rank {rank} failed:\n{_tail(logs / f'log-{rank}')}")
+
+
+def _tail(log: Path, lines: int = 60) -> str:
+    return "\n".join(log.read_text(errors="replace").splitlines()[-lines:])
+
+
+def _main() -> None:
+    function, arguments, result = sys.argv[1:]
+    module, _, name = function.rpartition(":")
+
+    from mimo_core import platforms
+
+    platform = platforms.select(int(os.environ["LOCAL_RANK"]))
+    import torch.distributed as dist
+
+    dist.init_process_group(platform.backend)
+    if module.endswith(".py"):
+        sys.path.insert(0, str(Path(module).parent))
+        module = Path(module).stem
+    call = getattr(importlib.import_module(module), name)
+    value = call(platform=platform, **json.loads(arguments))
+    Path(result).write_text(json.dumps(value))
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    _main()

@@ -1,0 +1,1 @@
+"""The engine: everything wired into megatron's stock ``pretrain()``."""

@@ -1,0 +1,63 @@
+"""Where megatron 0.19.2's stock loop is adapted: each with its reason.
+
+``tests/test_adaptations.py`` fails where a reason is gone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from mimo_core.optimizer import build_optimizer
+
+
+def adapt_stock_loop(
+    *,
+    train_step: Callable[[Callable[..., Any]], Callable[..., Any]],
+    evaluate: Callable[[Callable[..., Any]], Callable[..., Any]],
+) -> None:
+    """Adapt megatron in this process, once, before ``pretrain()``.
+
+    Args:
+        train_step: Gives the function that stands around the stock ``train_step``. The loop has
+            no hook after a step, prints its losses on the world's last rank only (ours are where
+            the language model's last stage is), and the communicator must know whose rows come.
+        evaluate: The same around the stock ``evaluate``.
+    """
+    import megatron.core.datasets.utils as dataset_utils
+    import megatron.core.models.mimo.optimizer as mimo_optimizer
+    from megatron.training import training
+
+    # Runs make in a folder that has no Makefile in the wheel, which ships what it would compile.
+    dataset_utils.compile_helpers = _nothing_to_compile
+    # See mimo_core.optimizer.
+    mimo_optimizer.get_mimo_optimizer = build_optimizer
+    training.train_step = train_step(training.train_step)
+    training.evaluate = evaluate(training.evaluate)
+
+
+def _nothing_to_compile() -> None: ...
+
+
+def write_tensorboard(folder: Path) -> None:
+    """Let the stock loop write TensorBoard events from this rank.
+
+    It would on the world's last rank, which may be any module's. Called after the globals are set.
+    """
+    from megatron.training import global_vars
+    from torch.utils.tensorboard import SummaryWriter
+
+    global_vars._GLOBAL_TENSORBOARD_WRITER = SummaryWriter(log_dir=str(folder))
+
+
+@contextmanager
+def exit_is_an_end() -> Iterator[None]:
+    """The stock loop ends the process where an exit flag says so (``exit_interval``): the run is
+    done then, with its checkpoint saved, and what comes after it still has to happen."""
+    try:
+        yield
+    except SystemExit as end:
+        if end.code not in (None, 0):
+            raise

@@ -1,0 +1,140 @@
+"""The stock loop's arguments, made from the recipe; the one place where flags are named."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from mimo_core.contract import LANGUAGE
+from mimo_core.errors import RecipeError
+from mimo_core.plan import Plan
+
+
+@attrs.frozen(kw_only=True)
+class Steps:
+    """How many steps of what a run makes, beyond the recipe."""
+
+    evaluation_iterations: int
+    save: Path
+    resume: bool
+
+
+def flags(plan: Plan, steps: Steps) -> dict[str, Any]:
+    """Stock flags by name (underscores); ``True`` is a bare flag.
+
+    Raises:
+        RecipeError: the recipe's ``megatron`` section sets a flag that the engine owns.
+    """
+    train, recipe = plan.recipe.train, plan.recipe
+    language = plan.graph.descriptions[LANGUAGE]
+    grid = plan.layout.grids[LANGUAGE]
+    owned: dict[str, Any] = {
+        # Read for FLOP counts and sanity checks; the modules are built from their own options.
+        "num_layers": language.layers,
+        "hidden_size": language.width,
+        "num_attention_heads": language.heads,
+        "seq_length": train.sequence_length,
+        "max_position_embeddings": train.sequence_length,
+        "tokenizer_type": "NullTokenizer",
+        "vocab_size": plan.graph.tokenizer.size,
+        # The loop counts microbatches with the language model's grid.
+        "tensor_model_parallel_size": grid.tp,
+        "pipeline_model_parallel_size": grid.pp,
+        "context_parallel_size": grid.cp,
+        "micro_batch_size": train.micro_batch_size,
+        "global_batch_size": train.global_batch_size,
+        "train_iters": train.iterations,
+        "lr": train.learning_rate,
+        "min_lr": train.minimum_learning_rate,
+        "lr_warmup_iters": train.warmup_iterations,
+        "lr_decay_style": train.decay,
+        "weight_decay": train.weight_decay,
+        "clip_grad": train.clip_gradient,
+        "seed": train.seed,
+        "bf16": train.precision == "bf16",
+        "dataloader_type": "external",
+        "use_distributed_optimizer": True,
+        "calculate_per_token_loss": True,
+        "eval_iters": steps.evaluation_iterations,
+        "eval_interval": recipe.evaluate.every or train.iterations,
+        "save": str(steps.save),
+        "save_interval": recipe.checkpoint.save_every or train.iterations,
+        "ckpt_format": "torch_dist",
+        # Random state of every data-parallel rank is saved, not of the first alone.
+        "data_parallel_random_init": True,
+        "load": str(steps.save) if steps.resume else None,
+        "log_interval": train.log_every,
+    }
+    defaults: dict[str, Any] = {
+        "no_gradient_accumulation_fusion": True,
+        "no_masked_softmax_fusion": True,
+        "rerun_mode": "disabled",
+    }
+    taken = sorted(set(owned) & set(recipe.megatron))
+    if taken:
+        raise RecipeError(
+            "\n".join(
+                plan.loaded.message(
+                    ("megatron", name),
+                    f"--{name.replace('_', '-')} is set by the engine from the recipe; leave it "
+                    "out of the megatron section",
+                )
+                for name in taken
+            )
+        )
+    return owned | defaults | recipe.megatron
+
+
+def command_line(values: Mapping[str, Any]) -> list[str]:
+    """Flags as the stock parser takes them."""
+    line: list[str] = []
+    for name, value in values.items():
+        if value is None or value is False:
+            continue
+        line.append(f"--{name.replace('_', '-')}")
+        if value is not True:
+            line += [str(item) for item in value] if isinstance(value, list) else [str(value)]
+    return line
+
+
+def parse(plan: Plan, values: Mapping[str, Any]) -> Any:
+    """Parsed and validated stock arguments of this rank, set as megatron's globals.
+
+    The stock validation derives data parallelism from the world size; it is shown the language
+    model's share of the world, and the whole of it afterwards.
+
+    Raises:
+        RecipeError: the stock parser does not know a flag of the ``megatron`` section, or does
+            not accept its value.
+    """
+    from megatron.training import arguments, global_vars
+
+    with _command_line(command_line(values)):
+        try:
+            args = arguments.parse_args()
+        except SystemExit as end:
+            given = ", ".join(f"{key}: {value}" for key, value in plan.recipe.megatron.items())
+            raise RecipeError(
+                f"megatron's argument parser refused the recipe's megatron section ({given}); its "
+                "message is above"
+            ) from end
+    world_size = args.world_size
+    args.world_size = plan.layout.grids[LANGUAGE].size
+    arguments.validate_args(args)
+    args.world_size = world_size
+    global_vars.set_global_variables(args)
+    return args
+
+
+@contextmanager
+def _command_line(line: list[str]) -> Any:
+    kept, sys.argv = sys.argv, ["mimo-pretrain", *line]
+    try:
+        yield
+    finally:
+        sys.argv = kept

@@ -1,0 +1,98 @@
+"""Whether the sizes of a recipe fit each other and what the plugins say of their modules."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from mimo_core.contract import LANGUAGE, Description, Grid
+from mimo_core.graph import Graph
+from mimo_core.recipe import LoadedRecipe
+
+Mistake = tuple[tuple[str | int, ...], str]
+_SIZES = ("tp", "cp", "pp", "dp", "ep", "expert_tp")
+
+
+def validate(loaded: LoadedRecipe, graph: Graph) -> None:
+    """Checks the grids against the descriptions, and the batches against the grids.
+
+    Raises:
+        RecipeError: Sizes that do not fit, a line for each.
+    """
+    mistakes = list(_batches(loaded, graph))
+    for name, module in graph.modules.items():
+        description = graph.descriptions[name]
+        path = ("modules", name, "grid")
+        for size, said in _grid(module.grid, description, module.plugin):
+            mistakes.append(((*path, size), said))
+    if mistakes:
+        raise loaded.error(mistakes)
+
+
+def _grid(grid: Grid, description: Description, plugin: str) -> Iterator[tuple[str, str]]:
+    for size in _SIZES:
+        number = getattr(grid, size)
+        if number > 1 and size not in description.parallel:
+            can = ", ".join(name for name in _SIZES if name in description.parallel) or "none"
+            yield (
+                size,
+                f"plugin {plugin!r} does not support {size} {number}; of the grid's sizes it "
+                f"lets these exceed 1: {can}",
+            )
+    if grid.ep > 1 and not description.experts:
+        yield "ep", f"{grid.ep}, but this module has no experts; set ep to 1"
+    for what, number, size in _divisions(description):
+        if number % getattr(grid, size):
+            yield (
+                size,
+                f"{getattr(grid, size)} does not divide {what} {number}; "
+                f"choose one of {_divisors(number)}",
+            )
+
+
+def _divisions(description: Description) -> Iterator[tuple[str, int, str]]:
+    """What each size must divide: the plugin's own words first, then those that always hold."""
+    always = (
+        ("attention heads", description.heads, "tp"),
+        ("layers", description.layers, "pp"),
+        ("experts", description.experts, "ep"),
+    )
+    seen: set[tuple[int, str]] = set()
+    for what, number, size in (*description.divides, *always):
+        if (number, size) not in seen:
+            seen.add((number, size))
+            yield what, number, size
+
+
+def _divisors(number: int) -> str:
+    return ", ".join(str(d) for d in range(1, min(number, 64) + 1) if number % d == 0)
+
+
+def _batches(loaded: LoadedRecipe, graph: Graph) -> Iterator[Mistake]:
+    train, grid = loaded.recipe.train, graph.modules[LANGUAGE].grid
+    samples = train.micro_batch_size * grid.dp
+    factors = f"micro_batch_size {train.micro_batch_size} x dp {grid.dp} of {LANGUAGE}"
+    if train.global_batch_size % samples:
+        yield (
+            ("train", "global_batch_size"),
+            f"{train.global_batch_size} is no multiple of the {samples} samples of a microbatch "
+            f"({factors})",
+        )
+    for name in graph.encoders:
+        dp = graph.modules[name].grid.dp
+        if samples % dp:
+            yield (
+                ("modules", name, "grid", "dp"),
+                f"{dp} does not divide the {samples} samples of a microbatch ({factors}); "
+                f"choose one of {_divisors(samples)}, or a larger microbatch",
+            )
+    parts = {
+        f"2 x cp {grid.cp} (a rank takes two chunks)": 2 * grid.cp if grid.cp > 1 else 1,
+        f"cp {grid.cp} x tp {grid.tp} (sequence parallel)": grid.cp * grid.tp if grid.tp > 1 else 1,
+    }
+    for what, number in parts.items():
+        if train.sequence_length % number:
+            yield (
+                ("train", "sequence_length"),
+                f"{train.sequence_length} is no multiple of {number} = {what} of {LANGUAGE}; "
+                f"the next that is: {-(-train.sequence_length // number) * number}",
+            )

@@ -1,0 +1,123 @@
+"""The model in numbers, without torch."""
+
+from __future__ import annotations
+
+from mimo_core.contract import Description, Module
+from mimo_plugin_nemotron.options import CONVOLUTION_WIDTH, Options
+
+
+def describe(module: Module) -> Description:
+    """Widths, parameters and forward FLOPs of the whole model."""
+    options: Options = module.options
+    pattern = options.pattern
+    vocabulary = padded_vocabulary(module)
+    hidden = options.hidden_size
+    embeddings = vocabulary * hidden * (1 if options.tie_embeddings else 2)
+    parallel = {"tp", "pp", "dp"}
+    if "E" in pattern:
+        parallel |= {"ep", "expert_tp"}
+    return Description(
+        width=hidden,
+        layers=len(pattern),
+        heads=options.attention_heads if "*" in pattern else 0,
+        experts=options.experts if "E" in pattern else 0,
+        parameters=embeddings + hidden + sum(_parameters(options, kind) for kind in pattern),
+        flops_per_position=2.0 * hidden * vocabulary
+        + sum(_flops(options, kind, module.train.sequence_length) for kind in pattern),
+        parallel=frozenset(parallel),
+        divides=_divides(module, vocabulary),
+    )
+
+
+def padded_vocabulary(module: Module) -> int:
+    """Rows of the module's embedding.
+
+    Raises:
+        ValueError: the module has no vocabulary: it is not the language model.
+    """
+    if module.vocabulary_size is None:
+        raise ValueError(
+            f"module {module.name!r} has no vocabulary: plugin {module.plugin!r} makes a language "
+            "model, so use it for the module named 'language'"
+        )
+    options: Options = module.options
+    return options.padded_vocabulary(module.vocabulary_size)
+
+
+def _mamba_widths(options: Options) -> tuple[int, int, int]:
+    """(inner width, convolution channels, width of the input projection) of a Mamba2 layer."""
+    inner = options.mamba_head_count * options.mamba_head_dim
+    channels = inner + 2 * options.mamba_groups * options.mamba_state
+    return inner, channels, inner + channels + options.mamba_head_count
+
+
+def _parameters(options: Options, kind: str) -> int:
+    """Parameters of one layer, its norm included."""
+    hidden = options.hidden_size
+    if kind == "M":
+        inner, channels, projected = _mamba_widths(options)
+        per_head = 3 * options.mamba_head_count  # dt_bias, A_log, D
+        convolution = channels * (CONVOLUTION_WIDTH + 1)
+        return hidden + hidden * projected + convolution + per_head + inner + inner * hidden
+    if kind == "*":
+        return hidden + hidden * _attention_columns(options)
+    if kind == "-":
+        return hidden + 2 * hidden * options.mlp_width
+    routed = options.experts * (hidden + 2 * hidden * options.expert_width)
+    return hidden + routed + 2 * hidden * options.shared_expert_ffn_hidden_size
+
+
+def _flops(options: Options, kind: str, sequence_length: int) -> float:
+    """Forward floating-point operations of one layer for one position.
+
+    Two for each weight of a matrix that the position meets, plus: causal attention 2 S d (scores
+    and values over S / 2 positions on average, d the width of all heads); the Mamba2 scan 7 d n
+    (n the state size), as megatron's own throughput figure counts it.
+    """
+    hidden = options.hidden_size
+    if kind == "M":
+        inner, channels, projected = _mamba_widths(options)
+        matrices = hidden * (projected + inner) + channels * CONVOLUTION_WIDTH
+        return 2.0 * matrices + 7.0 * inner * options.mamba_state
+    if kind == "*":
+        width = options.attention_heads * options.attention_head_dim
+        return 2.0 * hidden * _attention_columns(options) + 2.0 * sequence_length * width
+    if kind == "-":
+        return 4.0 * hidden * options.mlp_width
+    met = options.experts_per_token * options.expert_width + options.shared_expert_ffn_hidden_size
+    return 2.0 * hidden * options.experts + 4.0 * hidden * met
+
+
+def _attention_columns(options: Options) -> int:
+    """Width of queries, keys, values and attention output together."""
+    return 2 * (options.attention_heads + options.kv_head_count) * options.attention_head_dim
+
+
+def _divides(module: Module, vocabulary: int) -> tuple[tuple[str, int, str], ...]:
+    options: Options = module.options
+    sizes = [
+        ("layers", len(options.pattern), "pp"),
+        ("padded vocabulary", vocabulary, "tp"),
+        ("sequence length", module.train.sequence_length, "tp"),
+    ]
+    if "*" in options.pattern:
+        sizes += [
+            ("attention heads", options.attention_heads, "tp"),
+            ("key and value heads", options.kv_head_count, "tp"),
+        ]
+    if "M" in options.pattern:
+        sizes += [
+            ("Mamba2 heads", options.mamba_head_count, "tp"),
+            ("Mamba2 groups", options.mamba_groups, "tp"),
+        ]
+    if "-" in options.pattern:
+        sizes.append(("MLP width", options.mlp_width, "tp"))
+    if "E" in options.pattern:
+        sizes += [
+            ("experts", options.experts, "ep"),
+            ("expert width", options.expert_width, "expert_tp"),
+        ]
+        if options.shared_expert_ffn_hidden_size:
+            shared = options.shared_expert_ffn_hidden_size
+            sizes.append(("shared expert width", shared, "tp"))
+    return tuple(sizes)

@@ -1,0 +1,106 @@
+"""The language model as megatron's ``HybridModel``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from megatron.core.activations import squared_relu
+from megatron.core.models.hybrid.hybrid_model import HybridModel
+from megatron.core.process_groups_config import ProcessGroupCollection
+from megatron.core.transformer import TransformerConfig
+from megatron.core.transformer.spec_utils import ModuleSpec
+
+from mimo_core.contract import Module, Platform
+from mimo_core.model.config import transformer_config
+from mimo_plugin_nemotron import kernels
+from mimo_plugin_nemotron.description import padded_vocabulary
+from mimo_plugin_nemotron.options import Options
+
+
+def model_spec(
+    module: Module, groups: ProcessGroupCollection | None, platform: Platform
+) -> ModuleSpec:
+    """Spec of the whole language model; its pipeline stage follows from ``groups``."""
+    options: Options = module.options
+    if "M" in options.pattern:
+        kernels.provide(platform)
+    return ModuleSpec(
+        module=HybridModel,
+        params={
+            "config": hybrid_config(module, platform),
+            "hybrid_stack_spec": _stack_spec(platform),
+            "vocab_size": padded_vocabulary(module),
+            "max_sequence_length": module.train.sequence_length,
+            "hybrid_layer_pattern": options.pattern,
+            "pre_process": groups is None or groups.pp.rank() == 0,
+            "post_process": groups is None or groups.pp.rank() == groups.pp.size() - 1,
+            "pg_collection": groups,
+            "position_embedding_type": "none",
+            # The core scatters over tp, after it has put the encoders' rows in.
+            "scatter_embedding_sequence_parallel": False,
+            "parallel_output": True,
+            "share_embeddings_and_output_weights": options.tie_embeddings,
+        },
+    )
+
+
+def hybrid_config(module: Module, platform: Platform) -> TransformerConfig:
+    """The model's ``TransformerConfig`` on the module's grid."""
+    options: Options = module.options
+    architecture: dict[str, Any] = {
+        "num_layers": len(options.pattern),
+        "is_hybrid_model": True,
+        "hidden_size": options.hidden_size,
+        "num_attention_heads": options.attention_heads,
+        "num_query_groups": options.kv_head_count,
+        "kv_channels": options.attention_head_dim,
+        "ffn_hidden_size": options.mlp_width,
+        "activation_func": squared_relu,
+        "add_bias_linear": False,
+        "normalization": "RMSNorm",
+        "layernorm_epsilon": options.norm_epsilon,
+        "hidden_dropout": options.dropout,
+        "attention_dropout": options.dropout,
+        # The only dispatcher that knows variable_seq_lengths; checked without experts too.
+        "moe_token_dispatcher_type": "alltoall",
+        "transformer_impl": "transformer_engine" if platform.transformer_engine else "local",
+    }
+    if "M" in options.pattern:
+        architecture |= {
+            "mamba_num_heads": options.mamba_head_count,
+            "mamba_head_dim": options.mamba_head_dim,
+            "mamba_state_dim": options.mamba_state,
+            "mamba_num_groups": options.mamba_groups,
+        }
+    if "E" in options.pattern:
+        architecture |= _expert_architecture(options, platform)
+    return transformer_config(module, sequence_parallel=True, **architecture)
+
+
+def _expert_architecture(options: Options, platform: Platform) -> dict[str, Any]:
+    return {
+        "num_moe_experts": options.experts,
+        "moe_router_topk": options.experts_per_token,
+        "moe_ffn_hidden_size": options.expert_width,
+        "moe_shared_expert_intermediate_size": options.shared_expert_ffn_hidden_size or None,
+        "moe_router_score_function": options.router_score,
+        # A softmax over one chosen expert would be 1 whatever the router says.
+        "moe_router_pre_softmax": options.router_score == "softmax",
+        "moe_router_enable_expert_bias": options.router_bias,
+        "moe_router_topk_scaling_factor": options.routed_scaling,
+        "moe_router_load_balancing_type": "aux_loss" if options.router_aux_loss else "none",
+        "moe_aux_loss_coeff": options.router_aux_loss,
+        "moe_router_dtype": "fp32",
+        # The grouped GEMM is TransformerEngine's; without it, one expert after another.
+        "moe_grouped_gemm": platform.transformer_engine,
+    }
+
+
+def _stack_spec(platform: Platform) -> ModuleSpec:
+    if platform.transformer_engine:
+        from megatron.core.models.hybrid.hybrid_layer_specs import hybrid_stack_spec
+
+        return hybrid_stack_spec
+    from mimo_plugin_nemotron.local_layers import local_stack_spec
+
+    return local_stack_spec()

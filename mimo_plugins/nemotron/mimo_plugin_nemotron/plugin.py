@@ -1,0 +1,58 @@
+"""The hooks. Importing this module imports neither torch nor megatron."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from mimo_core.contract import BatchContext, Description, Edge, Module, Platform, Sample
+from mimo_core.hookspecs import hookimpl
+from mimo_plugin_nemotron import description
+from mimo_plugin_nemotron.options import Options
+
+if TYPE_CHECKING:
+    from megatron.core.process_groups_config import ProcessGroupCollection
+    from megatron.core.transformer.spec_utils import ModuleSpec
+
+
+@hookimpl
+def options() -> type:
+    return Options
+
+
+@hookimpl
+def describe(module: Module) -> Description:
+    return description.describe(module)
+
+
+@hookimpl
+def module_edges(module: Module, modules: Mapping[str, Module]) -> Sequence[Edge]:
+    return []
+
+
+@hookimpl
+def rng_prefix(module: Module) -> str:
+    return f"{module.name}."
+
+
+@hookimpl
+def build_submodule(
+    module: Module, groups: ProcessGroupCollection | None, platform: Platform
+) -> ModuleSpec:
+    from mimo_plugin_nemotron.model import model_spec
+
+    return model_spec(module, groups, platform)
+
+
+@hookimpl
+def provide_batch(
+    module: Module, samples: Sequence[Sample], context: BatchContext
+) -> dict[str, Any]:
+    import attrs
+    import torch
+
+    sequences = context.sequences(samples)
+    return {
+        field.name: torch.from_numpy(getattr(sequences, field.name))
+        for field in attrs.fields(type(sequences))
+    }

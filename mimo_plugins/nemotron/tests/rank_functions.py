@@ -1,0 +1,237 @@
+"""What the tests run on ranks; only here megatron is imported."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from megatron.core import parallel_state
+from megatron.core.process_groups_config import ProcessGroupCollection
+from megatron.core.tensor_parallel import model_parallel_cuda_manual_seed
+from megatron.core.transformer.spec_utils import build_module
+from mimo_core.contract import Grid
+from mimo_core.topology.groups import build_topology
+from mimo_plugin_nemotron import plugin
+from torch import Tensor, nn
+
+from modules import BATCH, SEQUENCE, VOCABULARY, language_module
+
+
+class Built:
+    """A model on a grid that begins at world rank 0."""
+
+    def __init__(self, platform: Any, grid: Grid, **options: Any) -> None:
+        self.module = language_module(grid, **options)
+        topology = build_topology({"language": grid}, {"language": 0}, platform.backend)
+        self.groups: ProcessGroupCollection = topology.groups["language"]
+        if parallel_state._GLOBAL_MEMORY_BUFFER is None:
+            parallel_state._set_global_memory_buffer()
+        model_parallel_cuda_manual_seed(
+            7,
+            tp_rank=self.groups.tp.rank(),
+            ep_rank=self.groups.ep.rank(),
+            etp_rank=self.groups.expt_tp.rank(),
+            force_reset_rng=True,
+        )
+        spec = plugin.build_submodule(self.module, self.groups, platform)
+        self.model: nn.Module = build_module(spec)
+
+    def losses(self, ids: Tensor, labels: Tensor) -> Tensor:
+        """``[B, S]``."""
+        result: Tensor = self.model(ids, positions(ids), None, labels=labels)
+        return result
+
+
+def positions(ids: Tensor) -> Tensor:
+    return torch.arange(ids.shape[1]).expand_as(ids)
+
+
+def tokens(seed: int = 0) -> Tensor:
+    """``[B, S]``, the same on every rank."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, VOCABULARY, (BATCH, SEQUENCE), generator=generator)
+
+
+def one_rank(platform: Any, patterns: list[str]) -> dict[str, Any]:
+    """All that one rank can tell, in one launch."""
+    # First: the kernels must reach a mixer that was imported before the plugin is asked.
+    return {
+        "kernels": _mixer_kernels(platform),
+        "stock": _stock_limits(platform),
+        "layers": {pattern: _facts(platform, pattern) for pattern in patterns},
+    }
+
+
+def _facts(platform: Any, pattern: str) -> dict[str, Any]:
+    built = Built(platform, Grid(), pattern=pattern, tie_embeddings=pattern == "M")
+    ids = tokens()
+    losses = built.losses(ids, ids.roll(-1, 1))
+    losses.sum().backward()
+    gradients = {name: p.grad for name, p in built.model.named_parameters()}
+    changed = ids.clone()
+    changed[:, SEQUENCE // 2] = (changed[:, SEQUENCE // 2] + 1) % VOCABULARY
+    with torch.no_grad():
+        before, after = (built.model(t, positions(t), None) for t in (ids, changed))
+    difference = (before - after).abs().amax(dim=(0, 2))
+    return {
+        "losses": list(losses.shape),
+        "parameters": sum(p.numel() for p in built.model.parameters()),
+        "described": plugin.describe(built.module).parameters,
+        "without_gradient": [
+            name
+            for name, g in gradients.items()
+            if g is None or not g.isfinite().all() or not g.any()
+        ],
+        "earlier_logits": difference[: SEQUENCE // 2].max().item(),
+        "later_logits": difference[SEQUENCE // 2 :].min().item(),
+    }
+
+
+def _mixer_kernels(platform: Any) -> dict[str, Any]:
+    from megatron.core.ssm import mamba_mixer
+
+    before = mamba_mixer.HAVE_MAMBA_SSM
+    mixers = [
+        Built(platform, Grid(), pattern="M").model.decoder.layers[0].mixer for _ in range(2)
+    ]
+    return {
+        "before": before,
+        "after": mamba_mixer.HAVE_MAMBA_SSM,
+        "same": type(mixers[0]) is type(mixers[1]),
+    }
+
+
+def _stock_limits(platform: Any) -> dict[str, str]:
+    """What megatron's own classes do where ours stand in for them."""
+    from megatron.core.models.hybrid.hybrid_block import HybridStack
+    from megatron.core.transformer.moe.moe_utils import maybe_move_tensor_to_cpu
+    from megatron.core.transformer.torch_norm import WrappedTorchNorm
+
+    built = Built(platform, Grid(), pattern="-")
+    config = built.model.config
+    submodules = built.model.hybrid_stack_spec.submodules
+
+    def stack() -> nn.Module:
+        layers, groups = ["-"], built.groups
+        return HybridStack(config, submodules, layer_type_list=layers, pg_collection=groups)
+
+    def norm() -> nn.Module:
+        split = copy.copy(config)
+        split.sequence_parallel = True
+        return WrappedTorchNorm(split, 8)
+
+    return {
+        "final norm": _error(stack),
+        "norm": _error(norm),
+        "split sizes": type(maybe_move_tensor_to_cpu(torch.ones(2), as_numpy=True)).__name__,
+    }
+
+
+def _error(call: Callable[[], Any]) -> str:
+    try:
+        call()
+    except Exception as error:
+        return repr(error)
+    return "none"
+
+
+def two_ranks(platform: Any, grids: list[dict[str, int]]) -> dict[str, Any]:
+    """All that two ranks can tell, in one launch."""
+    return {"grids": _parallel_as_one(platform, grids), "stages": _two_stages(platform)}
+
+
+def _parallel_as_one(platform: Any, grids: list[dict[str, int]]) -> list[dict[str, float]]:
+    """Each grid over all ranks against the whole model: largest differences."""
+    world = dist.get_world_size()
+    whole = Built(platform, Grid(dp=world))
+    ids = tokens()
+    labels = ids.roll(-1, 1)
+    whole_losses = whole.losses(ids, labels)
+    whole_losses.sum().backward()
+    results = []
+    for sizes in grids:
+        part = Built(platform, Grid(**sizes))
+        with torch.no_grad():
+            for name, parameter in part.model.named_parameters():
+                parameter.copy_(_shard(part, name, parameter, _whole_parameter(whole, part, name)))
+        results.append(_compare(whole, whole_losses, part, ids, labels))
+    return results
+
+
+def _compare(
+    whole: Built, whole_losses: Tensor, part: Built, ids: Tensor, labels: Tensor
+) -> dict[str, float]:
+    # A data-parallel rank takes rows of its own; gradients are summed, as over tokens.
+    replicas, replica = part.groups.dp.size(), part.groups.dp.rank()
+    rows = slice(replica * BATCH // replicas, (replica + 1) * BATCH // replicas)
+    losses = part.losses(ids[rows], labels[rows])
+    losses.sum().backward()
+    worst = 0.0
+    for name, parameter in part.model.named_parameters():
+        gradient = parameter.grad
+        assert gradient is not None
+        if getattr(parameter, "sequence_parallel", False):
+            dist.all_reduce(gradient, group=part.groups.tp)
+        dense = getattr(parameter, "allreduce", True)
+        dist.all_reduce(gradient, group=part.groups.dp if dense else part.groups.expt_dp)
+        reference = _whole_parameter(whole, part, name).grad
+        assert reference is not None
+        expected = _shard(part, name, parameter, reference)
+        worst = max(worst, ((gradient - expected).abs().max() / expected.abs().max()).item())
+    return {
+        "losses": (losses - whole_losses[rows]).abs().max().item(),
+        "gradients": worst,
+        "sequence_parallel": part.model.config.sequence_parallel,
+    }
+
+
+def _whole_parameter(whole: Built, part: Built, name: str) -> nn.Parameter:
+    """The whole model's parameter of which ``name`` is a part: experts are numbered over ep."""
+    words = name.split(".")
+    if "local_experts" in words:
+        place = words.index("local_experts") + 1
+        count = part.module.options.experts // part.groups.ep.size()
+        words[place] = str(part.groups.ep.rank() * count + int(words[place]))
+    return whole.model.get_parameter(".".join(words))
+
+
+def _shard(part: Built, name: str, parameter: nn.Parameter, full: Tensor) -> Tensor:
+    """This rank's part of ``full``, by the attributes that megatron leaves on its parameter."""
+    if parameter.shape == full.shape:
+        return full
+    group = part.groups.expt_tp if "local_experts" in name else part.groups.tp
+    dim: int = parameter.partition_dim  # type: ignore[assignment]
+    sizes = getattr(parameter, "partition_sizes", None) or [parameter.shape[dim]]
+    blocks = full.split([size * group.size() for size in sizes], dim=dim)
+    return torch.cat([block.chunk(group.size(), dim)[group.rank()] for block in blocks], dim=dim)
+
+
+def _two_stages(platform: Any) -> dict[str, float]:
+    """The model on pp 2, its stages joined by hand, against the same on one rank."""
+    whole = Built(platform, Grid(dp=2), tie_embeddings=True)
+    part = Built(platform, Grid(pp=2), tie_embeddings=True)
+    stage = part.groups.pp.rank()
+    layers = len(part.model.decoder.layers)
+    with torch.no_grad():
+        for name, parameter in part.model.named_parameters():
+            words = name.split(".")
+            if words[:2] == ["decoder", "layers"]:
+                words[2] = str(int(words[2]) + stage * layers)
+            if name == "output_layer.weight":
+                words = ["embedding", "word_embeddings", "weight"]
+            parameter.copy_(whole.model.get_parameter(".".join(words)))
+    ids = tokens()
+    labels = ids.roll(-1, 1)
+    expected = whole.losses(ids, labels)
+    hidden = torch.empty(SEQUENCE, BATCH, part.module.options.hidden_size)
+    if stage == 0:
+        hidden = part.model(ids, positions(ids), None).detach()
+    dist.broadcast(hidden, 0)
+    if stage == 0:
+        return {"layers": layers, "losses": 0.0}
+    part.model.set_input_tensor(hidden)
+    losses = part.losses(ids, labels)
+    return {"layers": layers, "losses": (losses - expected).abs().max().item()}

@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import attrs
+import pytest
+from mimo_plugin_nemotron.options import Options
+
+
+def test_the_defaults_are_a_model() -> None:
+    options = Options()
+    assert options.kv_head_count == options.attention_heads
+    assert options.attention_head_dim * options.attention_heads == options.hidden_size
+    assert options.mamba_head_count * options.mamba_head_dim == 2 * options.hidden_size
+    assert options.mlp_width == options.expert_width == 4 * options.hidden_size
+
+
+def test_frozen_and_keyword_only() -> None:
+    with pytest.raises(TypeError):
+        Options("M")  # type: ignore[misc]
+    with pytest.raises(attrs.exceptions.FrozenInstanceError):
+        Options().hidden_size = 1  # type: ignore[misc]
+
+
+def test_a_wrong_layer_is_named_with_its_position() -> None:
+    with pytest.raises(ValueError, match=r"'M\*X-': character 'X' at position 3.*E \(mixture"):
+        Options(pattern="M*X-")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"pattern": ""}, "pattern is empty"),
+        ({"hidden_size": 0}, "hidden_size is 0: it must be at least 1"),
+        ({"attention_heads": 3}, r"attention_heads \(3\) must divide hidden_size \(64\), or give"),
+        ({"kv_heads": 3}, r"kv_heads \(3\) must divide attention_heads \(4\)"),
+        ({"mamba_head_dim": 48}, r"mamba_head_dim \(48\) must divide twice hidden_size \(128\)"),
+        ({"mamba_groups": 3}, r"mamba_groups \(3\) must divide the Mamba2 heads \(8\)"),
+        ({"pattern": "E", "experts_per_token": 9}, r"experts_per_token \(9\) exceeds experts"),
+        ({"pattern": "E", "router_bias": True, "router_score": "softmax"}, "router_bias needs"),
+        ({"router_score": "tanh"}, "router_score"),
+        ({"dropout": 1.0}, r"dropout is 1.0: it must be in \[0, 1\)"),
+        ({"router_aux_loss": -0.1}, "router_aux_loss is -0.1"),
+        ({"norm_epsilon": 0.0}, "norm_epsilon is 0.0"),
+    ],
+)
+def test_bad_values(given: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Options(**given)  # type: ignore[arg-type]
+
+
+def test_options_of_layers_that_are_not_there_are_not_checked() -> None:
+    Options(pattern="M", attention_heads=3)
+    Options(pattern="*", mamba_groups=3)
+
+
+@pytest.mark.parametrize(("size", "padded"), [(1, 128), (128, 128), (129, 256)])
+def test_the_vocabulary_is_padded(size: int, padded: int) -> None:
+    assert Options().padded_vocabulary(size) == padded

@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib.metadata import EntryPoint
+
+import attrs
+import mimo_core.hookspecs
+import numpy as np
+import pluggy
+import pytest
+from mimo_core.contract import Sequences
+from mimo_plugin_nemotron import plugin
+from mimo_plugin_nemotron.options import Options
+
+from modules import VOCABULARY, language_module
+
+
+def test_every_hook_is_one_of_the_host() -> None:
+    host = pluggy.PluginManager(mimo_core.hookspecs.PROJECT)
+    host.add_hookspecs(mimo_core.hookspecs)
+    host.register(EntryPoint("nemotron", "mimo_plugin_nemotron.plugin", "mimo.plugins").load())
+    host.check_pending()
+    assert host.hook.options() is Options
+    assert host.hook.rng_prefix(module=language_module()) == "language."
+    assert host.hook.module_edges(module=language_module(), modules={}) == []
+
+
+def test_importing_and_describing_take_no_torch() -> None:
+    script = (
+        "import sys\n"
+        "from mimo_plugin_nemotron import plugin\n"
+        "from modules import language_module\n"
+        "plugin.options(), plugin.describe(language_module())\n"
+        "assert not {'torch', 'megatron', 'numpy'} & set(sys.modules), 'heavy imports'\n"
+    )
+    subprocess.run(
+        [sys.executable, "-c", script], check=True, env={"PYTHONPATH": ":".join(sys.path)}
+    )
+
+
+def test_description() -> None:
+    description = plugin.describe(language_module())
+    assert description.width == 32
+    assert description.layers == 4
+    assert description.heads == 4
+    assert description.experts == 4
+    assert description.parallel == {"tp", "pp", "dp", "ep", "expert_tp"}
+    assert ("experts", 4, "ep") in description.divides
+    assert ("key and value heads", 2, "tp") in description.divides
+    assert ("Mamba2 groups", 2, "tp") in description.divides
+    assert ("layers", 4, "pp") in description.divides
+    assert ("padded vocabulary", 208, "tp") in description.divides
+
+
+def test_without_experts_there_is_nothing_to_spread_them_over() -> None:
+    description = plugin.describe(language_module(pattern="M*"))
+    assert description.experts == 0
+    assert description.parallel == {"tp", "pp", "dp"}
+
+
+def test_flops_of_a_matrix_model() -> None:
+    """Without attention scores and scan, forward FLOPs are two a weight that a token meets."""
+    dense = plugin.describe(language_module(pattern="--"))
+    unused = 208 * 32 + 3 * 32  # the embedding is looked up, norms are not matrices
+    assert dense.flops_per_position == 2 * (dense.parameters - unused)
+
+
+def test_nemotron_3_nano_has_30_billion_parameters() -> None:
+    """https://huggingface.co/nvidia/NVIDIA-Nemotron-3-Nano-30B-A3B-BF16 says 31.6 billion."""
+    module = attrs.evolve(
+        language_module(),
+        vocabulary_size=131072,
+        options=Options(
+            pattern="MEMEM*EMEMEM*EMEMEM*EMEMEM*EMEMEM*EMEMEMEM*EMEMEMEME",
+            hidden_size=2688,
+            attention_heads=32,
+            kv_heads=2,
+            head_dim=128,
+            mamba_heads=64,
+            mamba_head_dim=64,
+            mamba_state=128,
+            mamba_groups=8,
+            experts=128,
+            experts_per_token=6,
+            expert_ffn_hidden_size=1856,
+            shared_expert_ffn_hidden_size=3712,
+            routed_scaling=2.5,
+        ),
+    )
+    assert plugin.describe(module).parameters == pytest.approx(31.6e9, rel=0.005)
+
+
+def test_only_the_language_model_has_a_vocabulary() -> None:
+    module = attrs.evolve(language_module(), name="vision", vocabulary_size=None)
+    with pytest.raises(ValueError, match="'vision' has no vocabulary"):
+        plugin.describe(module)
+
+
+class Context:
+    training = True
+
+    def sequences(self, samples: list[str]) -> Sequences:
+        ids = np.arange(len(samples) * 4).reshape(-1, 4) % VOCABULARY
+        return Sequences(
+            input_ids=ids, labels=ids + 1, loss_mask=(ids > 1).astype(np.float32), position_ids=ids
+        )
+
+
+def test_batch() -> None:
+    batch = plugin.provide_batch(language_module(), ["one", "two"], Context())  # type: ignore
+    assert set(batch) == {"input_ids", "labels", "loss_mask", "position_ids"}
+    assert batch["labels"].tolist() == [[1, 2, 3, 4], [5, 6, 7, 8]]
+    assert {str(t.dtype) for t in batch.values()} == {"torch.int64", "torch.float32"}

@@ -1,0 +1,224 @@
+"""The pure-torch Mamba2 operations against the plain recurrence, in float64."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from mimo_plugin_nemotron import scan
+from torch import Tensor
+
+
+def recurrence(x: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor) -> Tensor:
+    """One position after the other; shapes as ``scan.chunked_scan``."""
+    heads, width = x.shape[2:]
+    b, c = (t.repeat_interleave(heads // t.shape[2], dim=2) for t in (b, c))
+    state = torch.zeros(x.shape[0], heads, width, b.shape[-1], dtype=x.dtype)
+    outputs = []
+    for t in range(x.shape[1]):
+        kept = torch.exp(dt[:, t] * a)[..., None, None] * state
+        state = kept + (dt[:, t, :, None] * x[:, t])[..., None] * b[:, t, :, None]
+        outputs.append((state * c[:, t, :, None]).sum(-1))
+    return torch.stack(outputs, dim=1)
+
+
+def scan_inputs(length: int, *, batch: int = 2, heads: int = 4, groups: int = 2) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(length)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    width, state = 3, 5
+    return [
+        normal(batch, length, heads, width),
+        F.softplus(normal(batch, length, heads)),
+        -torch.exp(normal(heads)),
+        normal(batch, length, groups, state),
+        normal(batch, length, groups, state),
+    ]
+
+
+@pytest.mark.parametrize("length", [1, 3, 4, 7, 8, 12, 17])
+@pytest.mark.parametrize("chunk", [1, 4, 128])
+def test_chunked_scan_is_the_recurrence(length: int, chunk: int) -> None:
+    inputs = scan_inputs(length)
+    torch.testing.assert_close(scan.chunked_scan(*inputs, chunk), recurrence(*inputs))
+
+
+@pytest.mark.parametrize("groups", [1, 4])
+def test_any_number_of_groups(groups: int) -> None:
+    inputs = scan_inputs(9, groups=groups)
+    torch.testing.assert_close(scan.chunked_scan(*inputs, 4), recurrence(*inputs))
+
+
+def test_gradients_through_several_chunks() -> None:
+    inputs = [t.requires_grad_() for t in scan_inputs(5, batch=1, heads=2, groups=1)]
+    assert torch.autograd.gradcheck(lambda *t: scan.chunked_scan(*t, 2), inputs)
+
+
+def test_strong_decay_over_a_long_sequence_stays_finite() -> None:
+    x, dt, a, b, c = (t.float() for t in scan_inputs(200))
+    inputs = [t.requires_grad_() for t in (x, dt, a, b, c)]
+    scan.chunked_scan(x, dt * 30, a, b, c, 64).sum().backward()
+    assert all(t.grad is not None and t.grad.isfinite().all() for t in inputs)
+
+
+def test_convolution_is_torch_s_and_looks_back_only() -> None:
+    x = torch.randn(2, 9, 6, dtype=torch.float64)
+    weight, bias = torch.randn(6, 4, dtype=torch.float64), torch.randn(6, dtype=torch.float64)
+    expected = F.conv1d(x.mT, weight[:, None], bias, padding=3, groups=6)[..., :9].mT
+    torch.testing.assert_close(scan.causal_convolution(x, weight, bias), expected)
+
+
+@pytest.mark.parametrize("norm_before_gate", [False, True])
+def test_gated_norm_formula(norm_before_gate: bool) -> None:
+    x, z = torch.randn(2, 3, 8), torch.randn(2, 3, 8)
+    norm = scan.GatedRMSNorm(8, eps=1e-3, group_size=4, norm_before_gate=norm_before_gate)
+    torch.nn.init.normal_(norm.weight)
+    gated = x if norm_before_gate else x * F.silu(z)
+    halves = [h / (h.pow(2).mean(-1, keepdim=True) + 1e-3).sqrt() for h in gated.split(4, dim=-1)]
+    expected = torch.cat(halves, dim=-1) * norm.weight
+    expected = expected * F.silu(z) if norm_before_gate else expected
+    torch.testing.assert_close(norm(x, z), expected)
+
+
+def test_gated_norm_keeps_the_dtype_and_is_a_plain_norm_without_a_gate() -> None:
+    x = torch.randn(5, 8)
+    norm = scan.GatedRMSNorm(8)
+    torch.testing.assert_close(norm(x), F.rms_norm(x, (8,), eps=1e-5))
+    assert norm(x.bfloat16()).dtype is torch.bfloat16
+
+
+HEADS, WIDTH, GROUPS, STATE, TAPS = 4, 3, 2, 5, 4
+INNER = HEADS * WIDTH
+CHANNELS = INNER + 2 * GROUPS * STATE
+
+
+def mixer_inputs(length: int, *, skip_per_feature: bool = False) -> dict[str, Tensor]:
+    torch.manual_seed(length)
+    double = {"dtype": torch.float64}
+    return {
+        "zxbcdt": torch.randn(2, length, INNER + CHANNELS + HEADS, **double),
+        "conv1d_weight": torch.randn(CHANNELS, TAPS, **double),
+        "conv1d_bias": torch.randn(CHANNELS, **double),
+        "dt_bias": torch.randn(HEADS, **double),
+        "A": -torch.rand(HEADS, **double) - 0.1,
+        "D": torch.randn((HEADS, WIDTH) if skip_per_feature else (HEADS,), **double),
+    }
+
+
+def plain_mixer(inputs: dict[str, Tensor], dt_limit: tuple[float, float]) -> Tensor:
+    """The mixer between its projections, from its definition; gated, not normalized."""
+    z, xbc, dt = inputs["zxbcdt"].split([INNER, CHANNELS, HEADS], dim=-1)
+    length = xbc.shape[1]
+    weight, bias = inputs["conv1d_weight"], inputs["conv1d_bias"]
+    xbc = F.conv1d(xbc.mT, weight[:, None], bias, padding=TAPS - 1, groups=CHANNELS)
+    xbc = F.silu(xbc[..., :length].mT)
+    x, b, c = xbc.split([INNER, GROUPS * STATE, GROUPS * STATE], dim=-1)
+    x = x.reshape(2, length, HEADS, WIDTH)
+    b, c = (t.reshape(2, length, GROUPS, STATE) for t in (b, c))
+    dt = F.softplus(dt + inputs["dt_bias"]).clamp(*dt_limit)
+    skip = inputs["D"] if inputs["D"].dim() == 2 else inputs["D"][:, None]
+    y = recurrence(x, dt, inputs["A"], b, c) + x * skip
+    return y.reshape(2, length, INNER) * F.silu(z)
+
+
+@pytest.mark.parametrize("length", [1, 2, 11, 70])
+@pytest.mark.parametrize("skip_per_feature", [False, True])
+def test_split_convolution_scan(length: int, skip_per_feature: bool) -> None:
+    inputs = mixer_inputs(length, skip_per_feature=skip_per_feature)
+    y = scan.mamba_split_conv1d_scan_combined(
+        **inputs,
+        chunk_size=128,
+        headdim=None if skip_per_feature else WIDTH,
+        ngroups=GROUPS,
+        norm_before_gate=False,
+    )
+    torch.testing.assert_close(y, plain_mixer(inputs, (0.0, float("inf"))))
+
+
+def test_step_limits() -> None:
+    inputs = mixer_inputs(6)
+    y = scan.mamba_split_conv1d_scan_combined(
+        **inputs, chunk_size=4, headdim=WIDTH, ngroups=GROUPS, dt_limit=(0.3, 0.9)
+    )
+    torch.testing.assert_close(y, plain_mixer(inputs, (0.3, 0.9)))
+
+
+def test_norm_weight_given() -> None:
+    inputs = mixer_inputs(6)
+    weight = torch.randn(INNER, dtype=torch.float64)
+    y = scan.mamba_split_conv1d_scan_combined(
+        **inputs,
+        chunk_size=4,
+        headdim=WIDTH,
+        ngroups=GROUPS,
+        rmsnorm_weight=weight,
+        rmsnorm_eps=1e-5,
+        norm_before_gate=False,
+    )
+    gated = plain_mixer(inputs, (0.0, float("inf")))
+    size = INNER // GROUPS
+    norm = torch.cat([F.rms_norm(h, (size,), eps=1e-5) for h in gated.split(size, -1)], dim=-1)
+    torch.testing.assert_close(y, norm * weight)
+
+
+def test_bfloat16_in_and_out() -> None:
+    inputs = {name: t.float() for name, t in mixer_inputs(8).items()}
+    inputs["zxbcdt"] = inputs["zxbcdt"].bfloat16()
+    y = scan.mamba_split_conv1d_scan_combined(**inputs, chunk_size=4, headdim=WIDTH, ngroups=GROUPS)
+    assert y.dtype is torch.bfloat16
+    inputs["zxbcdt"] = inputs["zxbcdt"].float()
+    expected = plain_mixer(inputs, (0.0, float("inf")))
+    torch.testing.assert_close(y.float(), expected, atol=0.0, rtol=2**-8)
+
+
+def test_what_a_cpu_cannot_do_is_refused_by_name() -> None:
+    with pytest.raises(ValueError, match="seq_idx.*unpacked"):
+        scan.mamba_split_conv1d_scan_combined(
+            **mixer_inputs(4),
+            chunk_size=4,
+            headdim=WIDTH,
+            ngroups=GROUPS,
+            seq_idx=torch.zeros(2, 4, dtype=torch.int32),  # type: ignore[arg-type]
+        )
+    with pytest.raises(NotImplementedError, match="state cache"):
+        scan.mamba_chunk_scan_combined()
+
+
+def test_the_mixer_of_transformers() -> None:
+    """The same weights in transformers' Mamba2 mixer give the same output."""
+    from transformers import Mamba2Config
+    from transformers.models.mamba2.modeling_mamba2 import Mamba2Mixer
+
+    hidden = INNER // 2
+    torch.manual_seed(0)
+    config = Mamba2Config(
+        hidden_size=hidden,
+        num_heads=HEADS,
+        head_dim=WIDTH,
+        state_size=STATE,
+        n_groups=1,
+        conv_kernel=TAPS,
+        chunk_size=4,
+        layer_norm_epsilon=1e-5,
+    )
+    mixer = Mamba2Mixer(config, layer_idx=0).float()
+    torch.nn.init.normal_(mixer.dt_bias)
+    torch.nn.init.normal_(mixer.D)
+    torch.nn.init.normal_(mixer.norm.weight)
+    states = torch.randn(2, 10, hidden)
+    y = scan.mamba_split_conv1d_scan_combined(
+        mixer.in_proj(states),
+        mixer.conv1d.weight[:, 0],
+        mixer.conv1d.bias,
+        mixer.dt_bias,
+        -mixer.A_log.exp(),
+        mixer.D,
+        chunk_size=4,
+        headdim=WIDTH,
+        rmsnorm_weight=mixer.norm.weight,
+        rmsnorm_eps=1e-5,
+        norm_before_gate=False,
+    )
+    torch.testing.assert_close(mixer.out_proj(y), mixer(states))

@@ -1,0 +1,3 @@
+"""RADIO vision transformers as encoders for mimo-core."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,115 @@
+"""Specs and configs of the tower and its projector."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch.nn.functional as F
+from megatron.core.activations import squared_relu
+from megatron.core.models.vision.multimodal_projector import MultimodalProjector
+from megatron.core.models.vision.vit_layer_specs import (
+    get_vit_layer_with_local_spec,
+    get_vit_layer_with_transformer_engine_spec,
+)
+from megatron.core.process_groups_config import ProcessGroupCollection
+from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParallelLinear
+from megatron.core.transformer import TransformerConfig
+from megatron.core.transformer.mlp import MLPSubmodules
+from megatron.core.transformer.spec_utils import ModuleSpec
+
+from mimo_core import Encoder, Module, Platform
+from mimo_core.model.config import transformer_config
+from mimo_plugin_radio.options import options_of
+from mimo_plugin_radio.tower import RadioTower
+
+
+def encoder(module: Module, groups: ProcessGroupCollection | None, platform: Platform) -> Encoder:
+    """Tower and projector of the module, of TransformerEngine layers where the platform has it."""
+    config = tower_config(module)
+    layer_spec = (
+        get_vit_layer_with_transformer_engine_spec()
+        if platform.transformer_engine
+        else get_vit_layer_with_local_spec()
+    )
+    tower = ModuleSpec(
+        module=RadioTower,
+        params={
+            "config": config,
+            "layer_spec": layer_spec,
+            "options": options_of(module),
+            "pg_collection": groups,
+        },
+    )
+    return Encoder(tower=tower, config=config, projector=_projector(module, groups, platform))
+
+
+def tower_config(module: Module) -> TransformerConfig:
+    """RADIO's layers: pre-norm with LayerNorm, GELU, biases everywhere."""
+    options = options_of(module)
+    return _config(
+        module,
+        num_layers=options.tower_layers,
+        hidden_size=options.tower_width,
+        num_attention_heads=options.tower_heads,
+        ffn_hidden_size=options.tower_ffn_width,
+        activation_func=F.gelu,
+        normalization="LayerNorm",
+        layernorm_epsilon=options.norm_epsilon,
+        hidden_dropout=options.dropout,
+        attention_dropout=options.dropout,
+        add_bias_linear=True,
+    )
+
+
+def _config(module: Module, **architecture: Any) -> TransformerConfig:
+    # Megatron's config refuses its default dispatcher beside variable sequence lengths, experts
+    # or not.
+    return transformer_config(module, moe_token_dispatcher_type="alltoall", **architecture)
+
+
+def _projector(
+    module: Module, groups: ProcessGroupCollection | None, platform: Platform
+) -> ModuleSpec:
+    options = options_of(module)
+    config = _config(
+        module,
+        num_layers=1,
+        hidden_size=module.language_width,
+        # No attention here, but the config demands heads that tp divides.
+        num_attention_heads=module.grid.tp,
+        ffn_hidden_size=options.projector_width,
+        activation_func=squared_relu,
+        add_bias_linear=True,
+    )
+    return ModuleSpec(
+        module=MultimodalProjector,
+        params={
+            "config": config,
+            "submodules": _projector_layers(options.projector, platform),
+            "projector_type": options.projector,
+            "input_size": options.output_width,
+            "tp_group": groups.tp if groups is not None else None,
+        },
+    )
+
+
+def _projector_layers(kind: str, platform: Platform) -> MLPSubmodules:
+    if kind == "affine":
+        return MLPSubmodules(linear_fc1=_gathered_linear, linear_fc2=RowParallelLinear)
+    if platform.transformer_engine:
+        from megatron.core.extensions.transformer_engine import (
+            TEColumnParallelLinear,
+            TERowParallelLinear,
+        )
+
+        return MLPSubmodules(linear_fc1=TEColumnParallelLinear, linear_fc2=TERowParallelLinear)
+    return MLPSubmodules(linear_fc1=ColumnParallelLinear, linear_fc2=RowParallelLinear)
+
+
+def _gathered_linear(*args: Any, **kwargs: Any) -> ColumnParallelLinear:
+    """The affine projector's layer, on every machine core's own: TransformerEngine's cannot gather.
+
+    MultimodalProjector asks for the bias apart and adds it to the gathered output; with tp that
+    is one rank's part of the bias. Here each rank adds its part before the gathering.
+    """
+    return ColumnParallelLinear(*args, **(kwargs | {"skip_bias_add": False}))

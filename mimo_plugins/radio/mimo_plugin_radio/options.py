@@ -1,0 +1,186 @@
+"""The options of a recipe's module with ``plugin: radio``."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import attrs
+
+from mimo_core import Module
+
+Triple = tuple[float, float, float]
+
+PRESETS: dict[str, dict[str, int]] = {
+    "base": {"hidden_size": 768, "layers": 12, "heads": 12},
+    "large": {"hidden_size": 1024, "layers": 24, "heads": 16},
+    "huge": {"hidden_size": 1280, "layers": 32, "heads": 16},
+}
+"""The sizes in which RADIO is released."""
+
+
+def _positive(_options: Options, field: attrs.Attribute[Any], value: int | None) -> None:
+    if value is not None and value < 1:
+        raise ValueError(f"radio option {field.name}={value}: expected 1 or more")
+
+
+def _share(_options: Options, field: attrs.Attribute[float], value: float) -> None:
+    if not 0 <= value < 1:
+        raise ValueError(f"radio option {field.name}={value}: expected a probability below 1")
+
+
+def _spread(_options: Options, field: attrs.Attribute[Triple], value: Triple) -> None:
+    if min(value) <= 0:
+        raise ValueError(
+            f"radio option {field.name}={value}: pixels are divided by it, so each must be above 0"
+        )
+
+
+@attrs.frozen(kw_only=True)
+class Options:
+    """The architecture of the tower, its pictures, and its projector."""
+
+    size: Literal["custom", "base", "large", "huge"] = "custom"
+    """A released size, or ``custom``: ``hidden_size``, ``layers`` and ``heads`` say it."""
+    hidden_size: int | None = attrs.field(default=None, validator=_positive)
+    """Width of the transformer; like the next two, taken from ``size`` where not given."""
+    layers: int | None = attrs.field(default=None, validator=_positive)
+    heads: int | None = attrs.field(default=None, validator=_positive)
+    ffn_hidden_size: int | None = attrs.field(default=None, validator=_positive)
+    """Width inside the feed-forward layers; by default four times ``hidden_size``."""
+
+    image_size: int = attrs.field(default=512, validator=_positive)
+    """Side of the square that every picture is resized to."""
+    patch_size: int = attrs.field(default=16, validator=_positive)
+    max_image_size: int = attrs.field(default=2048, validator=_positive)
+    """Side of the square that the grid of position embeddings covers; it is interpolated to
+    ``image_size``."""
+    mean: Triple = (0.48145466, 0.4578275, 0.40821073)
+    """Taken from the pixels (0 to 1) of each colour; the default is RADIO's, which is CLIP's."""
+    std: Triple = attrs.field(default=(0.26862954, 0.26130258, 0.27577711), validator=_spread)
+    """What the pixels are divided by after that."""
+
+    class_tokens: int = 8
+    """Learned positions before the patches (RADIO's class and register tokens together)."""
+    keep_class_tokens: bool = False
+    """Give them to the language model too, before each picture's patches."""
+    pixel_shuffle: bool = True
+    """Join 2x2 patches into one position of four times the width."""
+    position_crop: bool = False
+    """In training, a random crop of the position grid for each picture, as RADIO was trained
+    (CPE); in evaluation, and without this, the whole grid."""
+    dropout: float = attrs.field(default=0.0, validator=_share)
+    """In training, after attention and feed-forward layers and on the attention weights."""
+    norm_epsilon: float = 1e-6
+
+    projector: Literal["affine", "mlp"] = "affine"
+    """From the tower to the language model: one linear layer, or two with a squared ReLU."""
+    projector_hidden_size: int | None = attrs.field(default=None, validator=_positive)
+    """Width inside the MLP projector; by default four times the tower's output."""
+    placeholder: str | None = None
+    """The symbol that stands for a picture's positions; by default the module's name in angle
+    brackets, such as ``<vision>``, so that no two modules share one."""
+
+    def __attrs_post_init__(self) -> None:
+        self._check_architecture()
+        self._check_pictures()
+        self._check_positions()
+        if self.projector == "affine" and self.projector_hidden_size is not None:
+            raise ValueError(
+                f"radio option projector_hidden_size={self.projector_hidden_size}: an affine "
+                "projector has no hidden layer; leave it out or set projector=mlp"
+            )
+
+    def _check_architecture(self) -> None:
+        if self.size == "custom":
+            missing = [name for name in PRESETS["base"] if getattr(self, name) is None]
+            if missing:
+                raise ValueError(
+                    f"radio option size=custom: {', '.join(missing)} not given; set "
+                    f"{'it' if len(missing) == 1 else 'them'}, or size to one of "
+                    f"{', '.join(PRESETS)}"
+                )
+        if self.tower_width % self.tower_heads:
+            raise ValueError(
+                f"radio options hidden_size={self.tower_width}, heads={self.tower_heads}: the "
+                "width must be a multiple of the number of heads"
+            )
+
+    def _check_pictures(self) -> None:
+        unit = self.patch_size * (2 if self.pixel_shuffle else 1)
+        if self.image_size % unit:
+            raise ValueError(
+                f"radio option image_size={self.image_size}: must be a multiple of {unit} "
+                f"(patch_size={self.patch_size}"
+                f"{', times 2 for pixel_shuffle' if self.pixel_shuffle else ''})"
+            )
+        if self.max_image_size % self.patch_size:
+            raise ValueError(
+                f"radio option max_image_size={self.max_image_size}: must be a multiple of "
+                f"patch_size={self.patch_size}"
+            )
+
+    def _check_positions(self) -> None:
+        if self.class_tokens < 0:
+            raise ValueError(f"radio option class_tokens={self.class_tokens}: expected 0 or more")
+        if self.keep_class_tokens and self.pixel_shuffle:
+            raise ValueError(
+                "radio options keep_class_tokens=true, pixel_shuffle=true: shuffled patches are "
+                "four times as wide as a class token, so they cannot share a sequence; turn one off"
+            )
+        if self.keep_class_tokens and not self.class_tokens:
+            raise ValueError("radio options keep_class_tokens=true, class_tokens=0: none to keep")
+        if self.position_crop and self.image_size == self.max_image_size:
+            raise ValueError(
+                f"radio options position_crop=true, image_size=max_image_size={self.image_size}: "
+                "megatron-core crops only a position grid of another size than the picture's; "
+                "turn it off or make max_image_size larger"
+            )
+
+    @property
+    def tower_width(self) -> int:
+        """Width of the transformer."""
+        return self._architecture("hidden_size")
+
+    @property
+    def tower_layers(self) -> int:
+        return self._architecture("layers")
+
+    @property
+    def tower_heads(self) -> int:
+        return self._architecture("heads")
+
+    @property
+    def tower_ffn_width(self) -> int:
+        """Width inside the transformer's feed-forward layers."""
+        return self.ffn_hidden_size or 4 * self.tower_width
+
+    @property
+    def output_width(self) -> int:
+        """Features of a position that the tower puts out."""
+        return self.tower_width * (4 if self.pixel_shuffle else 1)
+
+    @property
+    def projector_width(self) -> int:
+        """Width inside the MLP projector."""
+        return self.projector_hidden_size or 4 * self.output_width
+
+    @property
+    def patches(self) -> int:
+        """Patches of one picture."""
+        return (self.image_size // self.patch_size) ** 2
+
+    @property
+    def positions(self) -> int:
+        """Positions that one picture takes in the language model's sequence."""
+        shuffled = self.patches // (4 if self.pixel_shuffle else 1)
+        return shuffled + (self.class_tokens if self.keep_class_tokens else 0)
+
+    def _architecture(self, field: str) -> int:
+        given = getattr(self, field)
+        return int(PRESETS[self.size][field] if given is None else given)
+
+
+def options_of(module: Module) -> Options:
+    """The module's options, typed."""
+    assert isinstance(module.options, Options), f"{module.name}: {module.options!r}"
+    return module.options

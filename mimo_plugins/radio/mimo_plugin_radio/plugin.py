@@ -1,0 +1,70 @@
+"""The plugin's hooks. torch and megatron are imported only where something is built or batched."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from mimo_core import (
+    LANGUAGE,
+    BatchContext,
+    Description,
+    Edge,
+    Encoder,
+    Module,
+    Platform,
+    Sample,
+    hookimpl,
+)
+from mimo_plugin_radio.options import Options, options_of
+
+if TYPE_CHECKING:
+    from megatron.core.process_groups_config import ProcessGroupCollection
+
+
+@hookimpl
+def options() -> type:
+    """What the recipe's ``modules.NAME.options`` may say."""
+    return Options
+
+
+@hookimpl
+def describe(module: Module) -> Description:
+    """Sizes, parameters (projector included), FLOPs a patch, positions a picture."""
+    from mimo_plugin_radio.description import describe_encoder
+
+    return describe_encoder(module)
+
+
+@hookimpl
+def module_edges(module: Module, modules: Mapping[str, Module]) -> Sequence[Edge]:
+    """One edge, into the language model."""
+    placeholder = options_of(module).placeholder or f"<{module.name}>"
+    return [Edge(source=module.name, target=LANGUAGE, placeholder=placeholder)]
+
+
+@hookimpl
+def rng_prefix(module: Module) -> str:
+    """The module's own name: distinct for two modules of this plugin."""
+    return f"{module.name}."
+
+
+@hookimpl
+def build_submodule(
+    module: Module, groups: ProcessGroupCollection | None, platform: Platform
+) -> Encoder:
+    """The tower, and an affine or MLP projector."""
+    from mimo_plugin_radio.build import encoder
+
+    return encoder(module, groups, platform)
+
+
+@hookimpl
+def provide_batch(
+    module: Module, samples: Sequence[Sample], context: BatchContext
+) -> dict[str, Any] | None:
+    """``images``: float32 ``[B, 3, height, width]``, ``B`` the pictures of all samples."""
+    from mimo_plugin_radio.batch import image_batch
+
+    pictures = context.load(samples)
+    return {"images": image_batch(pictures, options_of(module))} if pictures else None

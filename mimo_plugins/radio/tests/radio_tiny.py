@@ -1,0 +1,41 @@
+"""A tiny RADIO module, for the test process and for its ranks; no torch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mimo_plugin_radio.options import Options
+
+from mimo_core import Grid, Module, Train
+
+LANGUAGE_WIDTH = 24
+TINY: dict[str, Any] = {
+    "hidden_size": 16,
+    "layers": 2,
+    "heads": 2,
+    "image_size": 16,
+    "patch_size": 4,
+    "max_image_size": 32,
+    "class_tokens": 3,
+}
+
+
+def tiny_module(
+    *, name: str = "vision", tp: int = 1, precision: Any = "fp32", **options: Any
+) -> Module:
+    """A module as hooks see it; ``options`` override the tiny ones."""
+    return Module(
+        name=name,
+        plugin="radio",
+        grid=Grid(tp=tp),
+        train=Train(
+            iterations=1,
+            micro_batch_size=2,
+            global_batch_size=2,
+            sequence_length=64,
+            learning_rate=1e-3,
+            precision=precision,
+        ),
+        options=Options(**(TINY | options)),
+        language_width=LANGUAGE_WIDTH,
+    )

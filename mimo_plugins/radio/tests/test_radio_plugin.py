@@ -1,0 +1,179 @@
+"""Options, description, edges and batches: what needs no model."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import attrs
+import numpy as np
+import pytest
+from mimo_plugin_radio import plugin
+from mimo_plugin_radio.options import Options
+from radio_tiny import TINY, tiny_module
+
+from mimo_core import Media, Sample
+
+
+def test_describing_imports_neither_torch_nor_numpy() -> None:
+    code = """
+import sys
+from radio_tiny import tiny_module
+from mimo_plugin_radio import plugin
+module = tiny_module()
+plugin.describe(module).positions(None)
+plugin.module_edges(module, {}), plugin.rng_prefix(module), plugin.options()
+print(sorted({"torch", "megatron", "numpy", "einops"} & set(sys.modules)))
+"""
+    environ = {"PYTHONPATH": ":".join(filter(None, sys.path))}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environ, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({}, "hidden_size, layers, heads not given; set them, or size to one of base, large, huge"),
+        ({"hidden_size": 8, "layers": 2}, "heads not given; set it"),
+        (TINY | {"heads": 3}, "hidden_size=16, heads=3: the width must be a multiple"),
+        (TINY | {"layers": 0}, "layers=0: expected 1 or more"),
+        (TINY | {"image_size": 20}, "image_size=20: must be a multiple of 8 .patch_size=4, times"),
+        (TINY | {"max_image_size": 30}, "max_image_size=30: must be a multiple of patch_size=4"),
+        (TINY | {"class_tokens": -1}, "class_tokens=-1: expected 0 or more"),
+        (TINY | {"keep_class_tokens": True}, "four times as wide as a class token"),
+        (
+            TINY | {"keep_class_tokens": True, "pixel_shuffle": False, "class_tokens": 0},
+            "none to keep",
+        ),
+        (TINY | {"position_crop": True, "image_size": 32}, "make max_image_size larger"),
+        (TINY | {"projector_hidden_size": 8}, "leave it out or set projector=mlp"),
+        (TINY | {"dropout": 1.0}, "dropout=1.0: expected a probability below 1"),
+        (TINY | {"std": (1.0, 0.0, 1.0)}, "each must be above 0"),
+    ],
+)
+def test_options_that_cannot_be(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Options(**given)
+
+
+def test_preset_gives_what_is_not_given() -> None:
+    options = Options(size="huge", layers=4)
+    assert (options.tower_width, options.tower_layers, options.tower_heads) == (1280, 4, 16)
+    assert options.tower_ffn_width == 5120
+
+
+def test_huge_is_the_released_size() -> None:
+    """C-RADIO ViT-H: 32 layers of 1280 with 2048 px positions; about 0.65 billion parameters."""
+    module = attrs.evolve(tiny_module(), options=Options(size="huge"), language_width=2688)
+    description = plugin.describe(module)
+    assert (description.layers, description.width) == (32, 5120)
+    tower = description.parameters - 5121 * 2688
+    assert 0.6e9 < tower < 0.7e9
+    # Twice the parameters of the layers, and attention over 1024 patches and 8 class tokens.
+    layers, attention = 32 * 12 * 1280**2, 32 * 2 * 1032 * 1280
+    assert description.flops_per_position == pytest.approx(2 * (layers + attention), rel=0.03)
+
+
+@pytest.mark.parametrize(
+    ("options", "positions", "width"),
+    [
+        ({}, 4, 64),
+        ({"pixel_shuffle": False}, 16, 16),
+        ({"pixel_shuffle": False, "keep_class_tokens": True}, 19, 16),
+    ],
+)
+def test_positions_of_any_picture(options: dict[str, Any], positions: int, width: int) -> None:
+    description = plugin.describe(tiny_module(**options))
+    medium = Media(kind="image", shape=(480, 640), load=_never)
+    assert description.positions is not None
+    assert description.positions(medium) == positions
+    assert description.width == width
+    assert description.accepts == "image"
+
+
+def test_grid_may_grow_in_tp_and_dp_and_tp_divides_the_widths() -> None:
+    description = plugin.describe(tiny_module(projector="mlp"))
+    assert description.parallel == {"tp", "dp"}
+    assert {(value, grid) for _, value, grid in description.divides} == {
+        (2, "tp"),
+        (16, "tp"),
+        (64, "tp"),
+        (256, "tp"),
+    }
+
+
+def test_two_modules_share_neither_placeholder_nor_random_state() -> None:
+    left, right = tiny_module(name="left"), tiny_module(name="right")
+    edges = [plugin.module_edges(module, {})[0] for module in (left, right)]
+    assert [edge.placeholder for edge in edges] == ["<left>", "<right>"]
+    assert {edge.target for edge in edges} == {"language"}
+    assert plugin.rng_prefix(left) != plugin.rng_prefix(right)
+
+
+def test_placeholder_can_be_chosen() -> None:
+    (edge,) = plugin.module_edges(tiny_module(placeholder="<image>"), {})
+    assert edge.placeholder == "<image>"
+
+
+class Context:
+    """Gives pictures as the core's context does."""
+
+    training = False
+
+    def load(self, samples: Sequence[Sample]) -> list[np.ndarray]:
+        return [medium.load(None) for sample in samples for medium in sample.media("image")]
+
+    def sequences(self, samples: Sequence[Sample]) -> Any:
+        raise AssertionError("an encoder reads no text")
+
+
+def _never(_generator: Any) -> np.ndarray:
+    raise AssertionError("decoded")
+
+
+def _samples(*pictures: np.ndarray) -> list[Sample]:
+    return [
+        Sample(
+            key=f"test/{index}",
+            parts=(Media(kind="image", shape=picture.shape[:2], load=lambda _, p=picture: p),),
+        )
+        for index, picture in enumerate(pictures)
+    ]
+
+
+def test_batch_is_normalised_and_of_one_size() -> None:
+    small = np.zeros((16, 16, 3), dtype=np.uint8)
+    large = np.full((40, 24, 3), 255, dtype=np.uint8)
+    batch = plugin.provide_batch(tiny_module(), _samples(small, large), Context())
+    assert batch is not None
+    images = batch["images"].numpy()
+    assert images.shape == (2, 3, 16, 16)
+    assert images.dtype == np.float32
+    options = Options(**TINY)
+    black = [-mean / std for mean, std in zip(options.mean, options.std, strict=True)]
+    white = [(1 - mean) / std for mean, std in zip(options.mean, options.std, strict=True)]
+    np.testing.assert_allclose(images[0, :, 3, 5], black, rtol=1e-5)
+    np.testing.assert_allclose(images[1].mean((1, 2)), white, rtol=1e-5)
+
+
+def test_channels_and_rows_keep_their_place() -> None:
+    picture = np.zeros((16, 16, 3), dtype=np.uint8)
+    picture[2, 9, 1] = 255
+    module = tiny_module(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+    batch = plugin.provide_batch(module, _samples(picture), Context())
+    assert batch is not None
+    assert batch["images"].nonzero().tolist() == [[0, 1, 2, 9]]
+
+
+def test_no_pictures_no_batch() -> None:
+    assert plugin.provide_batch(tiny_module(), [Sample(key="test/0", parts=())], Context()) is None
+
+
+def test_picture_of_another_kind_is_refused() -> None:
+    grey = np.zeros((16, 16), dtype=np.uint8)
+    with pytest.raises(ValueError, match=r"uint8 \[16, 16\]: expected uint8 \[height, width, 3\]"):
+        plugin.provide_batch(tiny_module(), _samples(grey), Context())

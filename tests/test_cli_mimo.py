@@ -1,0 +1,178 @@
+"""``mimo``: what it prints, and how a user's mistake ends it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from rich.cells import cell_len
+from rich.console import Console
+
+from mimo_core.cli import mimo
+from mimo_core.cli.describe_run import count, run_header
+from mimo_core.plan import make_plan
+from mimo_core.plugins import Host
+from mimo_core.recipe import load_text
+
+from .fake_plugins import RECIPE, host
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """Runs ``mimo`` in a folder with ``recipe.yaml``; gives status, stdout, stderr."""
+    (tmp_path / "recipe.yaml").write_text(RECIPE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "80")
+    seen = {}
+
+    def discover(disabled=(), environ=None):
+        seen["disabled"] = tuple(disabled)
+        return host(broken=_Broken())
+
+    monkeypatch.setattr(Host, "discover", discover)
+
+    def call(*words: str) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["mimo", *words])
+        with pytest.raises(SystemExit) as caught:
+            mimo.main()
+        out, err = capsys.readouterr()
+        return int(caught.value.code or 0), out, err
+
+    call.seen = seen
+    return call
+
+
+class _Broken:
+    """A plugin that fails while it is registered."""
+
+    @property
+    def __dict__(self):
+        raise RuntimeError("rotten")
+
+    def __dir__(self):
+        raise RuntimeError("rotten")
+
+
+def test_the_list_shows_each_plugin_and_why_one_is_broken(run):
+    status, out, err = run("plugins", "list", "--no-plugin", "eye")
+    assert (status, err) == (0, "")
+    assert run.seen["disabled"] == ("eye",)
+    rows = {row.split()[0]: row for row in out.splitlines() if row.split()}
+    assert rows["eye"].split()[1:4] == ["mimo-plugin-eye", "0", "usable"]
+    assert "RuntimeError: rotten" in rows["broken"]
+    assert "build_dataset" in rows["pairs"]
+    assert all(len(row) <= 80 for row in out.splitlines())
+
+
+def test_the_list_as_json(run):
+    status, out, _ = run("plugins", "list", "--json")
+    records = {record["name"]: record for record in json.loads(out)}
+    assert status == 0
+    assert records["pairs"] == {
+        "name": "pairs",
+        "distribution": "mimo-plugin-pairs",
+        "version": "0",
+        "state": "usable",
+        "why": None,
+        "hooks": ["build_dataset"],
+    }
+    assert (records["broken"]["state"], records["broken"]["why"]) == (
+        "broken",
+        "RuntimeError: rotten",
+    )
+
+
+def test_a_plan_shows_graph_ranks_and_parameters(run):
+    status, out, err = run("plan", "recipe.yaml", "modules.language.grid.pp=2")
+    assert (status, err) == (0, "")
+    for shown in (
+        "vision",
+        "(words)",
+        "<vision>",
+        "632.0 M parameters",
+        "30.0 B parameters",
+        "frozen: encoder",
+        "ranks 0-3",
+        "tp 2, dp 2",
+        "ranks 4-11",
+        "pp1 dp1",
+        "disjoint on 12 ranks",
+        "30,632,000,000 parameters in all",
+    ):
+        assert shown in out, shown
+    assert "│ 10 │ 11 │" in out
+    assert all(cell_len(row) <= 80 for row in out.splitlines())
+
+
+def test_a_plan_as_json(run):
+    status, out, _ = run("plan", "recipe.yaml", "--json")
+    plan = json.loads(out)
+    assert status == 0
+    assert plan["world_size"] == 8
+    assert plan["modules"]["vision"]["ranks"] == [0, 1, 2, 3]
+    assert plan["modules"]["language"]["parameters"] == 30_000_000_000
+    assert plan["edges"] == [
+        {"source": "vision", "target": "language", "placeholder": "<vision>", "id": 258}
+    ]
+    assert plan["ranks"][5] == "rank 5 (language, tp 1, dp 0)"
+    assert plan["plugins"]["eye"] == "0"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ["plan", "recipe.yaml", "train.seed=x"],
+            "command line: train.seed=x: expected an integer, got 'x' (str)\n",
+        ),
+        (
+            ["plan", "recipe.yaml", "layout=colocated"],
+            "colocated on several ranks is not built yet; use layout: disjoint "
+            "(grid of vision has 4 ranks)\n",
+        ),
+        (
+            ["plan", "recipe.yaml", "data.plugin=broken"],
+            "command line: data.plugin=broken: plugin 'broken' (mimo-plugin-broken 0) cannot be "
+            "used: RuntimeError: rotten\n",
+        ),
+    ],
+)
+def test_a_users_mistake_is_its_message_alone_with_status_2(run, words, message):
+    assert run(*words) == (2, "", message)
+
+
+THREE = """\
+modules:
+  vision: {plugin: eye, grid: {dp: 8}, freeze: [encoder, projector]}
+  a_very_long_name_of_an_encoder: {plugin: eye, grid: {tp: 8}}
+  language: {plugin: words, grid: {tp: 4, dp: 2, pp: 6, ep: 8, cp: 2}}
+data: {plugin: pairs}
+train: {iterations: 1, micro_batch_size: 8, global_batch_size: 16, sequence_length: 64,
+        learning_rate: 1}
+"""
+
+
+@pytest.mark.parametrize("encoders", [0, 1, 2])
+def test_the_header_fits_80_columns_and_closes_its_boxes(encoders):
+    lines = THREE.splitlines(keepends=True)
+    text = "".join([lines[0], *lines[1 : 1 + encoders], *lines[3:]])
+    plan = make_plan(load_text(text, "recipe.yaml").recipe, host=host())
+    console = Console(width=80, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(run_header(plan))
+    drawn = console.export_text().splitlines()
+    assert all(cell_len(row) <= 80 for row in drawn)
+    joined = "\n".join(drawn)
+    assert joined.count("╭") == joined.count("╮") == joined.count("╯") == encoders + 1
+    assert joined.count("▶") == encoders
+    assert f"ranks {8 * encoders}-{8 * encoders + 95} " in joined
+    assert "…" in joined
+    assert f" {8 * encoders + 95} │" in joined
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [(0, "0"), (999, "999"), (1_500, "1.5 k"), (632e6, "632.0 M"), (3.2e10, "32.0 B")],
+)
+def test_count(number, text):
+    assert count(number) == text

@@ -1,0 +1,267 @@
+"""The graph and the plan: what plugins answer, and what is refused before a rank starts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import attrs
+import pytest
+
+from mimo_core import Description, Edge, hookimpl
+from mimo_core.errors import LayoutError, MimoError, PluginError, RecipeError
+from mimo_core.graph import build_graph
+from mimo_core.plan import make_plan
+from mimo_core.recipe import load_text
+
+from .fake_plugins import RECIPE, EyeOptions, eye, host, pairs, words
+
+TWO_EYES = RECIPE.replace("  language:\n", "  second: {plugin: eye}\n  language:\n")
+
+
+def graph_of(text: str = RECIPE, **plugins: object):
+    return build_graph(load_text(text, "recipe.yaml"), host(**plugins))
+
+
+def edges(*given: Edge):
+    @hookimpl
+    def module_edges(module, modules):
+        return list(given)
+
+    return module_edges
+
+
+def edge(source: str = "vision", target: str = "language", placeholder: str = "<image>") -> Edge:
+    return Edge(source=source, target=target, placeholder=placeholder)
+
+
+def description(**changes: object):
+    @hookimpl
+    def describe(module):
+        known = {"width": 8, "layers": 6, "heads": 8, "parameters": 1}
+        return Description(**(known | changes))
+
+    return describe
+
+
+def test_modules_carry_options_width_and_vocabulary():
+    graph = graph_of(TWO_EYES)
+    assert graph.encoders == ("vision", "second")
+    assert graph.modules["vision"].options == EyeOptions(patch_size=14)
+    assert graph.modules["second"].options == EyeOptions()
+    assert graph.modules["language"].options is None
+    assert graph.tokenizer.placeholders == ("<second>", "<vision>")
+    assert graph.modules["language"].vocabulary_size == graph.tokenizer.size == 260
+    assert graph.modules["vision"].vocabulary_size is None
+    assert {module.language_width for module in graph.modules.values()} == {260}
+    assert graph.descriptions["vision"].width == 130
+    assert graph.descriptions["language"].experts == 16
+    assert graph.rng_prefixes == {
+        "vision": "vision.",
+        "second": "second.",
+        "language": "language.",
+    }
+    assert (graph.data.plugin, graph.data.options, graph.data.seed) == ("pairs", None, 1234)
+
+
+def test_edges_are_sorted_whatever_the_order_of_the_recipe():
+    graph = graph_of(TWO_EYES)
+    assert [edge.source for edge in graph.edges] == ["second", "vision"]
+    assert graph.edge_of("vision").placeholder == "<vision>"
+    assert graph.edge_of("second").placeholder == "<second>"
+
+
+def test_the_language_model_alone_is_a_graph():
+    start, end = RECIPE.index("  vision:"), RECIPE.index("  language:")
+    graph = graph_of(RECIPE[:start] + RECIPE[end:])
+    assert (graph.encoders, graph.edges, graph.tokenizer.size) == ((), (), 258)
+
+
+STAR = "megatron-core 0.19's MimoModel gives encoders no other module's output"
+
+
+@pytest.mark.parametrize(
+    ("plugins", "kind", "said"),
+    [
+        ({"eye": eye(module_edges=edges())}, RecipeError, "'vision' .* feeds nothing.*" + STAR),
+        (
+            {"eye": eye(module_edges=edges(edge(), edge(placeholder="<two>")))},
+            RecipeError,
+            "feeds language, language, but must feed 'language', once",
+        ),
+        ({"eye": eye(module_edges=edges(edge(target="vision")))}, RecipeError, STAR),
+        (
+            {"words": words(module_edges=edges(edge("language", "vision")))},
+            RecipeError,
+            "'language' .*feeds vision, but must feed no module: " + STAR,
+        ),
+        (
+            {"eye": eye(module_edges=edges(edge(target="langage")))},
+            PluginError,
+            "an edge to 'langage', which the recipe does not have. Did you mean 'language'",
+        ),
+        (
+            {"eye": eye(module_edges=edges(edge("language")))},
+            PluginError,
+            "gave an edge from 'language'; a module gives only edges that leave it",
+        ),
+        (
+            {"eye": eye(module_edges=edges(edge(placeholder="")))},
+            PluginError,
+            "gave the placeholder ''",
+        ),
+        (
+            {"eye": eye(describe=description(positions=len))},
+            PluginError,
+            "'describe' for module 'vision', gave a Description without 'accepts'",
+        ),
+        (
+            {"eye": eye(describe=description(accepts="image"))},
+            PluginError,
+            "without 'positions'",
+        ),
+        (
+            {
+                "eye": eye(
+                    rng_prefix=hookimpl(lambda module: ""),
+                )
+            },
+            PluginError,
+            "gave an empty text",
+        ),
+        ({"words": words(describe=None)}, PluginError, "^recipe.yaml:9: modules.language.plugin:"),
+        (
+            {"eye": words()},
+            PluginError,
+            r"^recipe.yaml:3: modules.vision.plugin: plugin 'eye' \(mimo-plugin-eye 0\) does not "
+            "implement module_edges, which this module needs. Plugins .* takes: none",
+        ),
+        (
+            {"pairs": words()},
+            PluginError,
+            "^recipe.yaml:15: data.plugin: .* does not implement build_dataset, which a dataset",
+        ),
+        ({"eye": eye(options=None)}, RecipeError, "vision.options: plugin 'eye' takes no options"),
+    ],
+)
+def test_an_answer_that_makes_no_graph_is_refused(plugins, kind, said):
+    with pytest.raises(kind, match=said):
+        graph_of(**plugins)
+
+
+def test_a_lambda_hook_is_registered_under_its_attribute():
+    assert graph_of(eye=eye(rng_prefix=hookimpl(lambda module: "v"))).rng_prefixes["vision"] == "v"
+
+
+def test_two_modules_may_not_share_a_placeholder():
+    @hookimpl
+    def module_edges(module, modules):
+        return [edge(module.name)]
+
+    with pytest.raises(RecipeError, match=r"'vision' \(plugin 'eye'\) and 'second' .*'<image>'"):
+        graph_of(TWO_EYES, eye=eye(module_edges=module_edges))
+
+
+def test_two_modules_may_not_share_an_rng_prefix():
+    same = hookimpl(lambda module: "eye.")
+    with pytest.raises(PluginError, match=r"'vision' .* and 'second' .* same rng prefix 'eye.'"):
+        graph_of(TWO_EYES, eye=eye(rng_prefix=same))
+
+
+def test_unknown_plugins_and_wrong_options_are_all_reported_with_their_places():
+    text = RECIPE.replace("plugin: eye", "plugin: eyes").replace("plugin: pairs", "plugin: pears")
+    with pytest.raises(PluginError) as caught:
+        graph_of(text)
+    first, second = str(caught.value).splitlines()
+    assert first.startswith(
+        "recipe.yaml:3: modules.vision.plugin: there is no plugin 'eyes'. Did you mean 'eye'? "
+        "Installed: eye, pairs, words. To install it: pip install mimo-plugin-eyes"
+    )
+    assert second.startswith("recipe.yaml:15: data.plugin: there is no plugin 'pears'")
+    text = RECIPE.replace("patch_size: 14", "patch_sise: 14\n      scale: x")
+    with pytest.raises(RecipeError) as caught:
+        graph_of(text + "", pairs=pairs(options=hookimpl(lambda: EyeOptions)))
+    assert [said.partition(": ")[0] for said in str(caught.value).splitlines()] == [
+        "recipe.yaml:7",
+        "recipe.yaml:8",
+    ]
+
+
+def plan_of(tmp_path: Path, *overrides: str, world_size: int | None = None, **plugins: object):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(RECIPE)
+    return make_plan(path, overrides, host=host(**plugins), world_size=world_size)
+
+
+def test_a_plan_holds_recipe_graph_and_layout(tmp_path: Path):
+    plan = plan_of(tmp_path, "train.seed=7", world_size=8)
+    assert plan.recipe.train.seed == plan.graph.data.seed == 7
+    assert plan.layout.ranks("language") == range(4, 8)
+    again = make_plan(plan.recipe, ["train.seed=8"], host=host())
+    assert again.recipe == attrs.evolve(plan.recipe, train=attrs.evolve(plan.recipe.train, seed=8))
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        (
+            "modules.vision.grid.cp=2",
+            "modules.vision.grid.cp=2: plugin 'eye' does not support cp 2; of the grid's sizes it "
+            "lets these exceed 1: tp, dp",
+        ),
+        (
+            "modules.vision.grid.tp=3",
+            "grid.tp=3: 3 does not divide attention heads 8; choose one of 1, 2, 4, 8",
+        ),
+        (
+            "modules.language.grid={tp: 8}",
+            "modules.language.grid.tp: 8 does not divide groups 4; choose one of 1, 2, 4",
+        ),
+        (
+            "modules.language.grid.pp=4",
+            "grid.pp=4: 4 does not divide layers 6; choose one of 1, 2, 3, 6",
+        ),
+        (
+            "modules.language.grid={dp: 3, ep: 3}",
+            "modules.language.grid.ep: 3 does not divide experts 16; choose one of 1, 2, 4, 8, 16",
+        ),
+        ("modules.vision.grid={dp: 2, ep: 2}", "grid.ep: 2, but this module has no experts"),
+        (
+            "modules.vision.grid.dp=4",
+            "grid.dp=4: 4 does not divide the 2 samples of a microbatch (micro_batch_size 1 x "
+            "dp 2 of language); choose one of 1, 2, or a larger microbatch",
+        ),
+        (
+            "train.global_batch_size=7",
+            "global_batch_size=7: 7 is no multiple of the 2 samples of a microbatch "
+            "(micro_batch_size 1 x dp 2 of language)",
+        ),
+        (
+            "train.sequence_length=65",
+            "sequence_length=65: 65 is no multiple of 2 = cp 1 x tp 2 (sequence parallel) of "
+            "language; the next that is: 66",
+        ),
+        (
+            "modules.language.grid={cp: 3}",
+            ":20: train.sequence_length: 64 is no multiple of 6 = 2 x cp 3 (a rank takes two "
+            "chunks) of language; the next that is: 66",
+        ),
+    ],
+)
+def test_sizes_that_do_not_fit_are_refused(tmp_path, override, said):
+    with pytest.raises(RecipeError) as caught:
+        plan_of(tmp_path, override)
+    assert any(said in message for message in str(caught.value).splitlines()), str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "world_size", "said"),
+    [
+        ("modules.language.grid.first_rank=5", None, "rank 4 belongs to no module"),
+        ("layout=colocated", None, "colocated on several ranks is not built yet"),
+        ("train.seed=1", 6, "needs 8 ranks, but 6 were started"),
+    ],
+)
+def test_a_layout_that_does_not_fit_is_refused(tmp_path, override, world_size, said):
+    with pytest.raises(LayoutError, match=said) as caught:
+        plan_of(tmp_path, override, world_size=world_size)
+    assert isinstance(caught.value, MimoError)

@@ -22,7 +22,29 @@ from megatron.core.optimizer import OptimizerConfig, get_megatron_optimizer
 from mimo_core.model.mimo import Model
 
 
-def build_optimizer(model: Model, config: OptimizerConfig) -> MimoOptimizer:
+class Optimizer(MimoOptimizer):  # type: ignore[misc]
+    """Megatron's optimizer of a heterogeneous model."""
+
+    @torch.no_grad()
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load, with two mends.
+
+        Core writes into fp32 parameters, which are their own main parameters, in place. And it
+        loses the step of torch's Adam: saved with the parameter groups, it is set, shared between
+        all states, and then overwritten with what a zero-dimensional tensor leaves of itself in
+        a flat buffer.
+        """
+        super().load_state_dict(state_dict)
+        for optimizer in self._active_optimizers:
+            for inner in optimizer.chained_optimizers:
+                for group in inner.optimizer.param_groups:
+                    if "step" in group and _keeps_steps_in_state(inner.optimizer):
+                        step = float(group.pop("step"))
+                        for parameter in group["params"]:
+                            inner.optimizer.state[parameter]["step"] = torch.tensor(step)
+
+
+def build_optimizer(model: Model, config: OptimizerConfig) -> Optimizer:
     """The optimizer of this rank's module. Called by all ranks.
 
     Stands in for ``megatron.core.models.mimo.optimizer.get_mimo_optimizer``.
@@ -52,14 +74,14 @@ def build_optimizer(model: Model, config: OptimizerConfig) -> MimoOptimizer:
             pg_collection=replicas if active else None,
             is_active=active,
         )
-    return MimoOptimizer(infos, config)
+    return Optimizer(infos, config)
 
 
 def _initialize_states(optimizer: Any) -> None:
     """Give torch's Adam the state that it would make in its first step."""
     for inner in optimizer.chained_optimizers:
         adam = inner.optimizer
-        if not isinstance(adam, torch.optim.Adam | torch.optim.AdamW):
+        if not _keeps_steps_in_state(adam):
             continue
         for group in adam.param_groups:
             for parameter in group["params"]:
@@ -68,3 +90,8 @@ def _initialize_states(optimizer: Any) -> None:
                     "exp_avg": torch.zeros_like(parameter),
                     "exp_avg_sq": torch.zeros_like(parameter),
                 }
+
+
+def _keeps_steps_in_state(optimizer: Any) -> bool:
+    """torch's Adam counts steps in every parameter's state; TransformerEngine's in its groups."""
+    return isinstance(optimizer, torch.optim.Adam | torch.optim.AdamW)

@@ -51,9 +51,6 @@ def hybrid_config(module: Module, platform: Platform) -> TransformerConfig:
         "num_layers": len(options.pattern),
         "is_hybrid_model": True,
         "hidden_size": options.hidden_size,
-        "num_attention_heads": options.attention_heads,
-        "num_query_groups": options.kv_head_count,
-        "kv_channels": options.attention_head_dim,
         "ffn_hidden_size": options.mlp_width,
         "activation_func": squared_relu,
         "add_bias_linear": False,
@@ -64,7 +61,15 @@ def hybrid_config(module: Module, platform: Platform) -> TransformerConfig:
         # The only dispatcher that knows variable_seq_lengths; checked without experts too.
         "moe_token_dispatcher_type": "alltoall",
         "transformer_impl": "transformer_engine" if platform.transformer_engine else "local",
+        # Without attention the config still wants a number of heads that tp divides.
+        "num_attention_heads": module.grid.tp,
     }
+    if "*" in options.pattern:
+        architecture |= {
+            "num_attention_heads": options.attention_heads,
+            "num_query_groups": options.kv_head_count,
+            "kv_channels": options.attention_head_dim,
+        }
     if "M" in options.pattern:
         architecture |= {
             "mamba_num_heads": options.mamba_head_count,
@@ -84,7 +89,8 @@ def _expert_architecture(options: Options, platform: Platform) -> dict[str, Any]
         "moe_ffn_hidden_size": options.expert_width,
         "moe_shared_expert_intermediate_size": options.shared_expert_ffn_hidden_size or None,
         "moe_router_score_function": options.router_score,
-        # A softmax over one chosen expert would be 1 whatever the router says.
+        # Over all experts, before the choice: over one chosen expert it would be 1 whatever the
+        # router says, and megatron documents the scaling for this order alone.
         "moe_router_pre_softmax": options.router_score == "softmax",
         "moe_router_enable_expert_bias": options.router_bias,
         "moe_router_topk_scaling_factor": options.routed_scaling,

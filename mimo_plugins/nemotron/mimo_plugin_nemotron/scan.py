@@ -3,7 +3,8 @@
 The scan is the chunked state-space dual of T. Dao and A. Gu, "Transformers are SSDs" (arXiv
 2405.21060, listing 1), arranged so that B and C are never repeated over the heads of a group:
 every large product is a batched matrix product over (chunk, group). What the operations are
-called, and their arguments, is what megatron's ``MambaMixer`` asks of ``mamba_ssm`` 2.3.
+called, and the names of their arguments, is what megatron's ``MambaMixer`` asks of ``mamba_ssm``
+2.3; those that it gives by name are taken by name only.
 
 Shapes: ``B`` sequences, ``S`` positions, ``H`` heads of width ``P`` in ``G`` groups of ``R``,
 ``N`` state size, ``C`` chunks of ``Q`` positions.
@@ -23,7 +24,7 @@ _LARGEST_CHUNK = 64
 """Longer chunks cost more on a CPU: their [Q, Q] products no longer stay in its caches."""
 
 
-def chunked_scan(x: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor, chunk: int) -> Tensor:
+def chunked_scan(x: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor, *, chunk: int) -> Tensor:
     """The recurrence ``h_t = exp(dt_t a) h_{t-1} + dt_t b_t x_t``, ``y_t = c_t h_t``, by chunks.
 
     Args:
@@ -77,20 +78,20 @@ def _decay_between(decay: Tensor) -> Tensor:
 
 def _from_earlier_chunks(stepped: Tensor, decay: Tensor, b: Tensor, c: Tensor) -> Tensor:
     """What the states left by earlier chunks add: ``[B, C, G, R, Q, P]``; shapes as above."""
-    batch, chunks, groups, shared, chunk, width = stepped.shape
+    shared, width = stepped.shape[3], stepped.shape[-1]
     total = decay[..., -1]  # [B, C, G, R]
     to_end = (total[..., None] - decay).exp()[..., None]
     added = (stepped * to_end).transpose(3, 4).flatten(4)  # [B, C, G, Q, R P]
     states = b.transpose(-1, -2) @ added  # [B, C, G, N, R P]: what each chunk leaves
 
     # The state at the start of chunk i: what chunks j < i left, decayed over those between.
-    by_head = states.unflatten(-1, (shared, width)).permute(0, 2, 4, 1, 3, 5).flatten(4)
+    by_head = torch.unflatten(states, -1, (shared, width)).permute(0, 2, 4, 1, 3, 5).flatten(4)
     passed = total.permute(0, 2, 3, 1).cumsum(-1)  # [B, G, R, C]
     between = _decay_between(F.pad(passed, (1, 0)))[..., :-1, 1:]
-    starts = (between.tril(-1) @ by_head).unflatten(-1, (-1, width))  # [B, G, R, C, N, P]
+    starts = torch.unflatten(between.tril(-1) @ by_head, -1, (-1, width))  # [B, G, R, C, N, P]
     starts = starts.permute(0, 3, 1, 4, 2, 5).flatten(4)  # [B, C, G, N, R P]
 
-    read = (c @ starts).unflatten(-1, (shared, width)).transpose(3, 4)
+    read = torch.unflatten(c @ starts, -1, (shared, width)).transpose(3, 4)
     return read * decay.exp()[..., None]
 
 
@@ -127,7 +128,7 @@ def gated_rms_norm(
     x = _wide(x)
     if gate is not None and not norm_before_gate:
         x = x * F.silu(_wide(gate))
-    grouped = x.unflatten(-1, (-1, group_size))
+    grouped = torch.unflatten(x, -1, (-1, group_size))
     grouped = grouped * torch.rsqrt(grouped.square().mean(-1, keepdim=True) + eps)
     x = grouped.flatten(-2) * _wide(weight)
     if gate is not None and norm_before_gate:
@@ -141,6 +142,7 @@ class GatedRMSNorm(nn.Module):
     def __init__(
         self,
         hidden_size: int,
+        *,
         eps: float = 1e-5,
         group_size: int | None = None,
         norm_before_gate: bool = True,
@@ -170,6 +172,7 @@ def mamba_split_conv1d_scan_combined(
     conv1d_bias: Tensor | None,
     dt_bias: Tensor,
     A: Tensor,
+    *,
     D: Tensor,
     chunk_size: int,
     initial_states: None = None,
@@ -221,17 +224,17 @@ def mamba_split_conv1d_scan_combined(
     inner = heads * width
     channels = conv1d_weight.shape[0]
     projected = _wide(zxbcdt)
-    z, xbc, dt = projected.split([inner, channels, heads], dim=-1)
+    z, xbc, dt = torch.split(projected, [inner, channels, heads], dim=-1)
     bias = None if conv1d_bias is None else _wide(conv1d_bias)
     xbc = F.silu(causal_convolution(xbc, _wide(conv1d_weight), bias))
     bc_width = (channels - inner) // 2
-    x, b, c = xbc.split([inner, bc_width, bc_width], dim=-1)
-    x = x.unflatten(-1, (heads, width))
+    x, b, c = torch.split(xbc, [inner, bc_width, bc_width], dim=-1)
+    x = torch.unflatten(x, -1, (heads, width))
     dt = F.softplus(dt + dt_bias)
     if dt_limit != _UNLIMITED:
         dt = dt.clamp(*dt_limit)
-    b, c = (t.unflatten(-1, (ngroups, -1)) for t in (b, c))
-    y = chunked_scan(x, dt, A, b, c, min(chunk_size, _LARGEST_CHUNK))
+    b, c = (torch.unflatten(t, -1, (ngroups, -1)) for t in (b, c))
+    y = chunked_scan(x, dt, A, b, c, chunk=min(chunk_size, _LARGEST_CHUNK))
     y = (y + x * (D if D.dim() > 1 else D[:, None])).flatten(2)
     if rmsnorm_weight is None:
         y = y * F.silu(z)

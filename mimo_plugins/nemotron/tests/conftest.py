@@ -1,4 +1,4 @@
-"""Puts this folder on the path: ``modules`` and ``rank_functions`` are shared by the tests."""
+"""Puts this folder on the path, for what the tests and their ranks share."""
 
 import sys
 from pathlib import Path

@@ -42,24 +42,24 @@ def scan_inputs(length: int, *, batch: int = 2, heads: int = 4, groups: int = 2)
 @pytest.mark.parametrize("chunk", [1, 4, 128])
 def test_chunked_scan_is_the_recurrence(length: int, chunk: int) -> None:
     inputs = scan_inputs(length)
-    torch.testing.assert_close(scan.chunked_scan(*inputs, chunk), recurrence(*inputs))
+    torch.testing.assert_close(scan.chunked_scan(*inputs, chunk=chunk), recurrence(*inputs))
 
 
 @pytest.mark.parametrize("groups", [1, 4])
 def test_any_number_of_groups(groups: int) -> None:
     inputs = scan_inputs(9, groups=groups)
-    torch.testing.assert_close(scan.chunked_scan(*inputs, 4), recurrence(*inputs))
+    torch.testing.assert_close(scan.chunked_scan(*inputs, chunk=4), recurrence(*inputs))
 
 
 def test_gradients_through_several_chunks() -> None:
     inputs = [t.requires_grad_() for t in scan_inputs(5, batch=1, heads=2, groups=1)]
-    assert torch.autograd.gradcheck(lambda *t: scan.chunked_scan(*t, 2), inputs)
+    assert torch.autograd.gradcheck(lambda *t: scan.chunked_scan(*t, chunk=2), inputs)
 
 
 def test_strong_decay_over_a_long_sequence_stays_finite() -> None:
     x, dt, a, b, c = (t.float() for t in scan_inputs(200))
     inputs = [t.requires_grad_() for t in (x, dt, a, b, c)]
-    scan.chunked_scan(x, dt * 30, a, b, c, 64).sum().backward()
+    scan.chunked_scan(x, dt * 30, a, b, c, chunk=64).sum().backward()
     assert all(t.grad is not None and t.grad.isfinite().all() for t in inputs)
 
 
@@ -174,7 +174,7 @@ def test_bfloat16_in_and_out() -> None:
 
 
 def test_what_a_cpu_cannot_do_is_refused_by_name() -> None:
-    with pytest.raises(ValueError, match="seq_idx.*unpacked"):
+    with pytest.raises(ValueError, match=r"seq_idx.*unpacked"):
         scan.mamba_split_conv1d_scan_combined(
             **mixer_inputs(4),
             chunk_size=4,
@@ -214,7 +214,7 @@ def test_the_mixer_of_transformers() -> None:
         mixer.conv1d.bias,
         mixer.dt_bias,
         -mixer.A_log.exp(),
-        mixer.D,
+        D=mixer.D,
         chunk_size=4,
         headdim=WIDTH,
         rmsnorm_weight=mixer.norm.weight,

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from megatron.core import parallel_state
 from megatron.core.dist_checkpointing.mapping import ShardedTensor
 from megatron.core.tensor_parallel import model_parallel_cuda_manual_seed
 from megatron.core.transformer.spec_utils import build_module
@@ -46,8 +45,6 @@ VARIANTS: list[dict[str, Any]] = [
 def _groups(grids: dict[str, Grid], platform: Any) -> dict[str, Any]:
     """Process groups by module, every grid from rank 0 on; random states seeded."""
     groups = build_topology(grids, dict.fromkeys(grids, 0), platform.backend).groups
-    if parallel_state._GLOBAL_MEMORY_BUFFER is None:
-        parallel_state._set_global_memory_buffer()
     tp_rank = groups["vision"].tp.rank()
     model_parallel_cuda_manual_seed(7, tp_rank=tp_rank, ep_rank=0, etp_rank=0)
     torch.manual_seed(0)

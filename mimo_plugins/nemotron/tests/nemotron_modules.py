@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from mimo_core.contract import Grid, Module, Train
 from mimo_plugin_nemotron.options import Options
+
+from mimo_core.contract import Grid, Module, Train
 
 VOCABULARY = 200
 SEQUENCE = 12

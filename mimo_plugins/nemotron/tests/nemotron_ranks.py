@@ -12,12 +12,12 @@ from megatron.core import parallel_state
 from megatron.core.process_groups_config import ProcessGroupCollection
 from megatron.core.tensor_parallel import model_parallel_cuda_manual_seed
 from megatron.core.transformer.spec_utils import build_module
-from mimo_core.contract import Grid
-from mimo_core.topology.groups import build_topology
 from mimo_plugin_nemotron import plugin
+from nemotron_modules import BATCH, SEQUENCE, VOCABULARY, language_module
 from torch import Tensor, nn
 
-from modules import BATCH, SEQUENCE, VOCABULARY, language_module
+from mimo_core.contract import Grid
+from mimo_core.topology.groups import build_topology
 
 
 class Built:
@@ -55,24 +55,26 @@ def tokens(seed: int = 0) -> Tensor:
     return torch.randint(0, VOCABULARY, (BATCH, SEQUENCE), generator=generator)
 
 
-def one_rank(platform: Any, patterns: list[str]) -> dict[str, Any]:
+def one_rank(platform: Any, models: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """All that one rank can tell, in one launch."""
     # First: the kernels must reach a mixer that was imported before the plugin is asked.
     return {
         "kernels": _mixer_kernels(platform),
         "stock": _stock_limits(platform),
-        "layers": {pattern: _facts(platform, pattern) for pattern in patterns},
+        "models": {name: _facts(platform, options) for name, options in models.items()},
+        "checkpoint keys": _checkpoint_keys(platform),
     }
 
 
-def _facts(platform: Any, pattern: str) -> dict[str, Any]:
-    built = Built(platform, Grid(), pattern=pattern, tie_embeddings=pattern == "M")
+def _facts(platform: Any, options: dict[str, Any]) -> dict[str, Any]:
+    built = Built(platform, Grid(), **options)
     ids = tokens()
     losses = built.losses(ids, ids.roll(-1, 1))
     losses.sum().backward()
     gradients = {name: p.grad for name, p in built.model.named_parameters()}
     changed = ids.clone()
     changed[:, SEQUENCE // 2] = (changed[:, SEQUENCE // 2] + 1) % VOCABULARY
+    built.model.eval()
     with torch.no_grad():
         before, after = (built.model(t, positions(t), None) for t in (ids, changed))
     difference = (before - after).abs().amax(dim=(0, 2))
@@ -80,13 +82,28 @@ def _facts(platform: Any, pattern: str) -> dict[str, Any]:
         "losses": list(losses.shape),
         "parameters": sum(p.numel() for p in built.model.parameters()),
         "described": plugin.describe(built.module).parameters,
-        "without_gradient": [
+        "without gradient": [
             name
             for name, g in gradients.items()
             if g is None or not g.isfinite().all() or not g.any()
         ],
-        "earlier_logits": difference[: SEQUENCE // 2].max().item(),
-        "later_logits": difference[SEQUENCE // 2 :].min().item(),
+        "earlier": difference[: SEQUENCE // 2].max().item(),
+        "later": difference[SEQUENCE // 2 + 1 :].min().item(),
+        "routed": [
+            module.local_tokens_per_expert.sum().item()
+            for module in built.model.modules()
+            if getattr(module, "local_tokens_per_expert", None) is not None
+        ],
+    }
+
+
+def _checkpoint_keys(platform: Any) -> dict[str, list[str]]:
+    """Keys of the norms in a checkpoint, and parameters that it lacks."""
+    built = Built(platform, Grid())
+    saved = built.model.sharded_state_dict(metadata={"dp_cp_group": built.groups.dp_cp})
+    return {
+        "norms": sorted(item.key for name, item in saved.items() if "norm" in name),
+        "missing": [name for name, _ in built.model.named_parameters() if name not in saved],
     }
 
 
@@ -94,9 +111,7 @@ def _mixer_kernels(platform: Any) -> dict[str, Any]:
     from megatron.core.ssm import mamba_mixer
 
     before = mamba_mixer.HAVE_MAMBA_SSM
-    mixers = [
-        Built(platform, Grid(), pattern="M").model.decoder.layers[0].mixer for _ in range(2)
-    ]
+    mixers = [Built(platform, Grid(), pattern="M").model.decoder.layers[0].mixer for _ in range(2)]
     return {
         "before": before,
         "after": mamba_mixer.HAVE_MAMBA_SSM,

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from megatron.core.models.mimo.optimizer import MimoOptimizer, ModuleOptimizerInfo
-from megatron.core.optimizer import OptimizerConfig, get_megatron_optimizer
+from megatron.core.optimizer import ChainedOptimizer, OptimizerConfig, get_megatron_optimizer
 
 from mimo_core.model.mimo import Model
 
@@ -63,9 +63,10 @@ def build_optimizer(model: Model, config: OptimizerConfig) -> Optimizer:
                 pg_collection=model.pg_collection,
                 use_gloo_process_groups=False,
             )
-            _initialize_states(optimizer)
-        if not model.learns:
-            optimizer = None
+            # A module without experts gets an optimizer for the experts of another; saving it fails.
+            held = [inner for inner in optimizer.chained_optimizers if inner.buffers]
+            optimizer = ChainedOptimizer(held) if held else None
+            _initialize_states(held)
         replicas = copy.copy(model.pg_collection)
         replicas.dp = model.pg_collection.dp_cp
         infos[name] = ModuleOptimizerInfo(
@@ -77,9 +78,9 @@ def build_optimizer(model: Model, config: OptimizerConfig) -> Optimizer:
     return Optimizer(infos, config)
 
 
-def _initialize_states(optimizer: Any) -> None:
+def _initialize_states(optimizers: list[Any]) -> None:
     """Give torch's Adam the state that it would make in its first step."""
-    for inner in optimizer.chained_optimizers:
+    for inner in optimizers:
         adam = inner.optimizer
         if not _keeps_steps_in_state(adam):
             continue

@@ -1,7 +1,8 @@
 """The communicator that the stock schedule drives: stages within a module, edges between modules.
 
 Same interface as megatron-core's ``MultiModulePipelineCommunicator``. Within a module's pipeline
-it is core's ``P2PCommunicator``; between modules our :class:`~mimo_core.communicator.bridge.Bridge`.
+it is core's ``P2PCommunicator``; between modules our
+:class:`~mimo_core.communicator.bridge.Bridge`.
 
 Stages are numbered from the sink, so that the last stages of all encoders, whatever their own
 number of stages, sit at the same place of the 1F1B schedule.

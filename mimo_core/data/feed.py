@@ -17,9 +17,7 @@ class Feed:
     The communicator looks at the next one (:meth:`peek_rows`) before the forward step takes it.
     """
 
-    def __init__(
-        self, slices: Slices, *, first: int, last: int, workers: int, seed: int
-    ) -> None:
+    def __init__(self, slices: Slices, *, first: int, last: int, workers: int, seed: int) -> None:
         """
         Args:
             slices: This rank's microbatches by number.

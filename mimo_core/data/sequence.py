@@ -1,4 +1,4 @@
-"""Samples as token sequences: placeholders expanded, labels shifted, losses where text is learned."""
+"""Samples as token sequences: placeholders expanded, labels shifted, losses on learned text."""
 
 from __future__ import annotations
 

@@ -65,7 +65,9 @@ class SliceContext:
                 try:
                     arrays.append(medium.load(generator))
                 except Exception as error:
-                    raise ValueError(f"cannot decode {medium.kind} of {sample.key}: {error}") from error
+                    raise ValueError(
+                        f"cannot decode {medium.kind} of {sample.key}: {error}"
+                    ) from error
                 self.decoded += 1
         return arrays
 

@@ -51,9 +51,7 @@ def launch(plan: Plan, folder: RunFolder, disabled: Sequence[str] = ()) -> dict[
         command += ["--no-plugin", name]
     port = _free_port()
     ranks = [
-        subprocess.Popen(
-            command, env=_environment(plan, rank, port), start_new_session=True
-        )
+        subprocess.Popen(command, env=_environment(plan, rank, port), start_new_session=True)
         for rank in range(plan.layout.world_size)
     ]
     try:

@@ -36,6 +36,8 @@ def run_rank(plan: Plan, rank: Rank, folder: RunFolder) -> dict[str, Any] | None
         The run's summary on the rank that reports, ``None`` on the others.
     """
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    # The stock argument check asks for it where tp or cp overlap with compute.
+    os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")
     rank.export()
     screen: IO[str] = sys.stdout
     try:
@@ -114,7 +116,10 @@ def _leave_failure(
     """Say why: all of it to the log, the rest to the launcher or, without ours, to the screen."""
     traceback.print_exception(error)
     if not os.environ.get(LAUNCHED):
-        print(f"{plan.layout.label(rank.rank)}: {error}\nits log: {folder.log(rank.rank)}", file=screen)
+        print(
+            f"{plan.layout.label(rank.rank)}: {error}\nits log: {folder.log(rank.rank)}",
+            file=screen,
+        )
     sys.stderr.flush()
     screen.flush()
     failure = {

@@ -41,9 +41,7 @@ class BuildConfig(ModelConfig):
     """What the plugins gave, by module; asked once a rank."""
 
     def __post_init__(self) -> None:
-        self.submodules = {
-            name: self._ask(module) for name, module in self.graph.modules.items()
-        }
+        self.submodules = {name: self._ask(module) for name, module in self.graph.modules.items()}
 
     @property
     def module(self) -> Module:

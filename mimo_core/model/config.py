@@ -41,8 +41,10 @@ def transformer_config(
         bf16=dtype is torch.bfloat16,
         # One loss sum and one token count for all modules: see mimo_core.gradients.
         calculate_per_token_loss=True,
-        # The cross-grid schedule of core refuses fixed shapes.
+        # The cross-grid schedule of core refuses fixed shapes; with variable ones it asks for this
+        # dispatcher, of models without experts too.
         variable_seq_lengths=True,
+        moe_token_dispatcher_type="alltoall",
         deallocate_pipeline_outputs=True,
         batch_p2p_comm=True,
         # Needs APEX.

@@ -19,9 +19,7 @@ from mimo_core.topology import Topology
 class AnswerSheet:
     """Filled during evaluation on the reporting rank; pictures come from the first encoder."""
 
-    def __init__(
-        self, *, plan: Plan, topology: Topology, wanted: int, held_out: Dataset
-    ) -> None:
+    def __init__(self, *, plan: Plan, topology: Topology, wanted: int, held_out: Dataset) -> None:
         self._plan = plan
         self._topology = topology
         self._wanted = wanted

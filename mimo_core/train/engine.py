@@ -28,7 +28,7 @@ from mimo_core.platforms.base import RankPlatform
 from mimo_core.report.reporter import Iteration, Reporter
 from mimo_core.rng import stable_seed
 from mimo_core.run_folder import RunFolder, latest_checkpoint
-from mimo_core.topology import Topology, build_topology
+from mimo_core.topology import build_topology
 from mimo_core.train.adaptations import adapt_stock_loop, exit_is_an_end, write_tensorboard
 from mimo_core.train.answers import AnswerSheet
 from mimo_core.train.arguments import Steps, flags, parse
@@ -95,14 +95,14 @@ class Engine:
         self._build.config_of(LANGUAGE).finalize_model_grads_func = finalize_gradients
         with exit_is_an_end():
             pretrain(
-            pretrain_cfg_container_from_args(self._args, self._build),
-            _distributed(self._make_feeds),
-            ModelType.encoder_or_decoder,
-            self._forward_step,
-            p2p_communicator=self._communicator,
-            pg_collection=self._topology.collection,
-            skip_model_parallel_init=True,
-        )
+                pretrain_cfg_container_from_args(self._args, self._build),
+                _distributed(self._make_feeds),
+                ModelType.encoder_or_decoder,
+                self._forward_step,
+                p2p_communicator=self._communicator,
+                pg_collection=self._topology.collection,
+                skip_model_parallel_init=True,
+            )
 
     def finish(self) -> dict[str, Any] | None:
         """What all ranks have to tell, at the reporter. Called by all ranks."""
@@ -213,7 +213,9 @@ class Engine:
         first = place["pp"] == 0
         last = place["pp"] == layout.grids[self._name].pp - 1
         language = self._name == LANGUAGE
-        rows = graph.encoders if language and first else () if language or not last else (self._name,)
+        rows = (
+            graph.encoders if language and first else () if language or not last else (self._name,)
+        )
         return Role(
             module=graph.modules[self._name],
             dp_rank=place["dp"],
@@ -277,4 +279,3 @@ def _distributed(provider: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
     call.is_distributed = True  # type: ignore[attr-defined]
     return call
-

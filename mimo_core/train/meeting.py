@@ -34,9 +34,7 @@ def meet(
     Raises:
         PluginError: ranks have other plugins, versions or recipes; says which.
     """
-    store, _, _ = next(
-        iter(rendezvous("env://", rank.rank, rank.world_size, timeout=timeout))
-    )
+    store, _, _ = next(iter(rendezvous("env://", rank.rank, rank.world_size, timeout=timeout)))
     store.set_timeout(timeout)
     names = sorted({module.plugin for module in plan.graph.modules.values()})
     wrappers = [record.name for record in plan.host.records if record.state == "usable"]

@@ -100,7 +100,8 @@ class DeviceApi(types.ModuleType):
         super().__init__("torch.cuda", "The CUDA API on a CPU.")
         self._stream = Stream()
         self.random = self
-        self.default_generators = [torch.default_generator]
+        # Indexed by what current_device() gives, and by device number.
+        self.default_generators = {CPU: torch.default_generator, 0: torch.default_generator}
         self.nvtx = types.SimpleNamespace(
             range_push=_nothing, range_pop=_nothing, range=contextlib.nullcontext
         )
@@ -130,6 +131,15 @@ class DeviceApi(types.ModuleType):
 
     def get_device_properties(self, device: Any = None) -> types.SimpleNamespace:
         return types.SimpleNamespace(name="cpu", total_memory=0, major=0, minor=0)
+
+    def device(self, device: Any = None) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext()
+
+    # Torch queues these calls until the driver is up; the tracker sets its random states by them.
+    def _lazy_call(self, call: Callable[[], Any], **_kwargs: Any) -> None:
+        call()
+
+    def _lazy_init(self) -> None: ...
 
     # Streams
     def current_stream(self, device: Any = None) -> Stream:

@@ -33,10 +33,28 @@ from mimo_core.platforms.cpu.device_api import (
 
 PACKAGE = "megatron"
 
-_FACTORIES = (
-    "arange as_tensor empty empty_like eye full full_like linspace ones ones_like rand rand_like "
-    "randint randn randn_like randperm scalar_tensor tensor zeros zeros_like"
-).split()
+_FACTORIES = [
+    "arange",
+    "as_tensor",
+    "empty",
+    "empty_like",
+    "eye",
+    "full",
+    "full_like",
+    "linspace",
+    "ones",
+    "ones_like",
+    "rand",
+    "rand_like",
+    "randint",
+    "randn",
+    "randn_like",
+    "randperm",
+    "scalar_tensor",
+    "tensor",
+    "zeros",
+    "zeros_like",
+]
 
 
 class TorchFacade(types.ModuleType):

@@ -24,7 +24,7 @@ class LocalTokenDispatcher(MoEAlltoAllTokenDispatcher):
         moved: torch.Tensor = super()._maybe_dtoh_and_synchronize(point, tokens_per_expert)
         for name in ("input_splits", "output_splits", "output_splits_tp"):
             sizes = getattr(self, name)
-            if isinstance(sizes, torch.Tensor):
+            if isinstance(sizes, torch.Tensor) and not sizes.is_cuda:
                 setattr(self, name, sizes.numpy())
         return moved
 

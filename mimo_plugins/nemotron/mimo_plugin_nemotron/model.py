@@ -59,7 +59,6 @@ def hybrid_config(module: Module, platform: Platform) -> TransformerConfig:
         "hidden_dropout": options.dropout,
         "attention_dropout": options.dropout,
         # The only dispatcher that knows variable_seq_lengths; checked without experts too.
-        "moe_token_dispatcher_type": "alltoall",
         "transformer_impl": "transformer_engine" if platform.transformer_engine else "local",
         # Without attention the config still wants a number of heads that tp divides.
         "num_attention_heads": module.grid.tp,

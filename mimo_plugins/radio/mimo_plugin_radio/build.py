@@ -46,7 +46,7 @@ def encoder(module: Module, groups: ProcessGroupCollection | None, platform: Pla
 def tower_config(module: Module) -> TransformerConfig:
     """RADIO's layers: pre-norm with LayerNorm, GELU, biases everywhere."""
     options = options_of(module)
-    return _config(
+    return transformer_config(
         module,
         num_layers=options.tower_layers,
         hidden_size=options.tower_width,
@@ -61,17 +61,11 @@ def tower_config(module: Module) -> TransformerConfig:
     )
 
 
-def _config(module: Module, **architecture: Any) -> TransformerConfig:
-    # Megatron's config refuses its default dispatcher beside variable sequence lengths, experts
-    # or not.
-    return transformer_config(module, moe_token_dispatcher_type="alltoall", **architecture)
-
-
 def _projector(
     module: Module, groups: ProcessGroupCollection | None, platform: Platform
 ) -> ModuleSpec:
     options = options_of(module)
-    config = _config(
+    config = transformer_config(
         module,
         num_layers=1,
         hidden_size=module.language_width,

@@ -32,7 +32,8 @@ def pretrain(
     a rank already, it runs that one.
 
     Args:
-        recipe: A recipe file, or a recipe made in Python; the demo by default.
+        recipe: A recipe file, the name of one that comes in the package (``demo-shuffled``), or
+            a recipe made in Python; the demo by default.
         overrides: ``key.path=value``, as on the command line.
         run_dir: Folder of the run. One that has a checkpoint goes on from it.
         disabled: Installed plugins to leave out.
@@ -45,7 +46,7 @@ def pretrain(
         ValueError: the recipe, a plugin or the layout is wrong; the message says what to do.
         RunFailed: a rank failed while running.
     """
-    source = DEMO if recipe is None else recipe
+    source = DEMO if recipe is None else _packaged(recipe)
     rank = Rank.from_environment()
     plan = make_plan(
         source,
@@ -70,3 +71,12 @@ def pretrain(
     goes_on = "" if done is None else f", going on after iteration {done}"
     console.print(f"  run folder {folder.path}{goes_on}", highlight=False, soft_wrap=True)
     return launch(plan, folder, disabled)
+
+
+def _packaged(recipe: Path | str | Recipe) -> Path | str | Recipe:
+    """The package's recipe of this name, where no file has it."""
+    if isinstance(recipe, str | Path):
+        packaged = RECIPES / f"{recipe}.yaml"
+        if not Path(recipe).exists() and packaged.exists():
+            return packaged
+    return recipe

@@ -63,7 +63,7 @@ def build_optimizer(model: Model, config: OptimizerConfig) -> Optimizer:
                 pg_collection=model.pg_collection,
                 use_gloo_process_groups=False,
             )
-            # A module without experts gets an optimizer for the experts of another; saving it fails.
+            # A module without experts gets an optimizer for another's, which cannot be saved.
             held = [inner for inner in optimizer.chained_optimizers if inner.buffers]
             optimizer = ChainedOptimizer(held) if held else None
             _initialize_states(held)

@@ -1,4 +1,4 @@
-"""The outer model of a rank: megatron's ``MimoModel`` holding only the module that is active here."""
+"""The outer model of a rank: megatron's ``MimoModel`` with only the module that is active here."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class Model(MimoModel):
         return unwrap_model(self.active)  # type: ignore[no-any-return]
 
     def part(self, name: str) -> torch.nn.Module | None:
-        """``encoder``, ``projector`` or ``language`` on this rank, as the recipe's freeze says it."""
+        """``encoder``, ``projector`` or ``language`` on this rank: the words of ``freeze``."""
         bare = self.bare
         if isinstance(bare, EncoderContainer):
             return {"encoder": bare.tower, "projector": bare.projector}.get(name)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from mimo_core.platforms.base import RankPlatform
 
 PLATFORM_VARIABLE = "MIMO_PLATFORM"
-"""Environment variable that forces ``cpu`` or ``cuda``; by default a GPU is used if there is one."""
+"""Environment variable that forces ``cpu`` or ``cuda``; by default a GPU is used if there is."""
 
 
 def select(local_rank: int = 0) -> RankPlatform:

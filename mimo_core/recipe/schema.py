@@ -59,7 +59,7 @@ class CheckpointRecipe:
     """Saving the run, and going on from where it stopped."""
 
     save_every: int = 0
-    """Iterations between checkpoints; 0 saves none."""
+    """Iterations between checkpoints; 0 saves at the end only."""
     directory: str | None = None
     """Where checkpoints are; `checkpoints` in the run folder by default."""
 

@@ -213,14 +213,13 @@ class Engine:
         first = place["pp"] == 0
         last = place["pp"] == layout.grids[self._name].pp - 1
         language = self._name == LANGUAGE
-        rows = (
-            graph.encoders if language and first else () if language or not last else (self._name,)
-        )
+        edges = graph.encoders if language else (self._name,)
+        at_an_end = first if language else last
         return Role(
             module=graph.modules[self._name],
             dp_rank=place["dp"],
             inputs=first or (language and last),
-            rows=tuple(rows),
+            rows=edges if at_an_end else (),
         )
 
     # Around the stock loop

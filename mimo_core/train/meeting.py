@@ -48,11 +48,12 @@ def meet(
     if rank.rank == 0:
         store.set("mimo/plan", json.dumps({**mine, "note": note}))
     first = json.loads(store.get("mimo/plan"))
-    if (first["digest"], first["recipe"]) != (mine["digest"], mine["recipe"]):
+    same_recipe = mine["recipe"] == first["recipe"]
+    if first["digest"] != mine["digest"] or not same_recipe:
         raise PluginError(
             f"rank {rank.rank} does not run what rank 0 runs: plugins {mine['plugins']} against "
-            f"{first['plugins']}, recipe {'the same' if mine['recipe'] == first['recipe'] else 'another'}"
-            "; install the same versions on all machines and give all ranks the same recipe"
+            f"{first['plugins']}, {'the same' if same_recipe else 'another'} recipe; install the "
+            "same versions on all machines and give all ranks the same recipe"
         )
     dist.init_process_group(
         backend,

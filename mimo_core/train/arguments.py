@@ -37,7 +37,7 @@ def flags(plan: Plan, steps: Steps) -> dict[str, Any]:
         # Read for FLOP counts and sanity checks; the modules are built from their own options.
         "num_layers": language.layers,
         "hidden_size": language.width,
-        "num_attention_heads": language.heads,
+        "num_attention_heads": max(language.heads, grid.tp),
         "seq_length": train.sequence_length,
         "max_position_embeddings": train.sequence_length,
         "tokenizer_type": "NullTokenizer",

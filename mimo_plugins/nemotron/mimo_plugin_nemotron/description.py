@@ -12,6 +12,13 @@ def describe(module: Module) -> Description:
     pattern = options.pattern
     vocabulary = padded_vocabulary(module)
     hidden = options.hidden_size
+    if options.tie_embeddings and module.grid.pp > 1:
+        raise ValueError(
+            f"modules.{module.name}: tie_embeddings with pp {module.grid.pp} cannot be saved by "
+            "megatron-core 0.19 (LanguageModule.tie_embeddings_and_output_weights_state_dict reads "
+            "global groups that a run of several grids has not); leave tie_embeddings out, or set "
+            "pp to 1"
+        )
     embeddings = vocabulary * hidden * (1 if options.tie_embeddings else 2)
     parallel = {"tp", "pp", "dp"}
     if "E" in pattern:

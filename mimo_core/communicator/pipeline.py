@@ -170,8 +170,11 @@ class PipelineCommunicator:
         ready = {}
         for encoder, gradient in gradients.items():
             if self._bridge.learns(encoder):
-                assert gradient is not None, f"no gradient for the rows of {encoder!r}"
-                ready[encoder] = gradient
+                # A model need not look at rows where there are none.
+                assert gradient is not None or not sum(rows[encoder]), (
+                    f"no gradient for the rows of {encoder!r}"
+                )
+                ready[encoder] = torch.empty(0) if gradient is None else gradient
         return ready, rows
 
     # Encoders' last stage

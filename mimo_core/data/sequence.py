@@ -75,15 +75,17 @@ class SequenceBuilder:
 
     def _placeholders(self, sample: Sample, medium: Media) -> list[int]:
         piece: list[int] = []
+        is_read = False
         for encoder in self.graph.encoders:
             description = self.graph.descriptions[encoder]
             if description.accepts == medium.kind:
                 assert description.positions is not None
+                is_read = True
                 symbol = self.graph.edge_of(encoder).placeholder
                 piece += [self.graph.tokenizer.placeholder_id(symbol)] * description.positions(
                     medium
                 )
-        if not piece:
+        if not is_read:
             read = {name: self.graph.descriptions[name].accepts for name in self.graph.encoders}
             raise ValueError(
                 f"sample {sample.key} has media of kind {medium.kind!r}, but no encoder of the "

@@ -118,7 +118,8 @@ class Slices(TorchDataset[Batch]):
         begin, end = sample_slice(self._microbatch, role.module.grid.dp, role.dp_rank)
         positions = [number * self._microbatch + place for place in range(begin, end)]
         indices = [self._order[position] for position in positions]
-        samples = [self._dataset[index or 0] for index in indices]
+        # Objects of their own: a dataset may give the same one for a filler, or an epoch later.
+        samples = [attrs.evolve(self._dataset[index or 0]) for index in indices]
         rows = {
             encoder: tuple(self._builder.rows(encoder, sample) for sample in samples)
             for encoder in role.rows

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import AbstractContextManager
 from typing import Any, Literal
 
@@ -22,6 +23,9 @@ class CudaPlatform:
                 f"{count} ranks on it, or set MIMO_PLATFORM=cpu"
             )
         torch.cuda.set_device(local_rank)
+        # What Triton finds by trying (about 200 configurations of the Mamba kernels) is kept on
+        # disk beside its compiled kernels.
+        os.environ.setdefault("TRITON_CACHE_AUTOTUNING", "1")
         self.transformer_engine = transformer_engine
         self._device = torch.device("cuda", local_rank)
         self._stream = torch.cuda.Stream()

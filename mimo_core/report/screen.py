@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -39,8 +38,8 @@ class Screen:
         self.console = Console(file=stream)
         self._iterations = iterations
         self._every = every
+        self._steps = 0
         self._smooth = 0.0
-        self._last_line = time.monotonic()
         self._progress = Progress(
             TextColumn("  {task.description}"),
             BarColumn(bar_width=16),
@@ -67,7 +66,10 @@ class Screen:
 
     def step(self, iteration: int, loss: float, seconds: float, tokens: int) -> None:
         """One training iteration is done."""
-        self._smooth = seconds if not self._smooth else 0.9 * self._smooth + 0.1 * seconds
+        self._steps += 1
+        # The first step compiles and warms up: it says nothing of those to come.
+        weight = 1.0 if self._steps <= 2 else 0.1
+        self._smooth += weight * (seconds - self._smooth)
         left = int((self._iterations - iteration) * self._smooth)
         line = (
             f"{iteration}/{self._iterations}  loss {loss:.4f}  {seconds * 1e3:.0f} ms/step  "

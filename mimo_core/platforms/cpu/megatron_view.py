@@ -33,6 +33,9 @@ from mimo_core.platforms.cpu.device_api import (
 
 PACKAGE = "megatron"
 
+_GPU_ONLY = frozenset({"transformer_engine", "apex"})
+"""Megatron prefers these to its own layers wherever they can be imported."""
+
 _FACTORIES = [
     "arange",
     "as_tensor",
@@ -103,6 +106,8 @@ def _namespace_builtins(facade: TorchFacade) -> dict[str, Any]:
         fromlist: Sequence[str] | None = (),
         level: int = 0,
     ) -> types.ModuleType:
+        if not level and name.partition(".")[0] in _GPU_ONLY:
+            raise ModuleNotFoundError(f"{name} is for GPUs; this rank runs on the CPU", name=name)
         module = builtins.__import__(name, globals, locals, fromlist or (), level)
         if level or not (name == "torch" or name.startswith("torch.")):
             return module

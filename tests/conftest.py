@@ -1,0 +1,87 @@
+"""Runs by the real command, shared between tests: each is started once a session."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+
+HERE = Path(__file__).parent
+TIMEOUT = 150.0
+
+
+@attrs.frozen(kw_only=True)
+class Run:
+    """A run that has ended."""
+
+    folder: Path
+    code: int
+    screen: str
+    errors: str
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        return json.loads((self.folder / "summary.json").read_text())  # type: ignore[no-any-return]
+
+    @property
+    def losses(self) -> list[float]:
+        return [row["loss"] for row in self.summary["iterations"]]
+
+    @property
+    def norms(self) -> list[float]:
+        return [row["gradient_norm"] for row in self.summary["iterations"]]
+
+    def log(self, rank: int) -> str:
+        return (self.folder / "logs" / f"rank-{rank}.log").read_text(errors="replace")
+
+
+def command(recipe: str | Path, *overrides: str, folder: Path) -> list[str]:
+    """The command line of a run; ``recipe`` names a file in ``tests/recipes``, or is one."""
+    path = HERE / "recipes" / f"{recipe}.yaml" if isinstance(recipe, str) else recipe
+    start = [sys.executable, "-m", "mimo_core.cli.pretrain", str(path), *overrides]
+    return [*start, "--run-dir", str(folder)]
+
+
+def start(recipe: str | Path, *overrides: str, folder: Path, site: Path | None = None) -> Run:
+    """Start a run by the command and wait for its end."""
+    environ = {**os.environ, "COLUMNS": "120"}
+    if site is not None:
+        environ["PYTHONPATH"] = os.pathsep.join(
+            filter(None, [str(site), environ.get("PYTHONPATH")])
+        )
+    process = subprocess.run(
+        command(recipe, *overrides, folder=folder),
+        env=environ,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT,
+        check=False,
+    )
+    return Run(folder=folder, code=process.returncode, screen=process.stdout, errors=process.stderr)
+
+
+@pytest.fixture(scope="session")
+def words_site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the ``words`` plugin installed, as pip would lay it out."""
+    site = tmp_path_factory.mktemp("site")
+    shutil.copy(HERE / "plugins" / "words_plugin.py", site)
+    info = site / "words_plugin-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: words-plugin\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[mimo.plugins]\nwords = words_plugin\n")
+    return site
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """The tiny recipe on two ranks, from beginning to end."""
+    run = start("tiny", folder=tmp_path_factory.mktemp("tiny") / "run")
+    assert run.code == 0, run.screen + run.errors
+    return run

@@ -1,0 +1,76 @@
+"""Which rank a process is, by what started it."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from mimo_core.rank import Rank
+
+MEETING = {"MASTER_ADDR": "node1", "MASTER_PORT": "29500"}
+TORCHRUN = {"RANK": "5", "LOCAL_RANK": "1", "WORLD_SIZE": "8", **MEETING}
+SLURM = {"SLURM_PROCID": "6", "SLURM_LOCALID": "2", "SLURM_NTASKS": "16", **MEETING}
+
+
+def without(environ: dict[str, str], name: str) -> dict[str, str]:
+    return {key: value for key, value in environ.items() if key != name}
+
+
+@pytest.mark.parametrize(
+    ("environ", "expected"),
+    [
+        (TORCHRUN, Rank(rank=5, local_rank=1, world_size=8)),
+        (SLURM, Rank(rank=6, local_rank=2, world_size=16)),
+        # torchrun inside of an srun task: the inner one counts.
+        (SLURM | TORCHRUN, Rank(rank=5, local_rank=1, world_size=8)),
+    ],
+    ids=["torchrun", "srun", "torchrun in srun"],
+)
+def test_a_launched_rank_knows_itself(environ, expected):
+    assert Rank.from_environment(environ) == expected
+
+
+@pytest.mark.parametrize(
+    "environ",
+    [
+        {},
+        MEETING,
+        # An interactive allocation, or a batch script's own shell: nothing was launched.
+        {"SLURM_PROCID": "0", "SLURM_NTASKS": "1", "SLURM_LOCALID": "0"},
+        {"SLURM_NTASKS": "8"},
+    ],
+    ids=["nothing", "a meeting point", "one task", "an allocation"],
+)
+def test_a_process_that_nobody_launched_is_no_rank(environ):
+    assert Rank.from_environment(environ) is None
+
+
+@pytest.mark.parametrize(
+    ("environ", "said"),
+    [
+        (without(TORCHRUN, "WORLD_SIZE"), "RANK is set, but 'WORLD_SIZE' is not; start ranks by"),
+        (without(TORCHRUN, "MASTER_ADDR"), "MASTER_ADDR is not set; all ranks need the address"),
+        (without(TORCHRUN, "MASTER_PORT"), "MASTER_PORT is not set; all ranks need the address"),
+        (without(SLURM, "MASTER_ADDR"), "MASTER_ADDR is not set; .* see examples/slurm.sh"),
+        (TORCHRUN | {"RANK": "two"}, "'two'"),
+    ],
+)
+def test_a_rank_that_is_half_set_is_told_what_lacks(environ, said):
+    with pytest.raises(ValueError, match=said):
+        Rank.from_environment(environ)
+
+
+def test_the_process_environment_is_read_and_written(monkeypatch: pytest.MonkeyPatch):
+    for name in {**TORCHRUN, **SLURM}:
+        monkeypatch.delenv(name, raising=False)
+    assert Rank.from_environment() is None
+    for name, value in SLURM.items():
+        monkeypatch.setenv(name, value)
+    rank = Rank.from_environment()
+    assert rank is not None
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
+        monkeypatch.setenv(name, "999")
+    rank.export()
+    assert [os.environ[name] for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")] == ["6", "16", "2"]
+    assert Rank.from_environment() == rank

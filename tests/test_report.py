@@ -1,0 +1,203 @@
+"""What a person sees of a run, and what the run folder says of it."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.text import Text
+
+from mimo_core.report.pictures import draw_loss, half_blocks
+from mimo_core.report.reporter import Iteration, Reporter
+from mimo_core.report.screen import Answer, Screen
+from mimo_core.run_folder import RunFolder
+
+
+@pytest.fixture(autouse=True)
+def no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the machine that runs the tests says of colours."""
+    for name in ("FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def screen(iterations: int = 100, every: int = 10) -> tuple[Screen, io.StringIO]:
+    stream = io.StringIO()
+    return Screen(stream, iterations, every), stream
+
+
+def row(iteration: int, loss: float | None = 2.0, seconds: float = 0.5) -> Iteration:
+    return Iteration(iteration=iteration, loss=loss, gradient_norm=1.5, step_seconds=seconds)
+
+
+# The screen
+def test_without_a_terminal_a_line_tells_loss_time_speed_and_what_is_left():
+    shown, stream = screen()
+    with shown:
+        shown.step(10, 2.34567, 0.5, 1000)
+    assert stream.getvalue() == (
+        "  training 10/100  loss 2.3457  500 ms/step  2,000 tokens/s  0:45 left\n"
+    )
+
+
+def test_without_a_terminal_lines_come_at_the_first_every_nth_and_last_iteration():
+    shown, stream = screen(iterations=25)
+    for iteration in range(1, 26):
+        shown.step(iteration, 1.0, 0.1, 10)
+    told = [line.split()[1] for line in stream.getvalue().splitlines()]
+    assert told == ["1/25", "10/25", "20/25", "25/25"]
+    assert stream.getvalue().endswith("0:00 left\n")
+
+
+def test_a_slow_first_step_and_a_hiccup_do_not_turn_the_time_left_over():
+    shown, stream = screen(every=1)
+    for iteration, seconds in enumerate([60.0, 1.0, 11.0], 1):
+        shown.step(iteration, 1.0, seconds, 1000)
+    second, third = stream.getvalue().splitlines()[1:]
+    assert "1000 ms/step  1,000 tokens/s  1:38 left" in second
+    assert "11000 ms/step  500 tokens/s  3:14 left" in third
+
+
+def test_an_evaluation_tells_loss_as_a_number_and_the_rest_as_shares():
+    shown, stream = screen()
+    shown.evaluation(20, {"loss": 0.12345, "caption_accuracy": 0.956})
+    assert stream.getvalue() == (
+        "  held out after 20 iterations: loss 0.1235, caption_accuracy 95.6%\n"
+    )
+
+
+def test_answers_show_what_was_said_as_it_was_said_and_the_truth_of_wrong_ones():
+    shown, stream = screen()
+    shown.answers(
+        [
+            Answer(key="digits/1", truth="seven", said="seven", picture=("[red]▀[/]",)),
+            Answer(key="digits/2", truth="two", said="[bold]"),
+            Answer(key="digits/3", truth="one", said=""),
+        ]
+    )
+    text = stream.getvalue()
+    for part in ("✓ seven", "digits/1", "✗ [bold]", "is two", "✗ (nothing)", "is one"):
+        assert part in text
+    assert "▀" not in text
+    assert "is seven" not in text
+
+
+def test_places_are_told_on_one_line_each_however_long():
+    shown, stream = screen()
+    long = Path("/") / ("x" * 150) / "summary.json"
+    shown.end({"checkpoint": "none was saved", "summary": long})
+    assert stream.getvalue().splitlines() == [
+        "  checkpoint  none was saved",
+        f"  summary     {long}",
+    ]
+
+
+# The summary
+def reporter(folder: Path, iterations: int = 100) -> tuple[Reporter, io.StringIO]:
+    shown, stream = screen(iterations)
+    facts = {"platform": "cpu", "plugins": {"eye": "0"}}
+    run = RunFolder(folder)
+    return Reporter(folder=run, screen=shown, tokens=1000, facts=facts), stream
+
+
+def test_the_summary_holds_every_iteration_evaluation_and_fact(tmp_path):
+    run, stream = reporter(tmp_path)
+    run.begin(0)
+    # The first is slow, as the first one is.
+    for iteration, seconds in enumerate([9.0, 1.0, 0.25, 0.5], 1):
+        run.step(row(iteration, 4.0 / iteration, seconds))
+    run.evaluation(2, {"loss": 3.0, "caption_accuracy": 0.5})
+    run.evaluation(4, {"loss": 1.5, "caption_accuracy": 0.75})
+    said = Answer(key="digits/1", truth="two", said="ten")
+    summary = run.end([said], {"checkpoint": "runs/x/iter_0000004", "ranks": []})
+    assert json.loads((tmp_path / "summary.json").read_text()) == summary
+    assert summary["iterations"][1] == {
+        "iteration": 2,
+        "loss": 2.0,
+        "gradient_norm": 1.5,
+        "step_seconds": 1.0,
+    }
+    assert [one["iteration"] for one in summary["iterations"]] == [1, 2, 3, 4]
+    assert summary["evaluation"] == {"loss": 1.5, "caption_accuracy": 0.75}
+    assert [one["iteration"] for one in summary["evaluations"]] == [2, 4]
+    assert (summary["platform"], summary["plugins"]) == ("cpu", {"eye": "0"})
+    assert (summary["median_step_seconds"], summary["tokens_per_second"]) == (0.5, 2000.0)
+    assert 0 <= summary["seconds_to_first_iteration"] < 60
+    assert summary["checkpoint"] == "runs/x/iter_0000004"
+    assert summary["answers"] == [{"key": "digits/1", "truth": "two", "said": "ten"}]
+    assert (tmp_path / "loss.png").read_bytes()[:4] == b"\x89PNG"
+    assert "✗ ten" in stream.getvalue()
+
+
+def test_the_summary_is_there_after_each_evaluation(tmp_path):
+    """A run that is killed later leaves what it had reached."""
+    run, _ = reporter(tmp_path)
+    run.step(row(1))
+    assert not (tmp_path / "summary.json").exists()
+    run.evaluation(1, {"loss": 2.0})
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert len(summary["iterations"]) == 1
+    assert summary["evaluation"] == {"loss": 2.0}
+
+
+def test_a_resumed_run_keeps_what_came_before_its_checkpoint_and_drops_the_rest(tmp_path):
+    first, _ = reporter(tmp_path)
+    for iteration in range(1, 6):
+        first.step(row(iteration, loss=10.0))
+    first.evaluation(3, {"loss": 10.0})
+    first.evaluation(5, {"loss": 10.0})
+    second, _ = reporter(tmp_path)
+    second.begin(3)
+    for iteration in (4, 5):
+        second.step(row(iteration, loss=20.0))
+    second.evaluation(5, {"loss": 20.0})
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    told = [(one["iteration"], one["loss"]) for one in summary["iterations"]]
+    assert told == [(1, 10.0), (2, 10.0), (3, 10.0), (4, 20.0), (5, 20.0)]
+    told = [(one["iteration"], one["loss"]) for one in summary["evaluations"]]
+    assert told == [(3, 10.0), (5, 20.0)]
+
+
+def test_a_skipped_step_is_in_the_summary_and_not_in_the_curve(tmp_path):
+    run, stream = reporter(tmp_path)
+    run.step(row(1, loss=None))
+    summary = run.end([], {})
+    assert summary["iterations"][0]["loss"] is None
+    assert (stream.getvalue(), (tmp_path / "loss.png").exists()) == ("", False)
+
+
+def test_a_run_without_a_step_has_a_summary(tmp_path):
+    run, _ = reporter(tmp_path)
+    summary = run.end([], {"checkpoint": None})
+    assert (summary["iterations"], summary["tokens_per_second"]) == ([], None)
+
+
+# Pictures
+@pytest.mark.parametrize(
+    ("height", "width", "lines", "cells"),
+    [(8, 8, 4, 8), (3, 2, 2, 2), (40, 100, 4, 20), (1, 1, 1, 1)],
+)
+def test_a_picture_takes_two_pixels_a_character_and_twenty_a_line(height, width, lines, cells):
+    drawn = half_blocks(np.zeros((height, width, 3), dtype=np.uint8))
+    shown = [Text.from_markup(line) for line in drawn]
+    assert len(shown) == lines
+    assert [text.cell_len for text in shown] == [cells] * lines
+
+
+def test_a_character_has_the_colour_of_the_pixel_above_on_the_one_below():
+    image = np.array([[[255, 0, 1]], [[2, 3, 200]]], dtype=np.uint8)
+    assert half_blocks(image) == ["[rgb(255,0,1) on rgb(2,3,200)]▀[/]"]
+    # The last row of an odd number is its own lower half.
+    assert half_blocks(image[:1]) == ["[rgb(255,0,1) on rgb(255,0,1)]▀[/]"]
+
+
+def test_the_loss_curve_is_a_picture_of_the_losses(tmp_path):
+    pictures = []
+    for number, held_out in enumerate(([], [(2, 1.5)])):
+        path = tmp_path / f"{number}.png"
+        draw_loss(path, [1, 2, 3], [3.0, 2.0, 1.0], held_out)
+        pictures.append(path.read_bytes())
+    assert all(picture.startswith(b"\x89PNG\r\n") for picture in pictures)
+    assert pictures[0] != pictures[1]

@@ -1,0 +1,91 @@
+"""The folder of a run: names that do not collide, files that are never half there."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+
+from mimo_core.run_folder import RunFolder, latest_checkpoint
+
+TRACKER = "latest_checkpointed_iteration.txt"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> RunFolder:
+    return RunFolder(tmp_path)
+
+
+def test_no_checkpoint_is_found_where_none_was_saved(tmp_path):
+    assert latest_checkpoint(tmp_path) is None
+    assert latest_checkpoint(tmp_path / "missing") is None
+    # Half a checkpoint, whose tracker was not yet written, is none.
+    (tmp_path / "iter_0000010").mkdir()
+    assert latest_checkpoint(tmp_path) is None
+
+
+def test_the_tracker_tells_the_newest_checkpoint(tmp_path):
+    (tmp_path / TRACKER).write_text("20\n")
+    assert latest_checkpoint(tmp_path) == 20
+
+
+@pytest.mark.parametrize("text", ["", "release", "-1", "1.5"])
+def test_a_tracker_without_an_iteration_is_refused_with_the_way_out(tmp_path, text):
+    for name in ("iter_0000020", "iter_0000010"):
+        (tmp_path / name).mkdir()
+    (tmp_path / TRACKER).write_text(text)
+    with pytest.raises(ValueError) as caught:
+        latest_checkpoint(tmp_path)
+    assert str(caught.value) == (
+        f"{tmp_path / TRACKER} should hold the newest checkpoint's iteration, but holds {text!r}; "
+        "write the number of the one to go on from into it (folders here: "
+        "['iter_0000010', 'iter_0000020'])"
+    )
+
+
+def test_the_summary_is_read_back_and_replaced(folder):
+    assert folder.read_summary() is None
+    folder.write_summary({"iterations": [{"iteration": 1, "loss": None}]})
+    folder.write_summary({"iterations": [], "name": "größe"})
+    assert folder.read_summary() == {"iterations": [], "name": "größe"}
+    assert json.loads(folder.summary.read_text()) == folder.read_summary()
+    assert [path.name for path in folder.path.iterdir()] == ["summary.json"]
+
+
+def test_a_reader_never_sees_half_a_summary(folder, monkeypatch: pytest.MonkeyPatch):
+    """The old one stays when writing the new one is cut off, at any byte."""
+    folder.write_summary({"loss": 1.0})
+    write = Path.write_text
+
+    def cut_off(self: Path, data: str, *args, **kwargs):
+        write(self, data[: len(data) // 2], *args, **kwargs)
+        raise OSError("disk full")
+
+    monkeypatch.setattr(Path, "write_text", cut_off)
+    with pytest.raises(OSError, match="disk full"):
+        folder.write_summary({"loss": 2.0})
+    assert folder.read_summary() == {"loss": 1.0}
+    monkeypatch.undo()
+    folder.write_summary({"loss": 3.0})
+    assert folder.read_summary() == {"loss": 3.0}
+
+
+def test_runs_of_the_same_second_get_folders_of_their_own(tmp_path, monkeypatch):
+    monkeypatch.setattr(time, "strftime", lambda form: "20260102-030405")
+    names = []
+    for _ in range(3):
+        fresh = RunFolder.fresh("demo", tmp_path)
+        assert not fresh.path.exists()
+        fresh.path.mkdir()
+        names.append(fresh.path.name)
+    assert names == [f"demo-20260102-030405{end}" for end in ("", "-2", "-3")]
+    monkeypatch.chdir(tmp_path)
+    assert RunFolder.fresh("demo").path == Path("runs/demo-20260102-030405")
+
+
+def test_every_rank_has_files_of_its_own(folder):
+    paths = [getattr(folder, kind)(rank) for kind in ("log", "failure") for rank in range(12)]
+    assert len(set(paths)) == 24
+    assert {path.parent for path in paths} == {folder.logs}

@@ -1,0 +1,172 @@
+"""Whole runs by the command: what a user gets on the screen and in the run folder."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+import mimo_core
+
+from .conftest import HERE, TIMEOUT, Run, command, start
+
+# fp32 sums over ranks are ordered otherwise than over samples: a few units in the last place of
+# the loss (relative 6e-8 each), grown by the steps in between.
+FP32_ORDER = 2e-6
+
+
+def test_a_run_tells_what_it_does(tiny: Run) -> None:
+    assert "vision (radio)" in tiny.screen and "language (nemotron)" in tiny.screen
+    assert "<vision>" in tiny.screen, "the edge with its placeholder"
+    for word in ("training 4/4", "loss", "ms/step", "tokens/s", "left"):
+        assert word in tiny.screen
+    assert "caption_accuracy" in tiny.screen
+    assert "digits/validation/0" in tiny.screen, "held-out samples with the model's answers"
+    for place in ("checkpoints/iter_0000004", "summary.json", "loss.png", "tensorboard", "logs"):
+        assert place in tiny.screen
+    assert tiny.errors == "", "third parties' warnings belong to the logs"
+    assert "seq_length" not in tiny.screen and "seq_length" in tiny.log(0), "the argument dump"
+
+
+def test_the_run_folder_holds_the_run(tiny: Run) -> None:
+    summary = tiny.summary
+    assert [row["iteration"] for row in summary["iterations"]] == [1, 2, 3, 4]
+    for row in summary["iterations"]:
+        assert row["loss"] > 0 and row["gradient_norm"] > 0 and row["step_seconds"] > 0
+    assert tiny.losses[-1] < tiny.losses[0] - 0.3, "it learns"
+    assert 0 <= summary["evaluation"]["caption_accuracy"] <= 1
+    assert summary["tokens_per_second"] > 0
+    assert summary["plugins"] == dict.fromkeys(("digits", "nemotron", "radio"), "0.1.0")
+    assert Path(summary["checkpoint"]).is_dir()
+    assert (tiny.folder / "loss.png").read_bytes().startswith(b"\x89PNG")
+    assert list((tiny.folder / "tensorboard").glob("events.out.*"))
+    recipe = yaml.safe_load((tiny.folder / "recipe.yaml").read_text())
+    assert recipe["train"]["iterations"] == 4 and recipe["layout"] == "disjoint"
+
+
+def test_tensorboard_has_the_losses_of_the_language_model(tiny: Run) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(tiny.folder / "tensorboard")).Reload()
+    values = [event.value for event in events.Scalars("lm loss")]
+    assert values == pytest.approx(tiny.losses, rel=1e-6)  # TensorBoard keeps float32
+
+
+def test_pictures_are_decoded_on_encoder_ranks_only(tiny: Run) -> None:
+    decoded = {rank["module"]: rank["decoded"] for rank in tiny.summary["ranks"]}
+    trained, looked_at = 4 * 16, 2 * 16  # 19 held-out samples fill two batches of 16
+    assert decoded == {"vision": trained + looked_at, "language": 0}
+
+
+@pytest.mark.parametrize(
+    "wide",
+    [
+        pytest.param(("modules.vision.grid.dp=2",), id="two encoder ranks into one"),
+        pytest.param(
+            ("modules.language.grid.dp=2", "train.micro_batch_size=2"),
+            id="one encoder rank into two",
+        ),
+    ],
+)
+def test_data_parallel_ranks_equal_one(tiny: Run, tmp_path: Path, wide: tuple[str, ...]) -> None:
+    """The same samples over other data-parallel ranks: the same losses and gradient norms."""
+    run = start("tiny", *wide, folder=tmp_path / "run")
+    assert run.code == 0, run.screen + run.errors
+    assert run.losses == pytest.approx(tiny.losses, rel=FP32_ORDER)
+    assert run.norms == pytest.approx(tiny.norms, rel=FP32_ORDER)
+    held_out = run.summary["evaluation"]
+    assert held_out["loss"] == pytest.approx(tiny.summary["evaluation"]["loss"], rel=FP32_ORDER)
+
+
+def test_a_stopped_run_goes_on_to_the_last_bit(tmp_path: Path) -> None:
+    """With dropout, random augmentation and loader workers; and the same run twice is the same."""
+    random = (
+        "modules.vision.options.dropout=0.2",
+        "modules.vision.options.position_crop=true",
+        "modules.language.options.dropout=0.2",
+        "data.workers=2",
+        "evaluate.every=2",
+    )
+    whole = start("tiny", *random, folder=tmp_path / "whole")
+    assert whole.code == 0, whole.screen + whole.errors
+    begun = start("tiny", *random, "megatron.exit_interval=2", folder=tmp_path / "parts")
+    assert begun.code == 0, begun.screen + begun.errors
+    assert begun.losses == whole.losses[:2], "the same run twice: the same losses"
+    resumed = start("tiny", *random, folder=tmp_path / "parts")
+    assert resumed.code == 0, resumed.screen + resumed.errors
+    assert "going on after iteration 2" in resumed.screen
+    assert (resumed.losses, resumed.norms) == (whole.losses, whole.norms)
+    assert resumed.summary["evaluations"] == whole.summary["evaluations"]
+
+
+def test_two_encoders_one_frozen_train_save_and_go_on(tmp_path: Path) -> None:
+    """Two encoders of one plugin on three ranks; one is wholly frozen and has no optimizer."""
+    begun = start("two_encoders", "megatron.exit_interval=1", folder=tmp_path / "run")
+    assert begun.code == 0, begun.screen + begun.errors
+    run = start("two_encoders", folder=tmp_path / "run")
+    assert run.code == 0, run.screen + run.errors
+    assert [row["iteration"] for row in run.summary["iterations"]] == [1, 2, 3]
+    assert run.losses[-1] < run.losses[0] - 0.1
+    decoded = {rank["module"]: rank["decoded"] for rank in run.summary["ranks"]}
+    assert decoded["fine"] == decoded["coarse"] > 0 == decoded["language"]
+
+
+def test_the_language_model_runs_alone_over_two_stages(tmp_path: Path, words_site: Path) -> None:
+    """Without any encoder, on a dataset that a stranger's plugin brings."""
+    run = start("text_only", folder=tmp_path / "run", site=words_site)
+    assert run.code == 0, run.screen + run.errors
+    assert run.losses[-1] < run.losses[0] - 0.2
+    assert run.summary["plugins"]["words"] == "1.0"
+    assert "exact_words" in run.summary["evaluation"]
+
+
+def test_eight_ranks_train(tmp_path: Path) -> None:
+    """Encoder tp 2 dp 2; language model tp 2 dp 2 ep 2 with sequence parallelism."""
+    recipe = Path(mimo_core.__file__).parent / "recipes" / "eight-ranks.yaml"
+    short = ("train.iterations=3", "train.warmup_iterations=0", "evaluate.samples=64")
+    run = start(recipe, *short, folder=tmp_path / "run")
+    assert run.code == 0, run.screen + run.errors
+    assert run.losses[-1] < run.losses[0] - 0.3
+    assert Path(run.summary["checkpoint"]).is_dir()
+
+
+def test_torchrun_starts_the_ranks_in_any_order(tiny: Run, tmp_path: Path) -> None:
+    """Under torchrun the command is one rank and starts none. The language model comes first here:
+    its losses, its figures and TensorBoard come out as they do where it is last."""
+    recipe = yaml.safe_load((HERE / "recipes" / "tiny.yaml").read_text())
+    recipe["modules"] = dict(reversed(recipe["modules"].items()))
+    path = tmp_path / "reversed.yaml"
+    path.write_text(yaml.safe_dump(recipe, sort_keys=False))
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"]
+    torchrun += ["--master-addr=127.0.0.1", f"--master-port={port}", "-m"]
+    done = subprocess.run(
+        torchrun + command(path, folder=tmp_path / "run")[2:],
+        env={**os.environ, "COLUMNS": "120"},
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "language (nemotron)" in done.stdout and "training 4/4" in done.stdout
+    run = Run(folder=tmp_path / "run", code=0, screen=done.stdout, errors=done.stderr)
+    assert run.losses == tiny.losses, "nothing of a module depends on its place"
+    assert list((run.folder / "tensorboard").glob("events.out.*"))
+
+
+def test_a_failing_rank_ends_the_run_with_its_cause(tmp_path: Path) -> None:
+    """A sample that is too long is found on the language rank while the encoder waits for it."""
+    run = start("tiny", "train.sequence_length=6", folder=tmp_path / "run")
+    assert run.code == 1
+    assert "rank 1 (language) failed" in run.errors
+    assert "digits/train/" in run.errors and "train.sequence_length = 6" in run.errors
+    assert "Traceback" not in run.errors, "a user's mistake is told without one"
+    assert "rank-1.log" in run.errors

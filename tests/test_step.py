@@ -1,0 +1,56 @@
+"""The loss, and what the language model is said to have answered."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from .ranks_core import answer_sheet, launch, logits
+
+
+@pytest.fixture(scope="module")
+def ranks() -> list[dict[str, Any]]:
+    """Four ranks: tp 2, dp 2; each holds half of the vocabulary."""
+    return [rank["step"] for rank in launch()]
+
+
+@pytest.mark.parametrize("case", ["random", "bf16"])
+def test_argmax_over_a_split_vocabulary_is_that_of_the_whole(ranks, case):
+    whole = logits()[case].argmax(-1)
+    assert (whole < 4).any() and (whole >= 4).any()
+    assert [rank[case] for rank in ranks] == [whole.tolist()] * 4
+
+
+def test_argmax_without_tensor_parallelism(ranks):
+    assert ranks[0]["alone"] == logits()["random"].argmax(-1).tolist()
+
+
+def test_of_equal_logits_the_lower_id_wins_on_every_rank(ranks):
+    assert [rank["tied"] for rank in ranks] == [[[3, 5, 0]]] * 4
+
+
+def test_the_loss_is_the_sum_over_learned_tokens_and_their_number(ranks):
+    assert ranks[0]["loss of some"] == {
+        "total": 6.0,
+        "count": 3,
+        "count type": "torch.int32",
+        "reported": {"lm loss": [6.0, 3.0], "exact": [1.0, 1.0]},
+        "gradient": [[0.0, 1.0, 1.0], [1.0, 0.0, 0.0]],
+    }
+
+
+def test_a_batch_without_learned_tokens_has_no_loss_and_no_gradient(ranks):
+    told = ranks[0]["loss of none"]
+    assert (told["total"], told["count"]) == (0.0, 0)
+    assert told["reported"]["lm loss"] == [0.0, 0.0]
+    assert told["gradient"] == [[0.0] * 3] * 2
+
+
+def test_a_sample_is_right_when_all_its_learned_tokens_are_and_fillers_do_not_count(ranks):
+    labels, mask = answer_sheet()
+    predicted = logits()["random"].argmax(-1)
+    for rank in ranks:
+        told = rank["evaluation"]
+        assert told["reported"] == {"lm loss": [5.0, 5.0], "caption_accuracy": [1.0, 2.0]}
+        assert told["answers"] == [[predicted.tolist(), labels.tolist(), (mask > 0).tolist()]]

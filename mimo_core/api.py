@@ -59,7 +59,8 @@ def pretrain(
     if rank is not None:
         from mimo_core.launch.worker import run_rank
 
-        return run_rank(plan, rank, folder)
+        summary: dict[str, Any] | None = run_rank(plan, rank, folder)
+        return summary
     from rich.console import Console
 
     from mimo_core.cli.describe_run import run_header

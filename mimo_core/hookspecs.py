@@ -72,7 +72,7 @@ def rng_prefix(module: Module) -> str:  # type: ignore[empty-body]
 @hookspec(firstresult=True)
 def build_submodule(
     module: Module, groups: ProcessGroupCollection | None, platform: Platform
-) -> Encoder | ModuleSpec:  # type: ignore[empty-body]
+) -> Encoder | ModuleSpec:
     """The parts of the module: the ``ModuleSpec`` of the language model, or an ``Encoder``.
 
     Asked on every rank for every module; ``groups`` is ``None`` outside the module's grid, where
@@ -84,7 +84,7 @@ def build_submodule(
 @hookspec(firstresult=True)
 def provide_batch(
     module: Module, samples: Sequence[Sample], context: BatchContext
-) -> dict[str, Any] | None:  # type: ignore[empty-body]
+) -> dict[str, Any] | None:
     """The module's input for these samples, as CPU tensors.
 
     Asked on the first pipeline stage of an encoder (keyword arguments of the tower's forward,

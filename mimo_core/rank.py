@@ -27,7 +27,8 @@ class Rank:
         user's to set.
 
         Raises:
-            ValueError: ``RANK`` without ``WORLD_SIZE``, or ranks without a meeting point.
+            ValueError: ``RANK`` without ``WORLD_SIZE`` or ``LOCAL_RANK``, or ranks without a
+                meeting point.
         """
         environ = os.environ if environ is None else environ
         if "RANK" in environ:
@@ -37,7 +38,7 @@ class Rank:
         else:
             return None
         try:
-            values = {name: int(environ[names[name]]) for name in ("RANK", "WORLD_SIZE")}
+            values = {name: int(environ[names[name]]) for name in _SLURM}
         except KeyError as missing:
             raise ValueError(
                 f"{names['RANK']} is set, but {missing} is not; start ranks by torchrun or srun, "
@@ -51,7 +52,7 @@ class Rank:
                 )
         return cls(
             rank=values["RANK"],
-            local_rank=int(environ.get(names["LOCAL_RANK"], "0")),
+            local_rank=values["LOCAL_RANK"],
             world_size=values["WORLD_SIZE"],
         )
 

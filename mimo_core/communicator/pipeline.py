@@ -93,9 +93,13 @@ class PipelineCommunicator:
 
     def begin(self, rows: RowSource) -> None:
         """A run over microbatches begins: nothing is under way, rows are told by ``rows``."""
+        self.finish()
+        self.rows = rows
+
+    def finish(self) -> None:
+        """Wait until all that was sent has left; drop what an evaluation kept for gradients."""
         self._drain(keep=0)
         self._rows_in_flight.clear()
-        self.rows = rows
 
     # What the schedule calls
     def recv_forward(self, tensor_shapes: Any = None, is_first_stage: bool = False) -> Tensors:

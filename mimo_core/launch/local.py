@@ -98,11 +98,12 @@ def _end(ranks: Sequence[subprocess.Popen[bytes]]) -> None:
             _signal(process, signal.SIGTERM)
     deadline = time.monotonic() + _GRACE
     for process in ranks:
-        try:
+        with suppress(subprocess.TimeoutExpired):
             process.wait(max(0.0, deadline - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            _signal(process, signal.SIGKILL)
-            process.wait()
+    for process in ranks:
+        # The rank, if it still runs, and whatever it left behind: its group outlives it.
+        _signal(process, signal.SIGKILL)
+        process.wait()
 
 
 def _signal(process: subprocess.Popen[bytes], number: int) -> None:

@@ -44,7 +44,10 @@ def run_rank(plan: Plan, rank: Rank, folder: RunFolder) -> dict[str, Any] | None
         from mimo_core import platforms
 
         platform = platforms.select(rank.local_rank)
+        from mimo_core.train.adaptations import prepare_checkpoint_queue
         from mimo_core.train.meeting import meet
+
+        prepare_checkpoint_queue()
 
         path, plugins = meet(plan, rank, platform.backend, str(folder.path), MEETING_TIMEOUT)
         folder = RunFolder(Path(path))

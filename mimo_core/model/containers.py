@@ -12,6 +12,7 @@ from megatron.core.process_groups_config import ProcessGroupCollection
 from megatron.core.tensor_parallel.layers import ColumnParallelLinear
 from megatron.core.transformer.mlp import MLPSubmodules
 from megatron.core.transformer.spec_utils import ModuleSpec
+from megatron.core.utils import make_viewless_tensor
 
 from mimo_core.contract import Encoder
 
@@ -41,6 +42,13 @@ class EncoderContainer(ModalitySubmodules):
 
     def decode(self, embeddings: torch.Tensor, data_batch: dict[str, Any]) -> torch.Tensor:
         raise AssertionError("encoders only encode")
+
+    def forward(self, *args: Any, **kwargs: Any) -> torch.Tensor | None:
+        """Rows ``[N, H]``, no view of another tensor: the schedule frees what was sent."""
+        rows = super().forward(*args, **kwargs)
+        if rows is None or rows._base is None:
+            return rows  # type: ignore[no-any-return]
+        return make_viewless_tensor(rows, requires_grad=rows.requires_grad, keep_graph=True)  # type: ignore[no-any-return]
 
     def sharded_state_dict(
         self, prefix: str = "", sharded_offsets: Any = (), metadata: Any = None

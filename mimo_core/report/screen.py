@@ -61,8 +61,8 @@ class Screen:
     ) -> None:
         self._progress.stop()
 
-    def say(self, line: str) -> None:
-        self.console.print(f"  {line}", highlight=False, soft_wrap=True)
+    def say(self, line: str, *, markup: bool = False) -> None:
+        self.console.print(f"  {line}", highlight=False, soft_wrap=True, markup=markup)
 
     def step(self, iteration: int, loss: float, seconds: float, tokens: int) -> None:
         """One training iteration is done."""
@@ -86,7 +86,7 @@ class Screen:
             f"{name} {value:.4f}" if name == "loss" else f"{name} {value:.1%}"
             for name, value in results.items()
         )
-        self.say(f"[bold]held out[/bold] after {iteration} iterations: {told}")
+        self.say(f"[bold]held out[/bold] after {iteration} iterations: {told}", markup=True)
 
     def answers(self, answers: Sequence[Answer]) -> None:
         """A few held-out samples, each with what the model said of it."""

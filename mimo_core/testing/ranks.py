@@ -5,7 +5,6 @@ The test process itself never installs the CPU platform nor makes process groups
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import signal
@@ -59,7 +58,7 @@ def run_ranks(
                 "OMP_NUM_THREADS": "1",
                 "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
             }
-            command = [sys.executable, "-m", "mimo_core.testing.ranks", function]
+            command = [sys.executable, "-m", "mimo_core.testing", function]
             command += [json.dumps(arguments), str(base / f"result-{rank}")]
             with (base / f"log-{rank}").open("wb") as log:
                 processes.append(
@@ -97,27 +96,3 @@ def _wait(processes: list[subprocess.Popen[bytes]], logs: Path, timeout: float) 
 
 def _tail(log: Path, lines: int = 60) -> str:
     return "\n".join(log.read_text(errors="replace").splitlines()[-lines:])
-
-
-def _main() -> None:
-    function, arguments, result = sys.argv[1:]
-    module, _, name = function.rpartition(":")
-
-    from mimo_core import platforms
-
-    platform = platforms.select(int(os.environ["LOCAL_RANK"]))
-    import torch.distributed as dist
-
-    dist.init_process_group(platform.backend)
-    if module.endswith(".py"):
-        sys.path.insert(0, str(Path(module).parent))
-        module = Path(module).stem
-    call = getattr(importlib.import_module(module), name)
-    value = call(platform=platform, **json.loads(arguments))
-    Path(result).write_text(json.dumps(value))
-    dist.barrier()
-    dist.destroy_process_group()
-
-
-if __name__ == "__main__":
-    _main()

@@ -10,8 +10,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from mimo_core.optimizer import build_optimizer
-
 
 def adapt_stock_loop(
     *,
@@ -32,6 +30,8 @@ def adapt_stock_loop(
 
     # Runs make in a folder that has no Makefile in the wheel, which ships what it would compile.
     dataset_utils.compile_helpers = _nothing_to_compile
+    from mimo_core.optimizer import build_optimizer
+
     # See mimo_core.optimizer.
     mimo_optimizer.get_mimo_optimizer = build_optimizer
     training.train_step = train_step(training.train_step)
@@ -39,6 +39,19 @@ def adapt_stock_loop(
 
 
 def _nothing_to_compile() -> None: ...
+
+
+def prepare_checkpoint_queue() -> None:
+    """Make the queue that checkpoint writers report to, in a forked process.
+
+    Where the stock saving makes it, a process is spawned that imports everything anew: seconds of
+    every run's first checkpoint. Called before process groups exist.
+    """
+    from megatron.core.dist_checkpointing.strategies.filesystem_async import (
+        get_write_results_queue,
+    )
+
+    get_write_results_queue("fork")
 
 
 def write_tensorboard(folder: Path) -> None:

@@ -127,7 +127,9 @@ def parse(plan: Plan, values: Mapping[str, Any]) -> Any:
     args.world_size = plan.layout.grids[LANGUAGE].size
     arguments.validate_args(args)
     args.world_size = world_size
-    global_vars.set_global_variables(args)
+    args.padded_vocab_size = plan.graph.tokenizer.size
+    # The tokenizer is the core's; building the stock one imports transformers.
+    global_vars.set_global_variables(args, build_tokenizer=False)
     return args
 
 

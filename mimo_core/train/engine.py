@@ -103,6 +103,7 @@ class Engine:
                 pg_collection=self._topology.collection,
                 skip_model_parallel_init=True,
             )
+        self._communicator.finish()
 
     def finish(self) -> dict[str, Any] | None:
         """What all ranks have to tell, at the reporter. Called by all ranks."""

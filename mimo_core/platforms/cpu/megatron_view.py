@@ -66,11 +66,18 @@ class TorchFacade(types.ModuleType):
     def __init__(self) -> None:
         super().__init__("torch", torch.__doc__)
         self.cuda = DeviceApi()
+        self.compile = _eager
         for name in _FACTORIES:
             setattr(self, name, on_cpu(getattr(torch, name)))
 
     def __getattr__(self, name: str) -> Any:
         return getattr(torch, name)
+
+
+def _eager(function: Any = None, **_options: Any) -> Any:
+    """``torch.compile``, a decorator too, that compiles nothing: dynamo asks the GPU driver for
+    streams, and its import takes a second of every start."""
+    return _eager if function is None else function
 
 
 def install() -> None:

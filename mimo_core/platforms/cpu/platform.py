@@ -20,8 +20,6 @@ class CpuPlatform:
     transformer_engine = False
 
     def __init__(self) -> None:
-        # Dynamo asks the GPU driver for streams as soon as megatron's fusions are compiled.
-        os.environ["TORCHDYNAMO_DISABLE"] = "1"
         torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
         megatron_view.install()
         # The tracker compares the host's and the device's generator, which are one here.

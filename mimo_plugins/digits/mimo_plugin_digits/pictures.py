@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
-from sklearn.datasets import load_digits
 
 from mimo_plugin_digits.options import ORIGINAL_SIDE
 
@@ -15,9 +16,16 @@ _BRIGHTEST = 16
 
 @lru_cache(maxsize=1)
 def _digits() -> tuple[np.ndarray, np.ndarray]:
-    """(pictures ``[1797, 8, 8]``, labels ``[1797]``); scikit-learn keeps both in one file."""
-    flat, labels = load_digits(return_X_y=True)
-    return flat.reshape(-1, ORIGINAL_SIDE, ORIGINAL_SIDE), labels
+    """(pictures ``[1797, 8, 8]``, labels ``[1797]``); scikit-learn keeps both in one file.
+
+    The file is read where the package is installed, as ``load_digits`` does: importing
+    scikit-learn takes seconds of every rank's start.
+    """
+    package = find_spec("sklearn")
+    assert package is not None and package.origin is not None
+    path = Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz"
+    table = np.loadtxt(path, delimiter=",")
+    return table[:, :-1].reshape(-1, ORIGINAL_SIDE, ORIGINAL_SIDE), table[:, -1].astype(int)
 
 
 def labels() -> list[int]:

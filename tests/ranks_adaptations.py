@@ -1,0 +1,92 @@
+"""Looks at megatron as it is installed, for what mimo_core adapts in it."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import torch
+
+
+def reasons(platform: Any) -> dict[str, bool]:
+    """By adaptation: whether megatron still gives the reason for it."""
+    import megatron.core.models.mimo.optimizer as mimo_optimizer
+    from megatron.core import parallel_state
+    from megatron.core.datasets.utils import compile_helpers
+    from megatron.core.dist_checkpointing.strategies.filesystem_async import (
+        get_write_results_queue,
+    )
+    from megatron.core.hyper_comm_grid import HyperCommGrid
+    from megatron.core.models.mimo.config.role import ModuleLayout, RankRole
+    from megatron.core.models.mimo.model.base import MimoModel
+    from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
+    from megatron.training import arguments, checkpointing, global_vars, training
+
+    grid = HyperCommGrid(shape=[1, 1], dim_names=["tp", "pp"], backend=platform.backend)
+    grid.create_pg("pp")
+    load = inspect.getsource(DistributedOptimizer.load_state_dict)
+    return {
+        "compile_helpers runs make without a Makefile": _exits(compile_helpers),
+        "a language model alone is taken for colocated": RankRole.build([], {"language": grid}).mode
+        is ModuleLayout.COLOCATED,
+        "the memory buffer waits for initialize_model_parallel": (
+            parallel_state._GLOBAL_MEMORY_BUFFER is None
+        ),
+        "containers have no config": not hasattr(_container(), "config"),
+        "containers drop direct parameters": _drops_direct_parameters(),
+        "replica numbers leave context parallelism out": "cp"
+        not in inspect.getsource(mimo_optimizer._get_replica_id).split("return")[-1],
+        "torch's Adam shares one step": 's["step"] = step' in load,
+        "loading writes parameters with gradients on": "no_grad" not in load,
+        "checkpoint keys count wrappers": "'module.'"
+        in inspect.getsource(MimoModel.sharded_state_dict),
+        "a strict load is retried loosely": "strict=False"
+        in inspect.getsource(checkpointing.load_checkpoint),
+        "evaluation ends in train mode for everything": "model_module.train()"
+        in inspect.getsource(training.evaluate),
+        "TensorBoard is written by the last world rank": "world_size - 1"
+        in inspect.getsource(global_vars._set_tensorboard_writer),
+        "data parallelism is derived from the world size": "args.world_size // total_model_size"
+        in inspect.getsource(arguments.validate_args),
+        "exit flags end the process": "sys.exit(exit_code)" in inspect.getsource(training.train),
+        "the checkpoint queue is made by spawning": (
+            inspect.signature(get_write_results_queue).parameters["mp_mode"].default == "spawn"
+        ),
+        "the step is found by its global name": {"train_step", "evaluate"}
+        <= set(training.train.__code__.co_names)
+        | set(training.evaluate_and_print_results.__code__.co_names),
+    } | _cuda_is_assumed()
+
+
+def _exits(call: Any) -> bool:
+    try:
+        call()
+    except SystemExit:
+        return True
+    return False
+
+
+def _container_class() -> type:
+    from megatron.core.models.mimo.submodules.base import ModalitySubmodules
+
+    class Container(ModalitySubmodules):  # type: ignore[misc]
+        def decode(self, embeddings: Any, data_batch: Any) -> Any: ...
+
+    return Container
+
+
+def _container() -> Any:
+    return _container_class()()
+
+
+def _drops_direct_parameters() -> bool:
+    container = _container()
+    container.register_parameter("scale", torch.nn.Parameter(torch.ones(1)))
+    return not container.sharded_state_dict()
+
+
+def _cuda_is_assumed() -> dict[str, bool]:
+    from megatron.training import initialize
+
+    source = inspect.getsource(initialize.initialize_megatron)
+    return {"training asserts a GPU": "assert torch.cuda.is_available()" in source}

@@ -1,5 +1,7 @@
 """Plugins train multimodal models whose parts each run on their own GPUs."""
 
+from typing import TYPE_CHECKING, Any
+
 from mimo_core.contract import (
     LANGUAGE,
     BatchContext,
@@ -19,6 +21,9 @@ from mimo_core.contract import (
     Train,
 )
 from mimo_core.hookspecs import hookimpl
+
+if TYPE_CHECKING:
+    from mimo_core.api import pretrain
 
 __version__ = "0.1.0"
 
@@ -40,4 +45,14 @@ __all__ = [
     "Text",
     "Train",
     "hookimpl",
+    "pretrain",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """What a plugin does not need is imported when it is asked for."""
+    if name == "pretrain":
+        from mimo_core.api import pretrain
+
+        return pretrain
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import attrs
 
+from mimo_core.errors import LayoutError
 from mimo_core.graph import Graph, build_graph
 from mimo_core.layout import Layout, plan_layout
 from mimo_core.plugins import Host
@@ -57,5 +58,13 @@ def make_plan(
     graph = build_graph(loaded, host)
     grids = {name: module.grid for name, module in loaded.recipe.modules.items()}
     layout = plan_layout(grids, loaded.recipe.layout, world_size)
+    if layout.kind == "colocated":
+        raise LayoutError(
+            loaded.message(
+                ("layout",),
+                "colocated is not built yet: the engine runs one module a rank; use "
+                "disjoint, or leave it out",
+            )
+        )
     validate(loaded, graph)
     return Plan(loaded=loaded, host=host, graph=graph, layout=layout)

@@ -44,15 +44,16 @@ def run_rank(plan: Plan, rank: Rank, folder: RunFolder) -> dict[str, Any] | None
         from mimo_core import platforms
 
         platform = platforms.select(rank.local_rank)
-        from mimo_core.train.adaptations import prepare_checkpoint_queue
         from mimo_core.train.meeting import meet
 
-        prepare_checkpoint_queue()
-
-        path, plugins = meet(plan, rank, platform.backend, str(folder.path), MEETING_TIMEOUT)
-        folder = RunFolder(Path(path))
+        meeting = meet(plan, rank, str(folder.path), MEETING_TIMEOUT)
+        folder = RunFolder(Path(meeting.note))
         screen = _divert_output(folder.log(rank.rank))
-        return _run(plan, rank, folder, platform, screen, plugins)
+        from mimo_core.train.adaptations import prepare_checkpoint_queue
+
+        prepare_checkpoint_queue()
+        meeting.open(platform.backend)
+        return _run(plan, rank, folder, platform, screen, meeting.plugins)
     except BaseException as error:
         _leave_failure(folder, rank, plan, error, screen)
         os._exit(1)

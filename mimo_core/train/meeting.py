@@ -7,6 +7,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 
+import attrs
 import torch.distributed as dist
 from torch.distributed import rendezvous
 
@@ -16,33 +17,47 @@ from mimo_core.rank import Rank
 from mimo_core.recipe import dump
 
 
-def meet(
-    plan: Plan, rank: Rank, backend: str, note: str, timeout: datetime.timedelta
-) -> tuple[str, Mapping[str, str]]:
-    """Make the default process group after all ranks were found to run the same thing.
+@attrs.frozen(kw_only=True)
+class Meeting:
+    """All ranks have appeared and run the same thing."""
+
+    rank: Rank
+    store: dist.Store
+    timeout: datetime.timedelta
+    note: str
+    """What rank 0 told all others."""
+    plugins: Mapping[str, str]
+    """Versions of the plugins, by name."""
+
+    def open(self, backend: str) -> None:
+        """Make the default process group."""
+        dist.init_process_group(
+            backend,
+            store=dist.PrefixStore("default", self.store),
+            rank=self.rank.rank,
+            world_size=self.rank.world_size,
+            timeout=self.timeout,
+        )
+
+
+def meet(plan: Plan, rank: Rank, note: str, timeout: datetime.timedelta) -> Meeting:
+    """Compare what the ranks are about to run. Called by all ranks, before any process group.
 
     Args:
         plan: This rank's plan.
         rank: This rank.
-        backend: ``gloo`` or ``nccl``.
         note: What rank 0 tells all others (the run folder).
         timeout: For ranks to appear, and of collectives afterwards.
-
-    Returns:
-        Rank 0's note, and the plugins' versions.
 
     Raises:
         PluginError: ranks have other plugins, versions or recipes; says which.
     """
     store, _, _ = next(iter(rendezvous("env://", rank.rank, rank.world_size, timeout=timeout)))
     store.set_timeout(timeout)
-    names = sorted({module.plugin for module in plan.graph.modules.values()})
-    wrappers = [record.name for record in plan.host.records if record.state == "usable"]
-    names = sorted({*names, plan.graph.data.plugin, *wrappers})
-    versions = plan.host.versions()
+    plugins = plan.host.versions()
     mine = {
-        "plugins": {name: versions[name] for name in names},
-        "digest": plan.host.digest(names),
+        "plugins": plugins,
+        "digest": plan.host.digest(),
         "recipe": hashlib.sha256(dump(plan.recipe).encode()).hexdigest(),
     }
     if rank.rank == 0:
@@ -51,15 +66,8 @@ def meet(
     same_recipe = mine["recipe"] == first["recipe"]
     if first["digest"] != mine["digest"] or not same_recipe:
         raise PluginError(
-            f"rank {rank.rank} does not run what rank 0 runs: plugins {mine['plugins']} against "
+            f"rank {rank.rank} does not run what rank 0 runs: plugins {plugins} against "
             f"{first['plugins']}, {'the same' if same_recipe else 'another'} recipe; install the "
             "same versions on all machines and give all ranks the same recipe"
         )
-    dist.init_process_group(
-        backend,
-        store=dist.PrefixStore("default", store),
-        rank=rank.rank,
-        world_size=rank.world_size,
-        timeout=timeout,
-    )
-    return first["note"], mine["plugins"]
+    return Meeting(rank=rank, store=store, timeout=timeout, note=first["note"], plugins=plugins)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from megatron.core.dist_checkpointing.mapping import ShardedTensor
 from megatron.core.tensor_parallel import model_parallel_cuda_manual_seed
 from megatron.core.transformer.spec_utils import build_module
@@ -247,6 +248,8 @@ def _tensor_parallel(
     with torch.no_grad():
         for parameter in full.values():
             parameter.add_(0.1 * torch.randn_like(parameter))
+            # Tensor-parallel ranks draw their weights from states of their own.
+            dist.broadcast(parameter, src=0)
 
     def part(name: str, value: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
         """This rank's part of the whole model's ``value``."""

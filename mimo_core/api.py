@@ -63,8 +63,8 @@ def pretrain(
         return summary
     from rich.console import Console
 
-    from mimo_core.cli.describe_run import run_header
     from mimo_core.launch.local import launch
+    from mimo_core.report.header import run_header
 
     console = Console()
     console.print(run_header(plan))

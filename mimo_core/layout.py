@@ -69,6 +69,12 @@ class Layout:
         return f"rank {rank} ({', '.join((*modules, *parts))})"
 
 
+def sample_slice(microbatch: int, dp: int, dp_rank: int) -> tuple[int, int]:
+    """Samples ``[begin, end)`` of a microbatch that one data-parallel rank holds."""
+    share = microbatch // dp
+    return dp_rank * share, (dp_rank + 1) * share
+
+
 def plan_layout(
     grids: Mapping[str, Grid], kind: Kind = "disjoint", world_size: int | None = None
 ) -> Layout:

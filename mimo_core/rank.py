@@ -48,7 +48,8 @@ class Rank:
             if name not in environ:
                 raise ValueError(
                     f"{name} is not set; all ranks need the address and a free port of the first "
-                    "node, see examples/slurm.sh"
+                    "node. Under SLURM: export MASTER_PORT=29500 MASTER_ADDR=$(scontrol show "
+                    'hostnames "$SLURM_JOB_NODELIST" | head -n 1)'
                 )
         return cls(
             rank=values["RANK"],

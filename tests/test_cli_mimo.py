@@ -10,10 +10,10 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from mimo_core.cli import mimo
-from mimo_core.cli.describe_run import count, run_header
 from mimo_core.plan import make_plan
 from mimo_core.plugins import Host
 from mimo_core.recipe import load_text
+from mimo_core.report.header import count, run_header
 
 from .fake_plugins import RECIPE, host
 

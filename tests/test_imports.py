@@ -26,7 +26,7 @@ PURE = (
     "plan.py",
     "cli/__init__.py",
     "cli/mimo.py",
-    "cli/describe_run.py",
+    "report/header.py",
 )
 HEAVY = {"torch", "megatron", "numpy", "transformers", "matplotlib"}
 
@@ -91,3 +91,36 @@ def test_a_fresh_process_that_plans_has_loaded_nothing_heavy():
     loaded = set(done.stdout.split())
     assert "mimo_core" in loaded
     assert not loaded & HEAVY
+
+
+LAYERS = (
+    ("contract", "hookspecs", "errors", "rank", "run_folder", "tokenizer"),
+    ("plugins", "recipe", "layout"),
+    ("graph", "star", "validate", "plan"),
+    ("platforms", "data", "report", "testing"),
+    ("topology", "communicator", "rng"),
+    ("model", "gradients", "optimizer"),
+    ("train",),
+    ("launch",),
+    ("api",),
+    ("cli",),
+)
+"""From the lowest up: each imports from its own layer and from those below."""
+
+
+def test_imports_go_downwards():
+    """Inside functions too: an import there may wait, but goes no other way."""
+    height = {name: at for at, names in enumerate(LAYERS) for name in names}
+    upward = []
+    for path in sorted(CORE.rglob("*.py")):
+        place = path.relative_to(CORE).with_suffix("").parts[0]
+        if place == "__init__":
+            continue
+        for name in imports(ast.parse(path.read_text()), nested=True):
+            package, _, rest = name.partition(".")
+            if package != "mimo_core" or not rest:
+                continue
+            target = rest.split(".")[0]
+            if height[target] > height[place]:
+                upward.append(f"{path.relative_to(CORE)} imports {name}")
+    assert upward == []

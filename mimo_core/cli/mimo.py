@@ -66,8 +66,8 @@ def show_plan(
     """Checks a recipe and shows its graph and its ranks."""
     from rich.console import Console
 
-    from mimo_core.cli.describe_run import run_header
     from mimo_core.plan import make_plan
+    from mimo_core.report.header import run_header
 
     plan = make_plan(recipe, overrides or (), disabled=no_plugin or ())
     if as_json:

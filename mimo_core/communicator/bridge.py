@@ -12,23 +12,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
-from typing import Protocol
 
 import attrs
 import torch
 import torch.distributed as dist
 
 from mimo_core.communicator.routes import EdgeRoute, Leg
+from mimo_core.data.rows import Rows
 from mimo_core.platforms.base import RankPlatform
-
-Rows = Mapping[str, Sequence[int]]
-"""By encoder: the rows of each sample of this rank's slice of a microbatch."""
-
-
-class RowSource(Protocol):
-    """Tells the rows of the microbatch that the next forward step takes."""
-
-    def peek_rows(self) -> Rows: ...
 
 
 @attrs.define(kw_only=True)

@@ -16,8 +16,9 @@ from typing import Any
 import torch
 from megatron.core.pipeline_parallel.p2p_communication import P2PCommunicator
 
-from mimo_core.communicator.bridge import Bridge, Rows, RowSource, Transfer
+from mimo_core.communicator.bridge import Bridge, Transfer
 from mimo_core.contract import LANGUAGE
+from mimo_core.data.rows import Rows, RowSource
 from mimo_core.layout import Layout
 
 Tensors = dict[str, torch.Tensor | None]

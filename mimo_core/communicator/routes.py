@@ -19,7 +19,7 @@ from itertools import product
 import attrs
 
 from mimo_core.contract import LANGUAGE, Grid
-from mimo_core.layout import Layout
+from mimo_core.layout import Layout, sample_slice
 
 
 @attrs.frozen(kw_only=True)
@@ -45,12 +45,6 @@ class EdgeRoute:
     backward: tuple[Leg, ...]
     """Encoder rank: gradients to receive, several of the same samples to be added up. Language
     rank: gradients to send."""
-
-
-def sample_slice(microbatch: int, dp: int, dp_rank: int) -> tuple[int, int]:
-    """Samples ``[begin, end)`` of a microbatch that one data-parallel rank holds."""
-    share = microbatch // dp
-    return dp_rank * share, (dp_rank + 1) * share
 
 
 def edge_route(encoder: str, layout: Layout, microbatch: int, rank: int) -> EdgeRoute:

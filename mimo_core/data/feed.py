@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch.utils.data import DataLoader
 
-from mimo_core.communicator.bridge import Rows
+from mimo_core.data.rows import Rows
 from mimo_core.data.slices import Batch, Slices
 
 

@@ -9,10 +9,10 @@ import attrs
 import numpy as np
 from torch.utils.data import Dataset as TorchDataset
 
-from mimo_core.communicator.routes import sample_slice
 from mimo_core.contract import Dataset, Module, Sample, Sequences
 from mimo_core.data.order import GlobalOrder, InOrder, augmentation_generator
 from mimo_core.data.sequence import SequenceBuilder
+from mimo_core.layout import sample_slice
 
 
 @attrs.frozen(kw_only=True)

@@ -78,7 +78,7 @@ def _run(
     train = plan.recipe.train
     with Screen(stream, train.iterations, train.log_every) as screen:
         if not os.environ.get(LAUNCHED):
-            from mimo_core.cli.describe_run import run_header
+            from mimo_core.report.header import run_header
 
             screen.console.print(run_header(plan))
         facts = {"platform": platform.name, "world_size": rank.world_size, "plugins": plugins}

@@ -52,7 +52,7 @@ def test_a_process_that_nobody_launched_is_no_rank(environ):
         (without(TORCHRUN, "WORLD_SIZE"), "RANK is set, but 'WORLD_SIZE' is not; start ranks by"),
         (without(TORCHRUN, "MASTER_ADDR"), "MASTER_ADDR is not set; all ranks need the address"),
         (without(TORCHRUN, "MASTER_PORT"), "MASTER_PORT is not set; all ranks need the address"),
-        (without(SLURM, "MASTER_ADDR"), "MASTER_ADDR is not set; .* scontrol show hostnames"),
+        (without(SLURM, "MASTER_ADDR"), "MASTER_ADDR is not set; .*scontrol show hostnames"),
         (TORCHRUN | {"RANK": "two"}, "'two'"),
     ],
 )

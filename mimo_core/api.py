@@ -68,7 +68,7 @@ def pretrain(
 
     console = Console()
     console.print(run_header(plan))
-    done = latest_checkpoint(folder.checkpoints)
+    done = latest_checkpoint(folder.checkpoints(plan.recipe.checkpoint.directory))
     goes_on = "" if done is None else f", going on after iteration {done}"
     console.print(f"  run folder {folder.path}{goes_on}", highlight=False, soft_wrap=True)
     return launch(plan, folder, disabled)

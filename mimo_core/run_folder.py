@@ -46,9 +46,9 @@ class RunFolder:
     def tensorboard(self) -> Path:
         return self.path / "tensorboard"
 
-    @property
-    def checkpoints(self) -> Path:
-        return self.path / "checkpoints"
+    def checkpoints(self, directory: str | None) -> Path:
+        """Where checkpoints are: the recipe's ``checkpoint.directory``, else in this folder."""
+        return self.path / (directory or "checkpoints")
 
     @property
     def loss_picture(self) -> Path:

@@ -74,8 +74,7 @@ class Engine:
         self._held_out = self._dataset("validation")
         metric = getattr(self._held_out, "metric", "exact_match")
         self._forward_step = ForwardStep(self._communicator, platform, metric)
-        checkpoints = plan.recipe.checkpoint.directory
-        self.checkpoints = folder.checkpoints if checkpoints is None else folder.path / checkpoints
+        self.checkpoints = folder.checkpoints(plan.recipe.checkpoint.directory)
         self._latest = latest_checkpoint(self.checkpoints)
         self._args = parse(plan, flags(plan, self._steps()))
         if reporter is not None:

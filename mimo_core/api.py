@@ -8,15 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from mimo_core.plan import make_plan
 from mimo_core.rank import Rank
-from mimo_core.run_folder import RunFolder, latest_checkpoint
+from mimo_core.recipe import packaged
+from mimo_core.run_folder import RunFolder
+from mimo_core.train.arguments import check_flags
+from mimo_core.train.going_on import iterations_done
 
 if TYPE_CHECKING:
     from mimo_core.recipe import Recipe
-
-RECIPES = Path(__file__).parent / "recipes"
-"""Recipes that come in the package."""
-
-DEMO = RECIPES / "demo.yaml"
 
 
 def pretrain(
@@ -46,7 +44,7 @@ def pretrain(
         ValueError: the recipe, a plugin or the layout is wrong; the message says what to do.
         RunFailed: a rank failed while running.
     """
-    source = DEMO if recipe is None else _packaged(recipe)
+    source = packaged.DEMO if recipe is None else recipe
     rank = Rank.from_environment()
     plan = make_plan(
         source,
@@ -54,6 +52,7 @@ def pretrain(
         disabled=disabled,
         world_size=None if rank is None else rank.world_size,
     )
+    check_flags(plan)
     name = Path(source).stem if isinstance(source, str | Path) else "run"
     folder = RunFolder.fresh(name) if run_dir is None else RunFolder(Path(run_dir))
     if rank is not None:
@@ -68,16 +67,7 @@ def pretrain(
 
     console = Console()
     console.print(run_header(plan))
-    done = latest_checkpoint(folder.checkpoints(plan.recipe.checkpoint.directory))
+    done = iterations_done(plan, folder)
     goes_on = "" if done is None else f", going on after iteration {done}"
     console.print(f"  run folder {folder.path}{goes_on}", highlight=False, soft_wrap=True)
     return launch(plan, folder, disabled)
-
-
-def _packaged(recipe: Path | str | Recipe) -> Path | str | Recipe:
-    """The package's recipe of this name, where no file has it."""
-    if isinstance(recipe, str | Path):
-        packaged = RECIPES / f"{recipe}.yaml"
-        if not Path(recipe).exists() and packaged.exists():
-            return packaged
-    return recipe

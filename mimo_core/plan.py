@@ -11,7 +11,7 @@ from mimo_core.errors import LayoutError
 from mimo_core.graph import Graph, build_graph
 from mimo_core.layout import Layout, plan_layout
 from mimo_core.plugins import Host
-from mimo_core.recipe import LoadedRecipe, Recipe, dump, load_recipe, load_text
+from mimo_core.recipe import LoadedRecipe, Recipe, dump, load_recipe, load_text, packaged
 from mimo_core.validate import validate
 
 
@@ -39,7 +39,8 @@ def make_plan(
     """Recipe, plugins, graph, layout: read, built and checked in this order.
 
     Args:
-        source: A recipe file, or a recipe made in Python.
+        source: A recipe file, the name of one that comes in the package, or a recipe made in
+            Python.
         overrides: ``key.path=value``, as on the command line.
         host: The plugins; by default those installed, but for the ``disabled`` ones.
         disabled: Names of plugins that must not be imported.
@@ -53,7 +54,7 @@ def make_plan(
     if isinstance(source, Recipe):
         loaded = load_text(dump(source), "recipe", overrides)
     else:
-        loaded = load_recipe(source, overrides)
+        loaded = load_recipe(packaged.find(source), overrides)
     host = Host.discover(disabled) if host is None else host
     graph = build_graph(loaded, host)
     grids = {name: module.grid for name, module in loaded.recipe.modules.items()}

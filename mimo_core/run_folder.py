@@ -81,8 +81,13 @@ def latest_checkpoint(checkpoints: Path) -> int | None:
     if not tracker.exists():
         return None
     text = tracker.read_text().strip()
+    folders = sorted(path.name for path in checkpoints.glob("iter_*"))
+    if text.isdigit() and f"iter_{int(text):07d}" not in folders:
+        raise ValueError(
+            f"{tracker} names iteration {text}, but there is no folder iter_{int(text):07d} beside "
+            f"it; write the number of the one to go on from into it (folders here: {folders})"
+        )
     if not text.isdigit():
-        folders = sorted(path.name for path in checkpoints.glob("iter_*"))
         raise ValueError(
             f"{tracker} should hold the newest checkpoint's iteration, but holds {text!r}; write "
             f"the number of the one to go on from into it (folders here: {folders})"

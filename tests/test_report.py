@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import time
 from pathlib import Path
 
 import numpy as np
@@ -99,7 +100,7 @@ def reporter(folder: Path, iterations: int = 100) -> tuple[Reporter, io.StringIO
     shown, stream = screen(iterations)
     facts = {"platform": "cpu", "plugins": {"eye": "0"}}
     run = RunFolder(folder)
-    return Reporter(folder=run, screen=shown, tokens=1000, facts=facts), stream
+    return Reporter(folder=run, screen=shown, tokens=1000, facts=facts, started=time.time()), stream
 
 
 def test_the_summary_holds_every_iteration_evaluation_and_fact(tmp_path):

@@ -28,6 +28,10 @@ def test_no_checkpoint_is_found_where_none_was_saved(tmp_path):
 
 def test_the_tracker_tells_the_newest_checkpoint(tmp_path):
     (tmp_path / TRACKER).write_text("20\n")
+    (tmp_path / "iter_0000010").mkdir()
+    with pytest.raises(ValueError, match=r"names iteration 20, but there is no folder.*_0000010"):
+        latest_checkpoint(tmp_path)
+    (tmp_path / "iter_0000020").mkdir()
     assert latest_checkpoint(tmp_path) == 20
 
 

@@ -8,9 +8,10 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -42,10 +43,10 @@ def launch(plan: Plan, folder: RunFolder, disabled: Sequence[str] = ()) -> dict[
         RunFailed: a rank failed; says which, and its last lines.
         KeyboardInterrupt: after all ranks have ended.
     """
-    folder.logs.mkdir(parents=True, exist_ok=True)
-    folder.recipe.write_text(dump(plan.recipe))
-    for rank in range(plan.layout.world_size):
-        folder.failure(rank).unlink(missing_ok=True)
+    try:
+        _prepare(plan, folder)
+    except OSError as error:
+        raise ValueError(f"--run-dir {folder.path} cannot be used: {error}") from error
     command = [sys.executable, "-m", "mimo_core.cli.pretrain", str(folder.recipe)]
     command += ["--run-dir", str(folder.path)]
     for name in disabled:
@@ -55,15 +56,49 @@ def launch(plan: Plan, folder: RunFolder, disabled: Sequence[str] = ()) -> dict[
         subprocess.Popen(command, env=_environment(plan, rank, port), start_new_session=True)
         for rank in range(plan.layout.world_size)
     ]
-    try:
-        _wait(ranks)
-    finally:
-        _end(ranks)
+    killed: list[int] = []
+    with _terminated_as_interrupted():
+        try:
+            killed = _wait(ranks)
+        finally:
+            _end(ranks)
     if any(process.returncode for process in ranks):
-        raise RunFailed(_cause(plan, folder, ranks))
+        raise RunFailed(_cause(plan, folder, ranks, killed))
     summary = folder.read_summary()
     assert summary is not None, "the reporting rank ended well without a summary"
     return summary
+
+
+def _prepare(plan: Plan, folder: RunFolder) -> None:
+    """The folder, with the recipe that the ranks read; an earlier one is kept beside it."""
+    folder.logs.mkdir(parents=True, exist_ok=True)
+    recipe = dump(plan.recipe)
+    if folder.recipe.exists() and folder.recipe.read_text() != recipe:
+        earlier = 1
+        while (kept := folder.path / f"recipe.earlier-{earlier}.yaml").exists():
+            earlier += 1
+        folder.recipe.rename(kept)
+    folder.recipe.write_text(recipe)
+    for rank in range(plan.layout.world_size):
+        folder.failure(rank).unlink(missing_ok=True)
+
+
+@contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """SIGTERM and SIGHUP end the run as Ctrl-C does: with all its ranks."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(_number: int, _frame: object) -> None:
+        raise KeyboardInterrupt
+
+    kept = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in kept.items():
+            signal.signal(number, handler)
 
 
 def _environment(plan: Plan, rank: int, port: int) -> dict[str, str]:
@@ -73,7 +108,7 @@ def _environment(plan: Plan, rank: int, port: int) -> dict[str, str]:
         "WORLD_SIZE": str(plan.layout.world_size),
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
-        LAUNCHED: "1",
+        LAUNCHED: str(time.time()),
     }
 
 
@@ -83,12 +118,13 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _wait(ranks: Sequence[subprocess.Popen[bytes]]) -> None:
-    """Until all ranks have ended, or one has failed."""
+def _wait(ranks: Sequence[subprocess.Popen[bytes]]) -> list[int]:
+    """Until all ranks have ended, or one has failed. Gives those that a signal ended."""
     while any(process.poll() is None for process in ranks):
         if any(process.poll() for process in ranks):
-            return
+            break
         time.sleep(0.05)
+    return [rank for rank, process in enumerate(ranks) if (process.returncode or 0) < 0]
 
 
 def _end(ranks: Sequence[subprocess.Popen[bytes]]) -> None:
@@ -111,8 +147,17 @@ def _signal(process: subprocess.Popen[bytes], number: int) -> None:
         os.killpg(process.pid, number)
 
 
-def _cause(plan: Plan, folder: RunFolder, ranks: Sequence[subprocess.Popen[bytes]]) -> str:
+def _cause(
+    plan: Plan, folder: RunFolder, ranks: Sequence[subprocess.Popen[bytes]], killed: Sequence[int]
+) -> str:
     """What went wrong first, in the words of the rank that it happened to."""
+    if killed:
+        name = signal.Signals(-ranks[killed[0]].returncode).name
+        hint = "; the system does so where memory is short (see dmesg)" if name == "SIGKILL" else ""
+        return (
+            f"{plan.layout.label(killed[0])} was ended by signal {name}{hint}\n\n"
+            f"its log: {folder.log(killed[0])}"
+        )
     failures = []
     for rank in range(len(ranks)):
         path = folder.failure(rank)
@@ -124,10 +169,11 @@ def _cause(plan: Plan, folder: RunFolder, ranks: Sequence[subprocess.Popen[bytes
         told = [f"{first['rank']} failed: {kind}{first['message']}"]
         if not first["expected"]:
             told += ["", *_last_lines(folder.log(rank))]
-        return "\n".join([*told, "", f"its log: {folder.log(rank)}"])
+        if folder.log(rank).exists():
+            told += ["", f"its log: {folder.log(rank)}"]
+        return "\n".join(told)
     rank = next(rank for rank, process in enumerate(ranks) if process.returncode)
-    code = ranks[rank].returncode
-    how = f"was ended by signal {signal.Signals(-code).name}" if code < 0 else f"ended with {code}"
+    how = f"ended with {ranks[rank].returncode}"
     lines = _last_lines(folder.log(rank))
     return "\n".join(
         [f"{plan.layout.label(rank)} {how}", "", *lines, "", f"its log: {folder.log(rank)}"]

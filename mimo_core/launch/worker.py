@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import datetime
 import json
+import multiprocessing
 import os
+import signal
 import sys
 import time
 import traceback
@@ -16,7 +19,7 @@ from mimo_core.rank import Rank
 from mimo_core.run_folder import RunFolder
 
 LAUNCHED = "MIMO_LAUNCHED"
-"""Set by our launcher, which has shown the run's header already."""
+"""When our launcher started this rank (seconds of the epoch); it has shown the run's header."""
 
 MEETING_TIMEOUT = datetime.timedelta(minutes=10)
 
@@ -39,6 +42,8 @@ def run_rank(plan: Plan, rank: Rank, folder: RunFolder) -> dict[str, Any] | None
     # The stock argument check asks for it where tp or cp overlap with compute.
     os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")
     rank.export()
+    if os.environ.get(LAUNCHED):
+        _end_with_the_launcher()
     screen: IO[str] = sys.stdout
     try:
         from mimo_core import platforms
@@ -56,12 +61,15 @@ def run_rank(plan: Plan, rank: Rank, folder: RunFolder) -> dict[str, Any] | None
         return _run(plan, rank, folder, platform, screen, meeting.plugins)
     except BaseException as error:
         _leave_failure(folder, rank, plan, error, screen)
+        for child in multiprocessing.active_children():
+            child.kill()
         os._exit(1)
 
 
 def _run(
     plan: Plan, rank: Rank, folder: RunFolder, platform: Any, stream: IO[str], plugins: Any
 ) -> dict[str, Any] | None:
+    import psutil
     import torch.distributed as dist
 
     from mimo_core.report.reporter import Reporter
@@ -83,7 +91,10 @@ def _run(
             screen.console.print(run_header(plan))
         facts = {"platform": platform.name, "world_size": rank.world_size, "plugins": plugins}
         tokens = train.global_batch_size * train.sequence_length
-        reporter = Reporter(folder=folder, screen=screen, tokens=tokens, facts=facts)
+        started = float(os.environ.get(LAUNCHED) or psutil.Process().create_time())
+        reporter = Reporter(
+            folder=folder, screen=screen, tokens=tokens, facts=facts, started=started
+        )
         engine = Engine(plan, platform, folder, reporter)
         engine.run()
         summary = engine.finish()
@@ -99,6 +110,13 @@ def _run(
         }
     )
     return summary
+
+
+def _end_with_the_launcher() -> None:
+    """Have the kernel end this rank where its launcher is gone, however that ended (Linux)."""
+    if sys.platform == "linux":
+        set_parent_death_signal = 1
+        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
 
 
 def _divert_output(log: Path) -> IO[str]:
@@ -118,12 +136,13 @@ def _leave_failure(
     folder: RunFolder, rank: Rank, plan: Plan, error: BaseException, screen: IO[str]
 ) -> None:
     """Say why: all of it to the log, the rest to the launcher or, without ours, to the screen."""
-    traceback.print_exception(error)
+    expected = isinstance(error, ValueError)
+    logged = folder.log(rank.rank).exists()
+    if logged or not expected:
+        traceback.print_exception(error)
     if not os.environ.get(LAUNCHED):
-        print(
-            f"{plan.layout.label(rank.rank)}: {error}\nits log: {folder.log(rank.rank)}",
-            file=screen,
-        )
+        place = f"\nits log: {folder.log(rank.rank)}" if logged else ""
+        print(f"{plan.layout.label(rank.rank)}: {error}{place}", file=screen)
     sys.stderr.flush()
     screen.flush()
     failure = {
@@ -131,8 +150,10 @@ def _leave_failure(
         "rank": plan.layout.label(rank.rank),
         "error": type(error).__name__,
         "message": str(error),
-        "expected": isinstance(error, ValueError),
+        "expected": expected,
     }
     path = folder.failure(rank.rank)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(failure))
+    draft = path.with_suffix(".new")
+    draft.write_text(json.dumps(failure))
+    draft.replace(path)

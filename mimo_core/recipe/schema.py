@@ -1,4 +1,4 @@
-"""What a recipe may hold. ``docs/recipe.md`` is generated from these classes.
+"""What a recipe may hold.
 
 ``Grid`` and ``Train`` are part of the contract with plugins and live there.
 """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -28,7 +28,13 @@ class Reporter:
     """The run's figures: to the screen at once, to the run folder as they come."""
 
     def __init__(
-        self, *, folder: RunFolder, screen: Screen, tokens: int, facts: Mapping[str, Any]
+        self,
+        *,
+        folder: RunFolder,
+        screen: Screen,
+        tokens: int,
+        facts: Mapping[str, Any],
+        started: float,
     ) -> None:
         """
         Args:
@@ -37,6 +43,7 @@ class Reporter:
             screen: Where a person looks.
             tokens: Sequence positions of a global batch.
             facts: What the summary says of the run as a whole.
+            started: When the command was given, in seconds of the epoch.
         """
         self._folder = folder
         self._screen = screen
@@ -45,7 +52,7 @@ class Reporter:
         earlier = folder.read_summary() or {}
         self._iterations: list[dict[str, Any]] = earlier.get("iterations", [])
         self._evaluations: list[dict[str, Any]] = earlier.get("evaluations", [])
-        self._started = datetime.datetime.now(datetime.UTC)
+        self._started = started
         self._first_step: float | None = None
 
     def begin(self, iteration: int) -> None:
@@ -56,8 +63,7 @@ class Reporter:
     def step(self, row: Iteration) -> None:
         """One training iteration is done."""
         if self._first_step is None:
-            now = datetime.datetime.now(datetime.UTC)
-            self._first_step = (now - self._started).total_seconds()
+            self._first_step = time.time() - self._started
         self._iterations.append(attrs.asdict(row))
         if row.loss is not None:
             self._screen.step(row.iteration, row.loss, row.step_seconds, self._tokens)

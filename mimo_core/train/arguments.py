@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,8 @@ def flags(plan: Plan, steps: Steps) -> dict[str, Any]:
         # Random state of every data-parallel rank is saved, not of the first alone.
         "data_parallel_random_init": True,
         "load": str(steps.save) if steps.resume else None,
+        # The schedule is the recipe's, also where a run goes on for longer than it was planned.
+        "override_opt_param_scheduler": True,
         "log_interval": train.log_every,
     }
     defaults: dict[str, Any] = {
@@ -88,6 +91,15 @@ def flags(plan: Plan, steps: Steps) -> dict[str, Any]:
             )
         )
     return owned | defaults | recipe.megatron
+
+
+def check_flags(plan: Plan) -> None:
+    """Find, before a rank starts, what :func:`flags` would refuse.
+
+    Raises:
+        RecipeError: the recipe's ``megatron`` section sets a flag that the engine owns.
+    """
+    flags(plan, Steps(evaluation_iterations=0, save=Path(), resume=False))
 
 
 def command_line(values: Mapping[str, Any]) -> list[str]:
@@ -114,14 +126,14 @@ def parse(plan: Plan, values: Mapping[str, Any]) -> Any:
     """
     from megatron.training import arguments, global_vars
 
-    with _command_line(command_line(values)):
+    said = io.StringIO()
+    with _command_line(command_line(values)), redirect_stderr(said):
         try:
             args = arguments.parse_args()
         except SystemExit as end:
-            given = ", ".join(f"{key}: {value}" for key, value in plan.recipe.megatron.items())
+            message = said.getvalue().strip().rpartition("error: ")[2]
             raise RecipeError(
-                f"megatron's argument parser refused the recipe's megatron section ({given}); its "
-                "message is above"
+                plan.loaded.message(("megatron",), f"megatron's argument parser says: {message}")
             ) from end
     world_size = args.world_size
     args.world_size = plan.layout.grids[LANGUAGE].size

@@ -14,7 +14,7 @@ import attrs
 import pytest
 
 HERE = Path(__file__).parent
-TIMEOUT = 150.0
+TIMEOUT = 120.0
 
 
 @attrs.frozen(kw_only=True)

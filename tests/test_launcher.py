@@ -105,6 +105,6 @@ def test_a_run_goes_on_for_longer_but_not_with_another_model(tmp_path: Path) -> 
         ("modules.vision.grid.dp=2", "modules.vision.grid.dp: saved with 1, now 2"),
         ("megatron.seq_length=8", "--seq-length is set by the engine"),
     ):
-        refused = start("tiny", change, folder=tmp_path / "run")
+        refused = start("tiny", "train.iterations=6", change, folder=tmp_path / "run")
         assert refused.code == 2
         assert said in refused.errors

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import datetime
 import json
-import multiprocessing
 import os
 import signal
 import sys
@@ -43,7 +42,8 @@ def run_rank(plan: Plan, rank: Rank, folder: RunFolder) -> dict[str, Any] | None
     os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")
     rank.export()
     if os.environ.get(LAUNCHED):
-        _end_with_the_launcher()
+        _end_with_the_parent()
+    os.register_at_fork(after_in_child=_end_with_the_parent)
     screen: IO[str] = sys.stdout
     try:
         from mimo_core import platforms
@@ -61,8 +61,6 @@ def run_rank(plan: Plan, rank: Rank, folder: RunFolder) -> dict[str, Any] | None
         return _run(plan, rank, folder, platform, screen, meeting.plugins)
     except BaseException as error:
         _leave_failure(folder, rank, plan, error, screen)
-        for child in multiprocessing.active_children():
-            child.kill()
         os._exit(1)
 
 
@@ -112,8 +110,9 @@ def _run(
     return summary
 
 
-def _end_with_the_launcher() -> None:
-    """Have the kernel end this rank where its launcher is gone, however that ended (Linux)."""
+def _end_with_the_parent() -> None:
+    """Have the kernel end this process where its parent is gone, however that ended (Linux):
+    a rank with its launcher, loader workers and the checkpoint queue with their rank."""
     if sys.platform == "linux":
         set_parent_death_signal = 1
         ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +11,7 @@ import pytest
 import yaml
 
 import mimo_core
+from mimo_core.rank import free_port
 
 from .conftest import HERE, TIMEOUT, Run, command, start
 
@@ -159,11 +159,8 @@ def test_torchrun_starts_the_ranks_in_any_order(tiny: Run, tmp_path: Path) -> No
     recipe["modules"] = dict(reversed(recipe["modules"].items()))
     path = tmp_path / "reversed.yaml"
     path.write_text(yaml.safe_dump(recipe, sort_keys=False))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"]
-    torchrun += ["--master-addr=127.0.0.1", f"--master-port={port}", "-m"]
+    torchrun += ["--master-addr=127.0.0.1", f"--master-port={free_port()}", "-m"]
     done = subprocess.run(
         torchrun + command(path, folder=tmp_path / "run")[2:],
         env={**os.environ, "COLUMNS": "120"},

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -17,6 +16,7 @@ from typing import Any
 
 from mimo_core.launch.worker import LAUNCHED
 from mimo_core.plan import Plan
+from mimo_core.rank import free_port
 from mimo_core.recipe import dump
 from mimo_core.run_folder import RunFolder
 
@@ -51,7 +51,7 @@ def launch(plan: Plan, folder: RunFolder, disabled: Sequence[str] = ()) -> dict[
     command += ["--run-dir", str(folder.path)]
     for name in disabled:
         command += ["--no-plugin", name]
-    port = _free_port()
+    port = free_port()
     ranks = [
         subprocess.Popen(command, env=_environment(plan, rank, port), start_new_session=True)
         for rank in range(plan.layout.world_size)
@@ -110,12 +110,6 @@ def _environment(plan: Plan, rank: int, port: int) -> dict[str, str]:
         "MASTER_PORT": str(port),
         LAUNCHED: str(time.time()),
     }
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _wait(ranks: Sequence[subprocess.Popen[bytes]]) -> list[int]:

@@ -9,7 +9,7 @@ import torch
 from megatron.core.models.mimo.submodules.base import ModalitySubmodules
 from megatron.core.models.vision.multimodal_projector import MultimodalProjector
 from megatron.core.process_groups_config import ProcessGroupCollection
-from megatron.core.tensor_parallel.layers import ColumnParallelLinear
+from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParallelLinear
 from megatron.core.transformer.mlp import MLPSubmodules
 from megatron.core.transformer.spec_utils import ModuleSpec
 from megatron.core.utils import make_viewless_tensor
@@ -93,11 +93,15 @@ def _affine_projector(
 ) -> ModuleSpec:
     config = copy.copy(encoder.config)
     config.hidden_size = language_width
+    # Core adds this rank's part of a bias to the gathered output, which fails where tp > 1.
+    config.add_bias_linear = False
     return ModuleSpec(
         module=MultimodalProjector,
         params={
             "config": config,
-            "submodules": MLPSubmodules(linear_fc1=ColumnParallelLinear),
+            "submodules": MLPSubmodules(
+                linear_fc1=ColumnParallelLinear, linear_fc2=RowParallelLinear
+            ),
             "projector_type": "affine",
             "input_size": width,
             "pg_collection": groups,

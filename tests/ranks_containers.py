@@ -1,0 +1,70 @@
+"""A container around a stranger's tower, plain torch, with the core's projector."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+WIDTH, LANGUAGE_WIDTH = 6, 8
+
+
+class Tower(torch.nn.Module):
+    """Gives ``[B, S, width]``, a view when flattened; ``lost`` keeps a parameter to itself."""
+
+    def __init__(self, lost: bool = False) -> None:
+        super().__init__()
+        self.linear = torch.nn.Linear(3, WIDTH)
+        if lost:
+            self.sharded_state_dict = lambda *_args, **_kwargs: {}
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.linear(x)  # type: ignore[no-any-return]
+
+
+def contain(platform: Any) -> dict[str, Any]:
+    """What the container does with it, on two tensor-parallel ranks."""
+    from megatron.core.tensor_parallel import model_parallel_cuda_manual_seed
+    from megatron.core.transformer.spec_utils import ModuleSpec
+
+    from mimo_core.contract import Encoder, Grid, Module, Train
+    from mimo_core.model.config import transformer_config
+    from mimo_core.model.containers import TOWER, container_spec
+    from mimo_core.topology import build_topology
+
+    grid = Grid(tp=2)
+    groups = build_topology({"vision": grid}, {"vision": 0}, platform.backend).groups["vision"]
+    model_parallel_cuda_manual_seed(1, tp_rank=groups.tp.rank(), ep_rank=0, etp_rank=0)
+    torch.manual_seed(1)
+    train = Train(
+        iterations=1,
+        micro_batch_size=1,
+        global_batch_size=1,
+        sequence_length=8,
+        learning_rate=1.0,
+    )
+    module = Module(name="vision", plugin="stranger", grid=grid, train=train)
+    config = transformer_config(module, num_layers=1, hidden_size=WIDTH, num_attention_heads=2)
+
+    def build(lost: bool) -> Any:
+        encoder = Encoder(tower=ModuleSpec(module=Tower, params={"lost": lost}), config=config)
+        spec = container_spec(encoder, groups, LANGUAGE_WIDTH, WIDTH)
+        return spec.module.from_spec(spec)
+
+    container = build(lost=False)
+    rows = container(encoder_inputs={TOWER: {"x": torch.ones(2, 5, 3)}})
+    rows.sum().backward()
+    try:
+        build(lost=True).sharded_state_dict()
+        said = ""
+    except ValueError as error:
+        said = str(error)
+    return {
+        "shape": list(rows.shape),
+        "rows": rows.detach().flatten().tolist(),
+        "view": rows._base is not None,
+        "gradients": all(parameter.grad is not None for parameter in container.parameters()),
+        "saved": len(container.sharded_state_dict()),
+        "parameters": len(list(container.parameters())),
+        "said": said,
+    }

@@ -31,6 +31,16 @@ class RunFolder:
     def recipe(self) -> Path:
         return self.path / "recipe.yaml"
 
+    def keep_recipe(self, text: str) -> None:
+        """Write the resolved recipe; one of an earlier part of the run is kept beside it."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        if self.recipe.exists() and self.recipe.read_text() != text:
+            earlier = 1
+            while (kept := self.path / f"recipe.earlier-{earlier}.yaml").exists():
+                earlier += 1
+            self.recipe.rename(kept)
+        self.recipe.write_text(text)
+
     @property
     def logs(self) -> Path:
         return self.path / "logs"

@@ -124,6 +124,7 @@ def test_torchrun_starts_the_ranks_in_any_order(tiny: Run, tmp_path: Path) -> No
     assert "language (nemotron)" in done.stdout and "training 4/4" in done.stdout
     run = Run(folder=tmp_path / "run", code=0, screen=done.stdout, errors=done.stderr)
     assert run.losses == tiny.losses, "nothing of a module depends on its place"
+    assert (run.folder / "recipe.yaml").exists()
     assert list((run.folder / "tensorboard").glob("events.out.*"))
 
 

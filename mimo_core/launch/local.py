@@ -70,15 +70,9 @@ def launch(plan: Plan, folder: RunFolder, disabled: Sequence[str] = ()) -> dict[
 
 
 def _prepare(plan: Plan, folder: RunFolder) -> None:
-    """The folder, with the recipe that the ranks read; an earlier one is kept beside it."""
+    """The folder, with the recipe that the ranks read."""
     folder.logs.mkdir(parents=True, exist_ok=True)
-    recipe = dump(plan.recipe)
-    if folder.recipe.exists() and folder.recipe.read_text() != recipe:
-        earlier = 1
-        while (kept := folder.path / f"recipe.earlier-{earlier}.yaml").exists():
-            earlier += 1
-        folder.recipe.rename(kept)
-    folder.recipe.write_text(recipe)
+    folder.keep_recipe(dump(plan.recipe))
     for rank in range(plan.layout.world_size):
         folder.failure(rank).unlink(missing_ok=True)
 

@@ -15,7 +15,9 @@ from typing import IO, Any
 
 from mimo_core.plan import Plan
 from mimo_core.rank import Rank
+from mimo_core.recipe import dump
 from mimo_core.run_folder import RunFolder
+from mimo_core.train.going_on import iterations_done
 
 LAUNCHED = "MIMO_LAUNCHED"
 """When our launcher started this rank (seconds of the epoch); it has shown the run's header."""
@@ -53,6 +55,9 @@ def run_rank(plan: Plan, rank: Rank, folder: RunFolder) -> dict[str, Any] | None
 
         meeting = meet(plan, rank, str(folder.path), MEETING_TIMEOUT)
         folder = RunFolder(Path(meeting.note))
+        if rank.rank == 0 and not os.environ.get(LAUNCHED):
+            iterations_done(plan, folder)
+            folder.keep_recipe(dump(plan.recipe))
         screen = _divert_output(folder.log(rank.rank))
         from mimo_core.train.adaptations import prepare_checkpoint_queue
 

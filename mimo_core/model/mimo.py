@@ -154,11 +154,6 @@ class Model(MimoModel):
         clean = f"{prefix}{place or f'modality_submodules.{self.module_name}'}."
         return clean, clean + "module." * _depth(self.active)
 
-    @property
-    def learns(self) -> bool:
-        """Whether any parameter on this rank learns."""
-        return any(parameter.requires_grad for parameter in self.parameters())
-
 
 def _depth(module: torch.nn.Module) -> int:
     """Wrappers around the bare module."""

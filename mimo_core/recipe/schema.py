@@ -84,8 +84,8 @@ class Recipe:
     checkpoint: CheckpointRecipe = attrs.field(factory=CheckpointRecipe)
     """Saving the run, and going on from where it stopped."""
     layout: LayoutKind = "disjoint"
-    """`disjoint`: every module has ranks of its own. `colocated`: all share one rank, which is
-    the reference for correctness."""
+    """`disjoint`: every module has ranks of its own. `colocated` (all share
+    one rank) is refused for now."""
     megatron: dict[str, Any] = attrs.field(factory=dict)
     """Stock Megatron flags passed through, without the leading dashes and with underscores."""
 

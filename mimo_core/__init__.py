@@ -19,6 +19,7 @@ from mimo_core.contract import (
     Split,
     Text,
     Train,
+    Weights,
 )
 from mimo_core.hookspecs import hookimpl
 
@@ -44,6 +45,7 @@ __all__ = [
     "Split",
     "Text",
     "Train",
+    "Weights",
     "hookimpl",
     "pretrain",
 ]

@@ -10,7 +10,7 @@ Shape legend, used everywhere in this project:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import attrs
@@ -81,6 +81,15 @@ class Module:
     options: Any = None
     """The plugin's own options class, already structured from the recipe."""
     freeze: tuple[FreezePart, ...] = ()
+    precision: Precision = "fp32"
+    """Of the module's weights and activations."""
+    packing: bool = False
+    """Samples of a microbatch lie end to end, without padding between them."""
+    learning_rate_factor: float = 1.0
+    weight_decay_factor: float = 1.0
+    megatron: Mapping[str, Any] = attrs.field(factory=dict)
+    """Fields of megatron's ``TransformerConfig`` that the recipe sets for this module;
+    ``transformer_config`` puts them in."""
     language_width: int | None = None
     """Hidden width of the language model: what an encoder's projector must put out.
     Set for every module but the language model itself while it is described."""
@@ -103,6 +112,21 @@ class Edge:
 
 
 @attrs.frozen(kw_only=True)
+class Weights:
+    """Some of a module's parameters, which lie on its ranks in one way."""
+
+    parameters: int
+    """Of the whole module, not of one rank."""
+    part: FreezePart = "encoder"
+    """``encoder``, ``projector`` or ``language``: the word by which they are frozen."""
+    split: frozenset[str] = frozenset()
+    """Grid sizes over which they are divided: ``tp`` for dense weights, ``ep`` and ``expert_tp``
+    for experts; ranks hold whole copies over all others."""
+    at: int | Literal["first", "last"] = "first"
+    """The layer that they belong to, or the first or last pipeline stage."""
+
+
+@attrs.frozen(kw_only=True)
 class Description:
     """A module told in numbers, without torch: for the plan, the validation, the data path."""
 
@@ -110,20 +134,34 @@ class Description:
     """Features of one output position before any projector (language model: hidden size)."""
     layers: int
     heads: int
-    parameters: int
-    """All trainable and frozen parameters of the module, its projector included."""
+    weights: tuple[Weights, ...]
+    """All parameters of the module, trainable or frozen, its projector included."""
     experts: int = 0
     flops_per_position: float = 0.0
     """Forward floating-point operations for one position that goes in (a patch, a token)."""
     accepts: str | None = None
     """Encoders: the kind of :class:`Media` that they read, such as ``image``."""
-    positions: Callable[[Media], int] | None = None
-    """Encoders: sequence positions that one medium takes, from its metadata alone."""
+    positions: Callable[[Sequence[Media]], Sequence[int]] | None = None
+    """Encoders: sequence positions that each medium of one sample takes, from the metadata of all
+    the sample's media of the accepted kind (so that they may share a budget)."""
     parallel: frozenset[str] = frozenset({"dp"})
     """Grid sizes that may exceed 1, of ``tp cp pp dp ep expert_tp``; others are refused."""
     divides: tuple[tuple[str, int, str], ...] = ()
     """Sizes that a grid size must divide: (what, its value, name of the grid size), such as
     ``("attention heads", 32, "tp")``."""
+    packs: bool = False
+    """The module can run on packed samples (``modules.NAME.packing``)."""
+    vocabulary: int | None = None
+    """Language model: ids that its embedding has rows for; every token and placeholder must be
+    among them. ``None``: as many as the tokenizer has."""
+    owns: frozenset[str] = frozenset()
+    """Fields of ``TransformerConfig`` that follow from the plugin's options; a recipe that sets one
+    under ``modules.NAME.megatron`` is refused."""
+
+    @property
+    def parameters(self) -> int:
+        """All parameters of the module."""
+        return sum(weights.parameters for weights in self.weights)
 
 
 @attrs.frozen(kw_only=True)
@@ -191,7 +229,8 @@ class Dataset(Protocol):
     """What ``build_dataset`` gives: random access, the same on every rank.
 
     Besides these two it may carry ``metric: str``, the name under which exact answers of
-    the evaluation are reported (default ``exact_match``).
+    the evaluation are reported (default ``exact_match``), and ``digest: str``, a hash of what it
+    holds. Lengths and digests are compared across ranks before training.
     """
 
     def __len__(self) -> int: ...
@@ -201,7 +240,11 @@ class Dataset(Protocol):
 
 @attrs.frozen(kw_only=True)
 class Sequences:
-    """Token sequences of a microbatch slice, padded to the run's sequence length (numpy)."""
+    """Token sequences of a microbatch slice (numpy).
+
+    Each sample padded to the run's sequence length, ``S``; or, where the module packs, one row
+    (``B`` = 1) of all samples end to end, ``S`` the sum of ``lengths``.
+    """
 
     input_ids: np.ndarray
     """int64 ``[B, S]``."""
@@ -211,7 +254,10 @@ class Sequences:
     """float32 ``[B, S]``: 1 where the label is text to be learned; never at a label that is a
     placeholder or padding."""
     position_ids: np.ndarray
-    """int64 ``[B, S]``."""
+    """int64 ``[B, S]``: counted from the start of each sample."""
+    lengths: np.ndarray | None = None
+    """Packed only, int32 ``[samples]``: positions of each sample; the last entry may be padding
+    (up to what tp and cp must divide)."""
 
 
 class BatchContext(Protocol):
@@ -227,6 +273,9 @@ class BatchContext(Protocol):
 
         Augmented in training only; every call is counted on this rank.
         """
+
+    def positions(self, samples: Sequence[Sample]) -> list[int]:
+        """Sequence positions of each of those media, in the same order."""
 
 
 class Platform(Protocol):

@@ -11,6 +11,7 @@ from mimo_core.contract import LANGUAGE, Data, Description, Edge, Module
 from mimo_core.errors import PluginError, RecipeError
 from mimo_core.plugins import Host
 from mimo_core.recipe import LoadedRecipe, structure_options
+from mimo_core.recipe.stock import shared_fields
 from mimo_core.tokenizer import Tokenizer
 
 _EVERY_MODULE = ("describe", "rng_prefix", "build_submodule", "provide_batch")
@@ -61,6 +62,11 @@ def build_graph(loaded: LoadedRecipe, host: Host) -> Graph:
             train=recipe.train,
             options=options["modules", name],
             freeze=module.freeze,
+            precision=module.precision or recipe.train.precision,
+            packing=module.packing,
+            learning_rate_factor=module.learning_rate_factor,
+            weight_decay_factor=module.weight_decay_factor,
+            megatron=shared_fields(recipe.megatron) | module.megatron,
         )
         for name, module in recipe.modules.items()
     }

@@ -90,7 +90,8 @@ def provide_batch(
     Asked on the first pipeline stage of an encoder (keyword arguments of the tower's forward,
     or ``None`` when these samples have nothing for it), and on the first and last stages of the
     language model (``input_ids``, ``labels``, ``loss_mask``, ``position_ids``, each ``[B, S]``).
-    Runs in DataLoader workers when the recipe has any.
+    Where the language model packs, on all its stages, with ``lengths`` (int32 ``[samples]``)
+    besides. Runs in DataLoader workers when the recipe has any.
     """
 
 
@@ -100,4 +101,15 @@ def build_dataset(data: Data, split: Split) -> Dataset:  # type: ignore[empty-bo
 
     Asked on every rank of the first and last pipeline stages. Samples carry metadata; media are
     decoded only by the encoder that reads them.
+    """
+
+
+@hookspec(firstresult=True)
+def preview(data: Data) -> Sequence[Sample]:  # type: ignore[empty-body]
+    """A few samples that are typical of the dataset, its longest among them, without torch.
+
+    Asked by the plan, to tell how many positions of the sequence each source takes and whether
+    they fit. Told from the options, or by reading the first few: it must be instant. The samples
+    need not be of the dataset; their media are never loaded. A plugin without this hook leaves
+    that part of the plan out.
     """

@@ -22,6 +22,8 @@ class Tokenizer:
     """Symbolic names in the order of their ids."""
     pad: int = _BYTES
     end: int = _BYTES + 1
+    begin: tuple[int, ...] = ()
+    """Ids before every sample."""
 
     @classmethod
     def byte_level(cls, placeholders: Sequence[str]) -> Tokenizer:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import attrs
 
-from mimo_core import Description, Edge, Encoder, hookimpl
+from mimo_core import Description, Edge, Encoder, Weights, hookimpl
 from mimo_core.plugins import Host
 
 RECIPE = """\
@@ -57,9 +57,9 @@ def eye(**changes: Any) -> SimpleNamespace:
             width=module.language_width // 2,
             layers=4,
             heads=8,
-            parameters=632_000_000,
+            weights=(Weights(parameters=632_000_000),),
             accepts="image",
-            positions=lambda media: 4,
+            positions=lambda media: [4] * len(media),
             parallel=frozenset({"tp", "dp"}),
         )
 
@@ -94,7 +94,7 @@ def words(**changes: Any) -> SimpleNamespace:
             layers=6,
             heads=8,
             experts=16,
-            parameters=30_000_000_000,
+            weights=(Weights(parameters=30_000_000_000, part="language"),),
             parallel=frozenset({"tp", "cp", "pp", "dp", "ep"}),
             divides=(("groups", 4, "tp"),),
         )

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from mimo_core import LANGUAGE, Description, Media, Sample, Text, hookimpl
+from mimo_core import LANGUAGE, Description, Media, Sample, Text, Weights, hookimpl
 from mimo_core.data.feed import Feed
 from mimo_core.data.order import GlobalOrder, InOrder
 from mimo_core.data.sequence import SequenceBuilder
@@ -52,9 +52,9 @@ def reads(kind: str):
             width=8,
             layers=1,
             heads=1,
-            parameters=1,
+            weights=(Weights(parameters=1),),
             accepts=kind,
-            positions=lambda medium: medium.shape[0],
+            positions=lambda media: [medium.shape[0] for medium in media],
         )
 
     return describe

@@ -7,7 +7,7 @@ from pathlib import Path
 import attrs
 import pytest
 
-from mimo_core import Description, Edge, hookimpl
+from mimo_core import Description, Edge, Weights, hookimpl
 from mimo_core.errors import LayoutError, MimoError, PluginError, RecipeError
 from mimo_core.graph import build_graph
 from mimo_core.plan import make_plan
@@ -37,7 +37,7 @@ def edge(source: str = "vision", target: str = "language", placeholder: str = "<
 def description(**changes: object):
     @hookimpl
     def describe(module):
-        known = {"width": 8, "layers": 6, "heads": 8, "parameters": 1}
+        known = {"width": 8, "layers": 6, "heads": 8, "weights": (Weights(parameters=1),)}
         return Description(**(known | changes))
 
     return describe

@@ -44,9 +44,11 @@ class SliceContext:
 
     training: bool
     samples: Sequence[Sample]
-    positions: Sequence[int]
+    places: Sequence[int]
+    """Positions of the samples in the run."""
     counted: Sequence[bool]
-    accepts: str | None
+    encoder: str | None
+    """The module that asks, where it is an encoder."""
     seed: int
     builder: SequenceBuilder
     decoded: int = 0
@@ -59,9 +61,9 @@ class SliceContext:
         for sample in samples:
             generator = None
             if self.training:
-                position = self.positions[self._index(sample)]
-                generator = augmentation_generator(self.seed, position)
-            for medium in sample.media(self.accepts or ""):
+                place = self.places[self._index(sample)]
+                generator = augmentation_generator(self.seed, place)
+            for medium in sample.media(self._accepts):
                 try:
                     arrays.append(medium.load(generator))
                 except Exception as error:
@@ -70,6 +72,16 @@ class SliceContext:
                     ) from error
                 self.decoded += 1
         return arrays
+
+    def positions(self, samples: Sequence[Sample]) -> list[int]:
+        assert self.encoder is not None, "only encoders have media"
+        return [n for sample in samples for n in self.builder.positions(self.encoder, sample)]
+
+    @property
+    def _accepts(self) -> str:
+        if self.encoder is None:
+            return ""
+        return self.builder.graph.descriptions[self.encoder].accepts or ""
 
     def _index(self, sample: Sample) -> int:
         for index, own in enumerate(self.samples):
@@ -116,8 +128,8 @@ class Slices(TorchDataset[Batch]):
     def __getitem__(self, number: int) -> Batch:
         role = self._role
         begin, end = sample_slice(self._microbatch, role.module.grid.dp, role.dp_rank)
-        positions = [number * self._microbatch + place for place in range(begin, end)]
-        indices = [self._order[position] for position in positions]
+        places = [number * self._microbatch + offset for offset in range(begin, end)]
+        indices = [self._order[place] for place in places]
         # Objects of their own: a dataset may give the same one for a filler, or an epoch later.
         samples = [attrs.evolve(self._dataset[index or 0]) for index in indices]
         rows = {
@@ -126,13 +138,12 @@ class Slices(TorchDataset[Batch]):
         }
         if not role.inputs:
             return Batch(inputs=None, rows=rows, decoded=0)
-        description = self._builder.graph.descriptions[role.module.name]
         context = SliceContext(
             training=self._training,
             samples=samples,
-            positions=positions,
+            places=places,
             counted=[index is not None for index in indices],
-            accepts=description.accepts,
+            encoder=None if role.module.is_language else role.module.name,
             seed=self._seed,
             builder=self._builder,
         )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from enum import Enum
 from typing import Any
 
 import torch
@@ -18,7 +20,9 @@ def transformer_config(
     """The config of one module on its grid.
 
     What follows from grid, precision and training method is set here, once for all plugins;
-    ``architecture`` adds what the model itself is (layers, widths, heads, activations, …).
+    ``architecture`` adds what the model itself is (layers, widths, heads, activations, …). Fields
+    that the recipe sets for the module come last: the plan has refused those that are the core's,
+    or that the plugin's description owns.
 
     Args:
         module: The module to configure.
@@ -28,8 +32,8 @@ def transformer_config(
         TypeError: ``architecture`` sets what the core sets, or names no field of the config.
     """
     grid = module.grid
-    dtype = DTYPES[module.train.precision]
-    return TransformerConfig(
+    dtype = DTYPES[module.precision]
+    engine = dict(
         tensor_model_parallel_size=grid.tp,
         pipeline_model_parallel_size=grid.pp,
         context_parallel_size=grid.cp,
@@ -49,5 +53,17 @@ def transformer_config(
         batch_p2p_comm=True,
         # Needs APEX.
         gradient_accumulation_fusion=False,
-        **architecture,
     )
+    taken = sorted(set(engine) & set(architecture))
+    if taken:
+        raise TypeError(f"transformer_config sets {', '.join(taken)} itself")
+    return TransformerConfig(**engine, **(architecture | _from_recipe(module)))
+
+
+def _from_recipe(module: Module) -> dict[str, Any]:
+    """The recipe's fields; members of enumerations are written by their names there."""
+    defaults = {field.name: field.default for field in dataclasses.fields(TransformerConfig)}
+    return {
+        name: type(default)[value] if isinstance(default := defaults[name], Enum) else value
+        for name, value in module.megatron.items()
+    }

@@ -7,7 +7,7 @@ from typing import Any
 
 import attrs
 
-from mimo_core.contract import Dataset, Description, Edge, Encoder, Module
+from mimo_core.contract import Dataset, Description, Edge, Encoder, Module, Sample
 
 MAY_BE_NONE = frozenset({"provide_batch"})
 """Hooks whose answer ``None`` has a meaning."""
@@ -44,6 +44,14 @@ def _is_edges(answer: object, _: Mapping[str, Any]) -> bool:
     )
 
 
+def _is_samples(answer: object, _: Mapping[str, Any]) -> bool:
+    return (
+        isinstance(answer, Sequence)
+        and not isinstance(answer, str)
+        and all(isinstance(sample, Sample) for sample in answer)
+    )
+
+
 def _is_submodule(answer: object, arguments: Mapping[str, Any]) -> bool:
     if _for_encoder(arguments):
         return isinstance(answer, Encoder)
@@ -60,5 +68,6 @@ _CHECKS: dict[str, tuple[str, Callable[[Any, Mapping[str, Any]], bool]]] = {
         "dict or None",
         lambda answer, _: answer is None or isinstance(answer, dict),
     ),
+    "preview": ("sequence of Sample", _is_samples),
     "build_dataset": ("Dataset", lambda answer, _: isinstance(answer, Dataset)),
 }

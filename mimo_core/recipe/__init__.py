@@ -8,6 +8,7 @@ from mimo_core.recipe.schema import (
     LayoutKind,
     ModuleRecipe,
     Recipe,
+    TokenizerRecipe,
 )
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "LoadedRecipe",
     "ModuleRecipe",
     "Recipe",
+    "TokenizerRecipe",
     "dump",
     "load_recipe",
     "load_text",

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import attrs
 
-from mimo_core.contract import FreezePart, Grid, Train
+from mimo_core.contract import FreezePart, Grid, Precision, Train
 from mimo_core.recipe import rules
 
 LayoutKind = Literal["disjoint", "colocated"]
@@ -28,6 +28,18 @@ class ModuleRecipe:
     language model."""
     options: dict[str, Any] = attrs.field(factory=dict)
     """The plugin's own options; its README lists them."""
+    precision: Precision | None = None
+    """Of this module's weights and activations; `train.precision` by default."""
+    packing: bool = False
+    """Put the samples of a microbatch end to end, without padding between them; for modules whose
+    plugin can."""
+    learning_rate_factor: float = 1.0
+    """This module learns with `train.learning_rate` (and `minimum_learning_rate`) times this."""
+    weight_decay_factor: float = 1.0
+    """This module decays with `train.weight_decay` times this."""
+    megatron: dict[str, Any] = attrs.field(factory=dict)
+    """Fields of Megatron's `TransformerConfig` for this module alone, such as
+    `recompute_granularity`, that neither the engine nor the plugin sets."""
 
 
 @attrs.frozen(kw_only=True)
@@ -40,6 +52,14 @@ class DataRecipe:
     """The plugin's own options; its README lists them."""
     workers: int = 0
     """Processes on each rank that prepare batches ahead; 0 prepares them in the rank itself."""
+
+
+@attrs.frozen(kw_only=True)
+class TokenizerRecipe:
+    """Text to token ids, and placeholders to theirs."""
+
+    directory: str | None = None
+    """Directory of a Hugging Face tokenizer (`tokenizer.json`); without it, bytes are tokens."""
 
 
 @attrs.frozen(kw_only=True)
@@ -62,6 +82,9 @@ class CheckpointRecipe:
     """Iterations between checkpoints; 0 saves at the end only."""
     directory: str | None = None
     """Where checkpoints are; `checkpoints` in the run folder by default."""
+    start_from: str | None = None
+    """A run folder, or a folder of checkpoints: a new run takes the weights of the newest one
+    there, and nothing else of it."""
 
 
 @attrs.frozen(kw_only=True)
@@ -79,6 +102,8 @@ class Recipe:
     """Where the samples come from."""
     train: Train
     """Sizes and schedule of the training."""
+    tokenizer: TokenizerRecipe = attrs.field(factory=TokenizerRecipe)
+    """Text to token ids; bytes by default."""
     evaluate: EvaluateRecipe = attrs.field(factory=EvaluateRecipe)
     """Looking at the held-out split."""
     checkpoint: CheckpointRecipe = attrs.field(factory=CheckpointRecipe)
@@ -87,7 +112,8 @@ class Recipe:
     """`disjoint`: every module has ranks of its own. `colocated` (all share
     one rank) is refused for now."""
     megatron: dict[str, Any] = attrs.field(factory=dict)
-    """Stock Megatron flags passed through, without the leading dashes and with underscores."""
+    """Stock Megatron flags passed through, without the leading dashes and with underscores. One
+    that is a field of `TransformerConfig` acts on every module that does not set it itself."""
 
     def __attrs_post_init__(self) -> None:
         mistakes = list(rules.whole(self))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mimo_core.contract import Description, Module
+from mimo_core.contract import Description, Module, Weights
 from mimo_plugin_nemotron.options import CONVOLUTION_WIDTH, Options
 
 
@@ -28,7 +28,14 @@ def describe(module: Module) -> Description:
         layers=len(pattern),
         heads=options.attention_heads if "*" in pattern else 0,
         experts=options.experts if "E" in pattern else 0,
-        parameters=embeddings + hidden + sum(_parameters(options, kind) for kind in pattern),
+        weights=(
+            Weights(
+                parameters=embeddings
+                + hidden
+                + sum(_parameters(options, kind) for kind in pattern),
+                part="language",
+            ),
+        ),
         flops_per_position=2.0 * hidden * vocabulary
         + sum(_flops(options, kind, module.train.sequence_length) for kind in pattern),
         parallel=frozenset(parallel),

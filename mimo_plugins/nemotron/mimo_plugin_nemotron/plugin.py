@@ -52,7 +52,5 @@ def provide_batch(
     import torch
 
     sequences = context.sequences(samples)
-    return {
-        field.name: torch.from_numpy(getattr(sequences, field.name))
-        for field in attrs.fields(type(sequences))
-    }
+    arrays = attrs.asdict(sequences, recurse=False)
+    return {name: torch.from_numpy(a) for name, a in arrays.items() if a is not None}

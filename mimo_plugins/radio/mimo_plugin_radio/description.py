@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from mimo_core import Description, Media, Module
+from collections.abc import Sequence
+
+from mimo_core import Description, Media, Module, Weights
 from mimo_plugin_radio.options import Options, options_of
 
 
@@ -12,14 +14,21 @@ def describe_encoder(module: Module) -> Description:
     language_width = module.language_width
     assert language_width is not None, f"{module.name} is described without the language width"
 
-    def positions(_media: Media) -> int:
-        return options.positions
+    def positions(media: Sequence[Media]) -> list[int]:
+        return [options.positions] * len(media)
 
     return Description(
         width=options.output_width,
         layers=options.tower_layers,
         heads=options.tower_heads,
-        parameters=_tower_parameters(options) + _projector_parameters(options, language_width),
+        weights=(
+            Weights(parameters=_tower_parameters(options)),
+            Weights(
+                parameters=_projector_parameters(options, language_width),
+                part="projector",
+                at="last",
+            ),
+        ),
         flops_per_position=_flops_per_image(options, language_width) / options.patches,
         accepts="image",
         positions=positions,

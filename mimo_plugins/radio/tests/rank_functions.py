@@ -91,7 +91,7 @@ def _variant(options: dict[str, Any], groups: Any, platform: Any) -> dict[str, A
     description = describe(module)
     return {
         "rows": list(rows.shape),
-        "expected_rows": [2 * description.positions(None), description.width],
+        "expected_rows": [2 * sum(description.positions([None])), description.width],
         "projected": list(projected.shape),
         "without_gradient": [
             name

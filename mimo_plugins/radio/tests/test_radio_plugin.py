@@ -23,7 +23,7 @@ import sys
 from radio_tiny import tiny_module
 from mimo_plugin_radio import plugin
 module = tiny_module()
-plugin.describe(module).positions(None)
+plugin.describe(module).positions([None])
 plugin.module_edges(module, {}), plugin.rng_prefix(module), plugin.options()
 print(sorted({"torch", "megatron", "numpy", "einops"} & set(sys.modules)))
 """
@@ -90,7 +90,7 @@ def test_positions_of_any_picture(options: dict[str, Any], positions: int, width
     description = plugin.describe(tiny_module(**options))
     medium = Media(kind="image", shape=(480, 640), load=_never)
     assert description.positions is not None
-    assert description.positions(medium) == positions
+    assert description.positions([medium, medium]) == [positions, positions]
     assert description.width == width
     assert description.accepts == "image"
 

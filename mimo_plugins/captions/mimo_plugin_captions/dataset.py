@@ -1,0 +1,107 @@
+"""One split of a file of captions."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import lru_cache
+
+import numpy as np
+
+from mimo_core import Sample, Split
+from mimo_core.errors import MimoError
+from mimo_plugin_captions.errors import Broken, broken_lines, told
+from mimo_plugin_captions.index import KEPT, Index, read_caption, read_index
+from mimo_plugin_captions.options import Options
+from mimo_plugin_captions.records import Source, open_source
+from mimo_plugin_captions.samples import sample_of
+from mimo_plugin_captions.verify import without_broken_images
+
+
+class Captions:
+    """The good samples of one split, in the order of the file."""
+
+    metric = "exact_captions"
+
+    def __init__(
+        self, *, index: Index, members: np.ndarray, source: Source, options: Options
+    ) -> None:
+        """
+        Args:
+            index: All good records of the file.
+            members: int64: which of them are of this split.
+            source: The file.
+            options: As in the recipe.
+        """
+        self._index = index
+        self._members = members
+        self._source = source
+        self._options = options
+        content = hashlib.blake2b(digest_size=16)
+        for column in (index.lines, index.contents, index.image_bytes):
+            content.update(column[members].tobytes())
+        self.digest = content.hexdigest()
+        """Of lines and their numbers, and of the sizes of image files; so also of what is left
+        out."""
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    def __getitem__(self, index: int) -> Sample:
+        """A sample; reads its line and the headers of its images.
+
+        Raises:
+            IndexError: there is no such sample.
+            MimoError: an image is broken, or a file has changed since the dataset was built.
+        """
+        if not 0 <= index < len(self):
+            raise IndexError(f"this split has samples 0 to {len(self) - 1}, not {index}")
+        place = int(self._members[index])
+        line = int(self._index.lines[place])
+        caption = read_caption(self._index, place, self._source, self._options)
+        try:
+            return sample_of(caption, line, self._options)
+        except Broken as error:
+            raise MimoError(f"{self._options.place(line)}: {error}{self._way_out}") from None
+
+    @property
+    def _way_out(self) -> str:
+        if self._options.broken == "skip":
+            return "; it was good when the run began"
+        return "; mend it, or leave such lines out with data.options.broken: skip"
+
+
+def build(options: Options, split: Split) -> Captions:
+    """The samples of one split.
+
+    Raises:
+        MimoError: lines are broken and the policy is to stop, none is left, or the split is empty.
+    """
+    index, source = _good(options, options.path.stat().st_mtime_ns)
+    is_held_out = index.ids < np.uint64(int(options.held_out * 2**64))
+    members = np.flatnonzero(is_held_out if split == "validation" else ~is_held_out)
+    if not len(members):
+        raise MimoError(
+            f"{options.path}: none of {len(index)} samples is in the {split} split, which a hash "
+            f"of the id decides with data.options.held_out = {options.held_out}; "
+            f"{'raise' if split == 'validation' else 'lower'} it, or give more samples"
+        )
+    return Captions(index=index, members=members, source=source, options=options)
+
+
+@lru_cache(maxsize=1)
+def _good(options: Options, _changed: int) -> tuple[Index, Source]:
+    """The good records, read once for both splits; what is left out is printed."""
+    source = open_source(options)
+    index, faults = read_index(options)
+    if options.broken == "stop" and faults.count:
+        raise broken_lines(options, faults.told, faults.count, faults.records)
+    if options.broken == "skip":
+        index = without_broken_images(index, source, options, faults)
+    if not len(index):
+        raise broken_lines(options, faults.told, faults.count, faults.records)
+    images = int(index.image_counts.sum())
+    print(f"captions: {options.path}: {len(index)} samples with {images} images")
+    if faults.count:
+        print(f"captions: {faults.count} of {faults.records} lines are broken and left out:")
+        print("\n".join(told(options, faults.told, faults.count, KEPT)))
+    return index, source

@@ -1,0 +1,34 @@
+"""What is wrong with a line or an image, before it is known where."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from mimo_core.errors import MimoError
+from mimo_plugin_captions.options import Options
+
+SHOWN = 10
+"""Broken lines that an error tells; of more it tells the number."""
+
+Fault = tuple[int, str]
+"""A line's number, and what is wrong with it."""
+
+
+class Broken(ValueError):
+    """A line or an image is broken: the reason, without its place. The same on every machine that
+    has the same files; what only cannot be read just now is an ``OSError``."""
+
+
+def told(options: Options, faults: Iterable[Fault], count: int, limit: int) -> list[str]:
+    """Faults as lines of a message, in the order of the file; after ``limit`` their number."""
+    lines = [f"  {options.place(line)}: {why}" for line, why in sorted(faults)[:limit]]
+    return [*lines, f"  … and {count - limit} more"] if count > limit else lines
+
+
+def broken_lines(options: Options, faults: Iterable[Fault], count: int, lines: int) -> MimoError:
+    """The error for ``count`` broken lines of ``lines``."""
+    way_out = "mend or remove them"
+    if options.broken == "stop":
+        way_out += ", or leave them out with data.options.broken: skip"
+    head = f"{options.path}: {count} of {lines} lines {'is' if count == 1 else 'are'} broken:"
+    return MimoError("\n".join([head, *told(options, faults, count, SHOWN), way_out]))

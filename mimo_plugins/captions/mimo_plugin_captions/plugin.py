@@ -1,0 +1,30 @@
+"""The plugin's hooks. Neither torch, numpy nor Pillow is imported before they are needed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mimo_core import Data, Dataset, Sample, Split, hookimpl
+from mimo_plugin_captions.options import Options
+
+
+@hookimpl
+def options() -> type:
+    """What the recipe's ``data.options`` may say."""
+    return Options
+
+
+@hookimpl
+def build_dataset(data: Data, split: Split) -> Dataset:
+    """The samples of one split."""
+    from mimo_plugin_captions.dataset import build
+
+    return build(data.options, split)
+
+
+@hookimpl
+def preview(data: Data) -> Sequence[Sample]:
+    """The first good samples of the file; images are opened for their sizes only."""
+    from mimo_plugin_captions.preview import first_samples
+
+    return first_samples(data.options)

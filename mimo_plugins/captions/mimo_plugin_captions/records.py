@@ -1,0 +1,181 @@
+"""The two file formats: where each record lies, and its fields."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import attrs
+
+from mimo_core.errors import MimoError, suggestion
+from mimo_plugin_captions.errors import Broken
+from mimo_plugin_captions.options import Options
+
+SEPARATOR = "|"
+"""Between the images of a CSV field."""
+
+_BOM = b"\xef\xbb\xbf"
+
+
+@attrs.frozen(kw_only=True)
+class Record:
+    """One record as it lies in the file."""
+
+    line: int
+    """Number of its first line, from 1."""
+    offset: int
+    """Bytes before it."""
+    raw: bytes
+
+
+class Source(Protocol):
+    """A file of records."""
+
+    def records(self) -> Iterator[Record]:
+        """All records in order, blank lines left out."""
+
+    def values(self, raw: bytes) -> dict[str, Any]:
+        """The fields of a record.
+
+        Raises:
+            Broken: it does not follow the format.
+        """
+
+
+def open_source(options: Options) -> Source:
+    """The file by its suffix.
+
+    Raises:
+        MimoError: a CSV file's header lacks columns that the options name, or is unreadable.
+    """
+    if options.path.suffix.lower() == ".jsonl":
+        return JsonLines(options.path)
+    return CommaSeparated(options)
+
+
+@attrs.frozen
+class JsonLines:
+    """One JSON object a line."""
+
+    path: Path
+
+    def records(self) -> Iterator[Record]:
+        for line, offset, raw in _lines(self.path):
+            if raw.strip():
+                yield Record(line=line, offset=offset, raw=raw)
+
+    def values(self, raw: bytes) -> dict[str, Any]:
+        try:
+            values = json.loads(_text(raw).rstrip())
+        except json.JSONDecodeError as error:
+            raise Broken(f"not JSON: {error.msg} (column {error.colno})") from None
+        except RecursionError:
+            raise Broken("not JSON that can be read: nested too deeply") from None
+        if not isinstance(values, dict):
+            raise Broken(f"expected a JSON object {{...}}, got {type(values).__name__}")
+        return values
+
+
+class CommaSeparated:
+    """CSV (RFC 4180) with a header line; a quoted field may hold commas, quotes and newlines, an
+    image field several paths with ``|`` between. An empty field is as none."""
+
+    def __init__(self, options: Options) -> None:
+        self._path = options.path
+        self._image_fields = options.image_fields
+        header = next(self._all(), None)
+        if header is None:
+            raise MimoError(f"{self._path}: the file is empty; a CSV file begins with a header")
+        place = options.place(header.line)
+        try:
+            self._columns = _fields(header.raw)
+        except Broken as error:
+            raise MimoError(f"{place}: the header cannot be read: {error}") from None
+        twice = sorted({name for name in self._columns if self._columns.count(name) > 1})
+        if twice:
+            raise MimoError(f"{place}: the header has {', '.join(map(repr, twice))} more than once")
+        for option, name in _named_columns(options):
+            if name not in self._columns:
+                raise MimoError(
+                    f"{place}: the header has no column {name!r}, only "
+                    f"{', '.join(map(repr, self._columns))}.{suggestion(name, self._columns)} "
+                    f"data.options.{option} names the column"
+                )
+
+    def records(self) -> Iterator[Record]:
+        records = self._all()
+        next(records, None)
+        return records
+
+    def values(self, raw: bytes) -> dict[str, Any]:
+        fields = _fields(raw)
+        if len(fields) != len(self._columns):
+            raise Broken(f"{len(fields)} fields, but the header has {len(self._columns)}")
+        values: dict[str, Any] = dict(zip(self._columns, fields, strict=True))
+        for name in self._image_fields:
+            if values.get(name):
+                values[name] = [path.strip() for path in values[name].split(SEPARATOR)]
+        return {name: value for name, value in values.items() if value}
+
+    def _all(self) -> Iterator[Record]:
+        """Every record, the header too; a broken one ends where the reader gave up."""
+        pulled: list[tuple[int, int, bytes]] = []
+
+        def lines() -> Iterator[str]:
+            for line in _lines(self._path):
+                pulled.append(line)
+                # Of the text only quotes, commas and line ends matter here, which are ASCII.
+                yield line[2].decode("latin-1")
+
+        reader = csv.reader(lines(), strict=True)
+        while True:
+            pulled.clear()
+            try:
+                is_blank = not next(reader)
+            except StopIteration:
+                return
+            except csv.Error:
+                is_blank = False
+            if not is_blank:
+                line, offset, _ = pulled[0]
+                yield Record(line=line, offset=offset, raw=b"".join(raw for *_, raw in pulled))
+
+
+def _named_columns(options: Options) -> Iterator[tuple[str, str]]:
+    """(option, column) of every column that must be there."""
+    yield "id", options.id
+    yield "text", options.text
+    if options.image is not None:
+        yield "image", options.image
+    if options.prompt != attrs.fields(Options).prompt.default:
+        yield "prompt", options.prompt
+
+
+def _fields(raw: bytes) -> list[str]:
+    """The fields of one CSV record."""
+    try:
+        rows = list(csv.reader(io.StringIO(_text(raw), newline="\n"), strict=True))
+    except csv.Error as error:
+        raise Broken(f"not CSV: {error}") from None
+    return rows[0]
+
+
+def _lines(path: Path) -> Iterator[tuple[int, int, bytes]]:
+    """(number, offset, bytes) of every line; a byte order mark belongs to none."""
+    with path.open("rb") as file:
+        offset = 0
+        for number, raw in enumerate(file, 1):
+            mark = len(_BOM) if number == 1 and raw.startswith(_BOM) else 0
+            yield number, offset + mark, raw[mark:]
+            offset += len(raw)
+
+
+def _text(raw: bytes) -> str:
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise Broken(f"not UTF-8 text (byte {error.start + 1} of the line)") from None

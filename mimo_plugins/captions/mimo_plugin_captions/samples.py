@@ -1,0 +1,63 @@
+"""A caption as a sample: images with their sizes, pixels only when they are asked for."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mimo_core import Media, Sample, Text
+from mimo_core.errors import MimoError
+from mimo_plugin_captions.captions import Caption
+from mimo_plugin_captions.errors import Broken
+from mimo_plugin_captions.options import Options
+from mimo_plugin_captions.pictures import decode, shape_of
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+def sample_of(caption: Caption, line: int, options: Options) -> Sample:
+    """The sample of the caption at ``line``; reads the headers of its images.
+
+    Raises:
+        Broken: an image is broken; the message has its path.
+        MimoError: an image cannot be read.
+    """
+    place = options.place(line)
+    parts = tuple(
+        part if isinstance(part, Text) else _medium(caption.images[part], place, options)
+        for part in caption.parts()
+    )
+    return Sample(key=place, parts=parts)
+
+
+def _medium(image: str, place: str, options: Options) -> Media:
+    path = options.root / image
+    try:
+        shape = shape_of(path)
+    except Broken as error:
+        raise Broken(f"image {image}: {error}") from None
+    except FileNotFoundError:
+        raise Broken(f"image {image}: there is no such file in {options.root}") from None
+    except OSError as error:
+        raise unreadable(place, image, error) from error
+    return Media(kind="image", shape=shape, load=partial(_load, path, image, shape))
+
+
+def unreadable(place: str, image: str, error: OSError) -> MimoError:
+    """The error for an image that may be whole, but cannot be read."""
+    return MimoError(f"{place}: image {image} cannot be read: {error.strerror or error}")
+
+
+def _load(
+    path: Path, image: str, shape: tuple[int, int], _generator: np.random.Generator | None
+) -> np.ndarray:
+    """The pixels, uint8 ``[height, width, 3]``."""
+    try:
+        pixels = decode(path)
+    except Broken as error:
+        raise Broken(f"{image}: {error}") from None
+    if pixels.shape[:2] != shape:
+        raise Broken(f"{image}: was {shape}, is now {pixels.shape[:2]} (height, width)")
+    return pixels

@@ -1,0 +1,173 @@
+"""Splits, the digest that ranks compare, files that change, and the preview."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from caption_files import cut, dataset, plain_lines, said, write_lines, write_picture
+from mimo_plugin_captions import plugin
+from mimo_plugin_captions.options import Options
+
+from mimo_core import Data, Dataset, Sample, Split
+
+SPLITS: tuple[Split, ...] = ("train", "validation")
+
+
+def _texts(file: Path, split: Split, **options: Any) -> list[str]:
+    found = dataset(file, split, **options)
+    return [said(found[index]) for index in range(len(found))]
+
+
+def test_importing_and_previewing_is_light(tmp_path: Path) -> None:
+    write_picture(tmp_path / "a.jpg", 4, 5)
+    file = write_lines(tmp_path / "captions.jsonl", [{"id": 1, "text": "x", "image": "a.jpg"}])
+    code = f"""
+import sys
+from mimo_core import Data
+from mimo_plugin_captions import plugin
+print("PIL" in sys.modules)
+data = Data(plugin="captions", options=plugin.options()(file={str(file)!r}))
+print([sample.parts[0].shape for sample in plugin.preview(data)])
+print(sorted({{"torch", "numpy"}} & set(sys.modules)))
+"""
+    environ = {"PYTHONPATH": ":".join(filter(None, sys.path))}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environ, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split("\n")[:3] == ["False", "[(4, 5)]", "[]"]
+
+
+def test_splits_share_the_samples_out(tmp_path: Path) -> None:
+    file = write_lines(tmp_path / "captions.jsonl", plain_lines(1000))
+    train, validation = (_texts(file, split, held_out=0.25) for split in SPLITS)
+    # Of 1000 fair draws the share is within 0.05 but once in 3000 files; this is one file.
+    assert len(validation) == pytest.approx(250, abs=50)
+    assert sorted(train + validation) == sorted(f"[text {number}]" for number in range(1000))
+
+
+def test_a_split_follows_from_the_id_alone(tmp_path: Path) -> None:
+    file = write_lines(tmp_path / "captions.jsonl", plain_lines(60))
+    held_out = {text.strip("[]") for text in _texts(file, "validation")}
+    more = [*plain_lines(200)[60:], *reversed(plain_lines(60))]
+    other = write_lines(tmp_path / "elsewhere" / "more.jsonl", more)
+    known = {f"text {number}" for number in range(60)}
+    assert {text.strip("[]") for text in _texts(other, "validation")} & known == held_out
+    assert held_out
+
+
+def test_an_empty_split_is_an_error(tmp_path: Path) -> None:
+    file = write_lines(tmp_path / "captions.jsonl", plain_lines(2))
+    assert len(dataset(file, "train")) == 2
+    with pytest.raises(ValueError, match=r"none of 2 samples is in the validation .* raise it"):
+        dataset(file, "validation")
+
+
+def test_it_is_a_dataset_of_the_contract(tmp_path: Path) -> None:
+    file = write_lines(tmp_path / "captions.jsonl", plain_lines(20))
+    found = dataset(file)
+    assert isinstance(found, Dataset)
+    assert found.metric == "exact_captions"
+    for index in (-1, len(found)):
+        with pytest.raises(IndexError):
+            found[index]
+
+
+@pytest.fixture
+def pictured(tmp_path: Path) -> Path:
+    """Forty lines, each with a picture of its own."""
+    lines: list[dict[str, Any] | str] = []
+    for number, line in enumerate(plain_lines(40)):
+        write_picture(tmp_path / "first" / f"{number}.png", 4, 4, seed=number)
+        lines.append(line | {"image": f"{number}.png"})
+    return write_lines(tmp_path / "first" / "captions.jsonl", lines)
+
+
+def _change_a_text(file: Path) -> None:
+    file.write_text(file.read_text().replace("text 7", "text 8"))
+
+
+def _change_a_path(file: Path) -> None:
+    file.write_text(file.read_text().replace('"7.png"', '"8.png"'))
+
+
+def _change_a_picture(file: Path) -> None:
+    write_picture(file.parent / "7.png", 4, 5)
+
+
+def _change_an_id(file: Path) -> None:
+    file.write_text(file.read_text().replace('"plain-7"', '"plain-77"'))
+
+
+def _break_a_picture(file: Path) -> None:
+    (file.parent / "7.png").write_bytes(bytes((file.parent / "7.png").stat().st_size))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [_change_a_text, _change_a_path, _change_a_picture, _change_an_id, _break_a_picture],
+)
+def test_the_digest_tells_other_samples(pictured: Path, tmp_path: Path, change: Any) -> None:
+    """Two machines with copies of the same files agree; where one differs, they do not."""
+    shutil.copytree(pictured.parent, tmp_path / "second")
+    second = tmp_path / "second" / "captions.jsonl"
+    os.utime(tmp_path / "second" / "7.png", (1, 1))
+    digests = [dataset(file, broken="skip").digest for file in (pictured, second)]
+    assert digests[0] == digests[1]
+    shutil.copytree(pictured.parent, tmp_path / "third")
+    third = tmp_path / "third" / "captions.jsonl"
+    change(third)
+    splits = [dataset(third, split, broken="skip").digest for split in SPLITS]
+    assert splits != [dataset(pictured, split, broken="skip").digest for split in SPLITS]
+
+
+def test_a_line_that_changes_under_a_run_is_named(tmp_path: Path) -> None:
+    file = write_lines(tmp_path / "captions.jsonl", plain_lines(20))
+    found = dataset(file)
+    with file.open("a") as more:
+        more.write('{"id": "late", "text": "added while the run reads"}\n')
+    assert said(found[0]).startswith("[text ")
+    file.write_text(file.read_text().replace("text", "TEXT"))
+    with pytest.raises(ValueError, match=r"captions.jsonl:\d+: the line has changed since"):
+        found[0]
+
+
+def test_a_broken_picture_stops_where_it_is_asked_for(pictured: Path) -> None:
+    found = dataset(pictured)
+    line = int(found[0].key.rpartition(":")[2])
+    path = pictured.parent / f"{line - 1}.png"
+    cut(path)
+    sample = found[0]
+    (medium,) = sample.media("image")
+    with pytest.raises(ValueError, match=rf"{path.name}: image file is truncated"):
+        medium.load(None)
+    path.write_bytes(b"nothing")
+    with pytest.raises(ValueError, match=rf"captions.jsonl:{line}: image {path.name}: neither a"):
+        found[0]
+
+
+def _preview(file: Path, **options: Any) -> list[Sample]:
+    data = Data(plugin="captions", options=Options(file=str(file), **options))
+    return list(plugin.preview(data))
+
+
+def test_preview_gives_the_first_good_samples(pictured: Path) -> None:
+    lines = pictured.read_text().splitlines()
+    (pictured.parent / "4.png").write_bytes(b"nothing")
+    write_lines(pictured, [lines[0], "{", *lines[2:], *plain_lines(200)[40:]])
+    keys = [sample.key for sample in _preview(pictured, broken="skip")]
+    assert keys[:4] == [f"captions.jsonl:{line}" for line in (1, 3, 4, 6)]
+    assert len(keys) == 64
+    with pytest.raises(ValueError, match="2 of 66 lines are broken"):
+        _preview(pictured)
+
+
+def test_preview_of_nothing_good_is_an_error(tmp_path: Path) -> None:
+    file = write_lines(tmp_path / "captions.jsonl", ["{", "{"])
+    with pytest.raises(ValueError, match="2 of 2 lines are broken"):
+        _preview(file, broken="skip")

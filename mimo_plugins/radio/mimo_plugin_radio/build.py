@@ -18,29 +18,35 @@ from megatron.core.transformer.mlp import MLPSubmodules
 from megatron.core.transformer.spec_utils import ModuleSpec
 
 from mimo_core import Encoder, Module, Platform
+from mimo_core.model.attention import PackedAttention
 from mimo_core.model.config import transformer_config
-from mimo_plugin_radio.options import options_of
-from mimo_plugin_radio.tower import RadioTower
+from mimo_plugin_radio.options import Options, options_of
+from mimo_plugin_radio.tower import PackedTower, SquareTower
 
 
 def encoder(module: Module, groups: ProcessGroupCollection | None, platform: Platform) -> Encoder:
     """Tower and projector of the module, of TransformerEngine layers where the platform has it."""
     config = tower_config(module)
-    layer_spec = (
-        get_vit_layer_with_transformer_engine_spec()
-        if platform.transformer_engine
-        else get_vit_layer_with_local_spec()
-    )
+    options = options_of(module)
     tower = ModuleSpec(
-        module=RadioTower,
+        module=PackedTower if options.resolution == "dynamic" else SquareTower,
         params={
             "config": config,
-            "layer_spec": layer_spec,
-            "options": options_of(module),
+            "layer_spec": _layer_spec(options, platform),
+            "options": options,
             "pg_collection": groups,
         },
     )
     return Encoder(tower=tower, config=config, projector=_projector(module, groups, platform))
+
+
+def _layer_spec(options: Options, platform: Platform) -> ModuleSpec:
+    if platform.transformer_engine:
+        return get_vit_layer_with_transformer_engine_spec()
+    spec = get_vit_layer_with_local_spec()
+    if options.resolution == "dynamic":
+        spec.submodules.self_attention.submodules.core_attention = PackedAttention
+    return spec
 
 
 def tower_config(module: Module) -> TransformerConfig:

@@ -4,8 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mimo_core import Description, Media, Module, Weights
-from mimo_plugin_radio.options import Options, options_of
+from mimo_core import Description, Media, Module
+from mimo_plugin_radio.options import KIND, Options, options_of
+from mimo_plugin_radio.sizes import picture_sizes
+from mimo_plugin_radio.weights import weights
+
+OWNS = frozenset(
+    {
+        "num_layers",
+        "hidden_size",
+        "num_attention_heads",
+        "num_query_groups",
+        "kv_channels",
+        "ffn_hidden_size",
+        "activation_func",
+        "gated_linear_unit",
+        "add_bias_linear",
+        "add_qkv_bias",
+        "qk_layernorm",
+        "normalization",
+        "layernorm_epsilon",
+        "layernorm_zero_centered_gamma",
+        "hidden_dropout",
+        "attention_dropout",
+        "num_moe_experts",
+    }
+)
+"""What the options say, or RADIO itself: a recipe cannot set it beside them."""
 
 
 def describe_encoder(module: Module) -> Description:
@@ -15,60 +40,38 @@ def describe_encoder(module: Module) -> Description:
     assert language_width is not None, f"{module.name} is described without the language width"
 
     def positions(media: Sequence[Media]) -> list[int]:
-        return [options.positions] * len(media)
+        sizes = picture_sizes([medium.shape for medium in media], options)
+        return [options.positions_of(size) for size in sizes]
 
     return Description(
         width=options.output_width,
         layers=options.tower_layers,
         heads=options.tower_heads,
-        weights=(
-            Weights(parameters=_tower_parameters(options)),
-            Weights(
-                parameters=_projector_parameters(options, language_width),
-                part="projector",
-                at="last",
-            ),
-        ),
-        flops_per_position=_flops_per_image(options, language_width) / options.patches,
-        accepts="image",
+        weights=weights(options, language_width),
+        flops_per_position=_flops_per_image(options, language_width) / options.largest_patches,
+        accepts=KIND,
         positions=positions,
         parallel=frozenset({"tp", "dp"}),
         divides=_divides(options, language_width),
+        owns=OWNS,
     )
 
 
-def _tower_parameters(options: Options) -> int:
-    width, ffn = options.tower_width, options.tower_ffn_width
-    attention = 4 * width * width + 4 * width
-    feed_forward = 2 * width * ffn + ffn + width
-    norms = 2 * 2 * width
-    embedder = 3 * options.patch_size**2 * width
-    grid = (options.max_image_size // options.patch_size) ** 2 * width
-    layers = options.tower_layers * (attention + feed_forward + norms)
-    return embedder + grid + options.class_tokens * width + layers
-
-
-def _projector_parameters(options: Options, language_width: int) -> int:
-    width, inner = options.output_width, options.projector_width
-    if options.projector == "affine":
-        return (width + 1) * language_width
-    return (width + 1) * inner + (inner + 1) * language_width
-
-
 def _flops_per_image(options: Options, language_width: int) -> float:
-    """Multiplications and additions of one picture's forward: matrix products only."""
+    """Multiplications and additions of the largest picture's forward: matrix products only."""
     width = options.tower_width
-    sequence = options.patches + options.class_tokens
+    patches = options.largest_patches
+    sequence = patches + options.class_tokens
     products = 4 * width * width + 2 * width * options.tower_ffn_width
     scores = 2 * sequence * width
     tower = sequence * options.tower_layers * (products + scores)
-    embedder = options.patches * 3 * options.patch_size**2 * width
+    embedder = patches * 3 * options.patch_size**2 * width
     inner = options.projector_width
     if options.projector == "affine":
         projector = options.output_width * language_width
     else:
         projector = inner * (options.output_width + language_width)
-    return 2.0 * (tower + embedder + options.positions * projector)
+    return 2.0 * (tower + embedder + options.largest_positions * projector)
 
 
 def _divides(options: Options, language_width: int) -> tuple[tuple[str, int, str], ...]:

@@ -10,6 +10,9 @@ from mimo_core import Module
 
 Triple = tuple[float, float, float]
 
+KIND = "image"
+"""Of the media that radio reads."""
+
 PRESETS: dict[str, dict[str, int]] = {
     "base": {"hidden_size": 768, "layers": 12, "heads": 12},
     "large": {"hidden_size": 1024, "layers": 24, "heads": 16},
@@ -48,12 +51,23 @@ class Options:
     ffn_hidden_size: int | None = attrs.field(default=None, validator=_positive)
     """Width inside the feed-forward layers; by default four times ``hidden_size``."""
 
-    image_size: int = attrs.field(default=512, validator=_positive)
-    """Side of the square that every picture is resized to."""
+    resolution: Literal["fixed", "dynamic"] = "fixed"
+    """``fixed``: every picture becomes a square of ``image_size``. ``dynamic``: it keeps its aspect
+    ratio, within budgets of sequence positions; pictures of a microbatch are packed."""
+    image_size: int | None = attrs.field(default=None, validator=_positive)
+    """Fixed resolution: side of the square, 512 by default."""
+    max_positions: int | None = attrs.field(default=None, validator=_positive)
+    """Dynamic resolution: most sequence positions of one picture, 1024 by default."""
+    min_positions: int | None = attrs.field(default=None, validator=_positive)
+    """Dynamic resolution: fewest sequence positions of one picture, 16 by default. A smaller one is
+    enlarged."""
+    sample_positions: int | None = attrs.field(default=None, validator=_positive)
+    """Dynamic resolution: most sequence positions of all pictures of a sample; by default each
+    picture has its own budget only."""
     patch_size: int = attrs.field(default=16, validator=_positive)
     max_image_size: int = attrs.field(default=2048, validator=_positive)
-    """Side of the square that the grid of position embeddings covers; it is interpolated to
-    ``image_size``."""
+    """Side of the square that the grid of position embeddings covers; it is interpolated to each
+    picture's, smaller or larger."""
     mean: Triple = (0.48145466, 0.4578275, 0.40821073)
     """Taken from the pixels (0 to 1) of each colour; the default is RADIO's, which is CLIP's."""
     std: Triple = attrs.field(default=(0.26862954, 0.26130258, 0.27577711), validator=_spread)
@@ -82,8 +96,8 @@ class Options:
 
     def __attrs_post_init__(self) -> None:
         self._check_architecture()
-        self._check_pictures()
         self._check_positions()
+        self._check_resolution()
         if self.projector == "affine" and self.projector_hidden_size is not None:
             raise ValueError(
                 f"radio option projector_hidden_size={self.projector_hidden_size}: an affine "
@@ -105,21 +119,12 @@ class Options:
                 "width must be a multiple of the number of heads"
             )
 
-    def _check_pictures(self) -> None:
-        unit = self.patch_size * (2 if self.pixel_shuffle else 1)
-        if self.image_size % unit:
-            raise ValueError(
-                f"radio option image_size={self.image_size}: must be a multiple of {unit} "
-                f"(patch_size={self.patch_size}"
-                f"{', times 2 for pixel_shuffle' if self.pixel_shuffle else ''})"
-            )
+    def _check_positions(self) -> None:
         if self.max_image_size % self.patch_size:
             raise ValueError(
                 f"radio option max_image_size={self.max_image_size}: must be a multiple of "
                 f"patch_size={self.patch_size}"
             )
-
-    def _check_positions(self) -> None:
         if self.class_tokens < 0:
             raise ValueError(f"radio option class_tokens={self.class_tokens}: expected 0 or more")
         if self.keep_class_tokens and self.pixel_shuffle:
@@ -129,11 +134,51 @@ class Options:
             )
         if self.keep_class_tokens and not self.class_tokens:
             raise ValueError("radio options keep_class_tokens=true, class_tokens=0: none to keep")
-        if self.position_crop and self.image_size == self.max_image_size:
+
+    def _check_resolution(self) -> None:
+        other = {
+            "fixed": ("max_positions", "min_positions", "sample_positions"),
+            "dynamic": ("image_size",),
+        }[self.resolution]
+        unread = [name for name in other if getattr(self, name) is not None]
+        if unread:
+            said = ", ".join(f"{name}={getattr(self, name)}" for name in unread)
             raise ValueError(
-                f"radio options position_crop=true, image_size=max_image_size={self.image_size}: "
+                f"radio option {said}: not read where resolution={self.resolution}; leave it out, "
+                f"or set resolution={'dynamic' if self.resolution == 'fixed' else 'fixed'}"
+            )
+        if self.resolution == "dynamic":
+            self._check_budgets()
+        else:
+            self._check_square()
+
+    def _check_square(self) -> None:
+        if self.image_side % self.unit:
+            raise ValueError(
+                f"radio option image_size={self.image_side}: must be a multiple of {self.unit} "
+                f"(patch_size={self.patch_size}"
+                f"{', times 2 for pixel_shuffle' if self.pixel_shuffle else ''})"
+            )
+        if self.position_crop and self.image_side == self.max_image_size:
+            raise ValueError(
+                f"radio options position_crop=true, image_size=max_image_size={self.image_side}: "
                 "megatron-core crops only a position grid of another size than the picture's; "
                 "turn it off or make max_image_size larger"
+            )
+
+    def _check_budgets(self) -> None:
+        if self.most_units < 2 * self.least_units:
+            kept = f" (besides {self.kept_tokens} class tokens kept)" if self.kept_tokens else ""
+            raise ValueError(
+                f"radio options max_positions={self.most_positions}, min_positions="
+                f"{self.least_positions}: the most must be at least twice the fewest{kept}, or "
+                "some aspect ratios have no grid between them"
+            )
+        if self.sample_positions is not None and self.sample_positions < self.least_positions:
+            raise ValueError(
+                f"radio options sample_positions={self.sample_positions}, min_positions="
+                f"{self.least_positions}: not one picture would fit; raise the first or lower the "
+                "second"
             )
 
     @property
@@ -165,15 +210,56 @@ class Options:
         return self.projector_hidden_size or 4 * self.output_width
 
     @property
-    def patches(self) -> int:
-        """Patches of one picture."""
-        return (self.image_size // self.patch_size) ** 2
+    def unit(self) -> int:
+        """Pixels of a sequence position's side."""
+        return self.patch_size * (2 if self.pixel_shuffle else 1)
 
     @property
-    def positions(self) -> int:
-        """Positions that one picture takes in the language model's sequence."""
-        shuffled = self.patches // (4 if self.pixel_shuffle else 1)
-        return shuffled + (self.class_tokens if self.keep_class_tokens else 0)
+    def kept_tokens(self) -> int:
+        """Class tokens of each picture that the language model gets."""
+        return self.class_tokens if self.keep_class_tokens else 0
+
+    @property
+    def image_side(self) -> int:
+        """Side of every picture in fixed resolution."""
+        return self.image_size or 512
+
+    @property
+    def most_positions(self) -> int:
+        """Sequence positions of the largest picture in dynamic resolution."""
+        return self.max_positions or 1024
+
+    @property
+    def least_positions(self) -> int:
+        """Sequence positions of the smallest picture in dynamic resolution."""
+        return self.min_positions or 16
+
+    @property
+    def most_units(self) -> int:
+        """Units (positions without class tokens) of the largest picture in dynamic resolution."""
+        return self.most_positions - self.kept_tokens
+
+    @property
+    def least_units(self) -> int:
+        """Units of the smallest picture in dynamic resolution."""
+        return max(1, self.least_positions - self.kept_tokens)
+
+    @property
+    def largest_positions(self) -> int:
+        """Sequence positions of the largest picture; in fixed resolution, of any."""
+        if self.resolution == "dynamic":
+            return self.most_positions
+        return self.positions_of((self.image_side, self.image_side))
+
+    @property
+    def largest_patches(self) -> int:
+        """Patches of the largest picture; in fixed resolution, of any."""
+        units = self.largest_positions - self.kept_tokens
+        return units * (self.unit // self.patch_size) ** 2
+
+    def positions_of(self, size: tuple[int, int]) -> int:
+        """Sequence positions of a picture of this height and width (whole units)."""
+        return (size[0] // self.unit) * (size[1] // self.unit) + self.kept_tokens
 
     def _architecture(self, field: str) -> int:
         given = getattr(self, field)

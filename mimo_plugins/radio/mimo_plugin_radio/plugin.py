@@ -63,8 +63,13 @@ def build_submodule(
 def provide_batch(
     module: Module, samples: Sequence[Sample], context: BatchContext
 ) -> dict[str, Any] | None:
-    """``images``: float32 ``[B, 3, height, width]``, ``B`` the pictures of all samples."""
-    from mimo_plugin_radio.batch import image_batch
+    """What the tower's forward takes: see ``mimo_plugin_radio.batch``."""
+    from mimo_plugin_radio.batch import image_batch, packed_batch
 
+    options = options_of(module)
     pictures = context.load(samples)
-    return {"images": image_batch(pictures, options_of(module))} if pictures else None
+    if not pictures:
+        return None
+    if options.resolution == "fixed":
+        return image_batch(pictures, options)
+    return packed_batch(samples, pictures, options)

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from einops import rearrange
 from megatron.core.models.vision.radio import RADIOViTModel
+from megatron.core.packed_seq_params import PackedSeqParams
 from megatron.core.process_groups_config import ProcessGroupCollection
 from megatron.core.transformer import TransformerConfig
 from megatron.core.transformer.module import MegatronModule
 from megatron.core.transformer.spec_utils import ModuleSpec
 
 from mimo_plugin_radio.options import Options
+from mimo_plugin_radio.sizes import Size
 
 
-class RadioTower(MegatronModule):
-    """Pictures of one size to rows of features, picture after picture.
+class _Radio(MegatronModule):  # type: ignore[misc]
+    """What both resolutions share. Their parameters have the same names and shapes.
 
     Args:
         config: The transformer's config.
@@ -34,18 +38,21 @@ class RadioTower(MegatronModule):
         self.options = options
         # Read by MegatronModule.sharded_state_dict, which else asks the global parallel state.
         self.tp_group = pg_collection.tp
+        # Dynamic resolution does not read it.
+        side = options.image_side if options.resolution == "fixed" else options.max_image_size
         self.vit = RADIOViTModel(
             config,
             layer_spec,
             add_class_token=options.class_tokens > 0,
             class_token_len=options.class_tokens,
             patch_dim=options.patch_size,
-            img_h=options.image_size,
-            img_w=options.image_size,
+            img_h=side,
+            img_w=side,
             max_img_h=options.max_image_size,
             max_img_w=options.max_image_size,
             has_cpe=True,
             force_cpe_eval_mode=not options.position_crop,
+            dynamic_resolution=options.resolution == "dynamic",
             pg_collection=pg_collection,
         )
         if config.perform_initialization:
@@ -61,6 +68,23 @@ class RadioTower(MegatronModule):
         with torch.no_grad():
             weight.mul_(weight.shape[1] ** -0.5)
 
+    def _rows(self, features: torch.Tensor, columns: int) -> torch.Tensor:
+        """Rows ``[N, width]`` of pictures of one size.
+
+        Args:
+            features: ``[B, class tokens + patches, H]``.
+            columns: Patches side by side.
+        """
+        if not self.options.keep_class_tokens:
+            features = features[:, self.options.class_tokens :]
+        if self.options.pixel_shuffle:
+            features = pixel_shuffle(features, columns)
+        return features.flatten(0, 1)
+
+
+class SquareTower(_Radio):
+    """Pictures of one size to rows of features, picture after picture."""
+
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Rows of ``B`` pictures.
 
@@ -71,16 +95,50 @@ class RadioTower(MegatronModule):
             ``[N, width]`` in the model's precision, ``N`` = ``B`` times the positions of a
             picture: its class tokens if they are kept, then its patches in reading order.
         """
-        options = self.options
+        features = self.vit(images.to(self.vit.position_embeddings.dtype))
+        return self._rows(features, columns=images.shape[-1] // self.options.patch_size)
+
+
+class PackedTower(_Radio):
+    """Pictures of any sizes, packed, to rows of features; each picture attends to itself."""
+
+    def forward(
+        self, patches: torch.Tensor, sizes: Sequence[Size], cu_seqlens: torch.Tensor
+    ) -> torch.Tensor:
+        """Rows of ``B`` pictures.
+
+        Args:
+            patches: ``[N, 3 * patch_size**2]`` of all pictures, normalised, of any float type.
+            sizes: Height and width of each picture in pixels.
+            cu_seqlens: Where in ``N`` each picture begins, and the end: int32 ``[B + 1]``.
+
+        Returns:
+            ``[N', width]`` in the model's precision, ``N'`` the positions of all pictures: of each
+            its class tokens if they are kept, then its patches in reading order.
+        """
+        side, class_tokens = self.options.patch_size, self.options.class_tokens
+        grids = [(height // side, width // side) for height, width in sizes]
+        lengths = [rows * columns for rows, columns in grids]
+        packed = PackedSeqParams(
+            qkv_format="thd",
+            cu_seqlens_q=cu_seqlens,
+            cu_seqlens_kv=cu_seqlens,
+            max_seqlen_q=max(lengths),
+            max_seqlen_kv=max(lengths),
+        )
+        # Adds the class tokens of each picture, to its bounds in `packed` too.
         features = self.vit(
-            images.to(self.vit.position_embeddings.dtype)
-        )  # [B, classes+patches, h]
-        if not options.keep_class_tokens:
-            features = features[:, options.class_tokens :]
-        if options.pixel_shuffle:
-            features = pixel_shuffle(features, columns=options.image_size // options.patch_size)
-        rows: torch.Tensor = features.flatten(0, 1)
-        return rows
+            patches[None].to(self.vit.position_embeddings.dtype),
+            imgs_sizes=sizes,
+            packed_seq_params=packed,
+        )
+        pictures = features.split([length + class_tokens for length in lengths], dim=1)
+        return torch.cat(
+            [
+                self._rows(picture, columns)
+                for picture, (_, columns) in zip(pictures, grids, strict=True)
+            ]
+        )
 
 
 def pixel_shuffle(features: torch.Tensor, columns: int) -> torch.Tensor:

@@ -18,12 +18,24 @@ TINY: dict[str, Any] = {
     "max_image_size": 32,
     "class_tokens": 3,
 }
+DYNAMIC: dict[str, Any] = {
+    **{name: value for name, value in TINY.items() if name != "image_size"},
+    "resolution": "dynamic",
+    "max_positions": 64,
+    "min_positions": 2,
+}
 
 
 def tiny_module(
-    *, name: str = "vision", tp: int = 1, precision: Any = "fp32", **options: Any
+    *,
+    name: str = "vision",
+    tp: int = 1,
+    precision: Any = "fp32",
+    megatron: dict[str, Any] | None = None,
+    **options: Any,
 ) -> Module:
     """A module as hooks see it; ``options`` override the tiny ones."""
+    tiny = DYNAMIC if options.get("resolution") == "dynamic" else TINY
     return Module(
         name=name,
         plugin="radio",
@@ -34,8 +46,9 @@ def tiny_module(
             global_batch_size=2,
             sequence_length=64,
             learning_rate=1e-3,
-            precision=precision,
         ),
-        options=Options(**(TINY | options)),
+        options=Options(**(tiny | options)),
+        precision=precision,
+        megatron=megatron or {},
         language_width=LANGUAGE_WIDTH,
     )

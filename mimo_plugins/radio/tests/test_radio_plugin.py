@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Sequence
 from typing import Any
 
 import attrs
@@ -12,18 +11,21 @@ import numpy as np
 import pytest
 from mimo_plugin_radio import plugin
 from mimo_plugin_radio.options import Options
-from radio_tiny import TINY, tiny_module
+from radio_tiny import DYNAMIC, TINY, tiny_module
 
-from mimo_core import Media, Sample
+from mimo_core import Media
 
 
 def test_describing_imports_neither_torch_nor_numpy() -> None:
     code = """
 import sys
+from mimo_core import Media
 from radio_tiny import tiny_module
 from mimo_plugin_radio import plugin
 module = tiny_module()
-plugin.describe(module).positions([None])
+plugin.describe(module).positions([])
+module = tiny_module(resolution="dynamic")
+plugin.describe(module).positions([Media(kind="image", shape=(30, 20), load=None)])
 plugin.module_edges(module, {}), plugin.rng_prefix(module), plugin.options()
 print(sorted({"torch", "megatron", "numpy", "einops"} & set(sys.modules)))
 """
@@ -41,6 +43,11 @@ print(sorted({"torch", "megatron", "numpy", "einops"} & set(sys.modules)))
         ({"hidden_size": 8, "layers": 2}, "heads not given; set it"),
         (TINY | {"heads": 3}, "hidden_size=16, heads=3: the width must be a multiple"),
         (TINY | {"layers": 0}, "layers=0: expected 1 or more"),
+        (TINY | {"max_positions": 64}, "max_positions=64: not read where resolution=fixed"),
+        (DYNAMIC | {"image_size": 64}, "image_size=64: not read where resolution=dynamic"),
+        (DYNAMIC | {"min_positions": 33}, "max_positions=64, min_positions=33: .* at least twice"),
+        (DYNAMIC | {"min_positions": 8, "sample_positions": 7}, "not one picture would fit"),
+        (DYNAMIC | {"max_image_size": 30}, "max_image_size=30: must be a multiple of patch_size"),
         (TINY | {"image_size": 20}, "image_size=20: must be a multiple of 8 .patch_size=4, times"),
         (TINY | {"max_image_size": 30}, "max_image_size=30: must be a multiple of patch_size=4"),
         (TINY | {"class_tokens": -1}, "class_tokens=-1: expected 0 or more"),
@@ -58,6 +65,13 @@ print(sorted({"torch", "megatron", "numpy", "einops"} & set(sys.modules)))
 def test_options_that_cannot_be(given: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Options(**given)
+
+
+def test_resolution_that_is_not_read_constrains_nothing() -> None:
+    """512, the default side in fixed resolution, is no multiple of units of 28 pixels."""
+    with pytest.raises(ValueError, match="image_size=512: must be a multiple of 28"):
+        Options(size="huge", patch_size=14, max_image_size=1428)
+    Options(size="huge", patch_size=14, max_image_size=1428, resolution="dynamic")
 
 
 def test_preset_gives_what_is_not_given() -> None:
@@ -119,61 +133,5 @@ def test_placeholder_can_be_chosen() -> None:
     assert edge.placeholder == "<image>"
 
 
-class Context:
-    """Gives pictures as the core's context does."""
-
-    training = False
-
-    def load(self, samples: Sequence[Sample]) -> list[np.ndarray]:
-        return [medium.load(None) for sample in samples for medium in sample.media("image")]
-
-    def sequences(self, samples: Sequence[Sample]) -> Any:
-        raise AssertionError("an encoder reads no text")
-
-
 def _never(_generator: Any) -> np.ndarray:
     raise AssertionError("decoded")
-
-
-def _samples(*pictures: np.ndarray) -> list[Sample]:
-    return [
-        Sample(
-            key=f"test/{index}",
-            parts=(Media(kind="image", shape=picture.shape[:2], load=lambda _, p=picture: p),),
-        )
-        for index, picture in enumerate(pictures)
-    ]
-
-
-def test_batch_is_normalised_and_of_one_size() -> None:
-    small = np.zeros((16, 16, 3), dtype=np.uint8)
-    large = np.full((40, 24, 3), 255, dtype=np.uint8)
-    batch = plugin.provide_batch(tiny_module(), _samples(small, large), Context())
-    assert batch is not None
-    images = batch["images"].numpy()
-    assert images.shape == (2, 3, 16, 16)
-    assert images.dtype == np.float32
-    options = Options(**TINY)
-    black = [-mean / std for mean, std in zip(options.mean, options.std, strict=True)]
-    white = [(1 - mean) / std for mean, std in zip(options.mean, options.std, strict=True)]
-    np.testing.assert_allclose(images[0, :, 3, 5], black, rtol=1e-5)
-    np.testing.assert_allclose(images[1].mean((1, 2)), white, rtol=1e-5)
-
-
-def test_channels_and_rows_keep_their_place() -> None:
-    picture = np.zeros((16, 16, 3), dtype=np.uint8)
-    picture[2, 9, 1] = 255
-    module = tiny_module(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
-    batch = plugin.provide_batch(module, _samples(picture), Context())
-    assert batch is not None
-    assert batch["images"].nonzero().tolist() == [[0, 1, 2, 9]]
-
-
-def test_no_pictures_no_batch() -> None:
-    assert plugin.provide_batch(tiny_module(), [Sample(key="test/0", parts=())], Context()) is None
-
-
-def test_picture_of_another_kind_is_refused() -> None:
-    grey = np.zeros((16, 16), dtype=np.uint8)
-    with pytest.raises(ValueError, match=r"uint8 \[16, 16\]: expected uint8 \[height, width, 3\]"):
-        plugin.provide_batch(tiny_module(), _samples(grey), Context())

@@ -1,0 +1,43 @@
+"""The module's parameters by how they lie on its ranks."""
+
+from __future__ import annotations
+
+from mimo_core import Weights
+from mimo_plugin_radio.options import Options
+
+_SPLIT = frozenset({"tp"})
+
+
+def weights(options: Options, language_width: int) -> tuple[Weights, ...]:
+    """All parameters of tower and projector.
+
+    tp divides the patch embedder, the projections of attention and feed-forward layers, and the
+    biases of those that put out a rank's own features. Every tp rank has the norms, the biases
+    added to summed outputs, position embeddings and class tokens whole.
+    """
+    width, ffn = options.tower_width, options.tower_ffn_width
+    grid = (options.max_image_size // options.patch_size) ** 2
+    entries = [
+        Weights(parameters=3 * options.patch_size**2 * width, split=_SPLIT),
+        Weights(parameters=(grid + options.class_tokens) * width),
+    ]
+    attention, feed_forward = 4 * width * width + 3 * width, 2 * width * ffn + ffn
+    norms, output_biases = 4 * width, 2 * width
+    for layer in range(options.tower_layers):
+        entries += [
+            Weights(parameters=attention + feed_forward, split=_SPLIT, at=layer),
+            Weights(parameters=norms + output_biases, at=layer),
+        ]
+    return (*entries, *_projector(options, language_width))
+
+
+def _projector(options: Options, language_width: int) -> tuple[Weights, ...]:
+    width, inner = options.output_width, options.projector_width
+    if options.projector == "affine":
+        affine = (width + 1) * language_width
+        return (Weights(parameters=affine, part="projector", split=_SPLIT, at="last"),)
+    matrices = (width + 1) * inner + inner * language_width
+    return (
+        Weights(parameters=matrices, part="projector", split=_SPLIT, at="last"),
+        Weights(parameters=language_width, part="projector", at="last"),
+    )

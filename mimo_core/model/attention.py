@@ -44,6 +44,9 @@ class PackedAttention(DotProductAttention):  # type: ignore[misc]
 
         Returns:
             ``[S, heads / tp * D]`` where packed, else ``[S, B, heads / tp * D]``.
+
+        Raises:
+            ValueError: packed, with a window or a softmax that only TransformerEngine has for it.
         """
         if packed_seq_params is None:
             plain: torch.Tensor = super().forward(
@@ -51,6 +54,12 @@ class PackedAttention(DotProductAttention):  # type: ignore[misc]
             )
             return plain
         assert attention_bias is None, "packed attention has no bias"
+        if self.scale_mask_softmax.window_size or self.config.softmax_type != "vanilla":
+            raise ValueError(
+                "without TransformerEngine, packed sequences know neither window_size "
+                f"({self.config.window_size}) nor softmax_type {self.config.softmax_type!r}; leave "
+                "both out of the module's megatron section, or set packing: false"
+            )
         mask_type = attn_mask_type or self.attn_mask_type
         causal = mask_type in (AttnMaskType.causal, AttnMaskType.padding_causal)
         lengths = packed_seq_params.cu_seqlens_q.diff().tolist()
@@ -71,7 +80,8 @@ class PackedAttention(DotProductAttention):  # type: ignore[misc]
             v,
             is_causal=causal,
             dropout_p=dropout,
-            scale=self.softmax_scale,
+            # Megatron's own divides the scores by this factor, and multiplies in the softmax.
+            scale=self.softmax_scale * (self.scale_mask_softmax.scale or 1.0),
             enable_gqa=q.shape[1] != k.shape[1],
         )
         return attended[0].transpose(0, 1)

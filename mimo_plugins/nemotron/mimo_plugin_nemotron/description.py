@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from mimo_core.contract import Description, Module, Weights
+from mimo_plugin_nemotron import owned
 from mimo_plugin_nemotron.options import CONVOLUTION_WIDTH, Options
+
+_WHOLE: frozenset[str] = frozenset()
+_TP = frozenset({"tp"})
+_EXPERTS = frozenset({"ep", "expert_tp"})
 
 
 def describe(module: Module) -> Description:
     """Widths, parameters and forward FLOPs of the whole model."""
     options: Options = module.options
     pattern = options.pattern
-    vocabulary = padded_vocabulary(module)
+    vocabulary = embedding_rows(module)
     hidden = options.hidden_size
     if options.tie_embeddings and module.grid.pp > 1:
         raise ValueError(
@@ -19,7 +26,6 @@ def describe(module: Module) -> Description:
             "global groups that a run of several grids has not); leave tie_embeddings out, or set "
             "pp to 1"
         )
-    embeddings = vocabulary * hidden * (1 if options.tie_embeddings else 2)
     parallel = {"tp", "pp", "dp"}
     if "E" in pattern:
         parallel |= {"ep", "expert_tp"}
@@ -28,22 +34,18 @@ def describe(module: Module) -> Description:
         layers=len(pattern),
         heads=options.attention_heads if "*" in pattern else 0,
         experts=options.experts if "E" in pattern else 0,
-        weights=(
-            Weights(
-                parameters=embeddings
-                + hidden
-                + sum(_parameters(options, kind) for kind in pattern),
-                part="language",
-            ),
-        ),
+        weights=tuple(_weights(options, vocabulary)),
         flops_per_position=2.0 * hidden * vocabulary
         + sum(_flops(options, kind, module.train.sequence_length) for kind in pattern),
         parallel=frozenset(parallel),
         divides=_divides(module, vocabulary),
+        packs=True,
+        vocabulary=vocabulary,
+        owns=owned.FIELDS,
     )
 
 
-def padded_vocabulary(module: Module) -> int:
+def embedding_rows(module: Module) -> int:
     """Rows of the module's embedding.
 
     Raises:
@@ -55,7 +57,7 @@ def padded_vocabulary(module: Module) -> int:
             "model, so use it for the module named 'language'"
         )
     options: Options = module.options
-    return options.padded_vocabulary(module.vocabulary_size)
+    return options.embedding_rows(module.vocabulary_size)
 
 
 def _mamba_widths(options: Options) -> tuple[int, int, int]:
@@ -65,20 +67,38 @@ def _mamba_widths(options: Options) -> tuple[int, int, int]:
     return inner, channels, inner + channels + options.mamba_head_count
 
 
-def _parameters(options: Options, kind: str) -> int:
-    """Parameters of one layer, its norm included."""
+def _weights(options: Options, vocabulary: int) -> Iterator[Weights]:
+    """All parameters as they lie: megatron gives every pipeline stage an equal piece of the
+    pattern, the first the embedding, the last the output layer and the final norm."""
+    hidden = options.hidden_size
+    yield Weights(part="language", at="first", split=_TP, parameters=vocabulary * hidden)
+    for layer, kind in enumerate(options.pattern):
+        for split, parameters in _layer(options, kind).items():
+            if parameters:
+                yield Weights(part="language", at=layer, split=split, parameters=parameters)
+    yield Weights(part="language", at="last", split=_WHOLE, parameters=hidden)
+    if not options.tie_embeddings:
+        yield Weights(part="language", at="last", split=_TP, parameters=vocabulary * hidden)
+
+
+def _layer(options: Options, kind: str) -> dict[frozenset[str], int]:
+    """Parameters of one layer, by the grid sizes over which they are divided."""
     hidden = options.hidden_size
     if kind == "M":
         inner, channels, projected = _mamba_widths(options)
         per_head = 3 * options.mamba_head_count  # dt_bias, A_log, D
         convolution = channels * (CONVOLUTION_WIDTH + 1)
-        return hidden + hidden * projected + convolution + per_head + inner + inner * hidden
+        gated_norm = inner
+        matrices = hidden * projected + inner * hidden
+        return {_WHOLE: hidden, _TP: matrices + convolution + per_head + gated_norm}
     if kind == "*":
-        return hidden + hidden * _attention_columns(options)
+        return {_WHOLE: hidden, _TP: hidden * _attention_columns(options)}
     if kind == "-":
-        return hidden + 2 * hidden * options.mlp_width
-    routed = options.experts * (hidden + 2 * hidden * options.expert_width)
-    return hidden + routed + 2 * hidden * options.shared_expert_ffn_hidden_size
+        return {_WHOLE: hidden, _TP: 2 * hidden * options.mlp_width}
+    router = options.experts * hidden
+    routed = 2 * hidden * options.expert_width * options.experts
+    shared = 2 * hidden * options.shared_expert_ffn_hidden_size  # may be none
+    return {_WHOLE: hidden + router, _EXPERTS: routed, _TP: shared}
 
 
 def _flops(options: Options, kind: str, sequence_length: int) -> float:
@@ -111,8 +131,7 @@ def _divides(module: Module, vocabulary: int) -> tuple[tuple[str, int, str], ...
     options: Options = module.options
     sizes = [
         ("layers", len(options.pattern), "pp"),
-        ("padded vocabulary", vocabulary, "tp"),
-        ("sequence length", module.train.sequence_length, "tp"),
+        ("rows of the embedding", vocabulary, "tp"),
     ]
     if "*" in options.pattern:
         sizes += [

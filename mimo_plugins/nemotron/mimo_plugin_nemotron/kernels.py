@@ -2,7 +2,7 @@
 
 megatron-core 0.19 takes them from ``mamba_ssm``, whose Triton kernels run on GPUs only, and looks
 for them once, when ``megatron.core.ssm.mamba_mixer`` is imported. On a CPU the pure-torch ones of
-``scan`` answer to their names, in this process only.
+``mixer`` answer to their names, in this process only.
 """
 
 from __future__ import annotations
@@ -15,45 +15,52 @@ import types
 from typing import Any
 
 from mimo_core.contract import Platform
-from mimo_plugin_nemotron import scan
+from mimo_plugin_nemotron import mixer
 
 MIXER = "megatron.core.ssm.mamba_mixer"
+PACKAGES = ("mamba_ssm", "causal_conv1d")
 
 
 def provide(platform: Platform) -> None:
     """Make ``MambaMixer`` usable on this platform.
 
     Raises:
-        ImportError: the platform has a GPU, but ``mamba_ssm`` is not installed.
+        ImportError: the platform has a GPU, but ``mamba_ssm`` or ``causal_conv1d``, of which its
+            kernel is made, is not installed.
     """
     if platform.name == "cuda":
-        if importlib.util.find_spec("mamba_ssm") is None:
+        missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
+        if missing:
             raise ImportError(
-                "Mamba2 layers (M in the pattern) need mamba_ssm on a GPU, and it is not "
-                "installed: pip install 'mimo-core[gpu]'"
+                "Mamba2 layers (M in the pattern) need mamba_ssm and causal_conv1d on a GPU; not "
+                f"installed: {', '.join(missing)}. pip install 'mimo-core[gpu]'"
             )
         return
     for name, contents in _modules().items():
-        module = types.ModuleType(name, "Stands in for mamba_ssm on a CPU: mimo_plugin_nemotron.")
+        module = types.ModuleType(name, "Stands in on a CPU: mimo_plugin_nemotron.")
         module.__spec__ = importlib.machinery.ModuleSpec(name, loader=None, is_package=True)
         module.__path__ = []
         vars(module).update(contents)
         sys.modules[name] = module
-    # megatron.training imports the mixer long before any plugin is asked; it then found nothing.
-    mixer: Any = sys.modules.get(MIXER)
-    if mixer is not None and mixer.RMSNormGated is not scan.GatedRMSNorm:
-        importlib.reload(mixer)
+    # megatron.training imports its mixer long before any plugin is asked; it then found nothing.
+    imported: Any = sys.modules.get(MIXER)
+    if imported is not None and imported.RMSNormGated is not mixer.GatedRMSNorm:
+        importlib.reload(imported)
 
 
 def _modules() -> dict[str, dict[str, Any]]:
-    """Contents by module name: what ``MambaMixer`` imports."""
+    """Contents by module name: what ``MambaMixer`` imports.
+
+    It asks both packages for their version before it lets packed samples in.
+    """
     return {
-        "mamba_ssm": {},
+        "causal_conv1d": {"__version__": "1.4.0"},
+        "mamba_ssm": {"__version__": "2.3.0"},
         "mamba_ssm.ops": {},
         "mamba_ssm.ops.triton": {},
-        "mamba_ssm.ops.triton.layernorm_gated": {"RMSNorm": scan.GatedRMSNorm},
+        "mamba_ssm.ops.triton.layernorm_gated": {"RMSNorm": mixer.GatedRMSNorm},
         "mamba_ssm.ops.triton.ssd_combined": {
-            "mamba_split_conv1d_scan_combined": scan.mamba_split_conv1d_scan_combined,
-            "mamba_chunk_scan_combined": scan.mamba_chunk_scan_combined,
+            "mamba_split_conv1d_scan_combined": mixer.mamba_split_conv1d_scan_combined,
+            "mamba_chunk_scan_combined": mixer.mamba_chunk_scan_combined,
         },
     }

@@ -17,7 +17,6 @@ from megatron.core.ssm.mlp_layer import MLPLayer
 from megatron.core.tensor_parallel import ColumnParallelLinear, RowParallelLinear
 from megatron.core.transformer import TransformerConfig
 from megatron.core.transformer.attention import SelfAttention, SelfAttentionSubmodules
-from megatron.core.transformer.dot_product_attention import DotProductAttention
 from megatron.core.transformer.enums import AttnMaskType
 from megatron.core.transformer.mlp import MLP, MLPSubmodules
 from megatron.core.transformer.spec_utils import ModuleSpec
@@ -28,6 +27,7 @@ from megatron.core.transformer.transformer_layer import (
 )
 from torch import nn
 
+from mimo_core.model.attention import PackedAttention
 from mimo_plugin_nemotron.local_experts import local_moe_builder
 
 
@@ -105,7 +105,7 @@ def _attention_layer() -> ModuleSpec:
         params={"attn_mask_type": AttnMaskType.causal},
         submodules=SelfAttentionSubmodules(
             linear_qkv=ColumnParallelLinear,
-            core_attention=DotProductAttention,
+            core_attention=PackedAttention,
             linear_proj=RowParallelLinear,
         ),
     )

@@ -13,7 +13,7 @@ from megatron.core.transformer.spec_utils import ModuleSpec
 from mimo_core.contract import Module, Platform
 from mimo_core.model.config import transformer_config
 from mimo_plugin_nemotron import kernels
-from mimo_plugin_nemotron.description import padded_vocabulary
+from mimo_plugin_nemotron.description import embedding_rows
 from mimo_plugin_nemotron.options import Options
 
 
@@ -29,7 +29,7 @@ def model_spec(
         params={
             "config": hybrid_config(module, platform),
             "hybrid_stack_spec": _stack_spec(platform),
-            "vocab_size": padded_vocabulary(module),
+            "vocab_size": embedding_rows(module),
             "max_sequence_length": module.train.sequence_length,
             "hybrid_layer_pattern": options.pattern,
             "pre_process": groups is None or groups.pp.rank() == 0,
@@ -45,9 +45,33 @@ def model_spec(
 
 
 def hybrid_config(module: Module, platform: Platform) -> TransformerConfig:
-    """The model's ``TransformerConfig`` on the module's grid."""
+    """The model's ``TransformerConfig`` on the module's grid.
+
+    Raises:
+        ValueError: what the recipe wants recomputed cannot be on this platform.
+    """
+    defaults: dict[str, Any] = {}
+    if "E" in module.options.pattern:
+        defaults = {
+            "moe_router_dtype": "fp32",
+            # The grouped GEMM is TransformerEngine's; without it, one expert after another.
+            "moe_grouped_gemm": platform.transformer_engine,
+        }
+    fields = architecture(module, platform)
+    config = transformer_config(module, sequence_parallel=True, **fields, **defaults)
+    if not platform.transformer_engine and "layernorm" in config.recompute_modules:
+        raise ValueError(
+            f"modules.{module.name}.megatron.recompute_modules: layernorm needs TransformerEngine "
+            "(megatron-core 0.19 asks its FP8 state whatever the precision is, in "
+            "CheckpointWithoutOutputFunction); leave layernorm out on this machine"
+        )
+    return config
+
+
+def architecture(module: Module, platform: Platform) -> dict[str, Any]:
+    """Fields of ``TransformerConfig`` that are the model itself; ``owned`` names them."""
     options: Options = module.options
-    architecture: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "num_layers": len(options.pattern),
         "is_hybrid_model": True,
         "hidden_size": options.hidden_size,
@@ -58,30 +82,29 @@ def hybrid_config(module: Module, platform: Platform) -> TransformerConfig:
         "layernorm_epsilon": options.norm_epsilon,
         "hidden_dropout": options.dropout,
         "attention_dropout": options.dropout,
-        # The only dispatcher that knows variable_seq_lengths; checked without experts too.
         "transformer_impl": "transformer_engine" if platform.transformer_engine else "local",
         # Without attention the config still wants a number of heads that tp divides.
         "num_attention_heads": module.grid.tp,
     }
     if "*" in options.pattern:
-        architecture |= {
+        fields |= {
             "num_attention_heads": options.attention_heads,
             "num_query_groups": options.kv_head_count,
             "kv_channels": options.attention_head_dim,
         }
     if "M" in options.pattern:
-        architecture |= {
+        fields |= {
             "mamba_num_heads": options.mamba_head_count,
             "mamba_head_dim": options.mamba_head_dim,
             "mamba_state_dim": options.mamba_state,
             "mamba_num_groups": options.mamba_groups,
         }
     if "E" in options.pattern:
-        architecture |= _expert_architecture(options, platform)
-    return transformer_config(module, sequence_parallel=True, **architecture)
+        fields |= _expert_architecture(options)
+    return fields
 
 
-def _expert_architecture(options: Options, platform: Platform) -> dict[str, Any]:
+def _expert_architecture(options: Options) -> dict[str, Any]:
     return {
         "num_moe_experts": options.experts,
         "moe_router_topk": options.experts_per_token,
@@ -95,9 +118,6 @@ def _expert_architecture(options: Options, platform: Platform) -> dict[str, Any]
         "moe_router_topk_scaling_factor": options.routed_scaling,
         "moe_router_load_balancing_type": "aux_loss" if options.router_aux_loss else "none",
         "moe_aux_loss_coeff": options.router_aux_loss,
-        "moe_router_dtype": "fp32",
-        # The grouped GEMM is TransformerEngine's; without it, one expert after another.
-        "moe_grouped_gemm": platform.transformer_engine,
     }
 
 

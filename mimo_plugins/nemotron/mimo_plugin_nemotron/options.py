@@ -97,8 +97,12 @@ class Options:
     """Dropout of embeddings, residual branches and attention weights."""
     tie_embeddings: bool = False
     """Use the word embeddings as the output layer's weight."""
+    vocabulary_size: int | None = attrs.field(default=None, validator=_count)
+    """Rows of the embedding, as a pretrained one has them; default: what the tokenizer needs,
+    padded to ``vocabulary_multiple``."""
     vocabulary_multiple: int = attrs.field(default=128, validator=_count)
-    """The vocabulary is padded to a multiple of this."""
+    """Rows of the embedding are padded to a multiple of this, unless ``vocabulary_size`` says
+    them."""
     norm_epsilon: float = attrs.field(default=1e-5, validator=_positive)
     """Epsilon of the RMS norms (the gated norm inside Mamba2 has megatron's fixed 1e-5)."""
 
@@ -151,9 +155,10 @@ class Options:
     def mamba_head_count(self) -> int:
         return self.mamba_heads or 2 * self.hidden_size // self.mamba_head_dim
 
-    def padded_vocabulary(self, vocabulary_size: int) -> int:
-        """Rows of the embedding: ``vocabulary_size`` rounded up to ``vocabulary_multiple``."""
-        return -(-vocabulary_size // self.vocabulary_multiple) * self.vocabulary_multiple
+    def embedding_rows(self, needed: int) -> int:
+        """Rows of the embedding of a model whose tokenizer has ``needed`` ids."""
+        padded = -(-needed // self.vocabulary_multiple) * self.vocabulary_multiple
+        return self.vocabulary_size or padded
 
 
 def _check_divides(options: Options, whole: str, part: str, way_out: str = "") -> None:

@@ -24,7 +24,9 @@ SMALL: dict[str, Any] = {
 }
 
 
-def language_module(grid: Grid | None = None, **options: Any) -> Module:
+def language_module(
+    grid: Grid | None = None, megatron: dict[str, Any] | None = None, **options: Any
+) -> Module:
     """A small language model of every layer type."""
     train = Train(
         iterations=1,
@@ -40,4 +42,5 @@ def language_module(grid: Grid | None = None, **options: Any) -> Module:
         train=train,
         options=Options(**{"pattern": "M*-E", **SMALL, **options}),
         vocabulary_size=VOCABULARY,
+        megatron=megatron or {},
     )

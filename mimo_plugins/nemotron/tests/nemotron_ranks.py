@@ -13,6 +13,7 @@ from megatron.core.process_groups_config import ProcessGroupCollection
 from megatron.core.tensor_parallel import model_parallel_cuda_manual_seed
 from megatron.core.transformer.spec_utils import build_module
 from mimo_plugin_nemotron import plugin
+from mimo_plugin_nemotron.model import architecture
 from nemotron_modules import BATCH, SEQUENCE, VOCABULARY, language_module
 from torch import Tensor, nn
 
@@ -23,12 +24,19 @@ from mimo_core.topology.groups import build_topology
 class Built:
     """A model on a grid that begins at world rank 0."""
 
-    def __init__(self, platform: Any, grid: Grid, **options: Any) -> None:
-        self.module = language_module(grid, **options)
+    def __init__(
+        self, platform: Any, grid: Grid, megatron: dict[str, Any] | None = None, **options: Any
+    ) -> None:
+        self.module = language_module(grid, megatron, **options)
         topology = build_topology({"language": grid}, {"language": 0}, platform.backend)
         self.groups: ProcessGroupCollection = topology.groups["language"]
         if parallel_state._GLOBAL_MEMORY_BUFFER is None:
             parallel_state._set_global_memory_buffer()
+        self.reseed()
+        spec = plugin.build_submodule(self.module, self.groups, platform)
+        self.model: nn.Module = build_module(spec)
+
+    def reseed(self) -> None:
         model_parallel_cuda_manual_seed(
             7,
             tp_rank=self.groups.tp.rank(),
@@ -36,12 +44,21 @@ class Built:
             etp_rank=self.groups.expt_tp.rank(),
             force_reset_rng=True,
         )
-        spec = plugin.build_submodule(self.module, self.groups, platform)
-        self.model: nn.Module = build_module(spec)
 
-    def losses(self, ids: Tensor, labels: Tensor) -> Tensor:
+    def take_weights(self, whole: Built) -> None:
+        """This rank's parts of the whole model's parameters."""
+        with torch.no_grad():
+            for name, parameter in self.model.named_parameters():
+                parameter.copy_(_shard(self, name, parameter, _whole_parameter(whole, self, name)))
+
+    def local_parameters(self) -> int:
+        return sum(parameter.numel() for parameter in self.model.parameters())
+
+    def losses(self, ids: Tensor, labels: Tensor, packed: Any = None) -> Tensor:
         """``[B, S]``."""
-        result: Tensor = self.model(ids, positions(ids), None, labels=labels)
+        result: Tensor = self.model(
+            ids, positions(ids), None, labels=labels, packed_seq_params=packed
+        )
         return result
 
 
@@ -63,6 +80,7 @@ def one_rank(platform: Any, models: dict[str, dict[str, Any]]) -> dict[str, Any]
         "stock": _stock_limits(platform),
         "models": {name: _facts(platform, options) for name, options in models.items()},
         "checkpoint keys": _checkpoint_keys(platform),
+        "architecture": sorted(architecture(language_module(), platform)),
     }
 
 
@@ -80,7 +98,7 @@ def _facts(platform: Any, options: dict[str, Any]) -> dict[str, Any]:
     difference = (before - after).abs().amax(dim=(0, 2))
     return {
         "losses": list(losses.shape),
-        "parameters": sum(p.numel() for p in built.model.parameters()),
+        "parameters": built.local_parameters(),
         "described": plugin.describe(built.module).parameters,
         "without gradient": [
             name
@@ -139,13 +157,13 @@ def _stock_limits(platform: Any) -> dict[str, str]:
         return WrappedTorchNorm(split, 8)
 
     return {
-        "final norm": _error(stack),
-        "norm": _error(norm),
+        "final norm": error_of(stack),
+        "norm": error_of(norm),
         "split sizes": type(maybe_move_tensor_to_cpu(torch.ones(2), as_numpy=True)).__name__,
     }
 
 
-def _error(call: Callable[[], Any]) -> str:
+def error_of(call: Callable[[], Any]) -> str:
     try:
         call()
     except Exception as error:
@@ -155,7 +173,9 @@ def _error(call: Callable[[], Any]) -> str:
 
 def two_ranks(platform: Any, grids: list[dict[str, int]]) -> dict[str, Any]:
     """All that two ranks can tell, in one launch."""
-    return {"grids": _parallel_as_one(platform, grids), "stages": _two_stages(platform)}
+    stages = _two_stages(platform)
+    stages["parameters"] = Built(platform, Grid(pp=2)).local_parameters()
+    return {"grids": _parallel_as_one(platform, grids), "stages": stages}
 
 
 def _parallel_as_one(platform: Any, grids: list[dict[str, int]]) -> list[dict[str, float]]:
@@ -169,9 +189,7 @@ def _parallel_as_one(platform: Any, grids: list[dict[str, int]]) -> list[dict[st
     results = []
     for sizes in grids:
         part = Built(platform, Grid(**sizes))
-        with torch.no_grad():
-            for name, parameter in part.model.named_parameters():
-                parameter.copy_(_shard(part, name, parameter, _whole_parameter(whole, part, name)))
+        part.take_weights(whole)
         results.append(_compare(whole, whole_losses, part, ids, labels))
     return results
 
@@ -184,6 +202,17 @@ def _compare(
     rows = slice(replica * BATCH // replicas, (replica + 1) * BATCH // replicas)
     losses = part.losses(ids[rows], labels[rows])
     losses.sum().backward()
+    return {
+        "losses": (losses - whole_losses[rows]).abs().max().item(),
+        "gradients": gradient_error(whole, part),
+        "sequence_parallel": part.model.config.sequence_parallel,
+        "parameters": part.local_parameters(),
+    }
+
+
+def gradient_error(whole: Built, part: Built) -> float:
+    """Largest difference of a gradient, summed over the part's ranks, from the whole model's,
+    relative to that gradient's largest entry."""
     worst = 0.0
     for name, parameter in part.model.named_parameters():
         gradient = parameter.grad
@@ -196,11 +225,7 @@ def _compare(
         assert reference is not None
         expected = _shard(part, name, parameter, reference)
         worst = max(worst, ((gradient - expected).abs().max() / expected.abs().max()).item())
-    return {
-        "losses": (losses - whole_losses[rows]).abs().max().item(),
-        "gradients": worst,
-        "sequence_parallel": part.model.config.sequence_parallel,
-    }
+    return worst
 
 
 def _whole_parameter(whole: Built, part: Built, name: str) -> nn.Parameter:
@@ -224,28 +249,34 @@ def _shard(part: Built, name: str, parameter: nn.Parameter, full: Tensor) -> Ten
     return torch.cat([block.chunk(group.size(), dim)[group.rank()] for block in blocks], dim=dim)
 
 
-def _two_stages(platform: Any) -> dict[str, float]:
-    """The model on pp 2, its stages joined by hand, against the same on one rank."""
-    whole = Built(platform, Grid(dp=2), tie_embeddings=True)
-    part = Built(platform, Grid(pp=2), tie_embeddings=True)
-    stage = part.groups.pp.rank()
-    layers = len(part.model.decoder.layers)
+def pipelined(platform: Any, whole: Built, **options: Any) -> Built:
+    """This rank's stage of the whole model on pp 2, with the whole model's parameters."""
+    part = Built(platform, Grid(pp=2), **options)
+    first = part.groups.pp.rank() * len(part.model.decoder.layers)
     with torch.no_grad():
         for name, parameter in part.model.named_parameters():
             words = name.split(".")
             if words[:2] == ["decoder", "layers"]:
-                words[2] = str(int(words[2]) + stage * layers)
-            if name == "output_layer.weight":
+                words[2] = str(int(words[2]) + first)
+            if options.get("tie_embeddings") and name == "output_layer.weight":
                 words = ["embedding", "word_embeddings", "weight"]
             parameter.copy_(whole.model.get_parameter(".".join(words)))
+    return part
+
+
+def _two_stages(platform: Any) -> dict[str, float]:
+    """The model on pp 2, its stages joined by hand, against the same on one rank."""
+    whole = Built(platform, Grid(dp=2), tie_embeddings=True)
+    part = pipelined(platform, whole, tie_embeddings=True)
+    layers = len(part.model.decoder.layers)
     ids = tokens()
     labels = ids.roll(-1, 1)
     expected = whole.losses(ids, labels)
     hidden = torch.empty(SEQUENCE, BATCH, part.module.options.hidden_size)
-    if stage == 0:
+    if part.groups.pp.rank() == 0:
         hidden = part.model(ids, positions(ids), None).detach()
     dist.broadcast(hidden, 0)
-    if stage == 0:
+    if part.groups.pp.rank() == 0:
         return {"layers": layers, "losses": 0.0}
     part.model.set_input_tensor(hidden)
     losses = part.losses(ids, labels)

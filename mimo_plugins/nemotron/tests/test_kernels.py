@@ -12,9 +12,14 @@ class Cuda:
     transformer_engine = True
 
 
-def test_a_gpu_without_mamba_ssm_is_told_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
-    with pytest.raises(ImportError, match=r"pip install 'mimo-core\[gpu\]'"):
+@pytest.mark.parametrize("missing", ["mamba_ssm", "causal_conv1d"])
+def test_a_gpu_without_the_kernels_is_told_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, missing: str
+) -> None:
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == missing else object()
+    )
+    with pytest.raises(ImportError, match=rf"{missing}\. pip install 'mimo-core\[gpu\]'"):
         kernels.provide(Cuda())  # type: ignore[arg-type]
 
 

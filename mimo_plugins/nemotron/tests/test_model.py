@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
 import pytest
+from mimo_plugin_nemotron import owned, plugin
+from nemotron_modules import language_module
 
+from mimo_core.contract import Grid
 from mimo_core.testing.ranks import run_ranks
 
 RANK_FUNCTIONS = Path(__file__).with_name("nemotron_ranks.py")
@@ -48,6 +52,10 @@ def test_every_layer_type_trains(model: dict[str, Any]) -> None:
 
 def test_parameters_are_described(model: dict[str, Any]) -> None:
     assert model["parameters"] == model["described"]
+
+
+def test_a_recipe_may_not_set_what_the_options_say(one_rank: dict[str, Any]) -> None:
+    assert set(one_rank["architecture"]) == owned.FROM_OPTIONS
 
 
 def test_causal(model: dict[str, Any]) -> None:
@@ -108,6 +116,29 @@ def test_two_ranks_compute_what_one_does(two_ranks: list[dict[str, Any]], grid: 
         assert compared["sequence_parallel"] == ("tp" in GRIDS[grid])
         assert compared["losses"] < TOLERANCE
         assert compared["gradients"] < TOLERANCE
+
+
+@pytest.mark.parametrize("grid", range(len(GRIDS)), ids=map(str, GRIDS))
+def test_parameters_lie_on_ranks_as_described(two_ranks: list[dict[str, Any]], grid: int) -> None:
+    described = parameters_of_stage(Grid(**GRIDS[grid]), 0)
+    assert [result["grids"][grid]["parameters"] for result in two_ranks] == [described] * 2
+
+
+def test_parameters_lie_on_stages_as_described(two_ranks: list[dict[str, Any]]) -> None:
+    described = [parameters_of_stage(Grid(pp=2), stage) for stage in range(2)]
+    assert [result["stages"]["parameters"] for result in two_ranks] == described
+
+
+def parameters_of_stage(grid: Grid, stage: int) -> int:
+    """Parameters of one rank of a pipeline stage, as described."""
+    description = plugin.describe(language_module(grid))
+    ends = {"first": 0, "last": grid.pp - 1}
+    layers = description.layers // grid.pp
+    return sum(
+        weights.parameters // math.prod(getattr(grid, size) for size in weights.split)
+        for weights in description.weights
+        if stage == (ends[weights.at] if isinstance(weights.at, str) else weights.at // layers)
+    )
 
 
 def test_two_pipeline_stages(two_ranks: list[dict[str, Any]]) -> None:

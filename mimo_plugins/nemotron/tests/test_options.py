@@ -40,6 +40,7 @@ def test_a_wrong_layer_is_named_with_its_position() -> None:
         ({"dropout": 1.0}, r"dropout is 1.0: it must be in \[0, 1\)"),
         ({"router_aux_loss": -0.1}, "router_aux_loss is -0.1"),
         ({"norm_epsilon": 0.0}, "norm_epsilon is 0.0"),
+        ({"vocabulary_size": 0}, "vocabulary_size is 0"),
     ],
 )
 def test_bad_values(given: dict[str, object], message: str) -> None:
@@ -52,6 +53,11 @@ def test_options_of_layers_that_are_not_there_are_not_checked() -> None:
     Options(pattern="*", mamba_groups=3)
 
 
-@pytest.mark.parametrize(("size", "padded"), [(1, 128), (128, 128), (129, 256)])
-def test_the_vocabulary_is_padded(size: int, padded: int) -> None:
-    assert Options().padded_vocabulary(size) == padded
+@pytest.mark.parametrize(("size", "rows"), [(1, 128), (128, 128), (129, 256)])
+def test_the_embedding_is_padded(size: int, rows: int) -> None:
+    assert Options().embedding_rows(size) == rows
+
+
+@pytest.mark.parametrize("size", [1, 300, 301])
+def test_a_pretrained_embedding_is_not_padded(size: int) -> None:
+    assert Options(vocabulary_size=300).embedding_rows(size) == 300

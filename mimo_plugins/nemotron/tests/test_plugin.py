@@ -14,6 +14,7 @@ from nemotron_modules import VOCABULARY, language_module
 
 import mimo_core.hookspecs
 from mimo_core.contract import Sequences
+from mimo_core.recipe.stock import transformer_fields
 
 
 def test_every_hook_is_one_of_the_host() -> None:
@@ -50,13 +51,35 @@ def test_description() -> None:
     assert ("key and value heads", 2, "tp") in description.divides
     assert ("Mamba2 groups", 2, "tp") in description.divides
     assert ("layers", 4, "pp") in description.divides
-    assert ("padded vocabulary", 208, "tp") in description.divides
+    assert ("rows of the embedding", 208, "tp") in description.divides
+    assert description.vocabulary == 208
+    assert description.packs
 
 
 def test_without_experts_there_is_nothing_to_spread_them_over() -> None:
     description = plugin.describe(language_module(pattern="M*"))
     assert description.experts == 0
     assert description.parallel == {"tp", "pp", "dp"}
+
+
+def test_rows_of_a_pretrained_embedding() -> None:
+    description = plugin.describe(language_module(vocabulary_size=201))
+    assert description.vocabulary == 201
+    assert ("rows of the embedding", 201, "tp") in description.divides
+    padded = plugin.describe(language_module())
+    assert padded.parameters - description.parameters == 2 * (208 - 201) * description.width
+
+
+def test_tied_embeddings_are_counted_once() -> None:
+    tied, own = (plugin.describe(language_module(tie_embeddings=tie)) for tie in (True, False))
+    assert own.parameters - tied.parameters == 208 * 32
+
+
+def test_owned_fields_are_fields_of_megatron() -> None:
+    """A field that core renames or drops would no longer be refused."""
+    owned = plugin.describe(language_module()).owns
+    assert owned <= set(transformer_fields())
+    assert not owned & {"moe_router_dtype", "moe_grouped_gemm", "recompute_granularity"}
 
 
 def test_flops_of_a_matrix_model() -> None:
@@ -100,10 +123,19 @@ def test_only_the_language_model_has_a_vocabulary() -> None:
 class Context:
     training = True
 
+    def __init__(self, lengths: list[int] | None = None) -> None:
+        self.lengths = lengths
+
     def sequences(self, samples: list[str]) -> Sequences:
         ids = np.arange(len(samples) * 4).reshape(-1, 4) % VOCABULARY
+        if self.lengths is not None:
+            ids = ids.reshape(1, -1)
         return Sequences(
-            input_ids=ids, labels=ids + 1, loss_mask=(ids > 1).astype(np.float32), position_ids=ids
+            input_ids=ids,
+            labels=ids + 1,
+            loss_mask=(ids > 1).astype(np.float32),
+            position_ids=ids,
+            lengths=None if self.lengths is None else np.array(self.lengths, dtype=np.int32),
         )
 
 
@@ -112,3 +144,10 @@ def test_batch() -> None:
     assert set(batch) == {"input_ids", "labels", "loss_mask", "position_ids"}
     assert batch["labels"].tolist() == [[1, 2, 3, 4], [5, 6, 7, 8]]
     assert {str(t.dtype) for t in batch.values()} == {"torch.int64", "torch.float32"}
+
+
+def test_packed_batch() -> None:
+    batch = plugin.provide_batch(language_module(), ["one", "two"], Context([5, 3]))  # type: ignore
+    assert batch["labels"].tolist() == [[1, 2, 3, 4, 5, 6, 7, 8]]
+    assert batch["lengths"].tolist() == [5, 3]
+    assert str(batch["lengths"].dtype) == "torch.int32"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from mimo_plugin_nemotron import scan
+from mimo_plugin_nemotron import mixer, scan
 from torch import Tensor
 
 
@@ -56,6 +56,37 @@ def test_gradients_through_several_chunks() -> None:
     assert torch.autograd.gradcheck(lambda *t: scan.chunked_scan(*t, chunk=2), inputs)
 
 
+SAMPLES = [[17], [4, 4, 9], [3, 1, 1, 12], [1, 7, 5, 4], [5, 12]]
+"""Lengths of samples that make 17 positions."""
+
+
+def numbered(lengths: list[int]) -> Tensor:
+    """``[S]``: the sample of each position."""
+    return torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths)).int()
+
+
+@pytest.mark.parametrize("chunk", [1, 4, 7, 128])
+def test_every_sample_of_a_sequence_starts_anew(chunk: int) -> None:
+    inputs = scan_inputs(17, batch=len(SAMPLES))
+    y = scan.chunked_scan(*inputs, chunk=chunk, segments=torch.stack([*map(numbered, SAMPLES)]))
+    x, dt, a, b, c = inputs
+    for row, lengths in enumerate(SAMPLES):
+        parts = zip(*(t[row, None].split(lengths, dim=1) for t in (x, dt, b, c)), strict=True)
+        alone = [recurrence(px, pdt, a, pb, pc) for px, pdt, pb, pc in parts]
+        torch.testing.assert_close(y[row, None], torch.cat(alone, dim=1))
+
+
+def test_gradients_stay_within_samples() -> None:
+    inputs = [t.requires_grad_() for t in scan_inputs(7, batch=1, heads=2, groups=1)]
+    segments = numbered([3, 1, 3])[None]
+    assert torch.autograd.gradcheck(
+        lambda *t: scan.chunked_scan(*t, chunk=2, segments=segments), inputs
+    )
+    scan.chunked_scan(*inputs, chunk=2, segments=segments)[:, 4:].sum().backward()
+    assert inputs[0].grad is not None
+    assert not inputs[0].grad[:, :4].any() and inputs[0].grad[:, 4:].all()
+
+
 def test_strong_decay_over_a_long_sequence_stays_finite() -> None:
     x, dt, a, b, c = (t.float() for t in scan_inputs(200))
     inputs = [t.requires_grad_() for t in (x, dt, a, b, c)]
@@ -73,7 +104,7 @@ def test_convolution_is_torch_s_and_looks_back_only() -> None:
 @pytest.mark.parametrize("norm_before_gate", [False, True])
 def test_gated_norm_formula(norm_before_gate: bool) -> None:
     x, z = torch.randn(2, 3, 8), torch.randn(2, 3, 8)
-    norm = scan.GatedRMSNorm(8, eps=1e-3, group_size=4, norm_before_gate=norm_before_gate)
+    norm = mixer.GatedRMSNorm(8, eps=1e-3, group_size=4, norm_before_gate=norm_before_gate)
     torch.nn.init.normal_(norm.weight)
     gated = x if norm_before_gate else x * F.silu(z)
     halves = [h / (h.pow(2).mean(-1, keepdim=True) + 1e-3).sqrt() for h in gated.split(4, dim=-1)]
@@ -84,7 +115,7 @@ def test_gated_norm_formula(norm_before_gate: bool) -> None:
 
 def test_gated_norm_keeps_the_dtype_and_is_a_plain_norm_without_a_gate() -> None:
     x = torch.randn(5, 8)
-    norm = scan.GatedRMSNorm(8)
+    norm = mixer.GatedRMSNorm(8)
     torch.testing.assert_close(norm(x), F.rms_norm(x, (8,), eps=1e-5))
     assert norm(x.bfloat16()).dtype is torch.bfloat16
 
@@ -127,7 +158,7 @@ def plain_mixer(inputs: dict[str, Tensor], dt_limit: tuple[float, float]) -> Ten
 @pytest.mark.parametrize("skip_per_feature", [False, True])
 def test_split_convolution_scan(length: int, skip_per_feature: bool) -> None:
     inputs = mixer_inputs(length, skip_per_feature=skip_per_feature)
-    y = scan.mamba_split_conv1d_scan_combined(
+    y = mixer.mamba_split_conv1d_scan_combined(
         **inputs,
         chunk_size=128,
         headdim=None if skip_per_feature else WIDTH,
@@ -137,9 +168,28 @@ def test_split_convolution_scan(length: int, skip_per_feature: bool) -> None:
     torch.testing.assert_close(y, plain_mixer(inputs, (0.0, float("inf"))))
 
 
+def test_samples_of_a_sequence_are_mixed_as_each_alone() -> None:
+    """Convolution and scan, over chunks of 64 that end within samples and at their ends."""
+    lengths = [64, 70, 2, 1, 55]
+    inputs = mixer_inputs(sum(lengths))
+    y = mixer.mamba_split_conv1d_scan_combined(
+        **inputs,
+        chunk_size=128,
+        headdim=WIDTH,
+        ngroups=GROUPS,
+        norm_before_gate=False,
+        seq_idx=numbered(lengths).expand(2, -1),
+    )
+    alone = [
+        plain_mixer(inputs | {"zxbcdt": part}, (0.0, float("inf")))
+        for part in inputs["zxbcdt"].split(lengths, dim=1)
+    ]
+    torch.testing.assert_close(y, torch.cat(alone, dim=1))
+
+
 def test_step_limits() -> None:
     inputs = mixer_inputs(6)
-    y = scan.mamba_split_conv1d_scan_combined(
+    y = mixer.mamba_split_conv1d_scan_combined(
         **inputs, chunk_size=4, headdim=WIDTH, ngroups=GROUPS, dt_limit=(0.3, 0.9)
     )
     torch.testing.assert_close(y, plain_mixer(inputs, (0.3, 0.9)))
@@ -148,7 +198,7 @@ def test_step_limits() -> None:
 def test_norm_weight_given() -> None:
     inputs = mixer_inputs(6)
     weight = torch.randn(INNER, dtype=torch.float64)
-    y = scan.mamba_split_conv1d_scan_combined(
+    y = mixer.mamba_split_conv1d_scan_combined(
         **inputs,
         chunk_size=4,
         headdim=WIDTH,
@@ -166,7 +216,9 @@ def test_norm_weight_given() -> None:
 def test_bfloat16_in_and_out() -> None:
     inputs = {name: t.float() for name, t in mixer_inputs(8).items()}
     inputs["zxbcdt"] = inputs["zxbcdt"].bfloat16()
-    y = scan.mamba_split_conv1d_scan_combined(**inputs, chunk_size=4, headdim=WIDTH, ngroups=GROUPS)
+    y = mixer.mamba_split_conv1d_scan_combined(
+        **inputs, chunk_size=4, headdim=WIDTH, ngroups=GROUPS
+    )
     assert y.dtype is torch.bfloat16
     inputs["zxbcdt"] = inputs["zxbcdt"].float()
     expected = plain_mixer(inputs, (0.0, float("inf")))
@@ -174,16 +226,12 @@ def test_bfloat16_in_and_out() -> None:
 
 
 def test_what_a_cpu_cannot_do_is_refused_by_name() -> None:
-    with pytest.raises(ValueError, match=r"seq_idx.*unpacked"):
-        scan.mamba_split_conv1d_scan_combined(
-            **mixer_inputs(4),
-            chunk_size=4,
-            headdim=WIDTH,
-            ngroups=GROUPS,
-            seq_idx=torch.zeros(2, 4, dtype=torch.int32),  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"activation.*mamba_ssm"):
+        mixer.mamba_split_conv1d_scan_combined(
+            **mixer_inputs(4), chunk_size=4, headdim=WIDTH, ngroups=GROUPS, activation="relu"
         )
     with pytest.raises(NotImplementedError, match="state cache"):
-        scan.mamba_chunk_scan_combined()
+        mixer.mamba_chunk_scan_combined()
 
 
 def test_the_mixer_of_transformers() -> None:
@@ -203,22 +251,22 @@ def test_the_mixer_of_transformers() -> None:
         chunk_size=4,
         layer_norm_epsilon=1e-5,
     )
-    mixer = Mamba2Mixer(config, layer_idx=0).float()
-    torch.nn.init.normal_(mixer.dt_bias)
-    torch.nn.init.normal_(mixer.D)
-    torch.nn.init.normal_(mixer.norm.weight)
+    theirs = Mamba2Mixer(config, layer_idx=0).float()
+    torch.nn.init.normal_(theirs.dt_bias)
+    torch.nn.init.normal_(theirs.D)
+    torch.nn.init.normal_(theirs.norm.weight)
     states = torch.randn(2, 10, hidden)
-    y = scan.mamba_split_conv1d_scan_combined(
-        mixer.in_proj(states),
-        mixer.conv1d.weight[:, 0],
-        mixer.conv1d.bias,
-        mixer.dt_bias,
-        -mixer.A_log.exp(),
-        D=mixer.D,
+    y = mixer.mamba_split_conv1d_scan_combined(
+        theirs.in_proj(states),
+        theirs.conv1d.weight[:, 0],
+        theirs.conv1d.bias,
+        theirs.dt_bias,
+        -theirs.A_log.exp(),
+        D=theirs.D,
         chunk_size=4,
         headdim=WIDTH,
-        rmsnorm_weight=mixer.norm.weight,
+        rmsnorm_weight=theirs.norm.weight,
         rmsnorm_eps=1e-5,
         norm_before_gate=False,
     )
-    torch.testing.assert_close(mixer.out_proj(y), mixer(states))
+    torch.testing.assert_close(theirs.out_proj(y), theirs(states))

@@ -36,11 +36,17 @@ class Grid:
     """
 
     tp: int = 1
+    """Tensor parallel: ranks that share every dense layer."""
     cp: int = 1
+    """Context parallel: ranks that share every sequence."""
     pp: int = 1
+    """Pipeline parallel: stages that the layers are divided into."""
     dp: int = 1
+    """Data parallel: copies of the module, each with its own samples of a microbatch."""
     ep: int = 1
+    """Expert parallel: ranks over which the experts of a layer are divided."""
     expert_tp: int = 1
+    """Ranks that share every expert."""
     first_rank: int | None = None
     """World rank of the module's first rank; the default follows the module before it."""
 
@@ -55,19 +61,32 @@ class Train:
     """Facts of the run that every module shares (the recipe's ``train`` section)."""
 
     iterations: int
+    """Steps of the optimizer."""
     micro_batch_size: int
     """Samples of a microbatch on one data-parallel rank of the language model."""
     global_batch_size: int
+    """Samples of an iteration, over all microbatches and ranks."""
     sequence_length: int
+    """Most positions of a sample: those of its text and of its media."""
     learning_rate: float
+    """The largest, which the warm-up ends with."""
     minimum_learning_rate: float = 0.0
+    """Where the decay ends, in the last iteration."""
     warmup_iterations: int = 0
+    """Iterations in which the learning rate rises linearly from 0."""
     decay: Literal["constant", "linear", "cosine"] = "cosine"
+    """How the learning rate falls after the warm-up."""
     weight_decay: float = 0.01
+    """Of AdamW."""
     clip_gradient: float = 1.0
+    """Largest norm of the whole model's gradient; a longer one is scaled down to it."""
     precision: Precision = "fp32"
+    """Of weights and activations, where a module does not say its own. Gradients are accumulated,
+    and weights updated, in fp32."""
     seed: int = 1234
+    """Of initialisation, dropout, the order of samples and augmentation."""
     log_every: int = 10
+    """Iterations between lines of the log."""
 
 
 @attrs.frozen(kw_only=True)

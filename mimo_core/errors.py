@@ -9,6 +9,16 @@ from collections.abc import Iterable
 class MimoError(ValueError):
     """Shown to the user as its message alone, without a traceback."""
 
+    def __init__(self, said: str, path: tuple[str | int, ...] = ()) -> None:
+        """
+        Args:
+            said: The message.
+            path: Keys of the recipe that it is about, where it does not name their place itself;
+                ``make_plan`` puts the place before it.
+        """
+        super().__init__(said)
+        self.path = path
+
 
 class RecipeError(MimoError):
     """The recipe is wrong: the message holds one line for each mistake, with its place."""
@@ -16,6 +26,11 @@ class RecipeError(MimoError):
 
 class PluginError(MimoError):
     """A plugin is missing, broken or breaks the contract of the hooks."""
+
+
+class SampleError(MimoError):
+    """A sample of the dataset cannot be used; the message names it. Passes through the hooks of the
+    module that asked for it."""
 
 
 class LayoutError(MimoError):

@@ -12,7 +12,7 @@ from mimo_core.errors import PluginError, RecipeError
 from mimo_core.plugins import Host
 from mimo_core.recipe import LoadedRecipe, structure_options
 from mimo_core.recipe.stock import shared_fields
-from mimo_core.tokenizer import Tokenizer
+from mimo_core.tokenizer import Tokenizer, make_tokenizer
 
 _EVERY_MODULE = ("describe", "rng_prefix", "build_submodule", "provide_batch")
 
@@ -71,7 +71,7 @@ def build_graph(loaded: LoadedRecipe, host: Host) -> Graph:
         for name, module in recipe.modules.items()
     }
     edges = star.edges(modules, host)
-    tokenizer = Tokenizer.byte_level([edge.placeholder for edge in edges])
+    tokenizer = make_tokenizer(recipe.tokenizer.directory, [edge.placeholder for edge in edges])
     language = attrs.evolve(modules[LANGUAGE], vocabulary_size=tokenizer.size)
     description: Description = host.ask("describe", language.plugin, module=language)
     modules[LANGUAGE] = language
@@ -117,12 +117,20 @@ def _check_plugins(loaded: LoadedRecipe, host: Host) -> None:
                 loaded.message(
                     where,
                     f"{record.title} does not implement {', '.join(missing)}, which "
-                    f"{'a dataset' if path == ('data',) else 'this module'} needs. "
+                    f"{_role(path)}. "
                     f"Plugins that have what it takes: {', '.join(able) or 'none'}",
                 )
             )
     if wrong:
         raise PluginError("\n".join(wrong)) from cause
+
+
+def _role(path: tuple[str, ...]) -> str:
+    if path == ("data",):
+        return "a dataset needs"
+    if path == ("modules", LANGUAGE):
+        return "the language model needs"
+    return f"an encoder needs (the one language model is named {LANGUAGE!r})"
 
 
 def _all_options(loaded: LoadedRecipe, host: Host) -> dict[tuple[str, ...], Any]:

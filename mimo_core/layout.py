@@ -108,7 +108,8 @@ def plan_layout(
         raise LayoutError(
             f"the recipe needs {layout.world_size} ranks, but {world_size} were started. Start "
             f"{layout.world_size} (torchrun: nodes x --nproc-per-node = {layout.world_size}), or "
-            f"change the grids:\n{_listing(layout)}"
+            f"change the grids:\n{_listing(layout)}",
+            ("modules",),
         )
     return layout
 
@@ -136,25 +137,26 @@ def _check_expert_view(module: str, grid: Grid) -> None:
     dense = grid.tp * grid.cp * grid.dp
     if dense % (grid.expert_tp * grid.ep):
         raise LayoutError(
-            f"{module}: tp {grid.tp} x cp {grid.cp} x dp {grid.dp} = {dense} ranks of a pipeline "
+            f"tp {grid.tp} x cp {grid.cp} x dp {grid.dp} = {dense} ranks of a pipeline "
             f"stage cannot be divided into expert_tp {grid.expert_tp} x ep {grid.ep} = "
-            f"{grid.expert_tp * grid.ep}; choose sizes where the second divides the first"
+            f"{grid.expert_tp * grid.ep}; choose sizes where the second divides the first",
+            ("modules", module, "grid", "ep" if grid.ep > 1 else "expert_tp"),
         )
 
 
 def _check_tiling(layout: Layout) -> None:
-    wrong = []
+    wrong: dict[str, str] = {}
     covered, last = 0, ""
     for module in sorted(layout.grids, key=lambda module: (layout.first_ranks[module], module)):
         ranks = layout.ranks(module)
         if ranks.start > covered:
-            wrong.append(
+            wrong[module] = (
                 f"{_belong(range(covered, ranks.start))} to no module: set "
                 f"modules.{module}.grid.first_rank={covered} or leave it out"
             )
         elif ranks.start < covered:
             shared = range(ranks.start, min(covered, ranks.stop))
-            wrong.append(
+            wrong[module] = (
                 f"{_belong(shared)} to both {last} and {module}: set "
                 f"modules.{module}.grid.first_rank={covered} or leave it out"
             )
@@ -163,7 +165,8 @@ def _check_tiling(layout: Layout) -> None:
     if wrong:
         raise LayoutError(
             f"the grids do not tile ranks 0 .. {layout.world_size - 1}:\n{_listing(layout)}\n"
-            + "\n".join(wrong)
+            + "\n".join(wrong.values()),
+            ("modules", next(iter(wrong)), "grid", "first_rank"),
         )
 
 

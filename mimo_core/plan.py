@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import attrs
 
-from mimo_core.errors import LayoutError
+from mimo_core import sources
+from mimo_core.errors import LayoutError, MimoError
 from mimo_core.graph import Graph, build_graph
 from mimo_core.layout import Layout, plan_layout
 from mimo_core.plugins import Host
 from mimo_core.recipe import LoadedRecipe, Recipe, dump, load_recipe, load_text, packaged
 from mimo_core.validate import validate
+
+COLOCATED = (
+    "colocated is refused: the engine runs one module a rank, and megatron-core 0.19 puts several "
+    "on one with pp 1, cp 1 and even parts alone (models/mimo/comm/colocated_communicator.py); "
+    "use disjoint, or leave it out"
+)
 
 
 @attrs.frozen(kw_only=True)
@@ -23,6 +31,8 @@ class Plan:
     host: Host
     graph: Graph
     layout: Layout
+    preview: tuple[sources.Counts, ...] = ()
+    """Positions of the samples that the dataset's plugin shows."""
 
     @property
     def recipe(self) -> Recipe:
@@ -36,7 +46,7 @@ def make_plan(
     disabled: Sequence[str] = (),
     world_size: int | None = None,
 ) -> Plan:
-    """Recipe, plugins, graph, layout: read, built and checked in this order.
+    """Plugins, recipe, graph, layout, samples: found, built and checked in this order.
 
     Args:
         source: A recipe file, the name of one that comes in the package, or a recipe made in
@@ -47,25 +57,47 @@ def make_plan(
         world_size: Ranks that were started, if any were yet.
 
     Raises:
-        RecipeError: The recipe holds mistakes.
+        RecipeError: The recipe holds mistakes, or a sample that the dataset's plugin shows does
+            not fit.
         PluginError: A plugin is missing, broken or breaks its contract.
-        LayoutError: The grids do not tile the world.
+        LayoutError: The grids do not tile the world, or the recipe asks for a layout that is
+            refused.
     """
-    if isinstance(source, Recipe):
-        loaded = load_text(dump(source), "recipe", overrides)
-    else:
-        loaded = load_recipe(packaged.find(source), overrides)
     host = Host.discover(disabled) if host is None else host
-    graph = build_graph(loaded, host)
-    grids = {name: module.grid for name, module in loaded.recipe.modules.items()}
-    layout = plan_layout(grids, loaded.recipe.layout, world_size)
-    if layout.kind == "colocated":
-        raise LayoutError(
-            loaded.message(
-                ("layout",),
-                "colocated is not built yet: the engine runs one module a rank; use "
-                "disjoint, or leave it out",
-            )
-        )
-    validate(loaded, graph)
-    return Plan(loaded=loaded, host=host, graph=graph, layout=layout)
+    if isinstance(source, Recipe):
+        loaded = load_text(dump(source), "recipe", overrides, _options_class(host))
+    else:
+        loaded = load_recipe(packaged.find(source), overrides, _options_class(host))
+    recipe = loaded.recipe
+    with _placed(loaded):
+        if recipe.layout == "colocated":
+            raise LayoutError(COLOCATED, ("layout",))
+        graph = build_graph(loaded, host)
+        grids = {name: module.grid for name, module in recipe.modules.items()}
+        layout = plan_layout(grids, recipe.layout, world_size)
+        validate(loaded, graph)
+        preview = sources.preview(graph, host, recipe.train.sequence_length)
+    return Plan(loaded=loaded, host=host, graph=graph, layout=layout, preview=preview)
+
+
+@contextmanager
+def _placed(loaded: LoadedRecipe) -> Iterator[None]:
+    """Puts the place in the recipe before the message of an error that names keys."""
+    try:
+        yield
+    except MimoError as error:
+        if not error.path:
+            raise
+        raise type(error)(loaded.message(error.path, str(error))) from error.__cause__
+
+
+def _options_class(host: Host) -> Callable[[str], type | None]:
+    """The options class of a plugin by its name; ``None`` where there is none to ask."""
+
+    def find(plugin: str) -> type | None:
+        if plugin not in host.usable or not host.has("options", plugin):
+            return None
+        found: type = host.ask("options", plugin)
+        return found
+
+    return find

@@ -51,17 +51,23 @@ def _check(module: Module, wanted: list[Edge], modules: Mapping[str, Module], ho
     targets = [edge.target for edge in wanted]
     if module.is_language:
         if targets:
-            raise RecipeError(_no_star(module, f"feeds {', '.join(targets)}"))
+            raise _no_star(module, f"feeds {', '.join(targets)}, but must feed no module: {REASON}")
+    elif not targets:
+        raise _no_star(
+            module,
+            f"feeds nothing, as a language model does. A recipe has one language model, named "
+            f"{LANGUAGE!r}; every other module is an encoder and must feed it: {REASON}",
+        )
     elif targets != [LANGUAGE]:
-        does = f"feeds {', '.join(targets)}" if targets else "feeds nothing"
-        raise RecipeError(_no_star(module, does))
+        raise _no_star(
+            module, f"feeds {', '.join(targets)}, but must feed {LANGUAGE!r}, once: {REASON}"
+        )
 
 
-def _no_star(module: Module, does: str) -> str:
-    due = "must feed no module" if module.is_language else f"must feed {LANGUAGE!r}, once"
-    return (
-        f"the graph is no star: module {module.name!r} (plugin {module.plugin!r}) {does}, but "
-        f"{due}: {REASON}"
+def _no_star(module: Module, does: str) -> RecipeError:
+    return RecipeError(
+        f"the graph is no star: module {module.name!r} (plugin {module.plugin!r}) {does}",
+        ("modules", module.name),
     )
 
 
@@ -74,5 +80,6 @@ def _check_placeholders(found: list[Edge], modules: Mapping[str, Module]) -> Non
                 f"modules {other!r} (plugin {modules[other].plugin!r}) and {edge.source!r} "
                 f"(plugin {modules[edge.source].plugin!r}) use the same placeholder "
                 f"{edge.placeholder!r}, so the rows of one could not be told from the other's; "
-                "the plugin must make it from module.name or an option"
+                "the plugin must make it from module.name or an option",
+                ("modules", edge.source),
             )

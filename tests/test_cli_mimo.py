@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
+from mimo_core import Media, Sample, Text, hookimpl
 from mimo_core.cli import mimo
-from mimo_core.plan import make_plan
+from mimo_core.plan import COLOCATED, make_plan
 from mimo_core.plugins import Host
 from mimo_core.recipe import load_text
 from mimo_core.report.header import count, run_header
+from mimo_core.report.tables import amount
 
-from .fake_plugins import RECIPE, host
+from .fake_plugins import RECIPE, host, pairs
 
 
 @pytest.fixture
@@ -28,7 +32,7 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureF
 
     def discover(disabled=(), environ=None):
         seen["disabled"] = tuple(disabled)
-        return host(broken=_Broken())
+        return host(broken=_Broken(), pairs=pairs(preview=preview))
 
     monkeypatch.setattr(Host, "discover", discover)
 
@@ -41,6 +45,17 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureF
 
     call.seen = seen
     return call
+
+
+@hookimpl
+def preview(data):
+    """Two samples: the first with more pictures, the second longer."""
+    picture = Media(kind="image", shape=(8, 8), load=lambda generator: None)
+    told = [
+        (picture, picture, Text(text="cat", loss=True)),
+        (Text(text="what?"), picture, Text(text="the cat", loss=True)),
+    ]
+    return [Sample(key=f"pairs/{at}", parts=parts) for at, parts in enumerate(told)]
 
 
 class _Broken:
@@ -75,7 +90,7 @@ def test_the_list_as_json(run):
         "version": "0",
         "state": "usable",
         "why": None,
-        "hooks": ["build_dataset"],
+        "hooks": ["build_dataset", "preview"],
     }
     assert (records["broken"]["state"], records["broken"]["why"]) == (
         "broken",
@@ -102,7 +117,28 @@ def test_a_plan_shows_graph_ranks_and_parameters(run):
     ):
         assert shown in out, shown
     assert "│ 10 │ 11 │" in out
+    # The encoder is frozen; all of the language model is described as lying on the first stage.
+    assert [" ".join(row.split()) for row in out.splitlines()][-9:] == [
+        "0-3 vision 632.0 M 2.4 GiB 0 B 0 B 2.4 GiB",
+        "4-7 language 30.0 B 111.8 GiB 111.8 GiB 111.8 GiB 335.3 GiB",
+        "8-11 language 0 0 B 0 B 0 B 0 B",
+        "",
+        "positions of 2 samples that plugin 'pairs' shows",
+        "source positions",
+        "vision 4-8 <vision>",
+        "text 3-12 4-8 labels learned",
+        "together 11-16 of sequence_length 64; the longest, pairs/1, fills 25%",
+    ]
     assert all(cell_len(row) <= 80 for row in out.splitlines())
+
+
+def test_a_plan_shows_what_a_module_does_not_share(run):
+    shared = run("plan", "recipe.yaml")[1]
+    assert "packed" not in shared
+    assert "bf16" not in shared
+    own = run("plan", "recipe.yaml", "modules.vision.precision=bf16")[1]
+    assert "│ bf16  " in own
+    assert "disjoint on 8 ranks · data pairs · fp32" in own
 
 
 def test_a_plan_as_json(run):
@@ -115,8 +151,28 @@ def test_a_plan_as_json(run):
     assert plan["edges"] == [
         {"source": "vision", "target": "language", "placeholder": "<vision>", "id": 258}
     ]
-    assert plan["ranks"][5] == "rank 5 (language, tp 1, dp 0)"
+    assert len(plan["ranks"]) == 8
+    assert plan["ranks"][5] == {
+        "label": "rank 5 (language, tp 1, dp 0)",
+        "module": "language",
+        "parameters": 30_000_000_000,
+        "weights_bytes": 120_000_000_000,
+        "gradients_bytes": 120_000_000_000,
+        "optimizer_bytes": 120_000_000_000,
+    }
+    assert plan["ranks"][0]["gradients_bytes"] == 0
+    assert plan["sequence_length"] == 64
+    assert plan["positions"] == [
+        {"sample": "pairs/0", "encoders": {"vision": 8}, "text": 3, "learned": 4, "total": 11},
+        {"sample": "pairs/1", "encoders": {"vision": 4}, "text": 12, "learned": 8, "total": 16},
+    ]
     assert plan["plugins"]["eye"] == "0"
+
+
+def test_a_plan_of_a_dataset_that_shows_no_samples_leaves_positions_out(run, monkeypatch):
+    monkeypatch.setattr(Host, "discover", lambda disabled=(), environ=None: host())
+    assert "positions of" not in run("plan", "recipe.yaml")[1]
+    assert json.loads(run("plan", "recipe.yaml", "--json")[1])["positions"] == []
 
 
 @pytest.mark.parametrize(
@@ -128,8 +184,7 @@ def test_a_plan_as_json(run):
         ),
         (
             ["plan", "recipe.yaml", "layout=colocated"],
-            "colocated on several ranks is not built yet; use layout: disjoint "
-            "(grid of vision has 4 ranks)\n",
+            f"command line: layout=colocated: {COLOCATED}\n",
         ),
         (
             ["plan", "recipe.yaml", "data.plugin=broken"],
@@ -168,6 +223,37 @@ def test_the_header_fits_80_columns_and_closes_its_boxes(encoders):
     assert f"ranks {8 * encoders}-{8 * encoders + 95} " in joined
     assert "…" in joined
     assert f" {8 * encoders + 95} │" in joined
+
+
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [(0, "0 B"), (1023, "1023 B"), (1024, "1.0 KiB"), (5 << 19, "2.5 MiB"), (3 << 41, "6.0 TiB")],
+)
+def test_amounts_of_bytes(size, text):
+    assert amount(size) == text
+
+
+def test_the_commands_that_only_look_load_nothing_heavy():
+    """With the installed plugins and a recipe that sets Megatron's fields too."""
+    code = (
+        "import sys\n"
+        "from importlib import import_module\n"
+        "sys.argv = sys.argv[1:]\n"
+        "try:\n    import_module(sys.argv[0]).main()\n"
+        "finally:\n    print(*sorted({name.partition('.')[0] for name in sys.modules}))"
+    )
+    for words in (
+        ("mimo_core.cli.mimo", "plan", "demo", "modules.language.megatron.recompute_method=block"),
+        ("mimo_core.cli.mimo", "plugins", "list"),
+        ("mimo_core.cli.pretrain", "--help"),
+    ):
+        done = subprocess.run(
+            [sys.executable, "-c", code, *words], capture_output=True, text=True, check=True
+        )
+        loaded = set(done.stdout.splitlines()[-1].split())
+        assert "typer" in loaded, words
+        heavy = {"torch", "numpy", "megatron", "matplotlib", "sklearn", "transformers", "PIL"}
+        assert not loaded & heavy, words
 
 
 @pytest.mark.parametrize(

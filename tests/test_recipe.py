@@ -149,9 +149,9 @@ def test_a_recipe_is_read_with_its_defaults(tmp_path: Path):
             "warm up for fewer",
         ),
         (
-            line(21, "learning_rate: 0.1\n  precision: fp16"),
-            "recipe.yaml:22: train.precision: expected one of 'fp32', 'bf16', got 'fp16' (str). "
-            "Did you mean 'bf16'?",
+            line(21, "learning_rate: 0.1\n  precision: fp23"),
+            "recipe.yaml:22: train.precision: expected one of 'fp32', 'bf16', got 'fp23' (str). "
+            "Did you mean 'fp32'?",
         ),
         (
             RECIPE + "layout: disjont\n",
@@ -257,7 +257,9 @@ def test_of_two_overrides_the_later_wins():
         ),
         (
             "modules.visoin.grid.dp=2",
-            "command line: modules.visoin.grid.dp=2: modules.visoin.plugin: this key is missing",
+            "command line: modules.visoin.grid.dp=2: modules.visoin: there is no module 'visoin'. "
+            "Did you mean 'vision'? Modules: vision, language; for a new one set "
+            "modules.visoin.plugin too",
         ),
         (
             "data.plugin.name=2",

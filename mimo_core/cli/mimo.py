@@ -55,7 +55,10 @@ def list_plugins(as_json: Json = False, no_plugin: NoPlugin = None) -> None:
 
 @app.command("plan")
 def show_plan(
-    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="The recipe file.")],
+    recipe: Annotated[
+        str,
+        typer.Argument(metavar="RECIPE", help="A recipe file, or one of the package by name."),
+    ],
     overrides: Annotated[
         list[str] | None,
         typer.Argument(metavar="KEY.PATH=VALUE", help="Replaces values of the recipe."),
@@ -63,13 +66,17 @@ def show_plan(
     as_json: Json = False,
     no_plugin: NoPlugin = None,
 ) -> None:
-    """Checks a recipe and shows its graph and its ranks."""
+    """Checks a recipe and shows what it would run: its graph, its ranks and what each of them
+    holds, and how full its sequences are."""
     from rich.console import Console
 
     from mimo_core.plan import make_plan
     from mimo_core.report.header import run_header
+    from mimo_core.report.tables import memory_table, positions_table
+    from mimo_core.train.starting import starting_weights
 
     plan = make_plan(recipe, overrides or (), disabled=no_plugin or ())
+    starting_weights(plan, done=None)
     if as_json:
         print(json.dumps(plan_as_dict(plan), indent=2))
         return
@@ -77,10 +84,16 @@ def show_plan(
     console.print(run_header(plan))
     parts = plan.graph.descriptions.values()
     console.print(f"{sum(part.parameters for part in parts):,} parameters in all", highlight=False)
+    console.print("", memory_table(plan), sep="\n")
+    if plan.preview:
+        console.print("", positions_table(plan), sep="\n")
 
 
 def plan_as_dict(plan: Plan) -> dict[str, Any]:
-    """The plan as ``mimo plan --json`` prints it."""
+    """The plan as ``mimo plan --json`` prints it: of every rank its bytes, of every sample that
+    the dataset's plugin shows its positions."""
+    from mimo_core.memory import rank_memory
+
     graph, layout = plan.graph, plan.layout
     return {
         "layout": layout.kind,
@@ -107,7 +120,20 @@ def plan_as_dict(plan: Plan) -> dict[str, Any]:
             attrs.asdict(edge) | {"id": graph.tokenizer.placeholder_id(edge.placeholder)}
             for edge in graph.edges
         ],
-        "ranks": [layout.label(rank) for rank in range(layout.world_size)],
+        "ranks": [
+            {
+                "label": layout.label(rank),
+                "module": held.module,
+                "parameters": held.parameters,
+                "weights_bytes": held.weights,
+                "gradients_bytes": held.gradients,
+                "optimizer_bytes": held.optimizer,
+            }
+            for held in rank_memory(graph, layout)
+            for rank in held.ranks
+        ],
+        "sequence_length": plan.recipe.train.sequence_length,
+        "positions": [attrs.asdict(counts) | {"total": counts.total} for counts in plan.preview],
         "vocabulary_size": graph.tokenizer.size,
         "plugins": plan.host.versions(),
         "plugins_digest": plan.host.digest(),

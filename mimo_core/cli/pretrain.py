@@ -50,8 +50,8 @@ def pretrain(
 
 
 def _split(arguments: list[str]) -> tuple[str | None, list[str]]:
-    """The recipe, if one is named, and the keys to set."""
-    if arguments and "=" not in arguments[0]:
+    """The recipe, if one is named, and the keys to set. A file that exists is a recipe."""
+    if arguments and ("=" not in arguments[0] or Path(arguments[0]).is_file()):
         return arguments[0], arguments[1:]
     return None, arguments
 

@@ -7,8 +7,10 @@ from collections.abc import Iterator, Sequence
 import attrs
 import numpy as np
 
-from mimo_core.contract import LANGUAGE, Media, Sample, Sequences
+from mimo_core.contract import LANGUAGE, Sample, Sequences
+from mimo_core.errors import SampleError
 from mimo_core.graph import Graph
+from mimo_core.sources import media_positions, pieces
 
 
 @attrs.frozen(kw_only=True)
@@ -25,18 +27,7 @@ class SequenceBuilder:
         Raises:
             ValueError: the plugin counts another number of media than the sample has.
         """
-        description = self.graph.descriptions[encoder]
-        assert description.accepts is not None and description.positions is not None
-        media = tuple(sample.media(description.accepts))
-        if not media:
-            return []
-        counts = list(description.positions(media))
-        if len(counts) != len(media):
-            raise ValueError(
-                f"sample {sample.key} has {len(media)} media of kind {description.accepts!r}, but "
-                f"describe().positions of module {encoder!r} gave {len(counts)} numbers: {counts}"
-            )
-        return counts
+        return media_positions(self.graph, encoder, sample)
 
     def rows(self, encoder: str, sample: Sample) -> int:
         """Sequence positions that the sample's media of ``encoder`` take."""
@@ -56,7 +47,7 @@ class SequenceBuilder:
         told = [self._tokens(sample) for sample in samples]
         for sample, (tokens, _) in zip(samples, told, strict=True):
             if len(tokens) > self.length + 1:
-                raise ValueError(
+                raise SampleError(
                     f"sample {sample.key} takes {len(tokens) - 1} positions, more than "
                     f"train.sequence_length = {self.length}; raise it, or shorten the sample"
                 )
@@ -107,37 +98,9 @@ class SequenceBuilder:
 
     def _tokens(self, sample: Sample) -> tuple[list[int], list[float]]:
         """Ids of a sample, its end included, and which of them are learned."""
-        tokenizer = self.graph.tokenizer
-        rows = {name: iter(self.positions(name, sample)) for name in self.graph.encoders}
-        tokens: list[int] = list(tokenizer.begin)
-        learn: list[float] = [0.0] * len(tokens)
-        learns = False
-        for part in sample.parts:
-            if isinstance(part, Media):
-                piece = self._placeholders(sample, part, rows)
-                learns = False
-            else:
-                piece = tokenizer.encode(part.text)
-                learns = part.loss
-            tokens += piece
-            learn += [float(learns)] * len(piece)
-        return [*tokens, tokenizer.end], [*learn, float(learns)]
-
-    def _placeholders(
-        self, sample: Sample, medium: Media, rows: dict[str, Iterator[int]]
-    ) -> list[int]:
-        """Placeholders of one medium, for every encoder that reads it."""
-        piece: list[int] = []
-        is_read = False
-        for encoder in self.graph.encoders:
-            if self.graph.descriptions[encoder].accepts == medium.kind:
-                is_read = True
-                symbol = self.graph.edge_of(encoder).placeholder
-                piece += [self.graph.tokenizer.placeholder_id(symbol)] * next(rows[encoder])
-        if not is_read:
-            read = {name: self.graph.descriptions[name].accepts for name in self.graph.encoders}
-            raise ValueError(
-                f"sample {sample.key} has media of kind {medium.kind!r}, but no encoder of the "
-                f"recipe reads it (encoders and what they read: {read})"
-            )
-        return piece
+        tokens: list[int] = []
+        learn: list[float] = []
+        for piece in pieces(self.graph, sample):
+            tokens += piece.ids
+            learn += [float(piece.learned)] * len(piece.ids)
+        return tokens, learn

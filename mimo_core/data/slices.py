@@ -12,6 +12,7 @@ from torch.utils.data import Dataset as TorchDataset
 from mimo_core.contract import Dataset, Module, Sample, Sequences
 from mimo_core.data.order import GlobalOrder, InOrder, augmentation_generator
 from mimo_core.data.sequence import SequenceBuilder
+from mimo_core.errors import SampleError
 from mimo_core.layout import sample_slice
 
 
@@ -67,7 +68,7 @@ class SliceContext:
                 try:
                     arrays.append(medium.load(generator))
                 except Exception as error:
-                    raise ValueError(
+                    raise SampleError(
                         f"cannot decode {medium.kind} of {sample.key}: {error}"
                     ) from error
                 self.decoded += 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import attrs
 import yaml
 
 from mimo_core.errors import RecipeError, suggestion
-from mimo_core.recipe import rules, tree
+from mimo_core.recipe import packaged, rules, tree
 from mimo_core.recipe.schema import Recipe
 from mimo_core.recipe.structure import Mistake, plain, structure
 
@@ -31,8 +31,19 @@ class LoadedRecipe:
         return _error(self.places, mistakes)
 
 
-def load_recipe(source: Path | str, overrides: Sequence[str] = ()) -> LoadedRecipe:
-    """Reads a recipe file; ``overrides`` are ``key.path=value``, later ones win.
+OptionsClass = Callable[[str], type | None]
+"""The options class of a plugin by the plugin's name, if it is known."""
+
+
+def load_recipe(
+    source: Path | str, overrides: Sequence[str] = (), options_class: OptionsClass | None = None
+) -> LoadedRecipe:
+    """Reads a recipe file.
+
+    Args:
+        source: The file.
+        overrides: ``key.path=value``; later ones win.
+        options_class: Where the recipe holds mistakes, those in options of plugins are told too.
 
     Raises:
         RecipeError: The file cannot be read, or holds mistakes: all of them, a line each.
@@ -41,29 +52,33 @@ def load_recipe(source: Path | str, overrides: Sequence[str] = ()) -> LoadedReci
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        beside = [other.name for other in path.parent.glob("*.y*ml")]
-        raise RecipeError(
-            f"{source}: there is no such recipe in {path.parent.resolve()}."
-            f"{suggestion(path.name, beside)}".rstrip(".")
-        ) from None
+        raise RecipeError(_missing(path)) from None
     except (OSError, UnicodeDecodeError) as error:
         said = error.strerror if isinstance(error, OSError) else f"not UTF-8 text ({error})"
         raise RecipeError(f"{source}: cannot read the recipe: {said}") from error
-    return load_text(text, str(source), overrides)
+    return load_text(text, str(source), overrides, options_class)
 
 
-def load_text(text: str, source: str, overrides: Sequence[str] = ()) -> LoadedRecipe:
+def load_text(
+    text: str,
+    source: str,
+    overrides: Sequence[str] = (),
+    options_class: OptionsClass | None = None,
+) -> LoadedRecipe:
     """As :func:`load_recipe`, of a YAML text; ``source`` names it in messages."""
     values, places = tree.read(text, source)
     for words in overrides:
         tree.apply_override(words, values, places)
     recipe, mistakes = structure(Recipe, values)
     if recipe is None:
+        modules = tree.keys(values.get("modules"))
         if "modules" in values:
-            names = rules.module_names(tree.keys(values["modules"]))
+            names = rules.module_names(modules)
             told = [(("modules", *path), said) for path, said in names]
             mistakes += [mistake for mistake in told if mistake not in mistakes]
-        raise _error(places, mistakes)
+        if options_class is not None:
+            mistakes += _options_mistakes(values, options_class)
+        raise _error(places, [_of_no_module(mistake, modules, places) for mistake in mistakes])
     return LoadedRecipe(recipe=recipe, places=places)
 
 
@@ -92,3 +107,38 @@ def dump(recipe: Recipe) -> str:
 def _error(places: tree.Places, mistakes: Iterable[Mistake]) -> RecipeError:
     ordered = sorted(mistakes, key=lambda mistake: places.order(mistake[0]))
     return RecipeError("\n".join(places.message(path, said) for path, said in ordered))
+
+
+def _missing(path: Path) -> str:
+    """That there is no such file; a bare name may have meant a recipe of the package."""
+    known = [other.name for other in path.parent.glob("*.y*ml")]
+    where = f"in {path.parent.resolve()}"
+    if path.name == str(path):
+        known += packaged.names()
+        where += f", nor in the package ({', '.join(packaged.names())})"
+    return f"{path}: there is no such recipe {where}.{suggestion(path.name, known)}".rstrip(".")
+
+
+def _options_mistakes(values: Mapping[str, Any], options_class: OptionsClass) -> Iterator[Mistake]:
+    """Mistakes in the options of plugins, of a recipe that has others already."""
+    modules = values.get("modules")
+    uses: dict[tuple[str, ...], Any] = {("data",): values.get("data")}
+    for name in tree.keys(modules):
+        uses["modules", name] = values["modules"][name]
+    for path, use in uses.items():
+        plugin = use.get("plugin") if isinstance(use, Mapping) else None
+        cls = options_class(plugin) if isinstance(plugin, str) else None
+        if cls is not None and isinstance(use.get("options", {}), Mapping):
+            yield from structure(cls, use.get("options", {}), (*path, "options"))[1]
+
+
+def _of_no_module(mistake: Mistake, modules: Sequence[str], places: tree.Places) -> Mistake:
+    """A module that only an override names, and without its plugin, is most likely misspelt."""
+    match mistake[0]:
+        case ("modules", str(name), "plugin") if places.is_made_up(("modules", name)):
+            others = [other for other in modules if other != name]
+            return mistake[0][:2], (
+                f"there is no module {name!r}.{suggestion(name, others)} Modules: "
+                f"{', '.join(others)}; for a new one set modules.{name}.plugin too"
+            )
+    return mistake

@@ -55,7 +55,7 @@ def train(value: Train) -> Iterator[Mistake]:
             ("minimum_learning_rate",),
             f"{value.minimum_learning_rate} is above learning_rate {value.learning_rate}",
         )
-    if value.warmup_iterations >= max(value.iterations, 1):
+    if 1 <= value.iterations <= value.warmup_iterations:
         yield (
             ("warmup_iterations",),
             f"{value.warmup_iterations} leaves nothing of the {value.iterations} iterations; "
@@ -106,12 +106,24 @@ def freeze(name: str, module: ModuleRecipe) -> Iterator[Mistake]:
             yield ("freeze",), f"{kind} has no part {part!r}; its parts: {', '.join(parts)}"
 
 
+def module(value: ModuleRecipe) -> Iterator[Mistake]:
+    """Factors of a module that learns."""
+    yield from _at_least(value, "weight_decay_factor", 0)
+    factor = value.learning_rate_factor
+    if not (factor > 0 and math.isfinite(factor)):
+        yield (
+            ("learning_rate_factor",),
+            f"must be a number above 0, got {factor}; parts that do not learn are named in freeze",
+        )
+
+
 def whole(recipe: Recipe) -> Iterator[Mistake]:
     """Every rule, for the whole recipe."""
     yield from _under(("modules",), module_names(recipe.modules))
-    for name, module in recipe.modules.items():
-        yield from _under(("modules", name, "grid"), grid(module.grid))
-        yield from _under(("modules", name), freeze(name, module))
+    for name, part in recipe.modules.items():
+        yield from _under(("modules", name, "grid"), grid(part.grid))
+        yield from _under(("modules", name), freeze(name, part))
+        yield from _under(("modules", name), module(part))
     yield from _under(("data",), data(recipe.data))
     yield from _under(("train",), train(recipe.train))
     yield from _under(("evaluate",), evaluate(recipe.evaluate))

@@ -59,7 +59,8 @@ class TokenizerRecipe:
     """Text to token ids, and placeholders to theirs."""
 
     directory: str | None = None
-    """Directory of a Hugging Face tokenizer (`tokenizer.json`); without it, bytes are tokens."""
+    """Directory of a Hugging Face tokenizer (`tokenizer.json`), from the root or from the working
+    directory; without it, bytes are tokens."""
 
 
 @attrs.frozen(kw_only=True)

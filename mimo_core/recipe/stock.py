@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import re
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, Optional, Union
 
+_OPTION = re.compile(r"""["']--([a-z0-9_-]+)["']""")
+_DATACLASS_FIELD = re.compile(r"^    ([a-z]\w*): ", re.MULTILINE)
 _NAMES: dict[str, Any] = {
     "Optional": Optional,
     "Union": Union,
@@ -77,6 +80,21 @@ ENGINE_FIELDS: Mapping[str, str] = {
 }
 """Fields of ``TransformerConfig`` that a recipe may not set, and why."""
 
+ENGINE_FLAGS = frozenset(
+    (
+        *("num_layers", "hidden_size", "num_attention_heads", "seq_length"),
+        *("max_position_embeddings", "tokenizer_type", "vocab_size"),
+        *("tensor_model_parallel_size", "pipeline_model_parallel_size", "context_parallel_size"),
+        *("micro_batch_size", "global_batch_size", "train_iters", "train_samples"),
+        *("lr", "min_lr", "lr_warmup_iters", "lr_decay_style", "weight_decay", "clip_grad"),
+        *("seed", "bf16", "dataloader_type", "use_distributed_optimizer"),
+        *("calculate_per_token_loss", "eval_iters", "eval_interval", "save", "save_interval"),
+        *("ckpt_format", "data_parallel_random_init", "load", "pretrained_checkpoint"),
+        *("override_opt_param_scheduler", "log_interval", "finetune"),
+    )
+)
+"""Stock flags that follow from the rest of the recipe."""
+
 
 @cache
 def transformer_fields() -> Mapping[str, Any]:
@@ -96,25 +114,21 @@ def transformer_fields() -> Mapping[str, Any]:
 @cache
 def flags() -> frozenset[str]:
     """Names of stock flags, with underscores: at least all that the stock parser knows."""
-    known = set(transformer_fields())
-    known |= {f"no_{name}" for name in known} | {f"disable_{name}" for name in known}
-    folder = _root()
-    sources = [folder / "training" / "arguments.py", *(folder / "training" / "config").glob("*.py")]
-    sources += [folder / "core" / "transformer" / "transformer_config.py"]
-    sources += [folder / "core" / "model_parallel_config.py"]
-    for path in sources:
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Constant) and isinstance(node.value, str):
-                if node.value.startswith("--"):
-                    known.add(node.value[2:].replace("-", "_"))
-            elif isinstance(node, ast.ClassDef):
-                names = [
-                    item.target.id
-                    for item in node.body
-                    if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name)
-                ]
-                known |= {*names, *(f"no_{name}" for name in names)}
-    return frozenset(known)
+    core, training = _root() / "core", _root() / "training"
+    known = set()
+    for path in (
+        core / "fault_injector.py",
+        core / "model_parallel_config.py",
+        core / "transformer" / "transformer_config.py",
+        training / "arguments.py",
+        *(training / "config").glob("*.py"),
+    ):
+        text = path.read_text(encoding="utf-8")
+        known |= {name.replace("-", "_") for name in _OPTION.findall(text)}
+        known |= set(_DATACLASS_FIELD.findall(text))
+    # How the stock parser negates what is true by default.
+    negated = {f"{prefix}_{name}" for name in known for prefix in ("no", "disable")}
+    return frozenset(known | negated)
 
 
 def shared_fields(megatron: Mapping[str, Any]) -> dict[str, Any]:
@@ -157,7 +171,7 @@ def _enumerations(module: ast.Module) -> dict[str, Any]:
                 if isinstance(item, ast.Assign) and isinstance(item.targets[0], ast.Name)
             )
             if members:
-                found[node.name] = Literal[members]  # type: ignore[valid-type]
+                found[node.name] = Literal[members]
     return found
 
 

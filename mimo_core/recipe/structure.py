@@ -17,9 +17,10 @@ from cattrs.errors import (
     IterableValidationNote,
 )
 
-from mimo_core.contract import Grid, Train
+from mimo_core.contract import Grid, Precision, Train
 from mimo_core.errors import suggestion
 from mimo_core.recipe import rules, schema
+from mimo_core.recipe.stock import ENGINE_FIELDS
 from mimo_core.recipe.tree import Path
 
 Mistake = tuple[Path, str]
@@ -72,6 +73,8 @@ def _literal(value: object, kind: Any) -> object:
     for choice in allowed:
         if type(choice) is type(value) and choice == value:
             return choice
+    if allowed == get_args(Precision) and isinstance(value, str) and value in ENGINE_FIELDS:
+        raise _Mismatch(ENGINE_FIELDS[value])
     near = suggestion(value, map(str, allowed)) if isinstance(value, str) else ""
     raise _Mismatch(f"expected one of {_choices(allowed)}, got {said_of(value)}.{near}".rstrip("."))
 

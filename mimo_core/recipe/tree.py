@@ -66,6 +66,11 @@ class Places:
                 return (0, self.lines[path[:size]])
         return (0, 0)
 
+    def is_made_up(self, path: Path) -> bool:
+        """Whether the key exists only because an override goes through it."""
+        words = self.overrides.get(path)
+        return words is not None and words.partition("=")[0] != dotted(path)
+
     def forget(self, path: Path) -> None:
         """Drops the key and all below it."""
         for known in (self.lines, self.overrides):
@@ -179,9 +184,12 @@ class _Reader:
             key = key_node.value
             below = (*path, key)
             if key in first:
+                noun, other = "key", ""
+                if path == ("modules",):
+                    noun, other = "module", ", or give one of them another name"
                 self.mistakes.append(
-                    f"{self.places.source}:{line}: {dotted(below)}: key {key!r} is given twice, "
-                    f"first in line {first[key]}; keep one"
+                    f"{self.places.source}:{line}: {dotted(below)}: {noun} {key!r} is given twice, "
+                    f"first in line {first[key]}; keep one{other}"
                 )
                 continue
             first[key] = self.places.lines[below] = line

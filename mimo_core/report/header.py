@@ -87,6 +87,10 @@ def _body(plan: Plan, name: str) -> list[Text]:
         lines.append(Text(f"{description.experts} experts"))
     if module.freeze:
         lines.append(Text(f"frozen: {', '.join(module.freeze)}", style="italic"))
+    if module.precision != module.train.precision:
+        lines.append(Text(module.precision))
+    if module.packing:
+        lines.append(Text("packed samples"))
     lines.append(Text(span(plan.layout.ranks(name)), style="bold"))
     parts = wrap(sizes(module.grid).replace(" ", "_").replace(",_", ", "), _INNER_WIDTH)
     lines += [Text(part.replace("_", " "), style="dim") for part in parts]

@@ -8,10 +8,8 @@ from functools import partial
 import numpy as np
 
 from mimo_core import Data, Media, Sample, Split, Text
-from mimo_plugin_digits.options import Options, options_of
+from mimo_plugin_digits.options import WORDS, Options, options_of
 from mimo_plugin_digits.pictures import labels, picture
-
-WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
 
 class Digits:

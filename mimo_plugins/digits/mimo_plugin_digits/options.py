@@ -9,6 +9,9 @@ import attrs
 ORIGINAL_SIDE = 8
 """Pixels on a side of scikit-learn's pictures."""
 
+WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+"""The captions, by digit."""
+
 
 def _side(_options: Options, _field: attrs.Attribute[int], value: int) -> None:
     if value < ORIGINAL_SIDE:

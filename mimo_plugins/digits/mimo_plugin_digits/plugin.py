@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
-from mimo_core import Data, Dataset, Split, hookimpl
-from mimo_plugin_digits.options import Options
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from mimo_core import Data, Dataset, Media, Sample, Split, Text, hookimpl
+from mimo_plugin_digits.options import WORDS, Options, options_of
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 @hookimpl
@@ -18,3 +24,17 @@ def build_dataset(data: Data, split: Split) -> Dataset:
     from mimo_plugin_digits.dataset import Digits
 
     return Digits(data, split)
+
+
+@hookimpl
+def preview(data: Data) -> Sequence[Sample]:
+    """One sample for each digit: every caption, beside a picture of the size asked for."""
+    size = options_of(data.options).size
+    picture = Media(kind="image", shape=(size, size), load=_not_decoded)
+    return [
+        Sample(key=f"digits/{word}", parts=(picture, Text(text=word, loss=True))) for word in WORDS
+    ]
+
+
+def _not_decoded(_generator: np.random.Generator | None) -> np.ndarray:
+    raise AssertionError("media of a preview are never loaded")

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 from mimo_plugin_digits import plugin
-from mimo_plugin_digits.dataset import WORDS, derangement, split_members
-from mimo_plugin_digits.options import Options
+from mimo_plugin_digits.dataset import derangement, split_members
+from mimo_plugin_digits.options import WORDS, Options
 from sklearn.datasets import load_digits
 
 from mimo_core import Data, Dataset, Media, Sample, Text
@@ -39,7 +39,8 @@ def _digit(sample: Sample) -> int:
 
 def test_importing_the_plugin_is_light() -> None:
     code = (
-        "import sys; from mimo_plugin_digits import plugin; plugin.options()();"
+        "import sys; from mimo_core import Data; from mimo_plugin_digits import plugin;"
+        "plugin.preview(Data(plugin='digits', options=plugin.options()()));"
         "print(sorted({'torch', 'numpy', 'sklearn'} & set(sys.modules)))"
     )
     environ = {"PYTHONPATH": ":".join(filter(None, sys.path))}
@@ -177,6 +178,18 @@ def test_derangement_leaves_nothing_in_place(count: int) -> None:
         order = derangement(count, seed)
         assert sorted(order) == list(range(count))
         assert all(place != index for index, place in enumerate(order))
+
+
+@pytest.mark.parametrize("size", [8, 40])
+def test_the_preview_shows_what_the_dataset_holds(size: int) -> None:
+    def told(sample: Sample) -> tuple[str, tuple[int, ...], int, bool]:
+        medium, text = sample.parts
+        assert isinstance(medium, Media)
+        assert isinstance(text, Text)
+        return medium.kind, medium.shape, len(text.text), text.loss
+
+    shown = plugin.preview(Data(plugin="digits", options=Options(size=size)))
+    assert {told(sample) for sample in shown} == {told(sample) for sample in _dataset(size=size)}
 
 
 def test_evaluation_names_its_metric() -> None:

@@ -1,0 +1,155 @@
+"""Where the positions of a sequence come from: text, and the media that each encoder reads.
+
+A sample takes the positions of its text and of its placeholders; the end that follows it is a
+label only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import attrs
+
+from mimo_core.contract import Media, Sample
+from mimo_core.errors import RecipeError, SampleError
+from mimo_core.graph import Graph
+from mimo_core.plugins import Host
+
+
+@attrs.frozen(kw_only=True)
+class Piece:
+    """Some ids of a sample's sequence that come from one source."""
+
+    ids: list[int]
+    encoder: str | None = None
+    """The encoder whose rows go there; ``None`` for text."""
+    learned: bool = False
+
+
+@attrs.frozen(kw_only=True)
+class Counts:
+    """Positions of one sample."""
+
+    sample: str
+    """Its key."""
+    encoders: dict[str, int]
+    text: int
+    """Ids that the tokenizer puts before every sample included."""
+    learned: int
+    """Labels that are learned: the learned text, and the end that follows it."""
+
+    @property
+    def total(self) -> int:
+        return sum(self.encoders.values()) + self.text
+
+    @property
+    def by_source(self) -> str:
+        """``vision 256, text 12``."""
+        return ", ".join(f"{name} {n}" for name, n in (*self.encoders.items(), ("text", self.text)))
+
+
+def media_positions(graph: Graph, encoder: str, sample: Sample) -> list[int]:
+    """Sequence positions that each of the sample's media for ``encoder`` takes, in order.
+
+    Raises:
+        SampleError: the plugin cannot count them.
+        ValueError: the plugin counts another number of media than the sample has.
+    """
+    description = graph.descriptions[encoder]
+    assert description.accepts is not None and description.positions is not None
+    media = tuple(sample.media(description.accepts))
+    if not media:
+        return []
+    try:
+        counts = list(description.positions(media))
+    except ValueError as error:
+        raise SampleError(f"sample {sample.key}: {error}") from error
+    if len(counts) != len(media):
+        raise ValueError(
+            f"sample {sample.key} has {len(media)} media of kind {description.accepts!r}, but "
+            f"describe().positions of module {encoder!r} gave {len(counts)} numbers: {counts}"
+        )
+    return counts
+
+
+def pieces(graph: Graph, sample: Sample) -> Iterator[Piece]:
+    """The ids of a sample in the order of the sequence, from the tokenizer's begin to its end.
+
+    The end is learned where the text before it is.
+
+    Raises:
+        ValueError: the sample has media that no encoder of the recipe reads, or whose positions
+            cannot be counted.
+    """
+    tokenizer = graph.tokenizer
+    rows = {name: iter(media_positions(graph, name, sample)) for name in graph.encoders}
+    yield Piece(ids=list(tokenizer.begin))
+    learned = False
+    for part in sample.parts:
+        if isinstance(part, Media):
+            learned = False
+            for encoder in _readers(graph, sample, part):
+                placeholder = tokenizer.placeholder_id(graph.edge_of(encoder).placeholder)
+                yield Piece(ids=[placeholder] * next(rows[encoder]), encoder=encoder)
+        else:
+            learned = part.loss
+            yield Piece(ids=tokenizer.encode(part.text), learned=learned)
+    yield Piece(ids=[tokenizer.end], learned=learned)
+
+
+def count_positions(graph: Graph, sample: Sample) -> Counts:
+    """Positions of a sample by source.
+
+    Raises:
+        ValueError: as :func:`pieces`.
+    """
+    *before, end = pieces(graph, sample)
+    encoders = dict.fromkeys(graph.encoders, 0)
+    text = 0
+    labels: list[bool] = []
+    for piece in before:
+        labels += [piece.learned] * len(piece.ids)
+        if piece.encoder is None:
+            text += len(piece.ids)
+        else:
+            encoders[piece.encoder] += len(piece.ids)
+    # The label of a position is the id that follows it: the first id is no label.
+    learned = sum([*labels, end.learned][1:])
+    return Counts(sample=sample.key, encoders=encoders, text=text, learned=learned)
+
+
+def preview(graph: Graph, host: Host, sequence_length: int) -> tuple[Counts, ...]:
+    """Positions of the samples that the dataset's plugin shows; none where it shows no samples.
+
+    Raises:
+        PluginError: the plugin's hook failed.
+        RecipeError: a sample that does not fit into the sequence, or that cannot be counted.
+    """
+    if not host.has("preview", graph.data.plugin):
+        return ()
+    samples: Sequence[Sample] = host.ask("preview", graph.data.plugin, data=graph.data)
+    try:
+        found = tuple(count_positions(graph, sample) for sample in samples)
+    except ValueError as error:
+        raise RecipeError(str(error), ("data",)) from error
+    for counts in found:
+        if counts.total > sequence_length:
+            raise RecipeError(
+                f"sample {counts.sample} takes {counts.total} positions ({counts.by_source}), more "
+                f"than sequence_length {sequence_length}; raise it to {counts.total} or more, or "
+                "make samples shorter by the options of the data or of the encoders",
+                ("train", "sequence_length"),
+            )
+    return found
+
+
+def _readers(graph: Graph, sample: Sample, medium: Media) -> list[str]:
+    """The encoders that read a medium."""
+    read = {name: graph.descriptions[name].accepts for name in graph.encoders}
+    readers = [name for name, kind in read.items() if kind == medium.kind]
+    if not readers:
+        raise SampleError(
+            f"sample {sample.key} has media of kind {medium.kind!r}, but no encoder of the recipe "
+            f"reads it (encoders and what they read: {read})"
+        )
+    return readers

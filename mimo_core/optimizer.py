@@ -3,7 +3,9 @@
 Megatron's ``MimoOptimizer`` shares found-inf, gradient norm, zero count and success over the
 world. What it is given differs here:
 
-- every module's learning parameters, none where a module is wholly frozen;
+- every module's learning parameters, none where a module is wholly frozen, each with its own
+  precision, learning rate and weight decay;
+- what is saved once for all pipeline stages is saved by the first that has it;
 - the group that numbers replicas in checkpoints spans data and context parallel ranks (core 0.19
   leaves context parallelism out, so two ranks would claim to be the main replica);
 - states of torch's Adam from the start: without TransformerEngine or APEX core's
@@ -13,17 +15,47 @@ world. What it is given differs here:
 from __future__ import annotations
 
 import copy
+import dataclasses
 from typing import Any
 
 import torch
+import torch.distributed as dist
+from megatron.core.dist_checkpointing.mapping import ShardedObject
 from megatron.core.models.mimo.optimizer import MimoOptimizer, ModuleOptimizerInfo
 from megatron.core.optimizer import ChainedOptimizer, OptimizerConfig, get_megatron_optimizer
 
+from mimo_core.contract import Module
+from mimo_core.model.config import DTYPES
 from mimo_core.model.mimo import Model
 
 
 class Optimizer(MimoOptimizer):  # type: ignore[misc]
     """Megatron's optimizer of a heterogeneous model."""
+
+    def __init__(self, infos: dict[str, Any], config: OptimizerConfig, stage: int) -> None:
+        """
+        Args:
+            infos: The optimizer of each module.
+            config: The run's.
+            stage: Pipeline stages of this rank's module before it with as many optimizers (dense
+                layers have one, experts another).
+        """
+        super().__init__(infos, config)
+        self._expert_stage = stage
+
+    def sharded_state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """The state, with one main replica of what is saved once for all stages.
+
+        Core takes stage 0's, which a model with experts on later stages alone has not.
+        """
+        state: dict[str, Any] = super().sharded_state_dict(*args, **kwargs)
+        for module in state.values():
+            for part in module.values() if all(isinstance(key, int) for key in module) else ():
+                for value in part.values():
+                    if isinstance(value, ShardedObject) and ".1." in value.key:
+                        tp, _, dp = value.replica_id
+                        value.replica_id = (tp, self._expert_stage, dp)
+        return state
 
     @torch.no_grad()
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -50,6 +82,7 @@ def build_optimizer(model: Model, config: OptimizerConfig) -> Optimizer:
     Stands in for ``megatron.core.models.mimo.optimizer.get_mimo_optimizer``.
     """
     infos = {}
+    stage = 0
     grids = model.mimo_config.module_to_grid_map
     assert grids is not None
     for name, grid in grids.items():
@@ -58,14 +91,16 @@ def build_optimizer(model: Model, config: OptimizerConfig) -> Optimizer:
         if active:
             # Asked for a frozen module too: core gathers the parameter groups of all ranks here.
             optimizer = get_megatron_optimizer(
-                config=config,
+                config=_config_of(model.node, config),
                 model_chunks=[model.active],
                 pg_collection=model.pg_collection,
                 use_gloo_process_groups=False,
             )
             # A module without experts gets an optimizer for another's, which cannot be saved.
             held = [inner for inner in optimizer.chained_optimizers if inner.buffers]
+            stage = _stages_alike_before(len(held), model.pg_collection.pp)
             optimizer = ChainedOptimizer(held) if held else None
+            _scale_weight_decay(held, model.node.weight_decay_factor)
             _initialize_states(held)
         replicas = copy.copy(model.pg_collection)
         replicas.dp = model.pg_collection.dp_cp
@@ -75,7 +110,33 @@ def build_optimizer(model: Model, config: OptimizerConfig) -> Optimizer:
             pg_collection=replicas if active else None,
             is_active=active,
         )
-    return Optimizer(infos, config)
+    return Optimizer(infos, config, stage)
+
+
+def _stages_alike_before(optimizers: int, pp_group: Any) -> int:
+    """Pipeline stages before this one with as many inner optimizers."""
+    counts = [0] * pp_group.size()
+    dist.all_gather_object(counts, optimizers, group=pp_group)
+    return sum(count == optimizers for count in counts[: pp_group.rank()])
+
+
+def _config_of(module: Module, config: OptimizerConfig) -> OptimizerConfig:
+    """The run's optimizer with the module's own precision and learning rate."""
+    dtype = DTYPES[module.precision]
+    return dataclasses.replace(
+        config,
+        lr=config.lr * module.learning_rate_factor,
+        min_lr=config.min_lr * module.learning_rate_factor,
+        bf16=dtype is torch.bfloat16,
+        params_dtype=dtype,
+    )
+
+
+def _scale_weight_decay(optimizers: list[Any], factor: float) -> None:
+    """The scheduler decays every group with the run's weight decay times its ``wd_mult``."""
+    for inner in optimizers:
+        for group in inner.param_groups:
+            group["wd_mult"] *= factor
 
 
 def _initialize_states(optimizers: list[Any]) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from mimo_core.contract import LANGUAGE, Description, Grid
+from mimo_core import stock_settings
+from mimo_core.contract import LANGUAGE, Description, Grid, Module
 from mimo_core.graph import Graph
 from mimo_core.recipe import LoadedRecipe
 
@@ -13,17 +14,19 @@ _SIZES = ("tp", "cp", "pp", "dp", "ep", "expert_tp")
 
 
 def validate(loaded: LoadedRecipe, graph: Graph) -> None:
-    """Checks the grids against the descriptions, and the batches against the grids.
+    """Checks the modules against their descriptions, the batches against the grids, and what is
+    set of Megatron.
 
     Raises:
         RecipeError: Sizes that do not fit, a line for each.
     """
-    mistakes = list(_batches(loaded, graph))
+    mistakes = [*_batches(loaded, graph), *stock_settings.mistakes(loaded, graph)]
     for name, module in graph.modules.items():
         description = graph.descriptions[name]
         path = ("modules", name, "grid")
         for size, said in _grid(module.grid, description, module.plugin):
             mistakes.append(((*path, size), said))
+        mistakes += _abilities(module, description, graph)
     if mistakes:
         raise loaded.error(mistakes)
 
@@ -49,6 +52,26 @@ def _grid(grid: Grid, description: Description, plugin: str) -> Iterator[tuple[s
             )
 
 
+def _abilities(module: Module, description: Description, graph: Graph) -> Iterator[Mistake]:
+    path = ("modules", module.name)
+    if module.packing and not description.packs:
+        yield (
+            (*path, "packing"),
+            f"plugin {module.plugin!r} does not declare that it runs packed samples "
+            "(describe().packs); leave it out",
+        )
+    rows, tokenizer = description.vocabulary, graph.tokenizer
+    if module.is_language and rows is not None and tokenizer.size > rows:
+        ids = {symbol: tokenizer.placeholder_id(symbol) for symbol in tokenizer.placeholders}
+        beyond = [f"{symbol!r} (id {number})" for symbol, number in ids.items() if number >= rows]
+        what = f"placeholder {', '.join(beyond)}" if beyond else "some token"
+        yield (
+            (*path, "options"),
+            f"{what} is outside the vocabulary: the tokenizer has {tokenizer.size} ids, the "
+            f"embedding {rows} rows; give the model more rows, or a tokenizer with fewer ids",
+        )
+
+
 def _divisions(description: Description) -> Iterator[tuple[str, int, str]]:
     """What each size must divide: the plugin's own words first, then those that always hold."""
     always = (
@@ -63,6 +86,10 @@ def _divisions(description: Description) -> Iterator[tuple[str, int, str]]:
             yield what, number, size
 
 
+def _counted(samples: int) -> str:
+    return f"the {samples} samples" if samples > 1 else "the one sample"
+
+
 def _divisors(number: int) -> str:
     return ", ".join(str(d) for d in range(1, min(number, 64) + 1) if number % d == 0)
 
@@ -74,7 +101,7 @@ def _batches(loaded: LoadedRecipe, graph: Graph) -> Iterator[Mistake]:
     if train.global_batch_size % samples:
         yield (
             ("train", "global_batch_size"),
-            f"{train.global_batch_size} is no multiple of the {samples} samples of a microbatch "
+            f"{train.global_batch_size} is no multiple of {_counted(samples)} of a microbatch "
             f"({factors})",
         )
     for name in graph.encoders:
@@ -82,7 +109,7 @@ def _batches(loaded: LoadedRecipe, graph: Graph) -> Iterator[Mistake]:
         if samples % dp:
             yield (
                 ("modules", name, "grid", "dp"),
-                f"{dp} does not divide the {samples} samples of a microbatch ({factors}); "
+                f"{dp} does not divide {_counted(samples)} of a microbatch ({factors}); "
                 f"choose one of {_divisors(samples)}, or a larger microbatch",
             )
     parts = {

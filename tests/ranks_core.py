@@ -219,7 +219,9 @@ def _step(platform: Any) -> dict[str, Any]:
             "reported": {key: value.tolist() for key, value in reported.items()},
             "gradient": own.grad.tolist(),
         }
-    result["evaluation"] = _evaluate(topology.groups[LANGUAGE], part(cases["random"])[tp.rank()])
+    own = part(cases["random"])[tp.rank()]
+    for name, packed in (("evaluation", False), ("packed evaluation", True)):
+        result[name] = _evaluate(topology.groups[LANGUAGE], own, packed=packed)
     return result
 
 
@@ -245,13 +247,17 @@ def answer_sheet() -> tuple[torch.Tensor, torch.Tensor]:
     return labels, mask
 
 
-def _evaluate(groups: Any, own_logits: torch.Tensor) -> dict[str, Any]:
+def _evaluate(groups: Any, own_logits: torch.Tensor, *, packed: bool) -> dict[str, Any]:
     """The forward step of the language model's last stage over a stub of a model."""
     from mimo_core.data.slices import Batch
     from mimo_core.train.step import ForwardStep
 
     labels, mask = answer_sheet()
     given = {"labels": labels, "loss_mask": mask, "input_ids": labels}
+    if packed:
+        given = {name: tensor.reshape(1, -1) for name, tensor in given.items()}
+        given["lengths"] = torch.full((3,), 5, dtype=torch.int32)
+        own_logits = own_logits.reshape(1, 15, -1)
     batch = Batch(inputs=given, rows={}, decoded=0)
     taken: list[Any] = []
 
@@ -262,13 +268,13 @@ def _evaluate(groups: Any, own_logits: torch.Tensor) -> dict[str, Any]:
         module_name=LANGUAGE,
         training=False,
         pg_collection=groups,
-        logits=lambda inputs: own_logits,
-        losses=lambda output, labels: torch.ones(3, 5),
+        logits=lambda inputs, packing: own_logits,
+        losses=lambda output, labels: torch.ones(labels.shape),
     )
     communicator: Any = SimpleNamespace(is_pp_last_stage=True)
     platform: Any = SimpleNamespace(device=torch.device("cpu"))
     step = ForwardStep(communicator, platform, "caption_accuracy")
-    step.answers = lambda *three: taken.append([tensor.tolist() for tensor in three])
+    step.answers = lambda told: taken.extend([t.tolist() for t in sample] for sample in told)
     output, loss = step(batches(), model)
     assert loss is not None
     _, _, reported = loss(output)

@@ -11,7 +11,7 @@ import attrs
 import pytest
 
 from mimo_core import Description, Edge, Encoder, Grid, Module, Train, hookimpl
-from mimo_core.errors import PluginError
+from mimo_core.errors import MimoError, PluginError, RecipeError, SampleError
 from mimo_core.plugins import Host
 
 from .fake_plugins import eye, pairs, words
@@ -351,6 +351,24 @@ def test_an_exception_carries_plugin_hook_module_and_cause():
     assert isinstance(caught.value.__cause__, KeyError)
     assert caught.traceback[-1].path != Path(__file__)
     assert caught.value.__cause__.__traceback__ is not None
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (RecipeError("words.csv:3: empty"), "plugin 'a' (mimo-plugin-a 0): words.csv:3: empty"),
+        (SampleError("sample 7 is too long"), "sample 7 is too long"),
+    ],
+)
+def test_what_a_plugin_says_to_users_is_told_without_its_place_in_the_code(error, said):
+    @hookimpl
+    def rng_prefix(module):
+        raise error
+
+    host = Host.from_plugins({"a": eye(rng_prefix=rng_prefix)})
+    with pytest.raises(MimoError) as caught:
+        host.ask("rng_prefix", "a", module=VISION)
+    assert str(caught.value) == said
 
 
 @pytest.mark.parametrize("when", ["before", "after"])

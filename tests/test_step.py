@@ -47,10 +47,12 @@ def test_a_batch_without_learned_tokens_has_no_loss_and_no_gradient(ranks):
     assert told["gradient"] == [[0.0] * 3] * 2
 
 
-def test_a_sample_is_right_when_all_its_learned_tokens_are_and_fillers_do_not_count(ranks):
+@pytest.mark.parametrize("case", ["evaluation", "packed evaluation"])
+def test_a_sample_is_right_when_all_its_learned_tokens_are_and_fillers_do_not_count(ranks, case):
     labels, mask = answer_sheet()
     predicted = logits()["random"].argmax(-1)
     for rank in ranks:
-        told = rank["evaluation"]
+        told = rank[case]
         assert told["reported"] == {"lm loss": [5.0, 5.0], "caption_accuracy": [1.0, 2.0]}
-        assert told["answers"] == [[predicted.tolist(), labels.tolist(), (mask > 0).tolist()]]
+        samples = zip(predicted.tolist(), labels.tolist(), (mask > 0).tolist(), strict=True)
+        assert told["answers"] == [list(sample) for sample in samples]

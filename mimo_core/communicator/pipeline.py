@@ -212,7 +212,9 @@ class PipelineCommunicator:
         assert transfer is not None
         shards = received[self._module]
         transfer.wait([shards])
-        return {self._module: shards[0] if len(shards) == 1 else shards.sum(0)}
+        gradient = shards[0] if len(shards) == 1 else shards.sum(0)
+        # Rows travel in the language model's precision; the module's own may be another.
+        return {self._module: gradient.to(self.config.params_dtype)}
 
     def _sent(self, transfer: Transfer) -> None:
         self._sends.append(transfer)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+import torch
 from megatron.core.distributed import DistributedDataParallelConfig
 from megatron.core.models.mimo.config import MimoModelConfig
 from megatron.core.process_groups_config import MultiModuleProcessGroupCollection
@@ -109,7 +111,7 @@ class Builder(ModelBuilder[Model, BuildConfig]):
                 },
                 module_to_grid_map=dict(config.topology.grids),
             ),
-            module=module.name,
+            module=module,
             groups=groups,
             rng_prefix=prefix,
         )
@@ -129,8 +131,12 @@ class Builder(ModelBuilder[Model, BuildConfig]):
         model_type: Any = None,
     ) -> list[Model]:
         """The model with its module wrapped: mixed precision, then distributed data parallel."""
-        model = self.build_model(pg_collection)
         config: BuildConfig = self._model_config  # type: ignore[assignment]
+        meta = config.config_of(config.module.name).init_model_with_meta_device
+        with torch.device("meta") if meta else nullcontext():
+            model = self.build_model(pg_collection)
+        if meta:
+            _check_all_is_loaded(model)
         language = model.module_name == LANGUAGE
         (wrapped,) = prepare_existing_model_chunks_for_distributed_training(
             [model.active],
@@ -142,3 +148,20 @@ class Builder(ModelBuilder[Model, BuildConfig]):
         )
         model.replace_active(wrapped)
         return [model]
+
+
+def _check_all_is_loaded(model: Model) -> None:
+    """A checkpoint gives values to what is in it alone.
+
+    Raises:
+        ValueError: buffers that no checkpoint holds have none.
+    """
+    saved = model.bare.state_dict()
+    lost = [
+        name for name, buffer in model.bare.named_buffers() if buffer.is_meta and name not in saved
+    ]
+    if lost:
+        raise ValueError(
+            f"module {model.module_name!r} cannot be built on the meta device: no checkpoint holds "
+            f"its buffers {', '.join(lost)}; leave init_model_with_meta_device out for it"
+        )

@@ -12,7 +12,7 @@ from megatron.core.models.mimo.model.base import MimoModel
 from megatron.core.process_groups_config import ProcessGroupCollection
 from megatron.core.utils import unwrap_model
 
-from mimo_core.contract import LANGUAGE
+from mimo_core.contract import LANGUAGE, Module
 from mimo_core.model.containers import TOWER, EncoderContainer
 
 
@@ -32,7 +32,7 @@ class Model(MimoModel):
         self,
         config: MimoModelConfig,
         *,
-        module: str,
+        module: Module,
         groups: ProcessGroupCollection,
         rng_prefix: str,
     ) -> None:
@@ -48,7 +48,8 @@ class Model(MimoModel):
         assert config.module_to_grid_map is not None
         self.role = RankRole._from_grid_map(config.module_to_grid_map)
         assert self.role.mode is ModuleLayout.NON_COLOCATED
-        self.module_name = module
+        self.node = module
+        self.module_name = module.name
         self.pg_collection = groups
         self.rng_state_key_prefix = rng_prefix
         self._frozen: list[torch.nn.Module] = []
@@ -107,9 +108,18 @@ class Model(MimoModel):
         output, _ = self(input_ids=None, modality_inputs=batch)
         return output  # type: ignore[no-any-return]
 
-    def logits(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor | dict[str, torch.Tensor]:
-        """Logits ``[B, S, V / tp]`` on the last stage, activations by module on others."""
-        output, _ = self(**{**inputs, "labels": None})
+    def logits(
+        self, inputs: Mapping[str, torch.Tensor], packing: dict[str, Any] | None = None
+    ) -> torch.Tensor | dict[str, torch.Tensor]:
+        """Logits ``[B, S, V / tp]`` on the last stage, activations by module on others.
+
+        Args:
+            inputs: The module's batch on its first and last stage, else nothing.
+            packing: What :func:`~mimo_core.model.packing.packing_kwargs` gives, where samples lie
+                end to end.
+        """
+        given = {"input_ids": None, **inputs, "labels": None, "packing_kwargs": packing}
+        output, _ = self(**given)
         return output  # type: ignore[no-any-return]
 
     def losses(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 import pluggy
 
-from mimo_core.errors import PluginError, suggestion
+from mimo_core.errors import MimoError, PluginError, SampleError, suggestion
 from mimo_core.plugins import answers, discovery
 from mimo_core.plugins.records import Candidate, PluginRecord
 from mimo_core.plugins.registration import Registered, new_manager, register, specifications
@@ -115,6 +115,8 @@ class Host:
         caller = self._callers.get((hook, plugin)) or self._caller(hook, plugin)
         try:
             answer = caller(**arguments)
+        except SampleError:
+            raise
         except Exception as error:
             self._blame(hook, plugin, arguments, error)
         if answer is None and hook in answers.MAY_BE_NONE:
@@ -193,6 +195,11 @@ class Host:
         guilty = [frame.f_code for frame, _ in frames if frame.f_code in owners]
         culprit = owners[guilty[-1]] if guilty else plugin
         wrapping = f" (around plugin {plugin!r})" if culprit != plugin else ""
+        if isinstance(error, MimoError):
+            # Written for users: where in the code it was raised is nothing to them.
+            raise PluginError(
+                f"{self._records[culprit].title}{wrapping}: {error}", error.path
+            ) from error
         file = guilty[-1].co_filename if guilty else frames[-1][0].f_code.co_filename
         line = [line for frame, line in frames if frame.f_code.co_filename == file][-1]
         raise PluginError(

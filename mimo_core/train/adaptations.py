@@ -36,9 +36,39 @@ def adapt_stock_loop(
     mimo_optimizer.get_mimo_optimizer = build_optimizer
     training.train_step = train_step(training.train_step)
     training.evaluate = evaluate(training.evaluate)
+    # What does not fit is told by a tree of exceptions of all ranks that names no folder.
+    training.load_checkpoint = _loading_named(training.load_checkpoint)
 
 
 def _nothing_to_compile() -> None: ...
+
+
+def _loading_named(stock: Callable[..., Any]) -> Callable[..., Any]:
+    def load_checkpoint(*args: Any, **kwargs: Any) -> Any:
+        from megatron.training import get_args
+        from torch.distributed.checkpoint.api import CheckpointException
+
+        given = get_args()
+        folder = given.load or given.pretrained_checkpoint
+        try:
+            return stock(*args, **kwargs)
+        # torch's CheckpointException is a BaseException.
+        except (Exception, CheckpointException) as error:
+            raise ValueError(
+                f"the checkpoint in {folder} cannot be loaded: {_first_cause(error)}. It must be "
+                "whole, and of the same modules with options that give the same shapes"
+            ) from error
+
+    return load_checkpoint
+
+
+def _first_cause(error: BaseException) -> str:
+    """What one rank said, of an error that holds those of all ranks."""
+    failures = getattr(error, "failures", None)
+    if failures:
+        return _first_cause(failures[min(failures)][0])
+    # Where a key is missing, all keys of the checkpoint follow.
+    return (str(error.args[0]) if error.args else type(error).__name__).partition(": [")[0]
 
 
 def prepare_checkpoint_queue() -> None:

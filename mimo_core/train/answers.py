@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 import torch.distributed as dist
 
 from mimo_core.contract import LANGUAGE, Dataset
@@ -14,6 +13,7 @@ from mimo_core.plan import Plan
 from mimo_core.report.pictures import half_blocks
 from mimo_core.report.screen import Answer
 from mimo_core.topology import Topology
+from mimo_core.train.step import Prediction
 
 
 class AnswerSheet:
@@ -26,7 +26,7 @@ class AnswerSheet:
         self._held_out = held_out
         self._answers: list[tuple[int, str, str]] = []
 
-    def open(self) -> Callable[[torch.Tensor, torch.Tensor, torch.Tensor], None] | None:
+    def open(self) -> Callable[[Sequence[Prediction]], None] | None:
         """Begin anew; gives what the forward step hands its predictions to, where that is here."""
         layout = self._plan.layout
         if dist.get_rank() != reporting_rank(self._plan):
@@ -36,13 +36,13 @@ class AnswerSheet:
         seen = 0
         decode = self._plan.graph.tokenizer.decode
 
-        def take(predicted: torch.Tensor, labels: torch.Tensor, mask: torch.Tensor) -> None:
+        def take(samples: Sequence[Prediction]) -> None:
             nonlocal seen
-            for row in range(len(labels)):
-                if len(self._answers) < self._wanted and bool(mask[row].any()):
-                    said = decode(predicted[row][mask[row]].tolist())
-                    truth = decode(labels[row][mask[row]].tolist())
-                    self._answers.append((seen + row, truth, said))
+            for offset, (predicted, labels, learned) in enumerate(samples):
+                if len(self._answers) < self._wanted and bool(learned.any()):
+                    said = decode(predicted[learned].tolist())
+                    truth = decode(labels[learned].tolist())
+                    self._answers.append((seen + offset, truth, said))
             seen += stride
 
         return take

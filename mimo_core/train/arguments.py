@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import io
 import sys
 from collections.abc import Mapping
@@ -14,6 +15,7 @@ import attrs
 from mimo_core.contract import LANGUAGE
 from mimo_core.errors import RecipeError
 from mimo_core.plan import Plan
+from mimo_core.recipe import stock
 
 
 @attrs.frozen(kw_only=True)
@@ -23,13 +25,14 @@ class Steps:
     evaluation_iterations: int
     save: Path
     resume: bool
+    start_from: Path | None
+    """Checkpoints whose weights alone a new run starts with."""
 
 
 def flags(plan: Plan, steps: Steps) -> dict[str, Any]:
     """Stock flags by name (underscores); ``True`` is a bare flag.
 
-    Raises:
-        RecipeError: the recipe's ``megatron`` section sets a flag that the engine owns.
+    The plan has refused those of the recipe that are the engine's.
     """
     train, recipe = plan.recipe.train, plan.recipe
     language = plan.graph.descriptions[LANGUAGE]
@@ -57,7 +60,8 @@ def flags(plan: Plan, steps: Steps) -> dict[str, Any]:
         "weight_decay": train.weight_decay,
         "clip_grad": train.clip_gradient,
         "seed": train.seed,
-        "bf16": train.precision == "bf16",
+        # Where any module keeps main parameters, they are made anew after loading weights alone.
+        "bf16": any(module.precision == "bf16" for module in plan.graph.modules.values()),
         "dataloader_type": "external",
         "use_distributed_optimizer": True,
         "calculate_per_token_loss": True,
@@ -69,6 +73,7 @@ def flags(plan: Plan, steps: Steps) -> dict[str, Any]:
         # Random state of every data-parallel rank is saved, not of the first alone.
         "data_parallel_random_init": True,
         "load": str(steps.save) if steps.resume else None,
+        "pretrained_checkpoint": None if steps.start_from is None else str(steps.start_from),
         # The schedule is the recipe's, also where a run goes on for longer than it was planned.
         "override_opt_param_scheduler": True,
         "log_interval": train.log_every,
@@ -78,28 +83,8 @@ def flags(plan: Plan, steps: Steps) -> dict[str, Any]:
         "no_masked_softmax_fusion": True,
         "rerun_mode": "disabled",
     }
-    taken = sorted(set(owned) & set(recipe.megatron))
-    if taken:
-        raise RecipeError(
-            "\n".join(
-                plan.loaded.message(
-                    ("megatron", name),
-                    f"--{name.replace('_', '-')} is set by the engine from the recipe; leave it "
-                    "out of the megatron section",
-                )
-                for name in taken
-            )
-        )
+    assert not set(owned) - stock.ENGINE_FLAGS, set(owned) - stock.ENGINE_FLAGS
     return owned | defaults | recipe.megatron
-
-
-def check_flags(plan: Plan) -> None:
-    """Find, before a rank starts, what :func:`flags` would refuse.
-
-    Raises:
-        RecipeError: the recipe's ``megatron`` section sets a flag that the engine owns.
-    """
-    flags(plan, Steps(evaluation_iterations=0, save=Path(), resume=False))
 
 
 def command_line(values: Mapping[str, Any]) -> list[str]:
@@ -127,7 +112,7 @@ def parse(plan: Plan, values: Mapping[str, Any]) -> Any:
     from megatron.training import arguments, global_vars
 
     said = io.StringIO()
-    with _command_line(command_line(values)), redirect_stderr(said):
+    with _command_line(command_line(_parsed(values))), redirect_stderr(said):
         try:
             args = arguments.parse_args()
         except SystemExit as end:
@@ -143,6 +128,19 @@ def parse(plan: Plan, values: Mapping[str, Any]) -> Any:
     # The tokenizer is the core's; building the stock one imports transformers.
     global_vars.set_global_variables(args, build_tokenizer=False)
     return args
+
+
+def _parsed(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Without the fields of ``TransformerConfig`` that are no flags: modules alone read those."""
+    from megatron.training.arguments import add_megatron_arguments
+
+    parser = add_megatron_arguments(argparse.ArgumentParser())
+    known = {text.removeprefix("--").replace("-", "_") for text in parser._option_string_actions}
+    return {
+        name: value
+        for name, value in values.items()
+        if name in known or name not in stock.transformer_fields()
+    }
 
 
 @contextmanager

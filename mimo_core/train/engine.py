@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from megatron.core.dist_checkpointing import load_common_state_dict
 from megatron.core.enums import ModelType
 from megatron.training.argument_utils import pretrain_cfg_container_from_args
 from megatron.training.training import pretrain
@@ -30,8 +31,10 @@ from mimo_core.rng import stable_seed
 from mimo_core.run_folder import RunFolder, latest_checkpoint
 from mimo_core.topology import build_topology
 from mimo_core.train.adaptations import adapt_stock_loop, exit_is_an_end, write_tensorboard
+from mimo_core.train.agreement import compare_samples
 from mimo_core.train.answers import AnswerSheet
 from mimo_core.train.arguments import Steps, flags, parse
+from mimo_core.train.starting import starting_weights
 from mimo_core.train.step import LOSS, ForwardStep
 
 
@@ -71,14 +74,22 @@ class Engine:
             seed=self._train.seed,
         )
         self._communicator = self._make_communicator()
-        self._held_out = self._dataset("validation")
+        self._datasets: dict[Split, Dataset] = {
+            split: self._dataset(split) for split in ("train", "validation")
+        }
+        self._held_out = self._datasets["validation"]
+        compare_samples(self._plan, self._datasets)
         metric = getattr(self._held_out, "metric", "exact_match")
         self._forward_step = ForwardStep(self._communicator, platform, metric)
         self.checkpoints = folder.checkpoints(plan.recipe.checkpoint.directory)
         self._latest = latest_checkpoint(self.checkpoints)
         self._args = parse(plan, flags(plan, self._steps()))
+        # Saved with every checkpoint, as all arguments are.
+        self._args.mimo_plugins = plan.host.versions()
+        self._args.mimo_plugins_digest = plan.host.digest()
         if reporter is not None:
             write_tensorboard(folder.tensorboard)
+            self._tell_changed_plugins(reporter)
         self._feeds: dict[Split, Feed] = {}
         self._evaluated: dict[int, Any] = {}
         self._answers = AnswerSheet(
@@ -140,7 +151,7 @@ class Engine:
             ],
             ranks=bridge_ranks(layout) if graph.encoders else [],
             width=graph.descriptions[LANGUAGE].width,
-            dtype=DTYPES[self._train.precision],
+            dtype=DTYPES[graph.modules[LANGUAGE].precision],
             silent=frozenset(silent),
             platform=self._platform,
         )
@@ -160,7 +171,24 @@ class Engine:
             evaluation_iterations=-(-held_out // self._train.global_batch_size),
             save=self.checkpoints,
             resume=self._latest is not None,
+            start_from=starting_weights(self._plan, self._latest),
         )
+
+    def _tell_changed_plugins(self, reporter: Reporter) -> None:
+        """Going on with other plugins than those that saved is the user's to judge."""
+        if self._latest is None:
+            return
+        saved = load_common_state_dict(self.checkpoints / f"iter_{self._latest:07d}")["args"]
+        if getattr(saved, "mimo_plugins_digest", None) == self._args.mimo_plugins_digest:
+            return
+        before, now = getattr(saved, "mimo_plugins", {}), self._args.mimo_plugins
+        changed = [
+            f"{name} {before.get(name, 'absent')} -> {now.get(name, 'absent')}"
+            for name in sorted({*before, *now})
+            if before.get(name) != now.get(name)
+        ]
+        told = ", ".join(changed) or "distributions"
+        reporter.note(f"plugins changed since the checkpoint was saved: {told}")
 
     def _dataset(self, split: Split) -> Dataset:
         data = self._plan.graph.data
@@ -172,7 +200,7 @@ class Engine:
         per_step = self._train.global_batch_size // self._microbatch
         first = self._args.consumed_train_samples // self._microbatch
         last = self._train.iterations * per_step
-        dataset = self._dataset("train")
+        dataset = self._datasets["train"]
         order = GlobalOrder(len(dataset), self._train.seed)
         self._feeds["train"] = self._feed(dataset, order, first, max(last, first + 1), True)
         self._communicator.begin(self._feeds["train"])
@@ -218,7 +246,7 @@ class Engine:
         return Role(
             module=graph.modules[self._name],
             dp_rank=place["dp"],
-            inputs=first or (language and last),
+            inputs=first or (language and (last or graph.modules[LANGUAGE].packing)),
             rows=edges if at_an_end else (),
         )
 

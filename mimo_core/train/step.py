@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -13,10 +13,18 @@ from mimo_core.communicator.pipeline import PipelineCommunicator
 from mimo_core.contract import LANGUAGE
 from mimo_core.data.slices import Batch
 from mimo_core.model.mimo import Model
+from mimo_core.model.packing import packing_kwargs, sample_of_position
 from mimo_core.platforms.base import RankPlatform
 
 LOSS = "lm loss"
 """The stock loop's name for the loss, on its lines and in TensorBoard."""
+
+POSITIONS = "positions"
+"""Positions of a rank's microbatch, where samples are packed; reported as the loss is."""
+
+
+Prediction = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+"""Of one sample: predicted ids, labels, and where the label is learned, each ``[s]``."""
 
 
 class ForwardStep:
@@ -34,26 +42,33 @@ class ForwardStep:
         self._communicator = communicator
         self._platform = platform
         self._metric = metric
-        self.answers: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], None] | None = None
-        """Evaluation: takes predicted ids, labels and loss mask, each ``[B, S]``."""
+        self.answers: Callable[[Sequence[Prediction]], None] | None = None
+        """Evaluation: takes the samples of a microbatch."""
 
     def __call__(
         self, data_iterator: Iterator[Batch], model: Model
     ) -> tuple[Any, Callable[..., Any] | None]:
         batch = next(data_iterator)
-        inputs = None if batch.inputs is None else self._on_device(batch.inputs)
+        given = dict(batch.inputs or {})
         if model.module_name != LANGUAGE:
             self._communicator.produced(batch.rows)
+            inputs = None if batch.inputs is None else self._on_device(given)
             return model.encode(inputs), None
-        output = model.logits(inputs or {"input_ids": None})
+        lengths = given.pop("lengths", None)
+        inputs = self._on_device(given)
+        packing = None if lengths is None else packing_kwargs(lengths, self._platform.device)
+        output = model.logits(inputs, packing)
         if not self._communicator.is_pp_last_stage:
             return output, None
-        assert inputs is not None
+        more = {}
+        if not model.training:
+            # Before the loss, which is computed in place of the logits.
+            more[self._metric] = self._exact(output, inputs, lengths, model)
+        elif lengths is not None:
+            positions = [float(inputs["labels"].numel()), 1.0]
+            more[POSITIONS] = torch.tensor(positions, device=self._platform.device)
         losses = model.losses(output, inputs["labels"])
-        if model.training:
-            return losses, partial(token_loss, inputs["loss_mask"])
-        exact = self._exact(output, inputs, model)
-        return losses, partial(token_loss, inputs["loss_mask"], more={self._metric: exact})
+        return losses, partial(token_loss, inputs["loss_mask"], more=more)
 
     def _on_device(self, inputs: dict[str, Any]) -> dict[str, Any]:
         return {
@@ -64,16 +79,27 @@ class ForwardStep:
         }
 
     def _exact(
-        self, logits: torch.Tensor, inputs: dict[str, torch.Tensor], model: Model
+        self,
+        logits: torch.Tensor,
+        inputs: dict[str, torch.Tensor],
+        lengths: torch.Tensor | None,
+        model: Model,
     ) -> torch.Tensor:
         """``[samples answered exactly, samples]``: argmax of every learned token is the label."""
         predicted = parallel_argmax(logits, model.pg_collection.tp)
         labels, mask = inputs["labels"], inputs["loss_mask"] > 0
+        if lengths is None:
+            lengths = torch.full((len(labels),), labels.shape[1])
+        predicted, labels, mask = predicted.flatten(), labels.flatten(), mask.flatten()
         if self.answers is not None:
-            self.answers(predicted, labels, mask)
-        counted = mask.any(dim=1)
-        right = ((predicted == labels) | ~mask).all(dim=1) & counted
-        return torch.stack([right.sum(), counted.sum()]).float()
+            parts = (tensor.split(lengths.tolist()) for tensor in (predicted, labels, mask))
+            self.answers(list(zip(*parts, strict=True)))
+        sample = sample_of_position(lengths).to(labels.device)
+        none = torch.zeros(len(lengths), device=labels.device)
+        learned = none.index_add(0, sample, mask.float())
+        wrong = none.index_add(0, sample, ((predicted != labels) & mask).float())
+        counted = learned > 0
+        return torch.stack([(counted & (wrong == 0)).sum(), counted.sum()]).float()
 
 
 def token_loss(

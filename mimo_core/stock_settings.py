@@ -1,0 +1,70 @@
+"""Whether Megatron's settings in a recipe are known, are the user's to set, and fit their types."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from mimo_core.errors import suggestion
+from mimo_core.graph import Graph
+from mimo_core.recipe import LoadedRecipe, stock
+from mimo_core.recipe.structure import Mistake, structure
+
+
+def mistakes(loaded: LoadedRecipe, graph: Graph) -> Iterator[Mistake]:
+    """What is wrong with the recipe's ``megatron`` section and with those of its modules."""
+    recipe = loaded.recipe
+    owned = {name: dict.fromkeys(graph.descriptions[name].owns, name) for name in graph.modules}
+    everywhere = {field: module for fields in owned.values() for field, module in fields.items()}
+    for flag, value in recipe.megatron.items():
+        said = _flag(flag, value, everywhere, graph)
+        if said:
+            yield ("megatron", flag), said
+    for name, module in recipe.modules.items():
+        for field, value in module.megatron.items():
+            said = _field(field, value, owned[name], graph)
+            if said:
+                yield ("modules", name, "megatron", field), said
+
+
+def _flag(flag: str, value: Any, owned: Mapping[str, str], graph: Graph) -> str | None:
+    fields = stock.transformer_fields()
+    if flag in stock.ENGINE_FLAGS:
+        return (
+            f"--{flag.replace('_', '-')} is set by the engine from the rest of the recipe; leave "
+            "it out of the megatron section"
+        )
+    if flag in fields:
+        return _field(flag, value, owned, graph)
+    for prefix in ("no_", "disable_"):
+        field = flag.removeprefix(prefix)
+        if field != flag and field in fields:
+            return f"modules are configured by fields of TransformerConfig; write {field}: false"
+    if flag not in stock.flags():
+        return (
+            f"megatron-core has no flag --{flag.replace('_', '-')}."
+            f"{suggestion(flag, stock.flags())}".removesuffix(".")
+        )
+    return None
+
+
+def _field(field: str, value: Any, owned: Mapping[str, str], graph: Graph) -> str | None:
+    fields = stock.transformer_fields()
+    if field not in fields:
+        near = suggestion(field, fields)
+        return f"megatron's TransformerConfig has no field {field!r}.{near}".removesuffix(".")
+    if field in stock.ENGINE_FIELDS:
+        return f"this field is the engine's: {stock.ENGINE_FIELDS[field]}"
+    if field in owned:
+        module = graph.modules[owned[field]]
+        return (
+            f"this field follows from modules.{module.name}.options, which plugin "
+            f"{module.plugin!r} reads; set it there"
+        )
+    kind = fields[field]
+    if kind is None:
+        return "a recipe cannot write its value (a function or a dtype)"
+    if kind is Any:
+        return None
+    wrong = structure(kind, value)[1]
+    return wrong[0][1] if wrong else None

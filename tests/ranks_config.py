@@ -1,0 +1,60 @@
+"""Run on a rank: what a module's ``TransformerConfig`` holds, where megatron can be imported."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mimo_core import Grid, Module, Train
+from mimo_core.recipe import stock
+
+ARCHITECTURE = {"num_layers": 2, "hidden_size": 8, "num_attention_heads": 2}
+
+
+def configs(platform: Any) -> dict[str, Any]:
+    """Fields that a recipe set, fields that are the engine's, and what the source was read as."""
+    import dataclasses
+
+    from megatron.core.transformer import TransformerConfig
+    from megatron.training.arguments import add_megatron_arguments
+
+    from mimo_core.model.config import transformer_config
+
+    def module(**fields: Any) -> Module:
+        train = Train(
+            iterations=1,
+            micro_batch_size=1,
+            global_batch_size=1,
+            sequence_length=8,
+            learning_rate=1.0,
+        )
+        return Module(
+            name="language", plugin="words", grid=Grid(tp=2), train=train, megatron=fields
+        )
+
+    given = {
+        "recompute_granularity": "full",
+        "recompute_method": "uniform",
+        "recompute_num_layers": 1,
+        "attention_backend": "unfused",
+        "hidden_dropout": 0.5,
+    }
+    config = transformer_config(module(**given), **ARCHITECTURE, hidden_dropout=0.0)
+    refused = set()
+    for name in (field.name for field in dataclasses.fields(TransformerConfig)):
+        try:
+            transformer_config(module(), **{**ARCHITECTURE, name: None})
+        except TypeError as error:
+            if "transformer_config sets" in str(error):
+                refused.add(name)
+        except Exception:
+            continue
+    import argparse
+
+    options = add_megatron_arguments(argparse.ArgumentParser())._option_string_actions
+    return {
+        "set": {name: str(getattr(config, name)) for name in given},
+        "refused": sorted(refused),
+        "fields": sorted(field.name for field in dataclasses.fields(TransformerConfig)),
+        "flags": sorted(name[2:].replace("-", "_") for name in options if name.startswith("--")),
+        "known": sorted(stock.transformer_fields()),
+    }

@@ -1,0 +1,158 @@
+"""What a recipe says of each module by itself, seen in whole runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+
+from .conftest import HERE, Run, start
+
+EXAMPLES = HERE.parent / "examples" / "staged"
+SHORT = ("train.iterations=2", "train.warmup_iterations=1", "checkpoint.save_every=1")
+FEW = ("evaluate.samples=16", "evaluate.show=0")
+
+# The same sums of the same numbers in another order (see test_runs), in kernels of other shapes.
+FP32_ORDER = 5e-6
+
+
+def weights(run: Run, iteration: int) -> dict[str, torch.Tensor]:
+    """All weights of a checkpoint by name, without the optimizer's."""
+    reader = dcp.FileSystemReader(str(run.folder / "checkpoints" / f"iter_{iteration:07d}"))
+    state = {
+        name: torch.empty(facts.size, dtype=facts.properties.dtype)
+        for name, facts in reader.read_metadata().state_dict_metadata.items()
+        if isinstance(facts, TensorStorageMetadata) and not name.startswith("mimo.")
+    }
+    dcp.load(state, storage_reader=reader, no_dist=True)
+    return state
+
+
+def part(name: str) -> str:
+    if name.startswith("language_model."):
+        return "language"
+    return "projector" if ".input_projections." in name else "encoder"
+
+
+def changed(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> set[str]:
+    assert before.keys() == after.keys()
+    return {part(name) for name in before if not torch.equal(before[name], after[name])}
+
+
+def well(run: Run) -> Run:
+    assert run.code == 0, run.screen + run.errors
+    return run
+
+
+def test_stages_start_from_the_weights_before_and_freeze_what_they_name(tmp_path: Path) -> None:
+    """The documented pair: the projector alone, then everything, on another layout; then on,
+    without what it started from."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    one = well(start(EXAMPLES / "1-projector.yaml", *SHORT, *FEW, folder=first))
+    assert changed(weights(one, 1), weights(one, 2)) == {"projector"}
+    begin = (f"checkpoint.start_from={first}", "modules.vision.grid.tp=2")
+    two = well(start(EXAMPLES / "2-everything.yaml", *SHORT, *FEW, *begin, folder=second))
+    assert f"with the weights of {first / 'checkpoints'}, iteration 2" in two.screen
+    # The first iteration of a warm-up has learning rate 0.
+    assert changed(weights(one, 2), weights(two, 1)) == set()
+    assert changed(weights(two, 1), weights(two, 2)) == {"encoder", "projector", "language"}
+    first.rename(tmp_path / "moved")
+    longer = ("train.iterations=3", *SHORT[1:], *FEW, *begin)
+    three = well(start(EXAMPLES / "2-everything.yaml", *longer, folder=second))
+    assert "going on after iteration 2" in three.screen
+    assert [row["iteration"] for row in three.summary["iterations"]] == [1, 2, 3]
+
+
+def test_weights_that_are_loaded_need_no_memory_before(tiny: Run, tmp_path: Path) -> None:
+    """Built on the meta device and started from a checkpoint; without one it is refused."""
+    meta = [
+        f"modules.{name}.megatron.init_model_with_meta_device=true"
+        for name in ("vision", "language")
+    ]
+    begin = ("train.iterations=1", "train.learning_rate=1e-30", *FEW, *meta)
+    run = start("tiny", f"checkpoint.start_from={tiny.folder}", *begin, folder=tmp_path / "run")
+    assert changed(weights(tiny, 4), weights(well(run), 1)) == set()
+    refused = start("tiny", *begin, folder=tmp_path / "refused")
+    assert refused.code == 2
+    assert "weights without memory get values from a checkpoint alone" in refused.errors
+
+
+def test_a_checkpoint_of_another_model_is_refused_by_its_name(tiny: Run, tmp_path: Path) -> None:
+    other = ("modules.language.options.hidden_size=48", f"checkpoint.start_from={tiny.folder}")
+    run = start("tiny", *other, folder=tmp_path / "run")
+    assert run.code == 1
+    assert f"the checkpoint in {tiny.folder / 'checkpoints'} cannot be loaded" in run.errors
+    assert "shape mismatch" in run.errors
+
+
+def test_a_modules_factors_scale_its_learning_rate_and_weight_decay(tmp_path: Path) -> None:
+    """Both modules at half the rate and twice the decay: as if the run had them. (Powers of two
+    lose no bit.)"""
+    factors = [
+        f"modules.{name}.{key}"
+        for name in ("vision", "language")
+        for key in ("learning_rate_factor=0.5", "weight_decay_factor=2.0")
+    ]
+    strong = ("train.weight_decay=0.25", "train.minimum_learning_rate=1e-3", *FEW)
+    by_module = well(start("tiny", *strong, *factors, folder=tmp_path / "modules"))
+    whole = (
+        "train.learning_rate=5e-3",
+        "train.minimum_learning_rate=5e-4",
+        "train.weight_decay=0.5",
+    )
+    by_run = well(start("tiny", *FEW, *whole, folder=tmp_path / "run"))
+    assert by_module.losses == by_run.losses
+    assert changed(weights(by_module, 4), weights(by_run, 4)) == set()
+
+
+def test_modules_of_different_precision_train_together(tiny: Run, tmp_path: Path) -> None:
+    run = start("tiny", "modules.language.precision=bf16", *FEW, folder=tmp_path / "run")
+    kinds = {(part(name), tensor.dtype) for name, tensor in weights(well(run), 4).items()}
+    assert {kind for name, kind in kinds if name != "language"} == {torch.float32}
+    assert ("language", torch.bfloat16) in kinds
+    # bf16 keeps 8 bits: a rounding of 2**-9 a weight and an activation.
+    assert run.losses == pytest.approx(tiny.losses, rel=1e-2)
+    assert run.losses != pytest.approx(tiny.losses, rel=1e-6)
+
+
+def test_recomputed_activations_change_nothing(tiny: Run, tmp_path: Path) -> None:
+    """Fields of TransformerConfig: for all modules by the megatron section, or by module."""
+    recompute = (
+        "megatron.recompute_granularity=full",
+        "megatron.recompute_method=uniform",
+        "modules.vision.megatron.recompute_num_layers=1",
+        "modules.language.megatron.recompute_num_layers=1",
+    )
+    run = well(start("tiny", *recompute, *FEW, folder=tmp_path / "run"))
+    assert (run.losses, run.norms) == (tiny.losses, tiny.norms)
+
+
+def same_as_padded(packed: Run, padded: Run) -> None:
+    assert packed.losses == pytest.approx(padded.losses, rel=FP32_ORDER)
+    assert packed.norms == pytest.approx(padded.norms, rel=FP32_ORDER)
+    held_out = packed.summary["evaluation"]
+    assert held_out == pytest.approx(padded.summary["evaluation"], rel=FP32_ORDER)
+    assert packed.summary["answers"] == padded.summary["answers"]
+
+
+def test_packed_samples_train_as_padded_ones_do(tiny: Run, tmp_path: Path) -> None:
+    """Without padding between them: fewer positions, the same losses."""
+    packed = well(start("tiny", "modules.language.packing=true", folder=tmp_path / "run"))
+    same_as_padded(packed, tiny)
+
+
+def test_packed_samples_over_stages_that_come_first_and_go_on(tmp_path: Path) -> None:
+    """The language model on ranks 0 to 3, its sequence and its layers split, experts on its last
+    stage alone; packed as padded, and packed in two parts as in one."""
+    grid = (
+        "modules.language.grid={tp: 2, pp: 2, first_rank: 0}",
+        "modules.vision.grid={first_rank: 4}",
+    )
+    padded = well(start("tiny", *grid, folder=tmp_path / "padded"))
+    packing = (*grid, "modules.language.packing=true")
+    stopped = start("tiny", *packing, "megatron.exit_interval=2", folder=tmp_path / "packed")
+    assert well(stopped).losses == pytest.approx(padded.losses[:2], rel=FP32_ORDER)
+    same_as_padded(well(start("tiny", *packing, folder=tmp_path / "packed")), padded)

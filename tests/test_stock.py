@@ -1,0 +1,159 @@
+"""Megatron's settings in a recipe: known, the user's to set, of the right type."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+import pytest
+
+from mimo_core import hookimpl
+from mimo_core.errors import RecipeError
+from mimo_core.graph import build_graph
+from mimo_core.recipe import load_text, stock
+from mimo_core.testing import run_ranks
+from mimo_core.validate import validate
+
+from .conftest import HERE
+from .fake_plugins import RECIPE, host, words
+
+
+@pytest.fixture(scope="module")
+def real() -> dict[str, Any]:
+    """What megatron itself says, on a rank."""
+    return run_ranks(f"{HERE / 'ranks_config.py'}:configs")[0]
+
+
+def test_fields_of_a_recipe_reach_the_config_and_win_over_the_plugins(real: dict[str, Any]) -> None:
+    assert real["set"] == {
+        "recompute_granularity": "full",
+        "recompute_method": "uniform",
+        "recompute_num_layers": "1",
+        "attention_backend": "AttnBackend.unfused",
+        "hidden_dropout": "0.5",
+    }
+
+
+def test_the_source_is_read_as_megatron_reads_it(real: dict[str, Any]) -> None:
+    assert real["known"] == real["fields"]
+    assert set(real["flags"]) <= stock.flags() | {"help"}
+
+
+def test_what_the_engine_sets_a_recipe_may_not(real: dict[str, Any]) -> None:
+    never = {"fp16", "fp8", "fp4", "virtual_pipeline_model_parallel_size"}
+    assert set(real["refused"]) | never | {"sequence_parallel"} == set(stock.ENGINE_FIELDS)
+
+
+def of_width(width: int):
+    @hookimpl
+    def describe(module):
+        plain = words().describe(module)
+        return attrs.evolve(plain, owns=frozenset({"hidden_size"}), vocabulary=width, packs=False)
+
+    return words(describe=describe)
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        (
+            "modules.language.megatron.recompute_granularty=full",
+            "megatron's TransformerConfig has no field 'recompute_granularty'. Did you mean "
+            "'recompute_granularity'?",
+        ),
+        (
+            "modules.language.megatron.recompute_granularity=ful",
+            "expected one of 'full', 'selective', got 'ful' (str). Did you mean 'full'?",
+        ),
+        (
+            "modules.language.megatron.attention_backend=flsh",
+            "expected one of 'flash', 'fused', 'unfused', 'local', 'auto', got 'flsh' (str). Did "
+            "you mean 'flash'?",
+        ),
+        (
+            "modules.language.megatron.hidden_dropout=no",
+            "expected a number, got False (bool)",
+        ),
+        (
+            "modules.language.megatron.hidden_size=8",
+            "this field follows from modules.language.options, which plugin 'words' reads; set it "
+            "there",
+        ),
+        (
+            "megatron.hidden_size=8",
+            "--hidden-size is set by the engine from the rest of the recipe; leave it out of the "
+            "megatron section",
+        ),
+        (
+            "modules.vision.megatron.tensor_model_parallel_size=2",
+            "this field is the engine's: the module's grid says it (modules.NAME.grid)",
+        ),
+        (
+            "modules.vision.megatron.bf16=true",
+            "this field is the engine's: precision says it (train.precision, "
+            "modules.NAME.precision)",
+        ),
+        (
+            "modules.vision.megatron.activation_func=gelu",
+            "a recipe cannot write its value (a function or a dtype)",
+        ),
+        (
+            "megatron.lr=1",
+            "--lr is set by the engine from the rest of the recipe; leave it out of the megatron "
+            "section",
+        ),
+        (
+            "megatron.log_throughputt=true",
+            "megatron-core has no flag --log-throughputt. Did you mean 'log_throughput'?",
+        ),
+        (
+            "megatron.no_masked_softmax_fusion=true",
+            "modules are configured by fields of TransformerConfig; write masked_softmax_fusion: "
+            "false",
+        ),
+        (
+            "modules.vision.packing=true",
+            "plugin 'eye' does not declare that it runs packed samples (describe().packs); leave "
+            "it out",
+        ),
+        (
+            "modules.vision.learning_rate_factor=0",
+            "must be a number above 0, got 0.0; parts that do not learn are named in freeze",
+        ),
+        ("modules.vision.weight_decay_factor=-1", "must be at least 0, got -1.0"),
+    ],
+)
+def test_a_wrong_setting_is_named_with_the_way_out(override: str, said: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        loaded = load_text(RECIPE, "recipe.yaml", [override])
+        validate(loaded, build_graph(loaded, host(words=of_width(300))))
+    assert str(caught.value) == f"command line: {override}: {said}"
+
+
+@pytest.mark.parametrize(
+    "override", ["megatron.fp16=true", "modules.vision.megatron.fp16=true", "megatron.fp8=e4m3"]
+)
+def test_a_refused_precision_says_why(override: str) -> None:
+    loaded = load_text(RECIPE, "recipe.yaml", [override])
+    with pytest.raises(RecipeError, match=r"in core 0\.19|core 0\.19 takes"):
+        validate(loaded, build_graph(loaded, host()))
+
+
+def test_a_stock_field_acts_on_every_module_that_does_not_set_it() -> None:
+    both = ["megatron.hidden_dropout=0.5", "modules.vision.megatron.hidden_dropout=0.25"]
+    loaded = load_text(RECIPE, "recipe.yaml", [*both, "megatron.log_throughput=true"])
+    graph = build_graph(loaded, host())
+    validate(loaded, graph)
+    assert graph.modules["vision"].megatron == {"hidden_dropout": 0.25}
+    assert graph.modules["language"].megatron == {"hidden_dropout": 0.5}
+
+
+def test_a_placeholder_outside_the_vocabulary_is_named() -> None:
+    loaded = load_text(RECIPE, "recipe.yaml")
+    with pytest.raises(RecipeError) as caught:
+        validate(loaded, build_graph(loaded, host(words=of_width(258))))
+    assert str(caught.value) == (
+        "recipe.yaml:8: modules.language.options: placeholder '<vision>' (id 258) is outside the "
+        "vocabulary: the tokenizer has 259 ids, the embedding 258 rows; give the model more rows, "
+        "or a tokenizer with fewer ids"
+    )

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from mimo_core.plan import make_plan
 from mimo_core.rank import Rank
 from mimo_core.recipe import packaged
-from mimo_core.run_folder import RunFolder
-from mimo_core.train.arguments import check_flags
+from mimo_core.run_folder import RunFolder, latest_checkpoint
 from mimo_core.train.going_on import iterations_done
+from mimo_core.train.starting import starting_weights
 
 if TYPE_CHECKING:
     from mimo_core.recipe import Recipe
@@ -46,20 +46,17 @@ def pretrain(
     """
     source = packaged.DEMO if recipe is None else recipe
     rank = Rank.from_environment()
-    plan = make_plan(
-        source,
-        overrides,
-        disabled=disabled,
-        world_size=None if rank is None else rank.world_size,
-    )
-    check_flags(plan)
     name = Path(source).stem if isinstance(source, str | Path) else "run"
     folder = RunFolder.fresh(name) if run_dir is None else RunFolder(Path(run_dir))
     if rank is not None:
         from mimo_core.launch.worker import run_rank
 
-        summary: dict[str, Any] | None = run_rank(plan, rank, folder)
+        size = rank.world_size
+        summary: dict[str, Any] | None = run_rank(
+            lambda: make_plan(source, overrides, disabled=disabled, world_size=size), rank, folder
+        )
         return summary
+    plan = make_plan(source, overrides, disabled=disabled)
     from rich.console import Console
 
     from mimo_core.launch.local import launch
@@ -68,6 +65,9 @@ def pretrain(
     console = Console()
     console.print(run_header(plan))
     done = iterations_done(plan, folder)
-    goes_on = "" if done is None else f", going on after iteration {done}"
-    console.print(f"  run folder {folder.path}{goes_on}", highlight=False, soft_wrap=True)
+    weights = starting_weights(plan, done)
+    begins = "" if done is None else f", going on after iteration {done}"
+    if weights is not None:
+        begins = f", with the weights of {weights}, iteration {latest_checkpoint(weights)}"
+    console.print(f"  run folder {folder.path}{begins}", highlight=False, soft_wrap=True)
     return launch(plan, folder, disabled)

@@ -18,6 +18,13 @@ class Rank:
     rank: int
     local_rank: int
     world_size: int
+    screen: int = 0
+    """Ranks with the same number write to one screen: a torchrun agent's; under ``srun`` all do."""
+
+    @property
+    def speaks(self) -> bool:
+        """Whether this rank tells its screen of the failures of ranks on other ones."""
+        return self.rank == 0 or (self.screen > 0 and self.local_rank == 0)
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] | None = None) -> Rank | None:
@@ -56,6 +63,7 @@ class Rank:
             rank=values["RANK"],
             local_rank=values["LOCAL_RANK"],
             world_size=values["WORLD_SIZE"],
+            screen=int(environ.get("GROUP_RANK", "0")) if names is not _SLURM else 0,
         )
 
     def export(self) -> None:

@@ -9,6 +9,9 @@ from typing import Any
 
 import attrs
 
+TRACKER = "latest_checkpointed_iteration.txt"
+"""Megatron's file that names the newest checkpoint of a folder."""
+
 
 @attrs.frozen
 class RunFolder:
@@ -87,7 +90,7 @@ def latest_checkpoint(checkpoints: Path) -> int | None:
     Raises:
         ValueError: the tracker file holds no iteration.
     """
-    tracker = checkpoints / "latest_checkpointed_iteration.txt"
+    tracker = checkpoints / TRACKER
     if not tracker.exists():
         return None
     text = tracker.read_text().strip()

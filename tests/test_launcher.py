@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -73,15 +74,38 @@ def test_a_killed_rank_ends_the_run_and_is_named(
     assert "beyond train.iterations = 2" in resumed.errors
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_to_the_launcher_ends_all_ranks(
-    endless: tuple[subprocess.Popen[str], Path], number: signal.Signals
+    endless: tuple[subprocess.Popen[str], Path],
 ) -> None:
     launcher, folder = endless
-    launcher.send_signal(number)
+    launcher.send_signal(signal.SIGTERM)
     _, errors = launcher.communicate(timeout=20)
     assert launcher.returncode == 130
     assert "all ranks have ended" in errors
+    assert not processes(folder)
+
+
+def test_ctrl_c_on_a_terminal_ends_the_run_and_leaves_the_terminal_as_it_was(
+    tmp_path: Path,
+) -> None:
+    folder, seen = tmp_path / "run", b""
+    spawn = "import os, pty, sys; sys.exit(os.waitstatus_to_exitcode(pty.spawn(sys.argv[1:])))"
+    user = subprocess.Popen(
+        [sys.executable, "-c", spawn, *command("tiny", *ENDLESS, folder=folder)],
+        env={**os.environ, "TERM": "xterm"},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        bufsize=0,
+    )
+    assert user.stdin is not None and user.stdout is not None
+    while more := user.stdout.read(65536):
+        if b"tokens/s" in more and b"tokens/s" not in seen:
+            user.stdin.write(b"\x03")
+        seen += more
+    assert user.wait() == 130
+    hidden, shown = seen.rfind(b"\x1b[?25l"), seen.rfind(b"\x1b[?25h")
+    assert 0 < hidden < shown, "the cursor"
+    assert seen.rstrip().endswith(b"stopped; all ranks have ended")
     assert not processes(folder)
 
 
@@ -95,10 +119,15 @@ def test_a_killed_launcher_takes_its_ranks_along(
 
 
 def test_a_run_goes_on_for_longer_but_not_with_another_model(tmp_path: Path) -> None:
-    begun = start("tiny", folder=tmp_path / "run")
+    folder = tmp_path / "run"
+    begun = start("tiny", "megatron.exit_interval=3", folder=folder)
     assert begun.code == 0, begun.screen + begun.errors
-    longer = start("tiny", "train.iterations=6", folder=tmp_path / "run")
+    *_, told, said = begun.screen.splitlines()
+    assert told == "  stopped after iteration 3 of 4: not finished; go on:"
+    assert said == f"    mimo-pretrain {folder}/recipe.yaml --run-dir {folder}"
+    longer = start(folder / "recipe.yaml", "train.iterations=6", folder=folder)
     assert longer.code == 0, longer.screen + longer.errors
+    assert "not finished" not in longer.screen and longer.summary["finished"]
     assert [row["iteration"] for row in longer.summary["iterations"]] == [1, 2, 3, 4, 5, 6]
     assert (tmp_path / "run" / "recipe.earlier-1.yaml").exists()
     for change, said in (

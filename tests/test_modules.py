@@ -142,6 +142,10 @@ def test_packed_samples_train_as_padded_ones_do(tiny: Run, tmp_path: Path) -> No
     """Without padding between them: fewer positions, the same losses."""
     packed = well(start("tiny", "modules.language.packing=true", folder=tmp_path / "run"))
     same_as_padded(packed, tiny)
+    # A picture of 4 positions and a caption of 3 to 5 letters, instead of 16.
+    positions = [row["positions"] / 16 for row in packed.summary["iterations"]]
+    assert all(7 <= each <= 9 for each in positions)
+    assert all(row["positions"] == 256 for row in tiny.summary["iterations"])
 
 
 def test_packed_samples_over_stages_that_come_first_and_go_on(tmp_path: Path) -> None:

@@ -24,8 +24,13 @@ def without(environ: dict[str, str], name: str) -> dict[str, str]:
         (SLURM, Rank(rank=6, local_rank=2, world_size=16)),
         # torchrun inside of an srun task: the inner one counts.
         (SLURM | TORCHRUN, Rank(rank=5, local_rank=1, world_size=8)),
+        # Each torchrun agent has a screen of its own.
+        (
+            TORCHRUN | {"GROUP_RANK": "1"},
+            Rank(rank=5, local_rank=1, world_size=8, screen=1),
+        ),
     ],
-    ids=["torchrun", "srun", "torchrun in srun"],
+    ids=["torchrun", "srun", "torchrun in srun", "torchrun on the second machine"],
 )
 def test_a_launched_rank_knows_itself(environ, expected):
     assert Rank.from_environment(environ) == expected
@@ -44,6 +49,16 @@ def test_a_launched_rank_knows_itself(environ, expected):
 )
 def test_a_process_that_nobody_launched_is_no_rank(environ):
     assert Rank.from_environment(environ) is None
+
+
+@pytest.mark.parametrize(
+    ("rank", "local_rank", "screen", "speaks"),
+    [(0, 0, 0, True), (1, 1, 0, False), (4, 0, 1, True), (5, 1, 1, False), (4, 0, 0, False)],
+)
+def test_one_rank_speaks_on_every_screen(rank, local_rank, screen, speaks):
+    """Under srun the ranks of all machines write to one: the last case."""
+    one = Rank(rank=rank, local_rank=local_rank, world_size=8, screen=screen)
+    assert one.speaks is speaks
 
 
 @pytest.mark.parametrize(

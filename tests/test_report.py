@@ -30,7 +30,9 @@ def screen(iterations: int = 100, every: int = 10) -> tuple[Screen, io.StringIO]
 
 
 def row(iteration: int, loss: float | None = 2.0, seconds: float = 0.5) -> Iteration:
-    return Iteration(iteration=iteration, loss=loss, gradient_norm=1.5, step_seconds=seconds)
+    return Iteration(
+        iteration=iteration, loss=loss, gradient_norm=1.5, step_seconds=seconds, positions=1000
+    )
 
 
 # The screen
@@ -95,12 +97,35 @@ def test_places_are_told_on_one_line_each_however_long():
     ]
 
 
+def test_a_run_that_stops_early_says_so_and_how_to_go_on(tmp_path):
+    run, stream = reporter(tmp_path, iterations=5)
+    run.begin(0)
+    run.step(row(1, seconds=0.01))
+    assert stream.getvalue().endswith("0:01 left\n"), "some time is"
+    run.step(row(3, seconds=0.01))
+    assert run.end([], {})["finished"] is False
+    shown, told = screen(iterations=5)
+    shown.stopped(run.reached, "mimo-pretrain x/recipe.yaml --run-dir x")
+    assert told.getvalue().splitlines() == [
+        "  stopped after iteration 3 of 5: not finished; go on:",
+        "    mimo-pretrain x/recipe.yaml --run-dir x",
+    ]
+    run.step(row(5))
+    assert run.end([], {})["finished"] is True
+
+
+def test_a_run_that_had_nothing_left_to_do_is_finished(tmp_path):
+    run, _ = reporter(tmp_path, iterations=5)
+    run.begin(5)
+    assert run.end([], {})["finished"] is True
+
+
 # The summary
 def reporter(folder: Path, iterations: int = 100) -> tuple[Reporter, io.StringIO]:
     shown, stream = screen(iterations)
     facts = {"platform": "cpu", "plugins": {"eye": "0"}}
     run = RunFolder(folder)
-    return Reporter(folder=run, screen=shown, tokens=1000, facts=facts, started=time.time()), stream
+    return Reporter(folder=run, screen=shown, facts=facts, started=time.time()), stream
 
 
 def test_the_summary_holds_every_iteration_evaluation_and_fact(tmp_path):

@@ -126,13 +126,3 @@ def test_torchrun_starts_the_ranks_in_any_order(tiny: Run, tmp_path: Path) -> No
     assert run.losses == tiny.losses, "nothing of a module depends on its place"
     assert (run.folder / "recipe.yaml").exists()
     assert list((run.folder / "tensorboard").glob("events.out.*"))
-
-
-def test_a_failing_rank_ends_the_run_with_its_cause(tmp_path: Path) -> None:
-    """A sample that is too long is found on the language rank while the encoder waits for it."""
-    run = start("tiny", "train.sequence_length=6", folder=tmp_path / "run")
-    assert run.code == 1
-    assert "rank 1 (language) failed" in run.errors
-    assert "digits/train/" in run.errors and "train.sequence_length = 6" in run.errors
-    assert "Traceback" not in run.errors, "a user's mistake is told without one"
-    assert "rank-1.log" in run.errors

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
+import torch.distributed.checkpoint as dcp
 
 from mimo_core.errors import RecipeError
 from mimo_core.plan import Plan, make_plan
@@ -17,7 +19,10 @@ from .fake_plugins import RECIPE, host
 def saved(tmp_path: Path) -> Path:
     """A run folder with a checkpoint of iteration 3."""
     checkpoints = tmp_path / "run" / "checkpoints"
-    (checkpoints / "iter_0000003").mkdir(parents=True)
+    newest = checkpoints / "iter_0000003"
+    newest.mkdir(parents=True)
+    (newest / "metadata.json").write_text("{}")
+    dcp.save({"weight": torch.ones(3)}, checkpoint_id=newest, no_dist=True)
     (checkpoints / "latest_checkpointed_iteration.txt").write_text("3")
     return tmp_path / "run"
 
@@ -45,6 +50,9 @@ def test_a_run_that_goes_on_has_its_weights(tmp_path: Path) -> None:
 def test_a_place_without_a_checkpoint_is_refused(saved: Path, tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"checkpoint.start_from=.*: there is no such folder in"):
         starting_weights(plan(tmp_path, f"checkpoint.start_from={tmp_path / 'gone'}"), done=None)
+    next(saved.rglob("*.distcp")).write_bytes(b"")
+    with pytest.raises(RecipeError, match=r"iteration 3, is damaged: .*\.distcp is cut off"):
+        starting_weights(plan(tmp_path, f"checkpoint.start_from={saved}"), done=None)
     (saved / "checkpoints" / "latest_checkpointed_iteration.txt").unlink()
     with pytest.raises(RecipeError, match="holds no checkpoint"):
         starting_weights(plan(tmp_path, f"checkpoint.start_from={saved}"), done=None)

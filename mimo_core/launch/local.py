@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import Any
 
-from mimo_core.launch.worker import LAUNCHED
+import attrs
+
+from mimo_core.launch.ending import LAUNCHED
+from mimo_core.launch.failure import Failure
 from mimo_core.plan import Plan
 from mimo_core.rank import free_port
 from mimo_core.recipe import dump
@@ -56,14 +57,16 @@ def launch(plan: Plan, folder: RunFolder, disabled: Sequence[str] = ()) -> dict[
         subprocess.Popen(command, env=_environment(plan, rank, port), start_new_session=True)
         for rank in range(plan.layout.world_size)
     ]
-    killed: list[int] = []
     with _terminated_as_interrupted():
         try:
-            killed = _wait(ranks)
+            failed = _wait(ranks)
         finally:
             _end(ranks)
-    if any(process.returncode for process in ranks):
-        raise RunFailed(_cause(plan, folder, ranks, killed))
+            if sys.stdout.isatty():
+                # The progress line of a rank that was ended midway leaves it hidden.
+                print("\x1b[?25h", end="", flush=True)
+    if failed:
+        raise RunFailed(_cause(plan, folder, failed))
     summary = folder.read_summary()
     assert summary is not None, "the reporting rank ended well without a summary"
     return summary
@@ -106,13 +109,15 @@ def _environment(plan: Plan, rank: int, port: int) -> dict[str, str]:
     }
 
 
-def _wait(ranks: Sequence[subprocess.Popen[bytes]]) -> list[int]:
-    """Until all ranks have ended, or one has failed. Gives those that a signal ended."""
-    while any(process.poll() is None for process in ranks):
-        if any(process.poll() for process in ranks):
-            break
+def _wait(ranks: Sequence[subprocess.Popen[bytes]]) -> dict[int, int]:
+    """Until all ranks have ended, or one has failed. Gives the exit codes of failed ranks."""
+    while True:
+        running = any(process.poll() is None for process in ranks)
+        failed = {rank: process.returncode for rank, process in enumerate(ranks)}
+        failed = {rank: code for rank, code in failed.items() if code}
+        if failed or not running:
+            return failed
         time.sleep(0.05)
-    return [rank for rank, process in enumerate(ranks) if (process.returncode or 0) < 0]
 
 
 def _end(ranks: Sequence[subprocess.Popen[bytes]]) -> None:
@@ -135,40 +140,36 @@ def _signal(process: subprocess.Popen[bytes], number: int) -> None:
         os.killpg(process.pid, number)
 
 
-def _cause(
-    plan: Plan, folder: RunFolder, ranks: Sequence[subprocess.Popen[bytes]], killed: Sequence[int]
-) -> str:
-    """What went wrong first, in the words of the rank that it happened to."""
-    if killed:
-        name = signal.Signals(-ranks[killed[0]].returncode).name
-        hint = "; the system does so where memory is short (see dmesg)" if name == "SIGKILL" else ""
-        return (
-            f"{plan.layout.label(killed[0])} was ended by signal {name}{hint}\n\n"
-            f"its log: {folder.log(killed[0])}"
+def _cause(plan: Plan, folder: RunFolder, codes: Mapping[int, int]) -> str:
+    """What went wrong first, in the words of the rank that it happened to.
+
+    Args:
+        plan: What was run.
+        folder: The run's folder, where ranks leave the first failure that they know of.
+        codes: Exit codes of the ranks that had failed before the launcher ended any.
+    """
+    left = [folder.failure(rank) for rank in range(plan.layout.world_size)]
+    told = [Failure.from_json(path.read_text()) for path in left if path.exists()]
+    if told:
+        first = min(told, key=lambda failure: failure.time)
+        if first.silent and first.rank in codes:
+            first = attrs.evolve(first, message=_how(codes[first.rank]))
+    else:
+        rank = min(codes, key=lambda rank: (codes[rank] > 0, rank))
+        first = Failure(
+            rank=rank,
+            label=plan.layout.label(rank),
+            message=_how(codes[rank]),
+            log=str(folder.log(rank)),
+            silent=True,
         )
-    failures = []
-    for rank in range(len(ranks)):
-        path = folder.failure(rank)
-        if path.exists():
-            failures.append((json.loads(path.read_text()), rank))
-    if failures:
-        first, rank = min(failures, key=lambda failure: failure[0]["time"])
-        kind = "" if first["expected"] else f"{first['error']}: "
-        told = [f"{first['rank']} failed: {kind}{first['message']}"]
-        if not first["expected"]:
-            told += ["", *_last_lines(folder.log(rank))]
-        if folder.log(rank).exists():
-            told += ["", f"its log: {folder.log(rank)}"]
-        return "\n".join(told)
-    rank = next(rank for rank, process in enumerate(ranks) if process.returncode)
-    how = f"ended with {ranks[rank].returncode}"
-    lines = _last_lines(folder.log(rank))
-    return "\n".join(
-        [f"{plan.layout.label(rank)} {how}", "", *lines, "", f"its log: {folder.log(rank)}"]
-    )
+    return first.text()
 
 
-def _last_lines(log: Path, count: int = 15) -> list[str]:
-    if not log.exists():
-        return []
-    return [f"  | {line}" for line in log.read_text(errors="replace").splitlines()[-count:]]
+def _how(code: int) -> str:
+    """How a process ended that did not say why."""
+    if code >= 0:
+        return f"ended with exit code {code}, without a word"
+    name = signal.Signals(-code).name
+    hint = "; the system does so where memory is short (see dmesg)" if name == "SIGKILL" else ""
+    return f"was ended by signal {name}{hint}"

@@ -4,35 +4,41 @@ from __future__ import annotations
 
 import ctypes
 import datetime
-import json
+import faulthandler
 import os
+import shutil
 import signal
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
+from mimo_core.errors import RecipeError
+from mimo_core.launch.ending import LAUNCHED, Ending
+from mimo_core.launch.failure import PART
 from mimo_core.plan import Plan
 from mimo_core.rank import Rank
 from mimo_core.recipe import dump
-from mimo_core.run_folder import RunFolder
+from mimo_core.run_folder import RunFolder, latest_checkpoint
+from mimo_core.train.checkpoint_files import way_back
 from mimo_core.train.going_on import iterations_done
 
-LAUNCHED = "MIMO_LAUNCHED"
-"""When our launcher started this rank (seconds of the epoch); it has shown the run's header."""
-
 MEETING_TIMEOUT = datetime.timedelta(minutes=10)
+_SILENT_FIRST = 0.2
+"""Seconds that a rank waits before it tells of an error that another's sudden end may have caused:
+that end is then told first."""
 
 
-def run_rank(plan: Plan, rank: Rank, folder: RunFolder) -> dict[str, Any] | None:
+def run_rank(make_plan: Callable[[], Plan], rank: Rank, folder: RunFolder) -> dict[str, Any] | None:
     """Run one rank to its end.
 
-    Where it fails, the process ends at once with exit code 1, its process groups as they are:
-    taking them down would wait for ranks that wait for this one. Its launcher ends the others.
+    Where it fails, all other ranks are told and the process ends at once with exit code 1, its
+    process groups as they are: taking them down would wait for ranks that wait for this one.
 
     Args:
-        plan: What to run, the same on all ranks.
+        make_plan: Gives what to run, the same on all ranks.
         rank: This rank.
         folder: The run's folder; rank 0's counts.
 
@@ -46,27 +52,80 @@ def run_rank(plan: Plan, rank: Rank, folder: RunFolder) -> dict[str, Any] | None
     if os.environ.get(LAUNCHED):
         _end_with_the_parent()
     os.register_at_fork(after_in_child=_end_with_the_parent)
-    screen: IO[str] = sys.stdout
+    ending = Ending(rank=rank, label=f"rank {rank.rank}", folder=folder)
+    watch = None
     try:
-        from mimo_core import platforms
+        from mimo_core.launch.watch import Watch
 
-        platform = platforms.select(rank.local_rank)
-        from mimo_core.train.meeting import meet
-
-        meeting = meet(plan, rank, str(folder.path), MEETING_TIMEOUT)
-        folder = RunFolder(Path(meeting.note))
-        if rank.rank == 0 and not os.environ.get(LAUNCHED):
-            iterations_done(plan, folder)
-            folder.keep_recipe(dump(plan.recipe))
-        screen = _divert_output(folder.log(rank.rank))
-        from mimo_core.train.adaptations import prepare_checkpoint_queue
-
-        prepare_checkpoint_queue()
-        meeting.open(platform.backend)
-        return _run(plan, rank, folder, platform, screen, meeting.plugins)
+        watch = Watch.join(rank, folder, MEETING_TIMEOUT, ending.tell)
+        ending.folder = watch.folder
+        screen, ending.screen = _divert_output(watch.folder.log(rank.rank))
+        ending.logged = True
+        print(f"{PART} {time.strftime('%Y-%m-%d %H:%M:%S')}, rank {rank.rank} of {rank.world_size}")
+        plan = make_plan()
+        ending.label = plan.layout.label(rank.rank)
+        watch.name_ranks(plan.layout.label)
+        summary = _meet_and_run(plan, rank, watch, screen)
+        watch.leave()
+        return summary
     except BaseException as error:
-        _leave_failure(folder, rank, plan, error, screen)
-        os._exit(1)
+        try:
+            failure = ending.failure(error)
+            if watch is None:
+                ending.tell(failure)
+            else:
+                time.sleep(0.0 if failure.expected else _SILENT_FIRST)
+                watch.fail(failure)
+        finally:
+            os._exit(1)
+
+
+def _meet_and_run(plan: Plan, rank: Rank, watch: Any, screen: IO[str]) -> dict[str, Any] | None:
+    folder = watch.folder
+    if rank.rank == 0 and not os.environ.get(LAUNCHED):
+        iterations_done(plan, folder)
+        folder.keep_recipe(dump(plan.recipe))
+    checkpoints = folder.checkpoints(plan.recipe.checkpoint.directory)
+    done = latest_checkpoint(checkpoints)
+    print("begins" if done is None else f"goes on after iteration {done}")
+    from mimo_core import platforms
+
+    platform = platforms.select(rank.local_rank)
+    from torch.distributed.checkpoint.api import CheckpointException
+
+    from mimo_core.train.adaptations import prepare_checkpoint_queue
+    from mimo_core.train.meeting import meet
+
+    meeting = meet(plan, rank, watch.store, MEETING_TIMEOUT)
+    prepare_checkpoint_queue()
+    meeting.open(platform.backend)
+    try:
+        return _run(plan, rank, folder, platform, screen, meeting.plugins)
+    except (Exception, CheckpointException) as error:
+        _explain(error, checkpoints)
+        raise
+
+
+def _explain(error: BaseException, checkpoints: Path) -> None:
+    """Say more where the stock loop failed over a checkpoint.
+
+    Raises:
+        RecipeError: the newest one could not be loaded.
+        OSError: one could not be written.
+    """
+    functions = {frame.f_code.co_name for frame, _ in traceback.walk_tb(error.__traceback__)}
+    done = latest_checkpoint(checkpoints)
+    if "load_checkpoint" in functions and done is not None:
+        traceback.print_exception(error)
+        path = checkpoints / f"iter_{done:07d}"
+        raise RecipeError(f"{path}: {error}; {way_back(checkpoints, done)}") from None
+    if "save_checkpoint" in functions:
+        free = shutil.disk_usage(checkpoints).free / 1e9
+        newest = "there is no earlier one" if done is None else f"that of iteration {done} is whole"
+        raise OSError(
+            f"a checkpoint could not be written to {checkpoints}, where {free:.1f} GB are free; "
+            f"{newest} ({type(error).__name__}: {str(error).strip()})"
+        ) from error
 
 
 def _run(
@@ -93,11 +152,8 @@ def _run(
 
             screen.console.print(run_header(plan))
         facts = {"platform": platform.name, "world_size": rank.world_size, "plugins": plugins}
-        tokens = train.global_batch_size * train.sequence_length
         started = float(os.environ.get(LAUNCHED) or psutil.Process().create_time())
-        reporter = Reporter(
-            folder=folder, screen=screen, tokens=tokens, facts=facts, started=started
-        )
+        reporter = Reporter(folder=folder, screen=screen, facts=facts, started=started)
         engine = Engine(plan, platform, folder, reporter)
         engine.run()
         summary = engine.finish()
@@ -112,6 +168,8 @@ def _run(
             "logs": folder.logs,
         }
     )
+    if not summary["finished"]:
+        screen.stopped(reporter.reached, f"mimo-pretrain {folder.recipe} --run-dir {folder.path}")
     return summary
 
 
@@ -123,41 +181,15 @@ def _end_with_the_parent() -> None:
         ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
 
 
-def _divert_output(log: Path) -> IO[str]:
-    """Everything that this process prints goes to its log; gives the screen it had."""
+def _divert_output(log: Path) -> tuple[IO[str], IO[str]]:
+    """Everything that this process prints goes to its log; gives the stdout and stderr it had."""
     log.parent.mkdir(parents=True, exist_ok=True)
     sys.stdout.flush()
     sys.stderr.flush()
-    screen = os.fdopen(os.dup(1), "w", buffering=1)
+    kept = tuple(os.fdopen(os.dup(number), "w", buffering=1) for number in (1, 2))
     with log.open("ab") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
-    return screen
-
-
-def _leave_failure(
-    folder: RunFolder, rank: Rank, plan: Plan, error: BaseException, screen: IO[str]
-) -> None:
-    """Say why: all of it to the log, the rest to the launcher or, without ours, to the screen."""
-    expected = isinstance(error, ValueError)
-    logged = folder.log(rank.rank).exists()
-    if logged or not expected:
-        traceback.print_exception(error)
-    if not os.environ.get(LAUNCHED):
-        place = f"\nits log: {folder.log(rank.rank)}" if logged else ""
-        print(f"{plan.layout.label(rank.rank)}: {error}{place}", file=screen)
-    sys.stderr.flush()
-    screen.flush()
-    failure = {
-        "time": time.time(),
-        "rank": plan.layout.label(rank.rank),
-        "error": type(error).__name__,
-        "message": str(error),
-        "expected": expected,
-    }
-    path = folder.failure(rank.rank)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_suffix(".new")
-    draft.write_text(json.dumps(failure))
-    draft.replace(path)
+    faulthandler.enable()
+    return kept  # type: ignore[return-value]

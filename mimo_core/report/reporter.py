@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import attrs
@@ -22,6 +22,8 @@ class Iteration:
     """Mean over the learned tokens of the global batch; ``None`` for a skipped step."""
     gradient_norm: float | None
     step_seconds: float
+    positions: int
+    """Sequence positions of the global batch; of packed samples those that they take."""
 
 
 class Reporter:
@@ -32,7 +34,6 @@ class Reporter:
         *,
         folder: RunFolder,
         screen: Screen,
-        tokens: int,
         facts: Mapping[str, Any],
         started: float,
     ) -> None:
@@ -41,32 +42,38 @@ class Reporter:
             folder: Where the summary goes. Iterations of an earlier part of the same run are
                 kept.
             screen: Where a person looks.
-            tokens: Sequence positions of a global batch.
             facts: What the summary says of the run as a whole.
             started: When the command was given, in seconds of the epoch.
         """
         self._folder = folder
         self._screen = screen
-        self._tokens = tokens
         self._facts = dict(facts)
         earlier = folder.read_summary() or {}
         self._iterations: list[dict[str, Any]] = earlier.get("iterations", [])
         self._evaluations: list[dict[str, Any]] = earlier.get("evaluations", [])
         self._started = started
         self._first_step: float | None = None
+        self.reached = 0
+        """Iterations done so far, of the whole run."""
 
     def begin(self, iteration: int) -> None:
         """The run goes on after ``iteration``: what an earlier part did beyond it is dropped."""
+        self.reached = iteration
         self._iterations = [row for row in self._iterations if row["iteration"] <= iteration]
         self._evaluations = [row for row in self._evaluations if row["iteration"] <= iteration]
+
+    def note(self, line: str) -> None:
+        """Something that a person should know of the run."""
+        self._screen.say(line)
 
     def step(self, row: Iteration) -> None:
         """One training iteration is done."""
         if self._first_step is None:
             self._first_step = time.time() - self._started
         self._iterations.append(attrs.asdict(row))
+        self.reached = row.iteration
         if row.loss is not None:
-            self._screen.step(row.iteration, row.loss, row.step_seconds, self._tokens)
+            self._screen.step(row.iteration, row.loss, row.step_seconds, row.positions)
 
     def evaluation(self, iteration: int, results: Mapping[str, float]) -> None:
         """An evaluation on the held-out split is done."""
@@ -80,7 +87,8 @@ class Reporter:
         shown = [
             {"key": answer.key, "truth": answer.truth, "said": answer.said} for answer in answers
         ]
-        summary = self.write({"answers": shown, **more})
+        finished = self.reached >= self._screen.iterations
+        summary = self.write({"finished": finished, "answers": shown, **more})
         rows = [row for row in self._iterations if row["loss"] is not None]
         if rows:
             draw_loss(
@@ -94,15 +102,12 @@ class Reporter:
     def write(self, more: Mapping[str, Any]) -> dict[str, Any]:
         """Write the summary as it is now."""
         # The first iterations warm caches up; a run of one has nothing else to tell.
-        steady = [row["step_seconds"] for row in self._iterations][1:] or [
-            row["step_seconds"] for row in self._iterations
-        ]
-        seconds = sorted(steady)[len(steady) // 2] if steady else None
+        steady = self._iterations[1:] or self._iterations
         latest = self._evaluations[-1] if self._evaluations else {}
         summary = {
             **self._facts,
-            "tokens_per_second": self._tokens / seconds if seconds else None,
-            "median_step_seconds": seconds,
+            "tokens_per_second": _median(row["positions"] / row["step_seconds"] for row in steady),
+            "median_step_seconds": _median(row["step_seconds"] for row in steady),
             "seconds_to_first_iteration": self._first_step,
             "evaluation": {key: value for key, value in latest.items() if key != "iteration"},
             "evaluations": self._evaluations,
@@ -111,3 +116,8 @@ class Reporter:
         }
         self._folder.write_summary(summary)
         return summary
+
+
+def _median(values: Iterable[float]) -> float | None:
+    ordered = sorted(values)
+    return ordered[len(ordered) // 2] if ordered else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -36,7 +37,7 @@ class Screen:
             every: Iterations between lines where there is no terminal.
         """
         self.console = Console(file=stream)
-        self._iterations = iterations
+        self.iterations = iterations
         self._every = every
         self._steps = 0
         self._smooth = 0.0
@@ -70,13 +71,13 @@ class Screen:
         # The first step compiles and warms up: it says nothing of those to come.
         weight = 1.0 if self._steps <= 2 else 0.1
         self._smooth += weight * (seconds - self._smooth)
-        left = int((self._iterations - iteration) * self._smooth)
+        left = math.ceil((self.iterations - iteration) * self._smooth)
         line = (
-            f"{iteration}/{self._iterations}  loss {loss:.4f}  {seconds * 1e3:.0f} ms/step  "
+            f"{iteration}/{self.iterations}  loss {loss:.4f}  {seconds * 1e3:.0f} ms/step  "
             f"{tokens / self._smooth:,.0f} tokens/s  {left // 60}:{left % 60:02d} left"
         )
         self._progress.update(self._task, completed=iteration, line=line)
-        due = iteration % self._every == 0 or iteration in (1, self._iterations)
+        due = iteration % self._every == 0 or iteration in (1, self.iterations)
         if due and not self.console.is_terminal:
             self.say(f"training {line}")
 
@@ -110,3 +111,8 @@ class Screen:
         width = max(map(len, places))
         for name, place in places.items():
             self.say(f"{name:<{width}}  {place}")
+
+    def stopped(self, iteration: int, command: str) -> None:
+        """The run ended before its last iteration, as it was told to."""
+        self.say(f"stopped after iteration {iteration} of {self.iterations}: not finished; go on:")
+        self.say(f"  {command}")

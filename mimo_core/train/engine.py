@@ -35,7 +35,7 @@ from mimo_core.train.agreement import compare_samples
 from mimo_core.train.answers import AnswerSheet
 from mimo_core.train.arguments import Steps, flags, parse
 from mimo_core.train.starting import starting_weights
-from mimo_core.train.step import LOSS, ForwardStep
+from mimo_core.train.step import LOSS, POSITIONS, ForwardStep
 
 
 class Engine:
@@ -267,11 +267,19 @@ class Engine:
                         loss=loss,
                         gradient_norm=None if norm is None else float(norm),
                         step_seconds=seconds,
+                        positions=self._positions(losses),
                     )
                 )
             return result
 
         return train_step
+
+    def _positions(self, losses: Mapping[str, torch.Tensor]) -> int:
+        """Of the global batch; packed ones are reported as a mean over ranks and microbatches."""
+        train = self._train
+        if POSITIONS not in losses:
+            return train.global_batch_size * train.sequence_length
+        return round(losses[POSITIONS].item() * train.global_batch_size / train.micro_batch_size)
 
     def _around_evaluation(self, stock: Callable[..., Any]) -> Callable[..., Any]:
         def evaluate(*args: Any, **kwargs: Any) -> Any:

@@ -10,18 +10,27 @@ from mimo_core.errors import RecipeError
 from mimo_core.plan import Plan
 from mimo_core.recipe import load_text
 from mimo_core.run_folder import RunFolder, latest_checkpoint
+from mimo_core.train.checkpoint_files import damage, way_back
 
 
 def iterations_done(plan: Plan, folder: RunFolder) -> int | None:
     """Iterations of the checkpoint that the run goes on from; ``None`` where it begins.
 
     Raises:
-        RecipeError: the checkpoint is of another model or layout, or beyond the run's end.
+        RecipeError: the checkpoint is damaged, of another model or layout, or beyond the run's
+            end.
         ValueError: the folder's tracker file names no checkpoint.
     """
     done = latest_checkpoint(folder.checkpoints(plan.recipe.checkpoint.directory))
     if done is None:
         return None
+    checkpoints = folder.checkpoints(plan.recipe.checkpoint.directory)
+    wrong = damage(checkpoints / f"iter_{done:07d}")
+    if wrong is not None:
+        raise RecipeError(
+            f"the newest checkpoint, {checkpoints / f'iter_{done:07d}'}, is damaged: {wrong}; "
+            f"{way_back(checkpoints, done)}"
+        )
     if done > plan.recipe.train.iterations:
         raise RecipeError(
             f"{folder.path} holds a checkpoint of iteration {done}, beyond train.iterations = "

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 
 import attrs
 import torch.distributed as dist
-from torch.distributed import rendezvous
 
 from mimo_core.errors import PluginError
 from mimo_core.plan import Plan
@@ -24,8 +23,6 @@ class Meeting:
     rank: Rank
     store: dist.Store
     timeout: datetime.timedelta
-    note: str
-    """What rank 0 told all others."""
     plugins: Mapping[str, str]
     """Versions of the plugins, by name."""
 
@@ -40,20 +37,18 @@ class Meeting:
         )
 
 
-def meet(plan: Plan, rank: Rank, note: str, timeout: datetime.timedelta) -> Meeting:
+def meet(plan: Plan, rank: Rank, store: dist.Store, timeout: datetime.timedelta) -> Meeting:
     """Compare what the ranks are about to run. Called by all ranks, before any process group.
 
     Args:
         plan: This rank's plan.
         rank: This rank.
-        note: What rank 0 tells all others (the run folder).
-        timeout: For ranks to appear, and of collectives afterwards.
+        store: Where the ranks met.
+        timeout: Of collectives afterwards.
 
     Raises:
         PluginError: ranks have other plugins, versions or recipes; says which.
     """
-    store, _, _ = next(iter(rendezvous("env://", rank.rank, rank.world_size, timeout=timeout)))
-    store.set_timeout(timeout)
     plugins = plan.host.versions()
     mine = {
         "plugins": plugins,
@@ -61,7 +56,7 @@ def meet(plan: Plan, rank: Rank, note: str, timeout: datetime.timedelta) -> Meet
         "recipe": hashlib.sha256(dump(plan.recipe).encode()).hexdigest(),
     }
     if rank.rank == 0:
-        store.set("mimo/plan", json.dumps({**mine, "note": note}))
+        store.set("mimo/plan", json.dumps(mine))
     first = json.loads(store.get("mimo/plan"))
     same_recipe = mine["recipe"] == first["recipe"]
     if first["digest"] != mine["digest"] or not same_recipe:
@@ -70,4 +65,4 @@ def meet(plan: Plan, rank: Rank, note: str, timeout: datetime.timedelta) -> Meet
             f"{first['plugins']}, {'the same' if same_recipe else 'another'} recipe; install the "
             "same versions on all machines and give all ranks the same recipe"
         )
-    return Meeting(rank=rank, store=store, timeout=timeout, note=first["note"], plugins=plugins)
+    return Meeting(rank=rank, store=store, timeout=timeout, plugins=plugins)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from mimo_core.plan import Plan
 from mimo_core.run_folder import RunFolder, latest_checkpoint
+from mimo_core.train.checkpoint_files import damage
 
 META = "init_model_with_meta_device"
 """Field of ``TransformerConfig``: build without memory for weights, which must be loaded then."""
@@ -36,9 +37,15 @@ def starting_weights(plan: Plan, done: int | None) -> Path | None:
         raise plan.loaded.error(
             [(path, f"{given!r}: there is no such folder in {Path.cwd()}; give a run folder")]
         )
-    if latest_checkpoint(folder) is None:
+    newest = latest_checkpoint(folder)
+    if newest is None:
         raise plan.loaded.error(
             [(path, f"{given!r} holds no checkpoint (no latest_checkpointed_iteration.txt)")]
+        )
+    wrong = damage(folder / f"iter_{newest:07d}")
+    if wrong is not None:
+        raise plan.loaded.error(
+            [(path, f"the newest checkpoint in {given!r}, iteration {newest}, is damaged: {wrong}")]
         )
     return folder.absolute()
 

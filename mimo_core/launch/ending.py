@@ -1,0 +1,104 @@
+"""How a rank's process tells why it ends: to its log, its launcher and its screen."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import traceback
+from contextlib import suppress
+from pathlib import Path
+from typing import IO
+
+import attrs
+
+from mimo_core.launch.failure import Failure
+from mimo_core.rank import Rank
+from mimo_core.run_folder import RunFolder
+
+LAUNCHED = "MIMO_LAUNCHED"
+"""When our launcher started this rank (seconds of the epoch); it has shown the run's header, and
+tells why a run failed."""
+_ELASTIC_FILE = "TORCHELASTIC_ERROR_FILE"
+"""Where torchrun reads what it shows as the cause."""
+_WORKER = " in DataLoader worker process "
+
+
+@attrs.define(kw_only=True)
+class Ending:
+    """What is known of this rank so far, for the case that it ends."""
+
+    rank: Rank
+    label: str
+    folder: RunFolder
+    screen: IO[str] = attrs.field(factory=lambda: sys.stderr)
+    logged: bool = False
+    """Whether this process's output goes to its log."""
+
+    def failure(self, error: BaseException) -> Failure:
+        """This rank's own failure; its traceback goes to the log."""
+        expected = _is_a_mistake(error)
+        if self.logged or not expected:
+            with suppress(OSError):  # the disk may be what is full
+                traceback.print_exception(error)
+                sys.stderr.flush()
+        message = _message(error)
+        if isinstance(error, KeyboardInterrupt):
+            message, expected = "interrupted (SIGINT)", True
+        elif not expected:
+            message = f"{type(error).__name__}: {message}"
+        return Failure(
+            rank=self.rank.rank,
+            label=self.label,
+            message=message,
+            log=str(self.folder.log(self.rank.rank)) if self.logged else None,
+            expected=expected,
+            screen=self.rank.screen,
+        )
+
+    def tell(self, first: Failure) -> None:
+        """Tell the run's first failure, which may be another rank's, before this process ends."""
+        mine = first.rank == self.rank.rank
+        if not mine:
+            with suppress(OSError):
+                print(f"this rank ends with {first.label}, which {first.said()}", file=sys.stderr)
+                sys.stderr.flush()
+        with suppress(OSError):
+            _replace(self.folder.failure(self.rank.rank), first.to_json())
+        if os.environ.get(LAUNCHED):
+            return
+        elsewhere = first.silent or first.screen != self.rank.screen
+        if mine or (elsewhere and self.rank.speaks):
+            print(f"\n{first.text()}\n", file=self.screen, flush=True)
+        if _ELASTIC_FILE in os.environ:
+            cause = f"{first.label} {first.said()}"
+            if first.log is not None:
+                cause += f"\nits log: {first.log}"
+            said = {"message": cause, "extraInfo": {"timestamp": str(int(first.time))}}
+            with suppress(OSError):
+                Path(os.environ[_ELASTIC_FILE]).write_text(json.dumps({"message": said}))
+
+
+def _is_a_mistake(error: BaseException) -> bool:
+    """A user's mistake is told by its message alone: a ValueError, and so all that led to it."""
+    if not isinstance(error, ValueError):
+        return False
+    return error.__cause__ is None or _is_a_mistake(error.__cause__)
+
+
+def _message(error: BaseException) -> str:
+    """What an exception says; without the traceback that one out of a loader worker carries."""
+    text = str(error)
+    if _WORKER in text.partition("\n")[0]:
+        kind = type(error)
+        module = "" if kind.__module__ == "builtins" else f"{kind.__module__}."
+        name = f"{module}{kind.__qualname__}"
+        return text.rpartition(f"\n{name}: ")[2].strip()
+    return text
+
+
+def _replace(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_suffix(".new")
+    draft.write_text(text)
+    draft.replace(path)

@@ -1,0 +1,53 @@
+"""A plugin that fails where a test wants it to; installed by the tests that use it.
+
+``FAULT`` is ``RANK PLACE NUMBER DEED``: at the NUMBER-th time that the rank comes to the place (the
+import, or a hook that this plugin wraps), the deed is done. ``FAULT_TIME`` is a file for when.
+"""
+
+import os
+import resource
+import signal
+import time
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import mimo_core as mimo
+
+RANK, PLACE, NUMBER, DEED = os.environ["FAULT"].split()
+_times = 0
+
+
+def come_to(place: str) -> None:
+    """Fail, if it is time."""
+    global _times  # noqa: PLW0603
+    if os.environ.get("RANK") != RANK or place != PLACE:
+        return
+    _times += 1
+    if _times != int(NUMBER):
+        return
+    Path(os.environ["FAULT_TIME"]).write_text(str(time.time()))
+    match DEED:
+        case "raise":
+            raise RuntimeError("planted fault")
+        case "exit":
+            os._exit(3)
+        case "crash":
+            os.kill(os.getpid(), signal.SIGSEGV)
+        case "full":
+            resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
+
+
+come_to("import")
+
+
+@mimo.hookimpl(wrapper=True)
+def build_submodule(module: mimo.Module, groups: Any, platform: mimo.Platform) -> Generator:
+    come_to("build_submodule")
+    return (yield)
+
+
+@mimo.hookimpl(wrapper=True)
+def provide_batch(module: mimo.Module, samples: Any, context: mimo.BatchContext) -> Generator:
+    come_to("provide_batch")
+    return (yield)

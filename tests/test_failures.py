@@ -1,0 +1,278 @@
+"""A fault on any rank, of any kind, at any time: the run ends soon, and its cause is told."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+
+from mimo_core.launch.hub import Hub
+from mimo_core.rank import free_port
+from mimo_core.run_folder import RunFolder
+
+from .conftest import HERE, TIMEOUT, Run, command, start
+from .test_launcher import processes
+
+# Two encoder ranks feed a language model of two pipeline stages: ranks 0 to 3.
+WIDE = ("modules.vision.grid.dp=2", "modules.language.grid.pp=2")
+SOON = 20.0
+PLUGIN = "plugin 'faults' (faults-plugin 1.0), hook "
+
+
+@attrs.frozen(kw_only=True)
+class Faulty:
+    """A run that has ended by a planted fault."""
+
+    run: Run
+    seconds: float
+    """From the fault to the end of the command."""
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the ``faults`` plugin installed, as pip would lay it out."""
+    site = tmp_path_factory.mktemp("site")
+    shutil.copy(HERE / "plugins" / "faults_plugin.py", site)
+    info = site / "faults_plugin-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: faults-plugin\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[mimo.plugins]\nfaults = faults_plugin\n")
+    return site
+
+
+def fail(
+    fault: str, *overrides: str, folder: Path, site: Path, monkeypatch: pytest.MonkeyPatch
+) -> Faulty:
+    """Run with a fault; whatever it is, the run must end as a whole."""
+    when = folder.with_suffix(".fault")
+    monkeypatch.setenv("FAULT", fault)
+    monkeypatch.setenv("FAULT_TIME", str(when))
+    run = start("tiny", "evaluate.samples=4", *overrides, folder=folder, site=site)
+    ended = time.time()
+    assert when.exists(), f"the fault was never come to:\n{run.screen}{run.errors}"
+    assert run.code == 1, run.screen + run.errors
+    assert not processes(folder)
+    seconds = ended - float(when.read_text())
+    assert seconds < SOON
+    return Faulty(run=run, seconds=seconds)
+
+
+@pytest.mark.parametrize(
+    ("fault", "overrides", "said", "log"),
+    [
+        pytest.param(
+            "1 import 1 raise",
+            (),
+            "rank 1 (language) failed: rank 1 does not run what rank 0 runs: plugins {",
+            "",
+            id="import fails on one rank",
+        ),
+        pytest.param(
+            "3 build_submodule 2 raise",
+            WIDE,
+            f"rank 3 (language, pp 1) failed: PluginError: {PLUGIN}'build_submodule' for module "
+            "'language', failed (around plugin 'nemotron'): RuntimeError: planted fault",
+            "RuntimeError: planted fault",
+            id="before the first collective",
+        ),
+        pytest.param(
+            "1 provide_batch 3 raise",
+            WIDE,
+            f"rank 1 (vision, dp 1) failed: PluginError: {PLUGIN}'provide_batch' for module "
+            "'vision', failed (around plugin 'radio'): RuntimeError: planted fault",
+            "RuntimeError: planted fault",
+            id="in the middle of the pipeline",
+        ),
+        pytest.param(
+            "0 provide_batch 2 raise",
+            ("data.workers=1",),
+            f"rank 0 (vision) failed: {PLUGIN}'provide_batch' for module 'vision', failed "
+            "(around plugin 'radio'): RuntimeError: planted fault",
+            "",
+            id="in a loader worker",
+        ),
+        pytest.param(
+            "0 build_submodule 1 exit",
+            (),
+            "rank 0 (vision) ended with exit code 3, without a word",
+            "INFO:absl:Generated process group",
+            id="a rank leaves",
+        ),
+        pytest.param(
+            "2 provide_batch 3 crash",
+            WIDE,
+            "rank 2 (language, pp 0) was ended by signal SIGSEGV",
+            "Fatal Python error: Segmentation fault",
+            id="a rank crashes",
+        ),
+    ],
+)
+def test_a_fault_ends_the_run_with_its_cause_last_on_the_screen(
+    fault: str,
+    overrides: tuple[str, ...],
+    said: str,
+    log: str,
+    site: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder = tmp_path / "run"
+    failed = fail(fault, *overrides, folder=folder, site=site, monkeypatch=monkeypatch)
+    cause, *lines = failed.run.errors.strip().splitlines()
+    assert cause.startswith(said)
+    shown = [line.removeprefix("  | ") for line in lines if line.startswith("  | ")]
+    assert bool(shown) == bool(log), "a message that says all stands alone"
+    assert any(log in line for line in shown) or not log
+    assert lines[-1] == f"its log: {folder}/logs/rank-{said.split()[1]}.log"
+
+
+def test_a_disk_that_is_full_leaves_the_earlier_checkpoint(
+    site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The third step's batches find the disk full, so the checkpoint after it cannot be written;
+    the first one is gone on from. One that is overwritten or cut off is refused, with the way
+    back."""
+    folder, saves = tmp_path / "run", "checkpoint.save_every=2"
+    fault = "1 provide_batch 9 full"
+    failed = fail(fault, saves, folder=folder, site=site, monkeypatch=monkeypatch)
+    said = f"a checkpoint could not be written to {folder}/checkpoints, where "
+    assert f"failed: OSError: {said}" in failed.run.errors
+    assert "that of iteration 2 is whole" in failed.run.errors
+    monkeypatch.setenv("FAULT", "0 nowhere 1 raise")
+    resumed = start("tiny", "evaluate.samples=4", saves, folder=folder, site=site)
+    assert resumed.code == 0, resumed.screen + resumed.errors
+    assert "going on after iteration 2" in resumed.screen
+    assert [row["iteration"] for row in resumed.summary["iterations"]] == [1, 2, 3, 4]
+    parts = resumed.log(1).split("\n===== ")
+    assert [part.splitlines()[1] for part in parts] == ["begins", "goes on after iteration 2"]
+
+    newest = folder / "checkpoints" / "iter_0000004"
+    back = f"echo 2 > {newest.parent}/latest_checkpointed_iteration.txt"
+    weights = max(newest.glob("*.distcp"), key=lambda path: path.stat().st_size)
+    size = weights.stat().st_size
+    with weights.open("r+b") as file:
+        file.write(b"\0" * (size // 2))
+    failed_to_load = start(
+        "tiny", "evaluate.samples=4", "train.iterations=6", folder=folder, site=site
+    )
+    assert failed_to_load.code == 1
+    cause, *rest = failed_to_load.errors.strip().splitlines()
+    assert "failed: " in cause and str(newest) in cause and cause.endswith(back)
+    assert not any(line.startswith("  | ") for line in rest)
+
+    os.truncate(weights, 1000)
+    refused = start("tiny", "evaluate.samples=4", saves, folder=folder, site=site)
+    assert refused.code == 2
+    assert (
+        f"{newest}, is damaged: {weights.name} is cut off: 1000 of {size} bytes" in refused.errors
+    )
+    assert refused.errors.strip().endswith(back)
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        ("1 import 1 raise", "rank 1 (language) failed: rank 1 does not run what rank 0 runs"),
+        ("1 provide_batch 3 exit", "rank 1 (language) ended without a word"),
+    ],
+    ids=["fails while others wait", "leaves"],
+)
+def test_a_fault_ends_all_nodes_and_every_screen_tells_its_cause(
+    fault: str, said: str, site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two torchrun agents with a rank each, which share nothing but the network and the folder."""
+    folder, when = tmp_path / "run", tmp_path / "run.fault"
+    port = free_port()
+    agents = []
+    for node in range(2):
+        torchrun = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2"]
+        torchrun += ["--nproc-per-node=1", "--rdzv-backend=c10d", f"--node-rank={node}"]
+        torchrun += [f"--rdzv-endpoint=127.0.0.1:{port}", "--rdzv-id=faults", "-m"]
+        agents.append(
+            subprocess.Popen(
+                torchrun + command("tiny", folder=folder)[2:],
+                env=os.environ
+                | {"FAULT": fault, "FAULT_TIME": str(when), "PYTHONPATH": str(site)}
+                | {"COLUMNS": "120"},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+        )
+    try:
+        screens = [agent.communicate(timeout=TIMEOUT)[0] for agent in agents]
+    finally:
+        for agent in agents:
+            agent.kill()
+            agent.wait()
+    assert time.time() - float(when.read_text()) < SOON
+    assert [agent.returncode for agent in agents] == [1, 1], screens
+    assert not processes(folder)
+    for screen in screens:
+        cause = screen.rpartition("Root Cause (first observed failure):")[2]
+        # Of a rank that leaves without a word, its own machine's torchrun tells.
+        assert said in cause or ("rank      : 1 " in cause and "exitcode  : 3" in cause)
+        assert said in screen or "exit" in fault
+    assert any(said in screen for screen in screens)
+
+
+# The hub, spoken to as ranks do
+def hub(folder: Path, timeout: float = 60.0) -> Hub:
+    return Hub(address="127.0.0.1", world_size=2, folder=RunFolder(folder), timeout=timeout)
+
+
+def say(connection: socket.socket, **message: object) -> None:
+    connection.sendall(json.dumps(message).encode() + b"\n")
+
+
+def joined(port: int, rank: int) -> socket.socket:
+    connection = socket.create_connection(("127.0.0.1", port), timeout=10)
+    say(connection, join=rank, screen=rank)
+    return connection
+
+
+def heard(connection: socket.socket) -> dict[str, Any]:
+    with connection.makefile("rb") as lines:
+        return json.loads(lines.readline())
+
+
+def test_the_first_failure_is_told_to_all_and_to_who_comes_later(tmp_path: Path) -> None:
+    port = hub(tmp_path).port
+    with socket.create_connection(("127.0.0.1", port)) as stray:
+        stray.sendall(b"GET / HTTP/1.1\n")
+    zero, one = joined(port, 0), joined(port, 1)
+    assert heard(zero) == heard(one) == {"folder": str(tmp_path)}
+    say(one, label="rank 1 (language)")
+    one.close()
+    failure = heard(zero)["failure"]
+    assert (failure["label"], failure["silent"]) == ("rank 1 (language)", True)
+    assert failure["log"] == str(tmp_path / "logs" / "rank-1.log")
+    say(zero, failure={**failure, "label": "what follows from it"})
+    assert heard(joined(port, 1)) == {"failure": failure}
+
+
+def test_ranks_that_end_well_one_after_the_other_raise_no_alarm(tmp_path: Path) -> None:
+    watching = hub(tmp_path)
+    zero, one = joined(watching.port, 0), joined(watching.port, 1)
+    assert heard(zero) == heard(one)
+    watching.wait_for_others(0.2)
+    say(one, done=True)
+    one.close()
+    watching.wait_for_others()
+    zero.settimeout(0.5)
+    with pytest.raises(TimeoutError):
+        zero.recv(1)
+
+
+def test_ranks_that_do_not_appear_are_named(tmp_path: Path) -> None:
+    zero = joined(hub(tmp_path, timeout=0.1).port, 0)
+    assert "ranks [1] did not appear within" in heard(zero)["failure"]["message"]

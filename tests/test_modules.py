@@ -11,6 +11,8 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from .conftest import HERE, Run, start
 
+pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
+
 EXAMPLES = HERE.parent / "examples" / "staged"
 SHORT = ("train.iterations=2", "train.warmup_iterations=1", "checkpoint.save_every=1")
 FEW = ("evaluate.samples=16", "evaluate.show=0")
@@ -148,15 +150,16 @@ def test_packed_samples_train_as_padded_ones_do(tiny: Run, tmp_path: Path) -> No
     assert all(row["positions"] == 256 for row in tiny.summary["iterations"])
 
 
-def test_packed_samples_over_stages_that_come_first_and_go_on(tmp_path: Path) -> None:
+def test_packed_samples_over_stages_that_come_first(tmp_path: Path) -> None:
     """The language model on ranks 0 to 3, its sequence and its layers split, experts on its last
-    stage alone; packed as padded, and packed in two parts as in one."""
-    grid = (
+    stage alone: trained, evaluated and saved, packed as padded."""
+    short = (
         "modules.language.grid={tp: 2, pp: 2, first_rank: 0}",
         "modules.vision.grid={first_rank: 4}",
+        "train.iterations=2",
     )
-    padded = well(start("tiny", *grid, folder=tmp_path / "padded"))
-    packing = (*grid, "modules.language.packing=true")
-    stopped = start("tiny", *packing, "megatron.exit_interval=2", folder=tmp_path / "packed")
-    assert well(stopped).losses == pytest.approx(padded.losses[:2], rel=FP32_ORDER)
-    same_as_padded(well(start("tiny", *packing, folder=tmp_path / "packed")), padded)
+    padded = well(start("tiny", *short, folder=tmp_path / "padded"))
+    packing = "modules.language.packing=true"
+    packed = well(start("tiny", *short, packing, folder=tmp_path / "packed"))
+    same_as_padded(packed, padded)
+    assert weights(packed, 2).keys() == weights(padded, 2).keys()

@@ -144,6 +144,7 @@ def test_the_summary_holds_every_iteration_evaluation_and_fact(tmp_path):
         "loss": 2.0,
         "gradient_norm": 1.5,
         "step_seconds": 1.0,
+        "positions": 1000,
     }
     assert [one["iteration"] for one in summary["iterations"]] == [1, 2, 3, 4]
     assert summary["evaluation"] == {"loss": 1.5, "caption_accuracy": 0.75}

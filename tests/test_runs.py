@@ -40,7 +40,8 @@ def test_the_run_folder_holds_the_run(tiny: Run) -> None:
     assert tiny.losses[-1] < tiny.losses[0] - 0.3, "it learns"
     assert 0 <= summary["evaluation"]["caption_accuracy"] <= 1
     assert summary["tokens_per_second"] > 0
-    assert summary["plugins"] == dict.fromkeys(("digits", "nemotron", "radio"), "0.1.0")
+    used = {name: summary["plugins"].get(name) for name in ("digits", "nemotron", "radio")}
+    assert used == dict.fromkeys(used, "0.1.0")
     assert Path(summary["checkpoint"]).is_dir()
     assert (tiny.folder / "loss.png").read_bytes().startswith(b"\x89PNG")
     assert list((tiny.folder / "tensorboard").glob("events.out.*"))

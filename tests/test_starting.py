@@ -14,6 +14,8 @@ from mimo_core.train.starting import starting_weights
 
 from .fake_plugins import RECIPE, host
 
+pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
+
 
 @pytest.fixture
 def saved(tmp_path: Path) -> Path:

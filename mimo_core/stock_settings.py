@@ -25,6 +25,26 @@ def mistakes(loaded: LoadedRecipe, graph: Graph) -> Iterator[Mistake]:
             said = _field(field, value, owned[name], graph)
             if said:
                 yield ("modules", name, "megatron", field), said
+        for field, said in _recomputation(graph.modules[name].megatron):
+            inner = ("modules", name) if field in module.megatron else ()
+            yield (*inner, "megatron", field), said
+
+
+def _recomputation(fields: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Fields that core 0.19 wants together (``TransformerConfig.__post_init__``)."""
+    whole = ("recompute_method", "recompute_num_layers")
+    granularity = fields.get("recompute_granularity")
+    if granularity == "full":
+        missing = [name for name in whole if fields.get(name) is None]
+        if missing:
+            yield (
+                "recompute_granularity",
+                f"full recomputation needs {' and '.join(missing)} too (such as uniform, 1)",
+            )
+        return
+    for name in whole:
+        if fields.get(name) is not None:
+            yield name, "goes with recompute_granularity: full alone; set that, or leave it out"
 
 
 def _flag(flag: str, value: Any, owned: Mapping[str, str], graph: Graph) -> str | None:

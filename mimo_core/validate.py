@@ -28,7 +28,8 @@ def validate(loaded: LoadedRecipe, graph: Graph) -> None:
             mistakes.append(((*path, size), said))
         mistakes += _abilities(module, description, graph)
     if mistakes:
-        raise loaded.error(mistakes)
+        # What is set for all modules may be wrong for several of them.
+        raise loaded.error(dict.fromkeys(mistakes))
 
 
 def _grid(grid: Grid, description: Description, plugin: str) -> Iterator[tuple[str, str]]:

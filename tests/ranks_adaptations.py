@@ -20,7 +20,10 @@ def reasons(platform: Any) -> dict[str, bool]:
     from megatron.core.models.mimo.config.role import ModuleLayout, RankRole
     from megatron.core.models.mimo.model.base import MimoModel
     from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
+    from megatron.core.transformer import transformer_config
+    from megatron.core.transformer.dot_product_attention import DotProductAttention
     from megatron.training import arguments, checkpointing, global_vars, training
+    from torch.distributed.checkpoint.api import CheckpointException
 
     grid = HyperCommGrid(shape=[1, 1], dim_names=["tp", "pp"], backend=platform.backend)
     grid.create_pg("pp")
@@ -36,6 +39,17 @@ def reasons(platform: Any) -> dict[str, bool]:
         "containers drop direct parameters": _drops_direct_parameters(),
         "replica numbers leave context parallelism out": "cp"
         not in inspect.getsource(mimo_optimizer._get_replica_id).split("return")[-1],
+        "what is saved once for all stages is stage 0's": "pp.rank()"
+        in inspect.getsource(mimo_optimizer._get_replica_id)
+        and "pp" not in inspect.getsource(mimo_optimizer._extract_param_state_sharding_type),
+        "local attention refuses packed sequences": "assert packed_seq_params is None"
+        in inspect.getsource(DotProductAttention.forward),
+        "what cannot be loaded is told without its folder": issubclass(
+            CheckpointException, BaseException
+        )
+        and not issubclass(CheckpointException, Exception),
+        "importing its configuration imports torch": "import torch"
+        in inspect.getsource(transformer_config),
         "torch's Adam shares one step": 's["step"] = step' in load,
         "loading writes parameters with gradients on": "no_grad" not in load,
         "checkpoint keys count wrappers": "'module.'"

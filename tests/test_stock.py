@@ -71,6 +71,15 @@ def of_width(width: int):
             "you mean 'flash'?",
         ),
         (
+            "modules.language.megatron.recompute_granularity=full",
+            "full recomputation needs recompute_method and recompute_num_layers too (such as "
+            "uniform, 1)",
+        ),
+        (
+            "megatron.recompute_num_layers=1",
+            "goes with recompute_granularity: full alone; set that, or leave it out",
+        ),
+        (
             "modules.language.megatron.hidden_dropout=no",
             "expected a number, got False (bool)",
         ),

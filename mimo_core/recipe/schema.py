@@ -79,6 +79,8 @@ class EvaluateRecipe:
 class CheckpointRecipe:
     """Saving the run, and going on from where it stopped."""
 
+    save: bool = True
+    """Save at all; a run that only measures need not."""
     save_every: int = 0
     """Iterations between checkpoints; 0 saves at the end only."""
     directory: str | None = None

@@ -67,7 +67,7 @@ def flags(plan: Plan, steps: Steps) -> dict[str, Any]:
         "calculate_per_token_loss": True,
         "eval_iters": steps.evaluation_iterations,
         "eval_interval": recipe.evaluate.every or train.iterations,
-        "save": str(steps.save),
+        "save": str(steps.save) if recipe.checkpoint.save else None,
         "save_interval": recipe.checkpoint.save_every or train.iterations,
         "ckpt_format": "torch_dist",
         # Random state of every data-parallel rank is saved, not of the first alone.

@@ -9,6 +9,7 @@ from pathlib import Path
 import attrs
 
 from mimo_core import sources
+from mimo_core.contract import LANGUAGE
 from mimo_core.errors import LayoutError, MimoError
 from mimo_core.graph import Graph, build_graph
 from mimo_core.layout import Layout, plan_layout
@@ -37,6 +38,11 @@ class Plan:
     @property
     def recipe(self) -> Recipe:
         return self.loaded.recipe
+
+    @property
+    def microbatch(self) -> int:
+        """Samples of a microbatch, over all data-parallel ranks of the language model."""
+        return self.recipe.train.micro_batch_size * self.layout.grids[LANGUAGE].dp
 
 
 def make_plan(

@@ -32,7 +32,7 @@ class AnswerSheet:
         if dist.get_rank() != reporting_rank(self._plan):
             return None
         self._answers = []
-        stride = self._plan.recipe.train.micro_batch_size * layout.grids[LANGUAGE].dp
+        stride = self._plan.microbatch
         seen = 0
         decode = self._plan.graph.tokenizer.decode
 

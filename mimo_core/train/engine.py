@@ -16,24 +16,20 @@ from megatron.training.training import pretrain
 from mimo_core.communicator.bridge import Bridge
 from mimo_core.communicator.pipeline import PipelineCommunicator
 from mimo_core.communicator.routes import bridge_ranks, edge_route
-from mimo_core.contract import LANGUAGE, Dataset, Split
+from mimo_core.contract import LANGUAGE, Split
 from mimo_core.data.feed import Feed
-from mimo_core.data.order import GlobalOrder, InOrder
-from mimo_core.data.sequence import SequenceBuilder
-from mimo_core.data.slices import Role, Slices
 from mimo_core.gradients import finalize_gradients
 from mimo_core.model.builder import BuildConfig
 from mimo_core.model.config import DTYPES
 from mimo_core.plan import Plan
 from mimo_core.platforms.base import RankPlatform
 from mimo_core.report.reporter import Iteration, Reporter
-from mimo_core.rng import stable_seed
 from mimo_core.run_folder import RunFolder, latest_checkpoint
 from mimo_core.topology import build_topology
 from mimo_core.train.adaptations import adapt_stock_loop, exit_is_an_end, write_tensorboard
-from mimo_core.train.agreement import compare_samples
 from mimo_core.train.answers import AnswerSheet
 from mimo_core.train.arguments import Steps, flags, parse
+from mimo_core.train.samples import Samples
 from mimo_core.train.starting import starting_weights
 from mimo_core.train.step import LOSS, POSITIONS, ForwardStep
 
@@ -62,7 +58,6 @@ class Engine:
         self._rank = dist.get_rank()
         self._name = plan.layout.module_of(self._rank)
         self._train = plan.recipe.train
-        self._microbatch = self._train.micro_batch_size * plan.layout.grids[LANGUAGE].dp
         self._topology = build_topology(
             plan.layout.grids, plan.layout.first_ranks, platform.backend
         )
@@ -74,12 +69,8 @@ class Engine:
             seed=self._train.seed,
         )
         self._communicator = self._make_communicator()
-        self._datasets: dict[Split, Dataset] = {
-            split: self._dataset(split) for split in ("train", "validation")
-        }
-        self._held_out = self._datasets["validation"]
-        compare_samples(self._plan, self._datasets)
-        metric = getattr(self._held_out, "metric", "exact_match")
+        self._samples = Samples(plan, self._rank)
+        metric = getattr(self._samples.held_out, "metric", "exact_match")
         self._forward_step = ForwardStep(self._communicator, platform, metric)
         self.checkpoints = folder.checkpoints(plan.recipe.checkpoint.directory)
         self._latest = latest_checkpoint(self.checkpoints)
@@ -96,7 +87,7 @@ class Engine:
             plan=plan,
             topology=self._topology,
             wanted=plan.recipe.evaluate.show,
-            held_out=self._held_out,
+            held_out=self._samples.held_out,
         )
 
     def run(self) -> None:
@@ -145,7 +136,7 @@ class Engine:
         }
         bridge = Bridge(
             routes=[
-                edge_route(edge.source, layout, self._microbatch, self._rank)
+                edge_route(edge.source, layout, self._plan.microbatch, self._rank)
                 for edge in graph.edges
                 if self._name in (edge.source, LANGUAGE)
             ],
@@ -165,10 +156,8 @@ class Engine:
         )
 
     def _steps(self) -> Steps:
-        samples = self._plan.recipe.evaluate.samples
-        held_out = min(len(self._held_out), samples or len(self._held_out))
         return Steps(
-            evaluation_iterations=-(-held_out // self._train.global_batch_size),
+            evaluation_iterations=-(-self._samples.looked_at // self._train.global_batch_size),
             save=self.checkpoints,
             resume=self._latest is not None,
             start_from=starting_weights(self._plan, self._latest),
@@ -190,65 +179,16 @@ class Engine:
         told = ", ".join(changed) or "distributions"
         reporter.note(f"plugins changed since the checkpoint was saved: {told}")
 
-    def _dataset(self, split: Split) -> Dataset:
-        data = self._plan.graph.data
-        dataset: Dataset = self._plan.host.ask("build_dataset", data.plugin, data=data, split=split)
-        return dataset
-
     def _make_feeds(self, _samples: Any) -> tuple[Feed, Feed | None, None]:
         """Training and validation iterators; the stock loop calls it after loading."""
-        per_step = self._train.global_batch_size // self._microbatch
-        first = self._args.consumed_train_samples // self._microbatch
-        last = self._train.iterations * per_step
-        dataset = self._datasets["train"]
-        order = GlobalOrder(len(dataset), self._train.seed)
-        self._feeds["train"] = self._feed(dataset, order, first, max(last, first + 1), True)
-        self._communicator.begin(self._feeds["train"])
+        train = self._feeds["train"] = self._samples.training(self._args.consumed_train_samples)
+        self._communicator.begin(train)
         if self._reporter is not None:
             self._reporter.begin(self._args.iteration)
         if not self._args.eval_iters:
-            return self._feeds["train"], None, None
-        samples = self._plan.recipe.evaluate.samples
-        in_order = InOrder(min(len(self._held_out), samples or len(self._held_out)))
-        last = self._args.eval_iters * per_step
-        self._feeds["validation"] = self._feed(self._held_out, in_order, 0, last, False)
-        return self._feeds["train"], self._feeds["validation"], None
-
-    def _feed(
-        self, dataset: Dataset, order: GlobalOrder | InOrder, first: int, last: int, training: bool
-    ) -> Feed:
-        plan, module = self._plan, self._plan.graph.modules[self._name]
-        seed = self._train.seed
-        slices = Slices(
-            dataset=dataset,
-            order=order,
-            role=self._role(),
-            microbatch=self._microbatch,
-            training=training,
-            seed=seed,
-            builder=SequenceBuilder(graph=plan.graph, length=self._train.sequence_length),
-            provide=lambda module, samples, context: plan.host.ask(
-                "provide_batch", module.plugin, module=module, samples=samples, context=context
-            ),
-        )
-        loader_seed = stable_seed(seed, module.name, self._rank, "loader")
-        workers = plan.recipe.data.workers
-        return Feed(slices, first=first, last=last, workers=workers, seed=loader_seed)
-
-    def _role(self) -> Role:
-        graph, layout = self._plan.graph, self._plan.layout
-        place = layout.coordinates(self._rank, self._name)
-        first = place["pp"] == 0
-        last = place["pp"] == layout.grids[self._name].pp - 1
-        language = self._name == LANGUAGE
-        edges = graph.encoders if language else (self._name,)
-        at_an_end = first if language else last
-        return Role(
-            module=graph.modules[self._name],
-            dp_rank=place["dp"],
-            inputs=first or (language and (last or graph.modules[LANGUAGE].packing)),
-            rows=edges if at_an_end else (),
-        )
+            return train, None, None
+        held_out = self._feeds["validation"] = self._samples.evaluation(self._args.eval_iters)
+        return train, held_out, None
 
     # Around the stock loop
     def _around_step(self, stock: Callable[..., Any]) -> Callable[..., Any]:

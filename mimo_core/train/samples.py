@@ -1,0 +1,108 @@
+"""The samples of both splits, and this rank's part of every microbatch of them."""
+
+from __future__ import annotations
+
+from mimo_core.contract import Dataset, Split
+from mimo_core.data.feed import Feed
+from mimo_core.data.order import GlobalOrder, InOrder
+from mimo_core.data.sequence import SequenceBuilder
+from mimo_core.data.slices import Role, Slices
+from mimo_core.plan import Plan
+from mimo_core.rng import stable_seed
+from mimo_core.train.agreement import compare_samples
+
+
+class Samples:
+    """What a rank reads."""
+
+    def __init__(self, plan: Plan, rank: int) -> None:
+        """Build the datasets and compare them across ranks. Called by all ranks.
+
+        Args:
+            plan: What to run.
+            rank: This world rank.
+
+        Raises:
+            ValueError: the ranks' datasets or tokenizers differ.
+        """
+        self._plan = plan
+        self._rank = rank
+        self._module = plan.graph.modules[plan.layout.module_of(rank)]
+        data = plan.graph.data
+        self._datasets: dict[Split, Dataset] = {
+            split: plan.host.ask("build_dataset", data.plugin, data=data, split=split)
+            for split in ("train", "validation")
+        }
+        compare_samples(plan, self._datasets)
+
+    @property
+    def held_out(self) -> Dataset:
+        """The validation split."""
+        return self._datasets["validation"]
+
+    @property
+    def looked_at(self) -> int:
+        """Held-out samples that an evaluation looks at."""
+        wanted = self._plan.recipe.evaluate.samples
+        return min(len(self.held_out), wanted or len(self.held_out))
+
+    def training(self, consumed: int) -> Feed:
+        """Microbatches of the training split, from the first that was not consumed.
+
+        Args:
+            consumed: Samples that the run has trained on before.
+        """
+        train = self._plan.recipe.train
+        first = consumed // self._plan.microbatch
+        last = train.iterations * self._microbatches
+        dataset = self._datasets["train"]
+        order = GlobalOrder(len(dataset), train.seed)
+        return self._feed(dataset, order, first, max(last, first + 1), training=True)
+
+    def evaluation(self, iterations: int) -> Feed:
+        """Microbatches of the held-out samples, each sample once, then fillers.
+
+        Args:
+            iterations: Of an evaluation, each of a global batch.
+        """
+        last = iterations * self._microbatches
+        return self._feed(self.held_out, InOrder(self.looked_at), 0, last, training=False)
+
+    @property
+    def _microbatches(self) -> int:
+        """Of a global batch."""
+        return self._plan.recipe.train.global_batch_size // self._plan.microbatch
+
+    def _feed(
+        self, dataset: Dataset, order: GlobalOrder | InOrder, first: int, last: int, training: bool
+    ) -> Feed:
+        plan, seed = self._plan, self._plan.recipe.train.seed
+        slices = Slices(
+            dataset=dataset,
+            order=order,
+            role=self._role(),
+            microbatch=plan.microbatch,
+            training=training,
+            seed=seed,
+            builder=SequenceBuilder(graph=plan.graph, length=plan.recipe.train.sequence_length),
+            provide=lambda module, samples, context: plan.host.ask(
+                "provide_batch", module.plugin, module=module, samples=samples, context=context
+            ),
+        )
+        loader_seed = stable_seed(seed, self._module.name, self._rank, "loader")
+        workers = plan.recipe.data.workers
+        return Feed(slices, first=first, last=last, workers=workers, seed=loader_seed)
+
+    def _role(self) -> Role:
+        graph, layout, module = self._plan.graph, self._plan.layout, self._module
+        place = layout.coordinates(self._rank, module.name)
+        first = place["pp"] == 0
+        last = place["pp"] == module.grid.pp - 1
+        edges = graph.encoders if module.is_language else (module.name,)
+        at_an_end = first if module.is_language else last
+        return Role(
+            module=module,
+            dp_rank=place["dp"],
+            inputs=first or (module.is_language and (last or module.packing)),
+            rows=edges if at_an_end else (),
+        )

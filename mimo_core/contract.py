@@ -119,6 +119,12 @@ class Module:
     def is_language(self) -> bool:
         return self.name == LANGUAGE
 
+    @property
+    def wholly_frozen(self) -> bool:
+        """No part of it learns."""
+        parts = {LANGUAGE} if self.is_language else {"encoder", "projector"}
+        return parts <= set(self.freeze)
+
 
 @attrs.frozen(kw_only=True)
 class Edge:
@@ -248,8 +254,9 @@ class Dataset(Protocol):
     """What ``build_dataset`` gives: random access, the same on every rank.
 
     Besides these two it may carry ``metric: str``, the name under which exact answers of
-    the evaluation are reported (default ``exact_match``), and ``digest: str``, a hash of what it
-    holds. Lengths and digests are compared across ranks before training.
+    the evaluation are reported (default ``exact_match``); ``digest: str``, a hash of what it
+    holds; and ``note: str``, told on the screen when the run starts. Lengths and digests are
+    compared across ranks before training.
     """
 
     def __len__(self) -> int: ...

@@ -82,7 +82,8 @@ def make_plan(
         grids = {name: module.grid for name, module in recipe.modules.items()}
         layout = plan_layout(grids, recipe.layout, world_size)
         validate(loaded, graph)
-        preview = sources.preview(graph, host, recipe.train.sequence_length)
+        cut = recipe.data.too_long == "cut"
+        preview = sources.preview(graph, host, recipe.train.sequence_length, cut=cut)
     return Plan(loaded=loaded, host=host, graph=graph, layout=layout, preview=preview)
 
 

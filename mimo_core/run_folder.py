@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,23 @@ class RunFolder:
     @property
     def tensorboard(self) -> Path:
         return self.path / "tensorboard"
+
+    def try_checkpoints(self, directory: str | None) -> None:
+        """Find out now whether a checkpoint could be written.
+
+        Raises:
+            ValueError: the folder cannot be made, or nothing can be written there.
+        """
+        folder = self.checkpoints(directory)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+        except OSError as error:
+            raise ValueError(
+                f"checkpoints cannot be written to {folder}: {error}; set checkpoint.directory to "
+                "another folder, or checkpoint.save to false"
+            ) from error
 
     def checkpoints(self, directory: str | None) -> Path:
         """Where checkpoints are: the recipe's ``checkpoint.directory``, else in this folder."""

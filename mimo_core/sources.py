@@ -118,8 +118,12 @@ def count_positions(graph: Graph, sample: Sample) -> Counts:
     return Counts(sample=sample.key, encoders=encoders, text=text, learned=learned)
 
 
-def preview(graph: Graph, host: Host, sequence_length: int) -> tuple[Counts, ...]:
+def preview(
+    graph: Graph, host: Host, sequence_length: int, *, cut: bool = False
+) -> tuple[Counts, ...]:
     """Positions of the samples that the dataset's plugin shows; none where it shows no samples.
+
+    Where longer samples are ``cut``, those are refused whose media alone do not fit.
 
     Raises:
         PluginError: the plugin's hook failed.
@@ -133,11 +137,12 @@ def preview(graph: Graph, host: Host, sequence_length: int) -> tuple[Counts, ...
     except ValueError as error:
         raise RecipeError(str(error), ("data",)) from error
     for counts in found:
-        if counts.total > sequence_length:
+        if (sum(counts.encoders.values()) if cut else counts.total) > sequence_length:
             raise RecipeError(
                 f"sample {counts.sample} takes {counts.total} positions ({counts.by_source}), more "
                 f"than sequence_length {sequence_length}; raise it to {counts.total} or more, or "
-                "make samples shorter by the options of the data or of the encoders",
+                "make samples shorter by the options of the data or of the encoders"
+                + ("" if cut else ", or set data.too_long to cut"),
                 ("train", "sequence_length"),
             )
     return found

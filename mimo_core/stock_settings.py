@@ -60,12 +60,21 @@ def _flag(flag: str, value: Any, owned: Mapping[str, str], graph: Graph) -> str 
         field = flag.removeprefix(prefix)
         if field != flag and field in fields:
             return f"modules are configured by fields of TransformerConfig; write {field}: false"
+    if flag in stock.UNREAD_FLAGS:
+        return f"nothing reads this flag here: {stock.UNREAD_FLAGS[flag]}; leave it out"
+    if flag == "optimizer" and value != "adam":
+        return (
+            f"optimizer {value!r} is refused: the distributed optimizer of core 0.19, which every "
+            "module has, takes adam alone; leave it out"
+        )
     if flag not in stock.flags():
         return (
             f"megatron-core has no flag --{flag.replace('_', '-')}."
             f"{suggestion(flag, stock.flags())}".removesuffix(".")
         )
-    return None
+    kind = stock.flag_types().get(flag)
+    wrong = structure(kind, value)[1] if kind is not None else []
+    return wrong[0][1] if wrong else None
 
 
 def _field(field: str, value: Any, owned: Mapping[str, str], graph: Graph) -> str | None:

@@ -21,6 +21,9 @@ def validate(loaded: LoadedRecipe, graph: Graph) -> None:
         RecipeError: Sizes that do not fit, a line for each.
     """
     mistakes = [*_batches(loaded, graph), *stock_settings.mistakes(loaded, graph)]
+    if all(module.wholly_frozen for module in graph.modules.values()):
+        path = ("modules", LANGUAGE, "freeze")
+        mistakes.append((path, "all parts of all modules are frozen; one at least must learn"))
     for name, module in graph.modules.items():
         description = graph.descriptions[name]
         path = ("modules", name, "grid")

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from mimo_core.train.facts import changes
+
 from .conftest import start
 
 ONE_RANK = ("modules.language.grid={}", "evaluate.samples=4", "train.iterations=1")
@@ -31,11 +33,34 @@ def test_ranks_with_other_samples_are_named_before_they_train(site: Path, tmp_pa
 
 
 def test_a_run_that_goes_on_with_other_plugins_says_so(site: Path, tmp_path: Path) -> None:
+    plugin = site / "words_plugin.py"
+    note = '    note = "nine words are rare"\n\n    def __len__'
+    plugin.write_text(plugin.read_text().replace("    def __len__", note))
     begun = start("text_only", *ONE_RANK, folder=tmp_path / "run", site=site)
     assert begun.code == 0, begun.screen + begun.errors
+    assert "nine words are rare" in begun.screen
     metadata = site / "words_plugin-1.0.dist-info" / "METADATA"
     metadata.write_text(metadata.read_text().replace("Version: 1.0", "Version: 1.1"))
     on = (*ONE_RANK[:2], "train.iterations=2")
     longer = start("text_only", *on, folder=tmp_path / "run", site=site)
     assert longer.code == 0, longer.screen + longer.errors
     assert "plugins changed since the checkpoint was saved: words 1.0 -> 1.1" in longer.screen
+
+
+def test_what_a_checkpoint_stands_on_is_compared() -> None:
+    saved = {
+        "plugins": {"words": "1.0"},
+        "plugins digest": "a",
+        "tokenizer": "bytes",
+        "samples": {"train": (40, "x"), "validation": (9, None)},
+    }
+    assert list(changes(saved, saved)) == list(changes({}, saved)) == []
+    now = {**saved, "samples": {"train": (40, "y"), "validation": (8, None)}}
+    assert list(changes(saved, now)) == [
+        "the train split changed since the checkpoint was saved (40 samples, now others): the "
+        "place in the data means other samples",
+        "the validation split changed since the checkpoint was saved (9 samples, now 8): the "
+        "place in the data means other samples",
+    ]
+    with pytest.raises(ValueError, match="saved with another tokenizer"):
+        list(changes(saved, {**saved, "tokenizer": "other"}))

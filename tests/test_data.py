@@ -219,6 +219,17 @@ def test_a_sample_that_just_fits_fits_and_one_more_is_named(builder):
         builder.build([fits, long], [True, True])
 
 
+def test_a_sample_that_is_too_long_loses_the_end_of_its_text_where_that_is_wanted(builder):
+    whole = attrs.evolve(builder, length=64)
+    long = sample(image(2), Text(text="abcdef", loss=True))
+    short = attrs.evolve(builder, length=4, cut=True)
+    full, cut = whole.build([long], [True]), short.build([long], [True])
+    for name in ("input_ids", "labels", "loss_mask"):
+        assert getattr(cut, name).tolist() == getattr(full, name)[:, :4].tolist()
+    with pytest.raises(ValueError, match="its media alone are too long"):
+        attrs.evolve(builder, length=0, cut=True).build([long], [True])
+
+
 def test_media_that_no_encoder_reads_is_refused(builder):
     with pytest.raises(ValueError, match=r"pairs/3 has media of kind 'smell'.*'vision': 'image'"):
         builder.build([sample(image(kind="smell"), key="pairs/3")], [True])

@@ -122,6 +122,15 @@ MISTAKES = (
         "Installed: eye, pairs, words. To install it: pip install mimo-plugin-eyes",
     ),
     Mistake(
+        of="nothing that learns",
+        overrides=(
+            "modules.vision.freeze=[encoder, projector]",
+            "modules.language.freeze=[language]",
+        ),
+        said="command line: modules.language.freeze=[language]: all parts of all modules are "
+        "frozen; one at least must learn",
+    ),
+    Mistake(
         of="plugin of another role",
         replace=("plugin: pairs", "plugin: words"),
         said="recipe.yaml:15: data.plugin: plugin 'words' (mimo-plugin-words 0) does not implement "
@@ -281,7 +290,7 @@ MISTAKES = (
         plugins={"pairs": shows(PICTURE, Text(text="x" * 100))},
         said="recipe.yaml:20: train.sequence_length: sample pairs/7 takes 104 positions (vision 4, "
         "text 100), more than sequence_length 64; raise it to 104 or more, or make samples shorter "
-        "by the options of the data or of the encoders",
+        "by the options of the data or of the encoders, or set data.too_long to cut",
     ),
     Mistake(
         of="media that no encoder reads",

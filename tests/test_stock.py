@@ -39,6 +39,12 @@ def test_the_source_is_read_as_megatron_reads_it(real: dict[str, Any]) -> None:
     assert set(real["flags"]) <= stock.flags() | {"help"}
 
 
+def test_flags_that_are_refused_are_flags(real: dict[str, Any]) -> None:
+    known = {*real["flags"], *real["fields"]}
+    assert set(stock.UNREAD_FLAGS) <= known
+    assert known >= stock.ENGINE_FLAGS
+
+
 def test_what_the_engine_sets_a_recipe_may_not(real: dict[str, Any]) -> None:
     never = {"fp16", "fp8", "fp4", "virtual_pipeline_model_parallel_size"}
     assert set(real["refused"]) | never | {"sequence_parallel"} == set(stock.ENGINE_FIELDS)
@@ -114,6 +120,27 @@ def of_width(width: int):
         (
             "megatron.log_throughputt=true",
             "megatron-core has no flag --log-throughputt. Did you mean 'log_throughput'?",
+        ),
+        ("megatron.exit_interval=abc", "expected an integer, got 'abc' (str)"),
+        ("megatron.log_throughput=5", "expected true or false, got 5 (int)"),
+        (
+            "megatron.rerun_mode=of",
+            "expected one of 'disabled', 'validate_results', 'report_stats', got 'of' (str)",
+        ),
+        (
+            "megatron.optimizer=sgd",
+            "optimizer 'sgd' is refused: the distributed optimizer of core 0.19, which every "
+            "module has, takes adam alone; leave it out",
+        ),
+        (
+            "megatron.num_experts=4",
+            "nothing reads this flag here: a module is what its plugin's options say "
+            "(modules.NAME.options); leave it out",
+        ),
+        (
+            "megatron.rampup_batch_size=[4, 4, 16]",
+            "nothing reads this flag here: the order of the samples stands on a global batch of "
+            "one size; leave it out",
         ),
         (
             "megatron.no_masked_softmax_fusion=true",

@@ -20,6 +20,8 @@ class SequenceBuilder:
     graph: Graph
     length: int
     """Most positions of a sample."""
+    cut: bool = False
+    """Cut the end of the text of a sample that is longer, instead of refusing it."""
 
     def positions(self, encoder: str, sample: Sample) -> list[int]:
         """Sequence positions that each of the sample's media for ``encoder`` takes, in order.
@@ -45,12 +47,6 @@ class SequenceBuilder:
                 encoder of the recipe reads.
         """
         told = [self._tokens(sample) for sample in samples]
-        for sample, (tokens, _) in zip(samples, told, strict=True):
-            if len(tokens) > self.length + 1:
-                raise SampleError(
-                    f"sample {sample.key} takes {len(tokens) - 1} positions, more than "
-                    f"train.sequence_length = {self.length}; raise it, or shorten the sample"
-                )
         learned = [
             learn if counts else [0.0] * len(learn)
             for (_, learn), counts in zip(told, counted, strict=True)
@@ -100,7 +96,16 @@ class SequenceBuilder:
         """Ids of a sample, its end included, and which of them are learned."""
         tokens: list[int] = []
         learn: list[float] = []
+        media = 0
         for piece in pieces(self.graph, sample):
             tokens += piece.ids
             learn += [float(piece.learned)] * len(piece.ids)
-        return tokens, learn
+            media = len(tokens) if piece.encoder else media
+        most = self.length + 1
+        if len(tokens) > most and not (self.cut and media <= most):
+            raise SampleError(
+                f"sample {sample.key} takes {len(tokens) - 1} positions, more than "
+                f"train.sequence_length = {self.length}; raise it, shorten the sample"
+                + (" (its media alone are too long)" if self.cut else ", or set data.too_long=cut")
+            )
+        return tokens[:most], learn[:most]

@@ -76,6 +76,8 @@ def _prepare(plan: Plan, folder: RunFolder) -> None:
     """The folder, with the recipe that the ranks read."""
     folder.logs.mkdir(parents=True, exist_ok=True)
     folder.keep_recipe(dump(plan.recipe))
+    if plan.recipe.checkpoint.save:
+        folder.try_checkpoints(plan.recipe.checkpoint.directory)
     for rank in range(plan.layout.world_size):
         folder.failure(rank).unlink(missing_ok=True)
 

@@ -85,6 +85,8 @@ def _meet_and_run(plan: Plan, rank: Rank, watch: Any, screen: IO[str]) -> dict[s
     if rank.rank == 0 and not os.environ.get(LAUNCHED):
         iterations_done(plan, folder)
         folder.keep_recipe(dump(plan.recipe))
+        if plan.recipe.checkpoint.save:
+            folder.try_checkpoints(plan.recipe.checkpoint.directory)
     checkpoints = folder.checkpoints(plan.recipe.checkpoint.directory)
     done = latest_checkpoint(checkpoints)
     print("begins" if done is None else f"goes on after iteration {done}")
@@ -120,7 +122,8 @@ def _explain(error: BaseException, checkpoints: Path) -> None:
         path = checkpoints / f"iter_{done:07d}"
         raise RecipeError(f"{path}: {error}; {way_back(checkpoints, done)}") from None
     if "save_checkpoint" in functions:
-        free = shutil.disk_usage(checkpoints).free / 1e9
+        place = next(folder for folder in (checkpoints, *checkpoints.parents) if folder.exists())
+        free = shutil.disk_usage(place).free / 1e9
         newest = "there is no earlier one" if done is None else f"that of iteration {done} is whole"
         raise OSError(
             f"a checkpoint could not be written to {checkpoints}, where {free:.1f} GB are free; "

@@ -50,6 +50,9 @@ class DataRecipe:
     """Name of the plugin that brings the dataset."""
     options: dict[str, Any] = attrs.field(factory=dict)
     """The plugin's own options; its README lists them."""
+    too_long: Literal["stop", "cut"] = "stop"
+    """A sample of more than `train.sequence_length` positions stops the run, or loses the end of
+    its text. Media are never cut: too many of them stop the run in either case."""
     workers: int = 0
     """Processes on each rank that prepare batches ahead; 0 prepares them in the rank itself."""
 
@@ -84,7 +87,7 @@ class CheckpointRecipe:
     save_every: int = 0
     """Iterations between checkpoints; 0 saves at the end only."""
     directory: str | None = None
-    """Where checkpoints are; `checkpoints` in the run folder by default."""
+    """Where checkpoints are; `checkpoints` by default. A relative path is below the run folder."""
     start_from: str | None = None
     """A run folder, or a folder of checkpoints: a new run takes the weights of the newest one
     there, and nothing else of it."""

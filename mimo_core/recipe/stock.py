@@ -95,6 +95,31 @@ ENGINE_FLAGS = frozenset(
 )
 """Stock flags that follow from the rest of the recipe."""
 
+_MODEL = "a module is what its plugin's options say (modules.NAME.options)"
+_SAMPLES = "the recipe's data section says what is read, its tokenizer section how"
+UNREAD_FLAGS: Mapping[str, str] = {
+    **dict.fromkeys(
+        (
+            *("num_experts", "swiglu", "quick_geglu", "squared_relu", "hybrid_layer_pattern"),
+            *("hybrid_override_pattern", "position_embedding_type", "rotary_base"),
+            *("rotary_percent", "group_query_attention", "mtp_num_layers", "spec"),
+            *("untie_embeddings_and_output_weights", "make_vocab_size_divisible_by", "yaml_cfg"),
+        ),
+        _MODEL,
+    ),
+    **dict.fromkeys(
+        (
+            *("data_path", "train_data_path", "valid_data_path", "test_data_path", "split"),
+            *("data_args_path", "per_split_data_args_path", "mock_data", "num_workers"),
+            *("tokenizer_model", "vocab_file", "merge_file", "vocab_extra_ids"),
+        ),
+        _SAMPLES,
+    ),
+    "rampup_batch_size": "the order of the samples stands on a global batch of one size",
+    "tensorboard_dir": "TensorBoard events are in the run folder",
+}
+"""Stock flags that the stock parser knows and nothing here reads, and why."""
+
 
 @cache
 def transformer_fields() -> Mapping[str, Any]:
@@ -131,6 +156,25 @@ def flags() -> frozenset[str]:
     return frozenset(known | negated)
 
 
+@cache
+def flag_types() -> Mapping[str, Any]:
+    """Types of the values of stock flags, where the source tells them."""
+    training = _root() / "training"
+    found: dict[str, Any] = {}
+    for path in (training / "config").glob("*.py"):
+        for config in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(config, ast.ClassDef):
+                for name, annotation in _annotated(config).items():
+                    found[name] = _type(annotation, {})
+    for call in ast.walk(_source("training/arguments.py")):
+        if isinstance(call, ast.Call) and getattr(call.func, "attr", "") == "add_argument":
+            for option in call.args:
+                if isinstance(option, ast.Constant) and str(option.value).startswith("--"):
+                    name = str(option.value)[2:].replace("-", "_")
+                    found[name] = _option_type({k.arg: k.value for k in call.keywords})
+    return {name: kind for name, kind in found.items() if kind not in (None, Any)}
+
+
 def shared_fields(megatron: Mapping[str, Any]) -> dict[str, Any]:
     """Of a recipe's stock flags, those that are fields of every module's ``TransformerConfig``."""
     return {name: value for name, value in megatron.items() if name in transformer_fields()}
@@ -153,11 +197,33 @@ def _fields(module: ast.Module, name: str) -> dict[str, ast.expr]:
     (found,) = (
         node for node in module.body if isinstance(node, ast.ClassDef) and node.name == name
     )
+    return _annotated(found)
+
+
+def _annotated(cls: ast.ClassDef) -> dict[str, ast.expr]:
+    """The fields of a dataclass."""
     return {
         item.target.id: item.annotation
-        for item in found.body
+        for item in cls.body
         if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name)
     }
+
+
+def _option_type(keywords: Mapping[str | None, ast.expr]) -> Any:
+    """The type of an option of ``argparse``."""
+    action = keywords.get("action")
+    if isinstance(action, ast.Constant):
+        return bool if str(action.value).startswith("store_") else Any
+    kind: Any = str
+    if "type" in keywords:
+        kind = _NAMES.get(getattr(keywords["type"], "id", ""), Any)
+    choices = keywords.get("choices")
+    if isinstance(choices, ast.List | ast.Tuple):
+        values = tuple(item.value for item in choices.elts if isinstance(item, ast.Constant))
+        kind = Literal[values] if len(values) == len(choices.elts) else Any
+    if kind is Any or action is not None:
+        return Any
+    return kind | list[kind] if "nargs" in keywords else kind
 
 
 def _enumerations(module: ast.Module) -> dict[str, Any]:

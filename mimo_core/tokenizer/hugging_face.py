@@ -11,7 +11,7 @@ from typing import Any
 import attrs
 import tokenizers
 
-from mimo_core.errors import RecipeError
+from mimo_core.errors import RecipeError, SampleError
 
 _TOKENIZER = "tokenizer.json"
 _CONFIGS = ("tokenizer_config.json", "special_tokens_map.json")
@@ -43,7 +43,11 @@ class HuggingFace:
         """
         # At every call, for a pickled backend forgets it.
         self.backend.encode_special_tokens = True
-        ids = self.backend.encode(text, add_special_tokens=False).ids
+        try:
+            ids = self.backend.encode(text, add_special_tokens=False).ids
+        except Exception as error:  # tokenizers raises no other
+            said = f"the tokenizer has no ids for {text[:40]!r}: {error}"
+            raise SampleError(said) from error
         return [id_ for id_ in ids if id_ not in self.silent]
 
     def decode(self, ids: Sequence[int]) -> str:

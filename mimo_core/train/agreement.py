@@ -8,20 +8,20 @@ from typing import Any
 
 import torch.distributed as dist
 
-from mimo_core.contract import Dataset, Split
 from mimo_core.plan import Plan
 
 
-def compare_samples(plan: Plan, datasets: Mapping[Split, Dataset]) -> None:
+def compare_samples(plan: Plan, splits: Mapping[str, tuple[int, str | None]]) -> None:
     """Compare what every rank is about to read. Called by all ranks.
+
+    Args:
+        plan: What to run.
+        splits: Length and digest of each split on this rank.
 
     Raises:
         ValueError: datasets or tokenizers differ; says which ranks have what. Raised on all ranks.
     """
-    mine = {
-        f"{split} split": (len(dataset), getattr(dataset, "digest", None))
-        for split, dataset in datasets.items()
-    }
+    mine = {f"{split} split": facts for split, facts in splits.items()}
     mine["tokenizer"] = (plan.graph.tokenizer.size, plan.graph.tokenizer.digest)
     told: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(told, mine)

@@ -28,7 +28,6 @@ class AnswerSheet:
 
     def open(self) -> Callable[[Sequence[Prediction]], None] | None:
         """Begin anew; gives what the forward step hands its predictions to, where that is here."""
-        layout = self._plan.layout
         if dist.get_rank() != reporting_rank(self._plan):
             return None
         self._answers = []

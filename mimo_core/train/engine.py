@@ -29,6 +29,7 @@ from mimo_core.topology import build_topology
 from mimo_core.train.adaptations import adapt_stock_loop, exit_is_an_end, write_tensorboard
 from mimo_core.train.answers import AnswerSheet
 from mimo_core.train.arguments import Steps, flags, parse
+from mimo_core.train.facts import changes, facts_to_keep
 from mimo_core.train.samples import Samples
 from mimo_core.train.starting import starting_weights
 from mimo_core.train.step import LOSS, POSITIONS, ForwardStep
@@ -76,11 +77,10 @@ class Engine:
         self._latest = latest_checkpoint(self.checkpoints)
         self._args = parse(plan, flags(plan, self._steps()))
         # Saved with every checkpoint, as all arguments are.
-        self._args.mimo_plugins = plan.host.versions()
-        self._args.mimo_plugins_digest = plan.host.digest()
+        self._args.mimo_facts = facts_to_keep(plan, self._samples)
         if reporter is not None:
             write_tensorboard(folder.tensorboard)
-            self._tell_changed_plugins(reporter)
+            self._tell(reporter)
         self._feeds: dict[Split, Feed] = {}
         self._evaluated: dict[int, Any] = {}
         self._answers = AnswerSheet(
@@ -129,11 +129,7 @@ class Engine:
     def _make_communicator(self) -> PipelineCommunicator:
         graph, layout = self._plan.graph, self._plan.layout
         groups = self._topology.groups[self._name]
-        silent = {
-            name
-            for name in graph.encoders
-            if {"encoder", "projector"} <= set(graph.modules[name].freeze)
-        }
+        silent = {name for name in graph.encoders if graph.modules[name].wholly_frozen}
         bridge = Bridge(
             routes=[
                 edge_route(edge.source, layout, self._plan.microbatch, self._rank)
@@ -163,21 +159,14 @@ class Engine:
             start_from=starting_weights(self._plan, self._latest),
         )
 
-    def _tell_changed_plugins(self, reporter: Reporter) -> None:
-        """Going on with other plugins than those that saved is the user's to judge."""
-        if self._latest is None:
-            return
-        saved = load_common_state_dict(self.checkpoints / f"iter_{self._latest:07d}")["args"]
-        if getattr(saved, "mimo_plugins_digest", None) == self._args.mimo_plugins_digest:
-            return
-        before, now = getattr(saved, "mimo_plugins", {}), self._args.mimo_plugins
-        changed = [
-            f"{name} {before.get(name, 'absent')} -> {now.get(name, 'absent')}"
-            for name in sorted({*before, *now})
-            if before.get(name) != now.get(name)
-        ]
-        told = ", ".join(changed) or "distributions"
-        reporter.note(f"plugins changed since the checkpoint was saved: {told}")
+    def _tell(self, reporter: Reporter) -> None:
+        """What a person should know before the run begins, or goes on."""
+        for line in self._samples.notes:
+            reporter.note(line)
+        if self._latest is not None:
+            saved = load_common_state_dict(self.checkpoints / f"iter_{self._latest:07d}")["args"]
+            for line in changes(getattr(saved, "mimo_facts", {}), self._args.mimo_facts):
+                reporter.note(line)
 
     def _make_feeds(self, _samples: Any) -> tuple[Feed, Feed | None, None]:
         """Training and validation iterators; the stock loop calls it after loading."""

@@ -33,12 +33,26 @@ class Samples:
             split: plan.host.ask("build_dataset", data.plugin, data=data, split=split)
             for split in ("train", "validation")
         }
-        compare_samples(plan, self._datasets)
+        compare_samples(plan, self.facts)
 
     @property
     def held_out(self) -> Dataset:
         """The validation split."""
         return self._datasets["validation"]
+
+    @property
+    def facts(self) -> dict[str, tuple[int, str | None]]:
+        """Length and digest of each split."""
+        return {
+            split: (len(dataset), getattr(dataset, "digest", None))
+            for split, dataset in self._datasets.items()
+        }
+
+    @property
+    def notes(self) -> list[str]:
+        """What the datasets have to tell a person, each thing once."""
+        told = [getattr(dataset, "note", None) for dataset in self._datasets.values()]
+        return list(dict.fromkeys(note for note in told if note))
 
     @property
     def looked_at(self) -> int:
@@ -84,7 +98,11 @@ class Samples:
             microbatch=plan.microbatch,
             training=training,
             seed=seed,
-            builder=SequenceBuilder(graph=plan.graph, length=plan.recipe.train.sequence_length),
+            builder=SequenceBuilder(
+                graph=plan.graph,
+                length=plan.recipe.train.sequence_length,
+                cut=plan.recipe.data.too_long == "cut",
+            ),
             provide=lambda module, samples, context: plan.host.ask(
                 "provide_batch", module.plugin, module=module, samples=samples, context=context
             ),

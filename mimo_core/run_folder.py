@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import attrs
 
@@ -60,6 +61,25 @@ class RunFolder:
     def tensorboard(self) -> Path:
         return self.path / "tensorboard"
 
+    def lock(self) -> IO[str]:
+        """Keep other runs out of the folder until the file that this gives is closed.
+
+        Raises:
+            ValueError: another run is in it.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        file = (self.path / ".lock").open("w")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            raise ValueError(
+                f"{self.path} is in use by another run; wait for its end, or give another --run-dir"
+            ) from None
+        except OSError:
+            pass  # a file system without locks
+        return file
+
     def try_checkpoints(self, directory: str | None) -> None:
         """Find out now whether a checkpoint could be written.
 
@@ -90,10 +110,14 @@ class RunFolder:
         return self.path / "summary.json"
 
     def read_summary(self) -> dict[str, Any] | None:
-        """The summary of the run so far, if it has one."""
+        """The summary of the run so far, if it has one. A damaged one is put aside."""
         if not self.summary.exists():
             return None
-        return json.loads(self.summary.read_text())  # type: ignore[no-any-return]
+        try:
+            return json.loads(self.summary.read_text())  # type: ignore[no-any-return]
+        except ValueError:
+            self.summary.replace(self.summary.with_suffix(".damaged.json"))
+            return None
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Replace the summary; a reader sees the old or the new one, never a part."""

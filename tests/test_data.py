@@ -15,6 +15,7 @@ from mimo_core.data.feed import Feed
 from mimo_core.data.order import GlobalOrder, InOrder
 from mimo_core.data.sequence import SequenceBuilder
 from mimo_core.data.slices import Role, Slices
+from mimo_core.errors import PluginError
 from mimo_core.graph import Graph, build_graph
 from mimo_core.recipe import load_text
 
@@ -254,6 +255,7 @@ def slices(
     data = Pairs.of(10) if dataset is None else dataset
     rows = graph.encoders if module == LANGUAGE else (module,)
     return Slices(
+        source="plugin 'pairs'",
         dataset=data,
         order=order or GlobalOrder(len(data), seed=1),
         role=Role(module=node, dp_rank=dp_rank, inputs=inputs, rows=rows),
@@ -321,6 +323,30 @@ def decoded(graph: Graph, count: int = 5, **given: Any) -> list[float]:
     """What is decoded of the first microbatches, flat."""
     part = slices(graph, "vision", **given)
     return [value for number in range(count) for (value,) in part[number].inputs["decoded"]]
+
+
+class Faulty:
+    """Sample 1 is none, sample 2 fails."""
+
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, index: int) -> Any:
+        if index == 2:
+            raise ZeroDivisionError("bad")
+        return {} if index == 1 else sample(Text(text="a", loss=True))
+
+
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [
+        (1, r"the dataset of plugin 'pairs', sample 1, gave a dict, not a Sample"),
+        (2, r"the dataset of plugin 'pairs', sample 2, failed: ZeroDivisionError: bad \(at .*py:"),
+    ],
+)
+def test_a_dataset_that_breaks_its_contract_is_named_with_the_sample(graph, number, said):
+    with pytest.raises(PluginError, match=said):
+        slices(graph, LANGUAGE, dataset=Faulty(), order=InOrder(4), microbatch=1)[number]
 
 
 def test_augmentation_is_a_function_of_seed_and_position(graph):

@@ -101,6 +101,13 @@ def fail(
             id="in a loader worker",
         ),
         pytest.param(
+            "0 provide_batch 2 quit",
+            (),
+            "rank 0 (vision) failed: RuntimeError: sys.exit(0) was called at ",
+            "faults_plugin.py",
+            id="a rank ends itself",
+        ),
+        pytest.param(
             "0 build_submodule 1 exit",
             (),
             "rank 0 (vision) ended with exit code 3, without a word",

@@ -109,10 +109,13 @@ def test_ctrl_c_on_a_terminal_ends_the_run_and_leaves_the_terminal_as_it_was(
     assert not processes(folder)
 
 
-def test_a_killed_launcher_takes_its_ranks_along(
+def test_a_run_folder_is_for_one_run_and_a_killed_launcher_takes_its_ranks_along(
     endless: tuple[subprocess.Popen[str], Path],
 ) -> None:
     launcher, folder = endless
+    second = start("tiny", *ENDLESS, folder=folder)
+    assert (second.code, launcher.poll()) == (2, None)
+    assert f"{folder} is in use by another run" in second.errors
     launcher.kill()
     launcher.wait()
     wait_for(lambda: not processes(folder))
@@ -132,6 +135,7 @@ def test_a_run_goes_on_for_longer_but_not_with_another_model(tmp_path: Path) -> 
     assert (tmp_path / "run" / "recipe.earlier-1.yaml").exists()
     for change, said in (
         ("modules.vision.grid.dp=2", "modules.vision.grid.dp: saved with 1, now 2"),
+        ("train.global_batch_size=8", "train.global_batch_size: saved with 16, now 8"),
         ("megatron.seq_length=8", "--seq-length is set by the engine"),
     ):
         refused = start("tiny", "train.iterations=6", change, folder=tmp_path / "run")

@@ -133,8 +133,10 @@ def test_a_switch_for_what_is_not_installed_is_refused(install, environ, disable
 def test_a_plugin_that_cannot_be_imported_fails_only_when_used(install):
     install("ant", GOOD)
     install("bad", "import no_such_thing")
+    install("quits", "raise SystemExit(3)")
     host = Host.discover(environ={})
     assert host.ask("rng_prefix", "ant", module=VISION) == "p."
+    assert host.records[2].why == "SystemExit: 3"
     bad = host.records[1]
     assert (bad.state, bad.why) == (
         "broken",

@@ -93,3 +93,17 @@ def test_every_rank_has_files_of_its_own(folder):
     paths = [getattr(folder, kind)(rank) for kind in ("log", "failure") for rank in range(12)]
     assert len(set(paths)) == 24
     assert {path.parent for path in paths} == {folder.logs}
+
+
+def test_a_damaged_summary_is_put_aside(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.summary.write_text('{"a": ')
+    assert folder.read_summary() is None
+    assert (tmp_path / "summary.damaged.json").read_text() == '{"a": '
+
+
+def test_a_folder_that_cannot_hold_checkpoints_is_told_before(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match=r"checkpoints cannot be written to .*file/inner"):
+        RunFolder(tmp_path).try_checkpoints("file/inner")
+    RunFolder(tmp_path).try_checkpoints(None)

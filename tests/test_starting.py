@@ -10,6 +10,9 @@ import torch.distributed.checkpoint as dcp
 
 from mimo_core.errors import RecipeError
 from mimo_core.plan import Plan, make_plan
+from mimo_core.recipe import dump
+from mimo_core.run_folder import RunFolder
+from mimo_core.train.going_on import iterations_done
 from mimo_core.train.starting import starting_weights
 
 from .fake_plugins import RECIPE, host
@@ -40,6 +43,33 @@ def test_a_run_folder_or_its_checkpoints_can_be_named(saved: Path, tmp_path: Pat
         found = starting_weights(plan(tmp_path, f"checkpoint.start_from={given}"), done=None)
         assert found == saved / "checkpoints"
     assert starting_weights(plan(tmp_path), done=None) is None
+
+
+def test_checkpoints_that_nothing_names_are_not_written_over(saved: Path, tmp_path: Path) -> None:
+    run = RunFolder(saved)
+    tracker = saved / "checkpoints" / "latest_checkpointed_iteration.txt"
+    assert iterations_done(plan(tmp_path), run) == 3
+    tracker.unlink()
+    with pytest.raises(
+        RecipeError, match=rf"whole checkpoints \(iterations 3\).*echo 3 > {tracker}"
+    ):
+        iterations_done(plan(tmp_path), run)
+    next(saved.rglob("*.distcp")).unlink()
+    assert iterations_done(plan(tmp_path), run) is None, "a first save that was not finished"
+
+
+@pytest.mark.parametrize(
+    "changed", ["train.global_batch_size=16", "train.learning_rate=2e-3", "train.seed=9"]
+)
+def test_what_the_place_in_the_data_stands_on_stays(
+    saved: Path, tmp_path: Path, changed: str
+) -> None:
+    run = RunFolder(saved)
+    run.keep_recipe(dump(plan(tmp_path).recipe))
+    key, _, value = changed.partition("=")
+    with pytest.raises(RecipeError, match=rf"{key}: saved with \S+, now {float(value):g}"):
+        iterations_done(plan(tmp_path, changed), run)
+    assert iterations_done(plan(tmp_path, "train.micro_batch_size=2"), run) == 3
 
 
 def test_a_run_that_goes_on_has_its_weights(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch.utils.data import Dataset as TorchDataset
 from mimo_core.contract import Dataset, Module, Sample, Sequences
 from mimo_core.data.order import GlobalOrder, InOrder, augmentation_generator
 from mimo_core.data.sequence import SequenceBuilder
-from mimo_core.errors import SampleError
+from mimo_core.errors import PluginError, SampleError
 from mimo_core.layout import sample_slice
 
 
@@ -98,6 +99,7 @@ class Slices(TorchDataset[Batch]):
         self,
         *,
         dataset: Dataset,
+        source: str,
         order: GlobalOrder | InOrder,
         role: Role,
         microbatch: int,
@@ -109,6 +111,7 @@ class Slices(TorchDataset[Batch]):
         """
         Args:
             dataset: Samples of the split.
+            source: The plugin that they come from, as messages name it.
             order: Position -> sample index.
             role: What this rank needs.
             microbatch: Samples of a microbatch over all data-parallel ranks of the language model.
@@ -118,6 +121,7 @@ class Slices(TorchDataset[Batch]):
             provide: The module's ``provide_batch``.
         """
         self._dataset = dataset
+        self._source = source
         self._order = order
         self._role = role
         self._microbatch = microbatch
@@ -126,13 +130,28 @@ class Slices(TorchDataset[Batch]):
         self._builder = builder
         self._provide = provide
 
+    def _sample(self, index: int) -> Sample:
+        where = f"the dataset of {self._source}, sample {index},"
+        try:
+            sample = self._dataset[index]
+        except SampleError:
+            raise
+        except Exception as error:
+            *_, (frame, line) = traceback.walk_tb(error.__traceback__)
+            place = f"{frame.f_code.co_filename}:{line}"
+            said = f"{where} failed: {type(error).__name__}: {error} (at {place})"
+            raise PluginError(said) from error
+        if not isinstance(sample, Sample):
+            raise PluginError(f"{where} gave a {type(sample).__name__}, not a Sample")
+        return sample
+
     def __getitem__(self, number: int) -> Batch:
         role = self._role
         begin, end = sample_slice(self._microbatch, role.module.grid.dp, role.dp_rank)
         places = [number * self._microbatch + offset for offset in range(begin, end)]
         indices = [self._order[place] for place in places]
         # Objects of their own: a dataset may give the same one for a filler, or an epoch later.
-        samples = [attrs.evolve(self._dataset[index or 0]) for index in indices]
+        samples = [attrs.evolve(self._sample(index or 0)) for index in indices]
         rows = {
             encoder: tuple(self._builder.rows(encoder, sample) for sample in samples)
             for encoder in role.rows

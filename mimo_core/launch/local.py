@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -25,6 +26,10 @@ _GRACE = 5.0
 """Seconds that ranks have to end after SIGTERM."""
 
 
+_LITTLE = 1 << 20
+"""Bytes of a disk that is as good as full."""
+
+
 class RunFailed(RuntimeError):
     """A rank failed; the message is what a person should read."""
 
@@ -45,6 +50,7 @@ def launch(plan: Plan, folder: RunFolder, disabled: Sequence[str] = ()) -> dict[
         KeyboardInterrupt: after all ranks have ended.
     """
     try:
+        lock = folder.lock()
         _prepare(plan, folder)
     except OSError as error:
         raise ValueError(f"--run-dir {folder.path} cannot be used: {error}") from error
@@ -62,13 +68,18 @@ def launch(plan: Plan, folder: RunFolder, disabled: Sequence[str] = ()) -> dict[
             failed = _wait(ranks)
         finally:
             _end(ranks)
+            lock.close()
             if sys.stdout.isatty():
                 # The progress line of a rank that was ended midway leaves it hidden.
                 print("\x1b[?25h", end="", flush=True)
     if failed:
         raise RunFailed(_cause(plan, folder, failed))
     summary = folder.read_summary()
-    assert summary is not None, "the reporting rank ended well without a summary"
+    if summary is None:
+        raise RunFailed(
+            "all ranks ended with exit code 0, but before the end of the run: something in them "
+            f"ended their processes (logs: {folder.logs})"
+        )
     return summary
 
 
@@ -158,10 +169,11 @@ def _cause(plan: Plan, folder: RunFolder, codes: Mapping[int, int]) -> str:
             first = attrs.evolve(first, message=_how(codes[first.rank]))
     else:
         rank = min(codes, key=lambda rank: (codes[rank] > 0, rank))
+        full = shutil.disk_usage(folder.path).free < _LITTLE
         first = Failure(
             rank=rank,
             label=plan.layout.label(rank),
-            message=_how(codes[rank]),
+            message=_how(codes[rank]) + (f"; the disk of {folder.path} is full" if full else ""),
             log=str(folder.log(rank)),
             silent=True,
         )

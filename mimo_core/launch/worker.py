@@ -12,6 +12,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import IO, Any
 
@@ -65,7 +66,9 @@ def run_rank(make_plan: Callable[[], Plan], rank: Rank, folder: RunFolder) -> di
         plan = make_plan()
         ending.label = plan.layout.label(rank.rank)
         watch.name_ranks(plan.layout.label)
-        summary = _meet_and_run(plan, rank, watch, screen)
+        alone = rank.rank == 0 and not os.environ.get(LAUNCHED)
+        with watch.folder.lock() if alone else nullcontext():
+            summary = _meet_and_run(plan, rank, watch, screen)
         watch.leave()
         return summary
     except BaseException as error:
@@ -156,7 +159,13 @@ def _run(
             screen.console.print(run_header(plan))
         facts = {"platform": platform.name, "world_size": rank.world_size, "plugins": plugins}
         started = float(os.environ.get(LAUNCHED) or psutil.Process().create_time())
-        reporter = Reporter(folder=folder, screen=screen, facts=facts, started=started)
+        reporter = Reporter(
+            folder=folder,
+            screen=screen,
+            facts=facts,
+            started=started,
+            save_every=plan.recipe.checkpoint.save_every,
+        )
         engine = Engine(plan, platform, folder, reporter)
         engine.run()
         summary = engine.finish()

@@ -27,7 +27,7 @@ class Host:
         self._manager = new_manager()
         self._hooks = frozenset(specifications(self._manager))
         self._registered: dict[str, Registered] = {}
-        self._causes: dict[str, Exception] = {}
+        self._causes: dict[str, BaseException] = {}
         self._callers: dict[tuple[str, str], pluggy.HookCaller] = {}
         self._records = {candidate.name: self._load(candidate) for candidate in candidates}
 
@@ -153,7 +153,7 @@ class Host:
             return record(state="disabled", why=candidate.disabled)
         try:
             registered = register(self._manager, candidate.name, candidate.load())
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             self._causes[candidate.name] = error
             kind = "" if isinstance(error, PluginError) else f"{type(error).__name__}: "
             return record(state="broken", why=f"{kind}{error}")

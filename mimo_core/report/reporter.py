@@ -26,6 +26,10 @@ class Iteration:
     """Sequence positions of the global batch; of packed samples those that they take."""
 
 
+_UNWRITTEN = 20.0
+"""Seconds after which what a killed run would lose is written."""
+
+
 class Reporter:
     """The run's figures: to the screen at once, to the run folder as they come."""
 
@@ -36,6 +40,7 @@ class Reporter:
         screen: Screen,
         facts: Mapping[str, Any],
         started: float,
+        save_every: int = 0,
     ) -> None:
         """
         Args:
@@ -44,6 +49,8 @@ class Reporter:
             screen: Where a person looks.
             facts: What the summary says of the run as a whole.
             started: When the command was given, in seconds of the epoch.
+            save_every: Iterations between checkpoints: a run that goes on from one has the
+                figures up to it.
         """
         self._folder = folder
         self._screen = screen
@@ -53,6 +60,8 @@ class Reporter:
         self._evaluations: list[dict[str, Any]] = earlier.get("evaluations", [])
         self._started = started
         self._first_step: float | None = None
+        self._save_every = save_every
+        self._written = time.monotonic()
         self.reached = 0
         """Iterations done so far, of the whole run."""
 
@@ -72,6 +81,9 @@ class Reporter:
             self._first_step = time.time() - self._started
         self._iterations.append(attrs.asdict(row))
         self.reached = row.iteration
+        saves = self._save_every and row.iteration % self._save_every == 0
+        if saves or time.monotonic() - self._written > _UNWRITTEN:
+            self.write({})
         if row.loss is not None:
             self._screen.step(row.iteration, row.loss, row.step_seconds, row.positions)
 
@@ -115,6 +127,7 @@ class Reporter:
             **more,
         }
         self._folder.write_summary(summary)
+        self._written = time.monotonic()
         return summary
 
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -98,9 +99,16 @@ def write_tensorboard(folder: Path) -> None:
 @contextmanager
 def exit_is_an_end() -> Iterator[None]:
     """The stock loop ends the process where an exit flag says so (``exit_interval``): the run is
-    done then, with its checkpoint saved, and what comes after it still has to happen."""
+    done then, with its checkpoint saved, and what comes after it still has to happen.
+
+    Raises:
+        RuntimeError: something else ended the process.
+    """
     try:
         yield
     except SystemExit as end:
-        if end.code not in (None, 0):
-            raise
+        *_, (frame, line) = traceback.walk_tb(end.__traceback__)
+        stock = frame.f_globals.get("__name__") == "megatron.training.training"
+        if not stock or end.code not in (None, 0):
+            place = f"{frame.f_code.co_filename}:{line}"
+            raise RuntimeError(f"sys.exit({end.code!r}) was called at {place}") from end

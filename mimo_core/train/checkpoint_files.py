@@ -40,17 +40,21 @@ def damage(checkpoint: Path) -> str | None:
 
 def way_back(checkpoints: Path, iteration: int) -> str:
     """What to do where the checkpoint of ``iteration`` cannot be used."""
-    earlier = sorted(
-        int(path.name.removeprefix("iter_"))
-        for path in checkpoints.glob("iter_*")
-        if path.name.removeprefix("iter_").isdigit() and damage(path) is None
-    )
-    earlier = [one for one in earlier if one < iteration]
+    earlier = [one for one in whole(checkpoints) if one < iteration]
     if not earlier:
         return "there is none before it to go back to; begin anew with another --run-dir"
     return (
         f"the one before it that is whole is of iteration {earlier[-1]}; to go on from there: "
         f"echo {earlier[-1]} > {checkpoints / TRACKER}"
+    )
+
+
+def whole(checkpoints: Path) -> list[int]:
+    """Iterations of the checkpoints in a folder that nothing is wrong with, the newest last."""
+    return sorted(
+        int(path.name.removeprefix("iter_"))
+        for path in checkpoints.glob("iter_*")
+        if path.name.removeprefix("iter_").isdigit() and damage(path) is None
     )
 
 

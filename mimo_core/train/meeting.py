@@ -60,9 +60,11 @@ def meet(plan: Plan, rank: Rank, store: dist.Store, timeout: datetime.timedelta)
     first = json.loads(store.get("mimo/plan"))
     same_recipe = mine["recipe"] == first["recipe"]
     if first["digest"] != mine["digest"] or not same_recipe:
+        differ = [] if same_recipe else ["another recipe"]
+        if first["digest"] != mine["digest"]:
+            differ.append(f"plugins {plugins} against {first['plugins']}")
         raise PluginError(
-            f"rank {rank.rank} does not run what rank 0 runs: plugins {plugins} against "
-            f"{first['plugins']}, {'the same' if same_recipe else 'another'} recipe; install the "
-            "same versions on all machines and give all ranks the same recipe"
+            f"rank {rank.rank} does not run what rank 0 runs: {' and '.join(differ)}; give all "
+            "ranks the same recipe, and install the same versions on all machines"
         )
     return Meeting(rank=rank, store=store, timeout=timeout, plugins=plugins)

@@ -93,6 +93,7 @@ class Samples:
         plan, seed = self._plan, self._plan.recipe.train.seed
         slices = Slices(
             dataset=dataset,
+            source=plan.host.require(plan.graph.data.plugin).title,
             order=order,
             role=self._role(),
             microbatch=plan.microbatch,

@@ -7,6 +7,7 @@ import, or a hook that this plugin wraps), the deed is done. ``FAULT_TIME`` is a
 import os
 import resource
 import signal
+import sys
 import time
 from collections.abc import Generator
 from pathlib import Path
@@ -32,6 +33,8 @@ def come_to(place: str) -> None:
             raise RuntimeError("planted fault")
         case "exit":
             os._exit(3)
+        case "quit":
+            sys.exit(0)
         case "crash":
             os.kill(os.getpid(), signal.SIGSEGV)
         case "full":

@@ -10,7 +10,7 @@ import attrs
 
 from mimo_core import Text
 from mimo_core.errors import suggestion
-from mimo_plugin_captions.errors import Broken
+from mimo_plugin_captions.errors import Broken, shown
 from mimo_plugin_captions.options import Options
 
 MARKER = "<image>"
@@ -85,17 +85,21 @@ def _needed(values: Mapping[str, Any], option: str, options: Options) -> Any:
 def _id(value: Any) -> str:
     if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
         raise Broken(f"the id is {_shown(value)}: expected text or an integer")
-    return str(value)
+    return _encodable(str(value), "the id")
 
 
 def _words(value: Any, field: str) -> str:
     if not isinstance(value, str):
         raise Broken(f"field {field!r} is {_shown(value)}: expected text")
+    return _encodable(value, f"field {field!r}")
+
+
+def _encodable(text: str, what: str) -> str:
     try:
-        value.encode("utf-8")
+        text.encode("utf-8")
     except UnicodeEncodeError:
-        raise Broken(f"field {field!r} holds half a surrogate pair, which is no text") from None
-    return value
+        raise Broken(f"{what} holds half a surrogate pair, which is no text") from None
+    return text
 
 
 def _images(values: Mapping[str, Any], options: Options) -> tuple[str, ...]:
@@ -115,5 +119,5 @@ def _images(values: Mapping[str, Any], options: Options) -> tuple[str, ...]:
 
 
 def _shown(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
+    text = shown(json.dumps(value, ensure_ascii=False))
     return text if len(text) <= 60 else f"{text[:57]}..."

@@ -10,7 +10,7 @@ import numpy as np
 from mimo_core import Sample, Split
 from mimo_core.errors import MimoError
 from mimo_plugin_captions.errors import Broken, broken_lines, told
-from mimo_plugin_captions.index import KEPT, Index, read_caption, read_index
+from mimo_plugin_captions.index import KEPT, Faults, Index, read_caption, read_index
 from mimo_plugin_captions.options import Options
 from mimo_plugin_captions.records import Source, open_source
 from mimo_plugin_captions.samples import sample_of
@@ -23,7 +23,13 @@ class Captions:
     metric = "exact_captions"
 
     def __init__(
-        self, *, index: Index, members: np.ndarray, source: Source, options: Options
+        self,
+        *,
+        index: Index,
+        members: np.ndarray,
+        source: Source,
+        options: Options,
+        note: str | None,
     ) -> None:
         """
         Args:
@@ -31,11 +37,13 @@ class Captions:
             members: int64: which of them are of this split.
             source: The file.
             options: As in the recipe.
+            note: What the user should know of the file; shown when the run starts.
         """
         self._index = index
         self._members = members
         self._source = source
         self._options = options
+        self.note = note
         content = hashlib.blake2b(digest_size=16)
         for column in (index.lines, index.contents, index.image_bytes):
             content.update(column[members].tobytes())
@@ -76,7 +84,7 @@ def build(options: Options, split: Split) -> Captions:
     Raises:
         MimoError: lines are broken and the policy is to stop, none is left, or the split is empty.
     """
-    index, source = _good(options, options.path.stat().st_mtime_ns)
+    index, source, note = _good(options, options.path.stat().st_mtime_ns)
     is_held_out = index.ids < np.uint64(int(options.held_out * 2**64))
     members = np.flatnonzero(is_held_out if split == "validation" else ~is_held_out)
     if not len(members):
@@ -85,23 +93,35 @@ def build(options: Options, split: Split) -> Captions:
             f"of the id decides with data.options.held_out = {options.held_out}; "
             f"{'raise' if split == 'validation' else 'lower'} it, or give more samples"
         )
-    return Captions(index=index, members=members, source=source, options=options)
+    return Captions(index=index, members=members, source=source, options=options, note=note)
 
 
 @lru_cache(maxsize=1)
-def _good(options: Options, _changed: int) -> tuple[Index, Source]:
-    """The good records, read once for both splits; what is left out is printed."""
+def _good(options: Options, _changed: int) -> tuple[Index, Source, str | None]:
+    """The good records, read once for both splits, and how many lines are left out, if any; which
+    ones is printed."""
     source = open_source(options)
     index, faults = read_index(options)
     if options.broken == "stop" and faults.count:
-        raise broken_lines(options, faults.told, faults.count, faults.records)
+        raise broken_lines(options, faults.told, faults.count, f"{faults.records} lines")
     if options.broken == "skip":
         index = without_broken_images(index, source, options, faults)
     if not len(index):
-        raise broken_lines(options, faults.told, faults.count, faults.records)
+        raise broken_lines(options, faults.told, faults.count, f"{faults.records} lines")
     images = int(index.image_counts.sum())
     print(f"captions: {options.path}: {len(index)} samples with {images} images")
+    note = None
     if faults.count:
+        note = _left_out(options, faults)
         print(f"captions: {faults.count} of {faults.records} lines are broken and left out:")
         print("\n".join(told(options, faults.told, faults.count, KEPT)))
-    return index, source
+    return index, source, note
+
+
+def _left_out(options: Options, faults: Faults) -> str:
+    are = "is" if faults.count == 1 else "are"
+    which = "each" if faults.count <= KEPT else f"the first {KEPT}"
+    return (
+        f"{faults.count} of {faults.records} lines {are} left out ({options.path}; {which} in "
+        "the log)"
+    )

@@ -10,6 +10,9 @@ from mimo_plugin_captions.options import Options
 SHOWN = 10
 """Broken lines that an error tells; of more it tells the number."""
 
+CUT = 100
+"""Characters of a path or an id that a message has."""
+
 Fault = tuple[int, str]
 """A line's number, and what is wrong with it."""
 
@@ -19,16 +22,27 @@ class Broken(ValueError):
     has the same files; what only cannot be read just now is an ``OSError``."""
 
 
+def shown(text: str) -> str:
+    """A path or an id as messages have it: not too long, and in characters that can be printed."""
+    text = text if len(text) <= CUT else f"{text[:CUT]}…"
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def told(options: Options, faults: Iterable[Fault], count: int, limit: int) -> list[str]:
     """Faults as lines of a message, in the order of the file; after ``limit`` their number."""
     lines = [f"  {options.place(line)}: {why}" for line, why in sorted(faults)[:limit]]
     return [*lines, f"  … and {count - limit} more"] if count > limit else lines
 
 
-def broken_lines(options: Options, faults: Iterable[Fault], count: int, lines: int) -> MimoError:
-    """The error for ``count`` broken lines of ``lines``."""
+def nothing_to_learn(options: Options) -> MimoError:
+    """The error for a file without lines."""
+    return MimoError(f"{options.path}: the file holds no lines to learn from")
+
+
+def broken_lines(options: Options, faults: Iterable[Fault], count: int, read: str) -> MimoError:
+    """The error for ``count`` broken lines of those that were ``read``, such as ``136 lines``."""
     way_out = "mend or remove them"
     if options.broken == "stop":
         way_out += ", or leave them out with data.options.broken: skip"
-    head = f"{options.path}: {count} of {lines} lines {'is' if count == 1 else 'are'} broken:"
+    head = f"{options.path}: {count} of {read} {'is' if count == 1 else 'are'} broken:"
     return MimoError("\n".join([head, *told(options, faults, count, SHOWN), way_out]))

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import attrs
 
+from mimo_plugin_captions.errors import Broken
+
 _TOGETHER = 64
 
 _NO_SUCH_FILE = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)
@@ -31,6 +33,26 @@ class ImageFile:
     """64 bits of path, size and time of change: another, where the file has changed."""
 
 
+def regular_file(path: str | Path, root: Path) -> os.stat_result:
+    """What the file system tells of an image below ``root``; a pipe or a device is never opened.
+
+    Raises:
+        Broken: there is no such file, or it can be no image.
+        OSError: it cannot be told.
+    """
+    try:
+        found = os.stat(path)
+    except ValueError as error:  # a zero byte, or what no file system can name
+        raise Broken(str(error)) from None
+    except OSError as error:
+        if error.errno in _NO_SUCH_FILE:
+            raise Broken(f"there is no such file in {root}") from None
+        raise
+    if not stat.S_ISREG(found.st_mode):
+        raise Broken(f"no file, but a folder, pipe or device in {root}")
+    return found
+
+
 def look_at(pool: Executor, root: Path, images: Sequence[str]) -> Iterator[ImageFile | OSError]:
     """Each of the images, paths relative to ``root``; an error where it cannot be told."""
 
@@ -44,15 +66,11 @@ def look_at(pool: Executor, root: Path, images: Sequence[str]) -> Iterator[Image
 def _look(root: Path, folder: str, image: str) -> ImageFile | OSError:
     path = os.path.join(folder, image)
     try:
-        found = os.stat(path)
-    except ValueError as error:  # a zero byte in the path
+        found = regular_file(path, root)
+    except Broken as error:
         return ImageFile(missing=str(error))
     except OSError as error:
-        if error.errno in _NO_SUCH_FILE:
-            return ImageFile(missing=f"there is no such file in {root}")
         return error
-    if not stat.S_ISREG(found.st_mode):
-        return ImageFile(missing=f"no file, but a folder or device in {root}")
     told = f"{path}\0{found.st_size}\0{found.st_mtime_ns}".encode(errors="surrogateescape")
     fingerprint = int.from_bytes(blake2b(told, digest_size=8).digest(), "little")
     return ImageFile(size=found.st_size, fingerprint=fingerprint)

@@ -13,7 +13,7 @@ import numpy as np
 
 from mimo_core.errors import MimoError
 from mimo_plugin_captions.captions import Caption, caption_of
-from mimo_plugin_captions.errors import Broken, Fault
+from mimo_plugin_captions.errors import Broken, Fault, nothing_to_learn, shown
 from mimo_plugin_captions.image_files import ImageFile, look_at
 from mimo_plugin_captions.options import Options
 from mimo_plugin_captions.records import Record, Source, open_source
@@ -100,7 +100,7 @@ def read_index(options: Options) -> tuple[Index, Faults]:
                 found = [next(files) for _ in caption.images]
                 _enter(columns, record, caption, found, options, faults)
     if not faults.records:
-        raise MimoError(f"{options.path}: the file holds no lines to learn from")
+        raise nothing_to_learn(options)
     arrays = {
         name: np.frombuffer(values, dtype=values.typecode) for name, values in columns.items()
     }
@@ -154,7 +154,7 @@ def _enter(
         if isinstance(file, OSError):
             raise unreadable(options.place(record.line), image, file) from file
         if file.missing:
-            faults.add(record.line, f"image {image}: {file.missing}")
+            faults.add(record.line, f"image {shown(image)}: {file.missing}")
             return
         found.append(file)
     columns["lines"].append(record.line)
@@ -180,7 +180,10 @@ def _without_duplicates(index: Index, source: Source, options: Options, faults: 
         again = int(order[at])
         name = read_caption(index, again, source, options).id
         faults.told.append(
-            (int(index.lines[again]), f"id {name!r} is that of line {index.lines[first]} too")
+            (
+                int(index.lines[again]),
+                f"id {shown(name)!r} is that of line {index.lines[first]} too",
+            )
         )
     faults.count += int(is_again.sum())
     return index.where(kept)

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
 from mimo_plugin_captions.errors import Broken
 
@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     import numpy as np
 
 FORMATS = ("JPEG", "PNG")
+
+# One text or colour profile in a PNG may take what Pillow allows all texts of a picture together
+# (64 MiB): large metadata do not make a damaged picture.
+PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY
 
 _ORIENTATION = 0x0112
 """Number of the EXIF tag."""

@@ -24,7 +24,7 @@ def build_dataset(data: Data, split: Split) -> Dataset:
 
 @hookimpl
 def preview(data: Data) -> Sequence[Sample]:
-    """The first good samples of the file; images are opened for their sizes only."""
-    from mimo_plugin_captions.preview import first_samples
+    """The first good samples of the file and its longest line; of images the headers are read."""
+    from mimo_plugin_captions.preview import preview_samples
 
-    return first_samples(data.options)
+    return preview_samples(data.options)

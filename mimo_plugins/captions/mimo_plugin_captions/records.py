@@ -5,9 +5,10 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol
 
 import attrs
 
@@ -17,6 +18,11 @@ from mimo_plugin_captions.options import Options
 
 SEPARATOR = "|"
 """Between the images of a CSV field."""
+
+FIELD_LIMIT = 16 << 20
+"""Characters of a CSV field; a quote that is never closed takes no more than this with it."""
+
+csv.field_size_limit(max(csv.field_size_limit(), FIELD_LIMIT))
 
 _BOM = b"\xef\xbb\xbf"
 
@@ -37,6 +43,10 @@ class Source(Protocol):
 
     def records(self) -> Iterator[Record]:
         """All records in order, blank lines left out."""
+
+    def sizes(self, file: BinaryIO) -> Iterator[int]:
+        """Bytes of each record from the place where ``file`` stands, and of blank lines; faster
+        than :meth:`records`."""
 
     def values(self, raw: bytes) -> dict[str, Any]:
         """The fields of a record.
@@ -68,11 +78,20 @@ class JsonLines:
             if raw.strip():
                 yield Record(line=line, offset=offset, raw=raw)
 
+    def sizes(self, file: BinaryIO) -> Iterator[int]:
+        return map(len, file)
+
     def values(self, raw: bytes) -> dict[str, Any]:
+        text = _text(raw).rstrip()
         try:
-            values = json.loads(_text(raw).rstrip())
+            values = json.loads(text)
         except json.JSONDecodeError as error:
             raise Broken(f"not JSON: {error.msg} (column {error.colno})") from None
+        except ValueError:
+            digits = sys.get_int_max_str_digits()
+            raise Broken(
+                f"not JSON that can be read: an integer of more than {digits} digits"
+            ) from None
         except RecursionError:
             raise Broken("not JSON that can be read: nested too deeply") from None
         if not isinstance(values, dict):
@@ -111,6 +130,19 @@ class CommaSeparated:
         next(records, None)
         return records
 
+    def sizes(self, file: BinaryIO) -> Iterator[int]:
+        size = 0
+
+        def lines() -> Iterator[bytes]:
+            nonlocal size
+            for line in file:
+                size += len(line)
+                yield line
+
+        for _ in _filled(lines()):
+            yield size
+            size = 0
+
     def values(self, raw: bytes) -> dict[str, Any]:
         fields = _fields(raw)
         if len(fields) != len(self._columns):
@@ -125,24 +157,16 @@ class CommaSeparated:
         """Every record, the header too; a broken one ends where the reader gave up."""
         pulled: list[tuple[int, int, bytes]] = []
 
-        def lines() -> Iterator[str]:
+        def lines() -> Iterator[bytes]:
             for line in _lines(self._path):
                 pulled.append(line)
-                # Of the text only quotes, commas and line ends matter here, which are ASCII.
-                yield line[2].decode("latin-1")
+                yield line[2]
 
-        reader = csv.reader(lines(), strict=True)
-        while True:
-            pulled.clear()
-            try:
-                is_blank = not next(reader)
-            except StopIteration:
-                return
-            except csv.Error:
-                is_blank = False
-            if not is_blank:
+        for is_filled in _filled(lines()):
+            if is_filled:
                 line, offset, _ = pulled[0]
                 yield Record(line=line, offset=offset, raw=b"".join(raw for *_, raw in pulled))
+            pulled.clear()
 
 
 def _named_columns(options: Options) -> Iterator[tuple[str, str]]:
@@ -155,12 +179,28 @@ def _named_columns(options: Options) -> Iterator[tuple[str, str]]:
         yield "prompt", options.prompt
 
 
+def _filled(lines: Iterable[bytes]) -> Iterator[bool]:
+    """For each CSV record whether it is no blank line, as soon as its lines are taken."""
+    # Of the text only quotes, commas and line ends matter here, which are ASCII.
+    reader = csv.reader((line.decode("latin-1") for line in lines), strict=True)
+    while True:
+        try:
+            is_filled = bool(next(reader))
+        except StopIteration:
+            return
+        except csv.Error:
+            is_filled = True
+        yield is_filled
+
+
 def _fields(raw: bytes) -> list[str]:
     """The fields of one CSV record."""
     try:
         rows = list(csv.reader(io.StringIO(_text(raw), newline="\n"), strict=True))
     except csv.Error as error:
-        raise Broken(f"not CSV: {error}") from None
+        lines = len(raw.splitlines())
+        goes_on = f"; an open quote makes one record of {lines} lines" if lines > 1 else ""
+        raise Broken(f"not CSV: {error}{goes_on}") from None
     return rows[0]
 
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from mimo_core import Media, Sample, Text
 from mimo_core.errors import MimoError
 from mimo_plugin_captions.captions import Caption
-from mimo_plugin_captions.errors import Broken
+from mimo_plugin_captions.errors import Broken, shown
+from mimo_plugin_captions.image_files import regular_file
 from mimo_plugin_captions.options import Options
 from mimo_plugin_captions.pictures import decode, shape_of
 
@@ -35,11 +36,10 @@ def sample_of(caption: Caption, line: int, options: Options) -> Sample:
 def _medium(image: str, place: str, options: Options) -> Media:
     path = options.root / image
     try:
+        regular_file(path, options.root)
         shape = shape_of(path)
     except Broken as error:
-        raise Broken(f"image {image}: {error}") from None
-    except FileNotFoundError:
-        raise Broken(f"image {image}: there is no such file in {options.root}") from None
+        raise Broken(f"image {shown(image)}: {error}") from None
     except OSError as error:
         raise unreadable(place, image, error) from error
     return Media(kind="image", shape=shape, load=partial(_load, path, image, shape))
@@ -47,7 +47,7 @@ def _medium(image: str, place: str, options: Options) -> Media:
 
 def unreadable(place: str, image: str, error: OSError) -> MimoError:
     """The error for an image that may be whole, but cannot be read."""
-    return MimoError(f"{place}: image {image} cannot be read: {error.strerror or error}")
+    return MimoError(f"{place}: image {shown(image)} cannot be read: {error.strerror or error}")
 
 
 def _load(
@@ -57,7 +57,7 @@ def _load(
     try:
         pixels = decode(path)
     except Broken as error:
-        raise Broken(f"{image}: {error}") from None
+        raise Broken(f"{shown(image)}: {error}") from None
     if pixels.shape[:2] != shape:
-        raise Broken(f"{image}: was {shape}, is now {pixels.shape[:2]} (height, width)")
+        raise Broken(f"{shown(image)}: was {shape}, is now {pixels.shape[:2]} (height, width)")
     return pixels

@@ -10,7 +10,7 @@ from itertools import batched
 
 import numpy as np
 
-from mimo_plugin_captions.errors import Broken
+from mimo_plugin_captions.errors import Broken, shown
 from mimo_plugin_captions.index import Faults, Index, read_caption
 from mimo_plugin_captions.options import Options
 from mimo_plugin_captions.pictures import decode
@@ -102,5 +102,5 @@ def _without(
         first = int(np.argmax(is_broken[begin : begin + index.image_counts[record]]))
         path = read_caption(index, int(record), source, options).images[first]
         reason = verdicts.reason(int(index.images[begin + first]))
-        faults.add(int(index.lines[record]), f"image {path}: {reason}")
+        faults.add(int(index.lines[record]), f"image {shown(path)}: {reason}")
     return index.where(kept)

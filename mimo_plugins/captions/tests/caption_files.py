@@ -54,6 +54,12 @@ def samples(file: Path, **options: Any) -> list[Sample]:
     return sorted(found, key=lambda sample: int(sample.key.rpartition(":")[2]))
 
 
+def preview(file: Path, **options: Any) -> list[Sample]:
+    """What the plan is shown."""
+    data = Data(plugin="captions", options=Options(file=str(file), **options))
+    return list(plugin.preview(data))
+
+
 def said(sample: Sample) -> str:
     """The texts of a sample, learned ones in brackets; ``#`` for an image."""
     words = []

@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
-from caption_files import dataset, plain_lines, said, samples, write_lines, write_picture
+from caption_files import (
+    dataset,
+    plain_lines,
+    preview,
+    said,
+    samples,
+    write_lines,
+    write_picture,
+)
 from mimo_plugin_captions.options import Options
 
 from mimo_core.recipe.structure import structure
@@ -15,9 +24,10 @@ from mimo_core.recipe.structure import structure
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Pictures ``a.png`` (2x3), ``b.jpg`` (4x5) and ``sub/c.png`` (6x7)."""
+    """Pictures ``a.png`` (2x3), ``b.jpg`` (4x5) and ``sub/c.png`` (6x7); a link to itself."""
     for name, (height, width) in {"a.png": (2, 3), "b.jpg": (4, 5), "sub/c.png": (6, 7)}.items():
         write_picture(tmp_path / name, height, width)
+    (tmp_path / "loop").symlink_to("loop")
     return tmp_path
 
 
@@ -134,7 +144,13 @@ GOOD = {"id": "x", "text": "cat"}
         (GOOD | {"image": "a.png", "images": ["a.png"]}, "both 'image' and 'images' are given"),
         (GOOD | {"image": "d.png"}, "image d.png: there is no such file in "),
         (GOOD | {"image": "sub"}, "image sub: no file, but a folder"),
-        (GOOD | {"image": "x" * 5000}, "there is no such file"),
+        (GOOD | {"image": "a.png/b"}, "image a.png/b: there is no such file"),
+        (GOOD | {"image": "loop"}, "image loop: there is no such file"),
+        (GOOD | {"image": "a\0b"}, "embedded null"),
+        (GOOD | {"image": "x" * 5000}, f"image {'x' * 100}…: there is no such file"),
+        (GOOD | {"image": "\udcff\ud800"}, r"image \udcff\ud800: 'utf-8' codec"),
+        (GOOD | {"id": "\ud800"}, "the id holds half a surrogate pair"),
+        (f'{{"id": 1, "text": {"7" * 6000}}}', "not JSON that can be read: an integer of more"),
         (GOOD | {"text": "<image><image>cat"}, "2 markers <image> for 0 images; give one for each"),
         (GOOD | {"image": "a.png", "text": "<image>"}, "nothing to learn"),
         (
@@ -179,6 +195,32 @@ def test_a_broken_row_is_named(folder: Path, row: str, message: str) -> None:
     with pytest.raises(ValueError) as caught:
         dataset(file)
     assert message in str(caught.value)
+
+
+def test_a_pipe_is_broken_and_not_opened(folder: Path) -> None:
+    """Opening it would wait for ever."""
+    os.mkfifo(folder / "pipe.png")
+    lines = [*plain_lines(30), GOOD | {"image": "pipe.png"}]
+    file = write_lines(folder / "captions.jsonl", lines)
+    for read in (dataset, preview):
+        with pytest.raises(ValueError, match=r"image pipe.png: no file, but a folder, pipe or"):
+            read(file)
+    assert len(samples(file, broken="skip")) == len(preview(file, broken="skip")) == 30
+
+
+def test_long_texts_are_read_from_csv_as_from_jsonl(tmp_path: Path) -> None:
+    long = "a long text, " * 20_000
+    file = tmp_path / "captions.csv"
+    rows = [f'1,"{long}"', *(f"{number + 2},text" for number in range(30))]
+    file.write_text("\n".join(["id,text", *rows]))
+    assert said(samples(file)[0]) == f"[{long}]"
+
+
+def test_a_quote_that_is_not_closed_tells_how_far_it_goes(tmp_path: Path) -> None:
+    file = tmp_path / "captions.csv"
+    file.write_text('id,text\n1,cat\n2,"dog\n3,cow\n4,hen\n')
+    with pytest.raises(ValueError, match=r"csv:3: not CSV: .*; an open quote makes one .* 3 lines"):
+        dataset(file)
 
 
 @pytest.mark.parametrize(

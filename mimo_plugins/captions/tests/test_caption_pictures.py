@@ -152,6 +152,19 @@ def test_a_huge_picture_is_broken_and_not_decoded(tmp_path: Path) -> None:
         shape_of(path)
 
 
+@pytest.mark.parametrize("behind", [False, True])
+@pytest.mark.parametrize("kind", [b"zTXt", b"iCCP"])
+def test_large_metadata_are_no_damage(tmp_path: Path, kind: bytes, behind: bool) -> None:
+    path = tmp_path / "a.png"
+    written = write_picture(path, 8, 20)
+    content = path.read_bytes()
+    at = content.index(b"IEND" if behind else b"IDAT") - 4
+    extra = _chunk(kind, b"workflow\0\0" + zlib.compress(bytes(5 << 20)))
+    path.write_bytes(content[:at] + extra + content[at:])
+    assert shape_of(path) == (8, 20)
+    np.testing.assert_array_equal(decode(path), written)
+
+
 def test_what_cannot_be_read_is_not_called_broken(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         decode(tmp_path / "a.png")

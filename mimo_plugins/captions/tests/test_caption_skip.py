@@ -43,6 +43,7 @@ options = plugin.options()(file={str(file)!r}, broken={broken!r}, held_out=0.4)
 data = Data(plugin="captions", options=options)
 splits = [plugin.build_dataset(data, split) for split in ("train", "validation")]
 print("lines", sorted(int(s[i].key.split(":")[1]) for s in splits for i in range(len(s))))
+print("notes", [split.note for split in splits])
 print("digests", [split.digest for split in splits])
 """
     return subprocess.Popen(
@@ -75,6 +76,8 @@ def test_broken_lines_and_pictures_are_left_out_and_told(file: Path) -> None:
     out = build(file)
     assert kept(out) == GOOD
     assert f"3 of {COUNT} lines are broken and left out" in out
+    note = f"3 of {COUNT} lines are left out ({file}; each in the log)"
+    assert f"notes {[note, note]}" in out
     told = re.findall(r"captions\.jsonl:(\d+): (.*)", out)
     assert [int(line) for line, _ in told] == [CUT, NOT_JSON, TWICE]
     reasons = [why for _, why in told]
@@ -154,3 +157,14 @@ def test_nothing_left_is_an_error(tmp_path: Path) -> None:
     assert process.returncode == 1
     assert "2 of 2 lines are broken" in errors
     assert "captions.jsonl:2: image 1.png: image file is truncated" in errors
+
+
+def test_nothing_is_noted_where_nothing_is_left_out(tmp_path: Path) -> None:
+    file = write_lines(tmp_path / "captions.jsonl", plain_lines(COUNT))
+    assert "notes [None, None]" in build(file)
+
+
+def test_the_note_tells_where_the_log_has_not_all(tmp_path: Path) -> None:
+    file = write_lines(tmp_path / "captions.jsonl", [*plain_lines(COUNT), *["{"] * 1001])
+    assert "1001 of 1025 lines are left out" in (out := build(file))
+    assert "; the first 1000 in the log)" in out

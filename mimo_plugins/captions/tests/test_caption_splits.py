@@ -1,4 +1,4 @@
-"""Splits, the digest that ranks compare, files that change, and the preview."""
+"""Splits, the digest that ranks compare, and files that change."""
 
 from __future__ import annotations
 
@@ -11,10 +11,8 @@ from typing import Any
 
 import pytest
 from caption_files import cut, dataset, plain_lines, said, write_lines, write_picture
-from mimo_plugin_captions import plugin
-from mimo_plugin_captions.options import Options
 
-from mimo_core import Data, Dataset, Sample, Split
+from mimo_core import Dataset, Split
 
 SPLITS: tuple[Split, ...] = ("train", "validation")
 
@@ -149,25 +147,3 @@ def test_a_broken_picture_stops_where_it_is_asked_for(pictured: Path) -> None:
     path.write_bytes(b"nothing")
     with pytest.raises(ValueError, match=rf"captions.jsonl:{line}: image {path.name}: neither a"):
         found[0]
-
-
-def _preview(file: Path, **options: Any) -> list[Sample]:
-    data = Data(plugin="captions", options=Options(file=str(file), **options))
-    return list(plugin.preview(data))
-
-
-def test_preview_gives_the_first_good_samples(pictured: Path) -> None:
-    lines = pictured.read_text().splitlines()
-    (pictured.parent / "4.png").write_bytes(b"nothing")
-    write_lines(pictured, [lines[0], "{", *lines[2:], *plain_lines(200)[40:]])
-    keys = [sample.key for sample in _preview(pictured, broken="skip")]
-    assert keys[:4] == [f"captions.jsonl:{line}" for line in (1, 3, 4, 6)]
-    assert len(keys) == 64
-    with pytest.raises(ValueError, match="2 of 66 lines are broken"):
-        _preview(pictured)
-
-
-def test_preview_of_nothing_good_is_an_error(tmp_path: Path) -> None:
-    file = write_lines(tmp_path / "captions.jsonl", ["{", "{"])
-    with pytest.raises(ValueError, match="2 of 2 lines are broken"):
-        _preview(file, broken="skip")

@@ -18,7 +18,11 @@ def bounds(value: Range) -> tuple[int, int]:
 def _range(name: str, least: int) -> Any:
     def check(_options: Any, _field: attrs.Attribute[Range], value: Range) -> None:
         low, high = bounds(value)
-        if not least <= low <= high:
+        if low > high:
+            raise ValueError(
+                f"mock option {name}={[low, high]}: the smallest comes first; write {[high, low]}"
+            )
+        if low < least:
             raise ValueError(
                 f"mock option {name}={value if low == high else [low, high]}: expected a number of "
                 f"at least {least}, or [smallest, largest]"

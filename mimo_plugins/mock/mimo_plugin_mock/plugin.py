@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from random import Random
 
+import attrs
+
 from mimo_core import Data, Dataset, Sample, Split, hookimpl
-from mimo_plugin_mock.options import Options, Range, bounds
+from mimo_plugin_mock.options import ImageOptions, Options, Range, bounds, options_of
 from mimo_plugin_mock.samples import Mock, make_sample
+from mimo_plugin_mock.shapes import preview_shapes
 
 
 @hookimpl
@@ -24,16 +27,28 @@ def build_dataset(data: Data, split: Split) -> Dataset:
 
 @hookimpl
 def preview(data: Data) -> Sequence[Sample]:
-    """The largest and the smallest sample that the options allow."""
+    """The samples of most images and text that the options allow, each with images of another
+    shape, the largest first; then the smallest sample."""
+    given = options_of(data.options)
+    shapes = preview_shapes(given.images) if bounds(given.images.per_sample)[1] else []
+    longest = {"largest": given.images} | {
+        f"{height}x{width}": attrs.evolve(given.images, height=height, width=width)
+        for height, width in shapes[1:]
+    }
     return [
-        make_sample(
-            data,
-            key=f"mock/{name}",
-            generator=Random(data.seed),
-            choose=choose,
-        )
-        for name, choose in (("largest", _largest), ("smallest", _smallest))
+        *(_shown(data, name, images, _largest) for name, images in longest.items()),
+        _shown(data, "smallest", given.images, _smallest),
     ]
+
+
+def _shown(data: Data, name: str, images: ImageOptions, choose: Callable[[Range], int]) -> Sample:
+    options = attrs.evolve(options_of(data.options), images=images)
+    return make_sample(
+        attrs.evolve(data, options=options),
+        key=f"mock/{name}",
+        generator=Random(data.seed),
+        choose=choose,
+    )
 
 
 def _largest(given: Range) -> int:

@@ -6,6 +6,8 @@ import hashlib
 import pickle
 import subprocess
 import sys
+from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,7 @@ from mimo_plugin_mock.pixels import BLOCK, pixels
 
 from mimo_core import Data, Dataset, Sample, Text
 from mimo_core.errors import RecipeError
+from mimo_core.plan import make_plan
 from mimo_core.recipe import load_text, structure_options
 
 VARIED = {
@@ -75,7 +78,10 @@ def test_planning_is_light() -> None:
         ({"validation_samples": 0}, "mock option validation_samples=0"),
         ({"images": {"per_sample": -1}}, "mock option images.per_sample=-1: .* at least 0"),
         ({"images": {"height": 0}}, "mock option images.height=0: .* at least 1"),
-        ({"images": {"width": [9, 8]}}, r"mock option images.width=\[9, 8\]: .* \[smallest, large"),
+        (
+            {"images": {"width": [9, 8]}},
+            r"width=\[9, 8\]: the smallest comes first; write \[8, 9\]",
+        ),
         ({"text": {"characters": 0}}, "mock option text.characters=0"),
         ({"text": {"words": 3}}, "data.options.text.words: unknown key 'words'"),
         ({"text": {"characters": "many"}}, "data.options.text.characters: expected an integer or"),
@@ -197,6 +203,54 @@ def test_the_preview_shows_the_largest_and_the_smallest() -> None:
         images=ImageOptions(per_sample=(0, 3), height=(16, 48), width=24),
         text=TextOptions(characters=(5, 50)),
     )
-    largest, smallest = plugin.preview(Data(plugin="mock", options=options))
+    largest, *others, smallest = plugin.preview(Data(plugin="mock", options=options))
     assert [image.shape for image in largest.media("image")] == [(48, 24)] * 3
+    assert all(len(list(sample.media("image"))) == 3 for sample in others)
+    assert all(len(_text(sample)) == 50 for sample in others)
     assert (len(_text(largest)), list(smallest.media("image")), len(_text(smallest))) == (50, [], 5)
+
+
+def _shapes(images: dict[str, Any]) -> list[tuple[int, ...]]:
+    """Of the images that the preview shows, without the smallest sample."""
+    shown = plugin.preview(Data(plugin="mock", options=_options({"images": images})))
+    return [image.shape for sample in shown[:-1] for image in sample.media("image")]
+
+
+def test_the_preview_shows_the_corners_and_aspect_ratios_between() -> None:
+    shapes = _shapes({"height": [30, 200], "width": [40, 160]})
+    assert len(set(shapes)) == len(shapes) < 40
+    assert {(200, 160), (200, 40), (30, 160), (30, 40)} <= set(shapes)
+    ratios = sorted(height / width for height, width in shapes)
+    assert all(after / before < 1.4 for before, after in pairwise(ratios))
+    assert _shapes({"height": 30, "width": [40, 41]}) == [(30, 41), (30, 40)]
+    assert _shapes({"height": 30, "width": 40}) == [(30, 40)]
+    text_alone = _options({"images": {"per_sample": 0, "height": [30, 200]}})
+    assert len(plugin.preview(Data(plugin="mock", options=text_alone))) == 2
+
+
+RADIO = """\
+modules:
+  vision:
+    plugin: radio
+    options: {hidden_size: 16, layers: 1, heads: 2, resolution: dynamic, max_positions: 40,
+              min_positions: 4, max_image_size: 512}
+  language:
+    plugin: nemotron
+    options: {pattern: "M*-", hidden_size: 32, attention_heads: 4, mamba_heads: 4,
+              mamba_head_dim: 16, mamba_state: 8, mamba_groups: 2}
+data:
+  plugin: mock
+  options: {images: {per_sample: [0, 2], height: [64, 256], width: [64, 256]}}
+train: {iterations: 1, micro_batch_size: 1, global_batch_size: 1, sequence_length: 400,
+        learning_rate: 1}
+"""
+
+
+def test_the_plan_finds_more_positions_than_the_largest_images_have(tmp_path: Path) -> None:
+    """Of at most 40 whole units a square image has 6 x 6, and one of 8 to 5 all of them."""
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(RADIO)
+    shown = {counts.sample: counts.encoders["vision"] for counts in make_plan(str(recipe)).preview}
+    assert shown["mock/largest"] == 2 * 36
+    assert shown["mock/256x160"] == max(shown.values()) == 2 * 40
+    assert shown["mock/smallest"] == 0

@@ -243,7 +243,7 @@ def test_the_commands_that_only_look_load_nothing_heavy():
         "finally:\n    print(*sorted({name.partition('.')[0] for name in sys.modules}))"
     )
     for words in (
-        ("mimo_core.cli.mimo", "plan", "demo", "modules.language.megatron.recompute_method=block"),
+        ("mimo_core.cli.mimo", "plan", "demo", "modules.language.megatron.persist_layer_norm=true"),
         ("mimo_core.cli.mimo", "plugins", "list"),
         ("mimo_core.cli.pretrain", "--help"),
     ):

@@ -81,7 +81,7 @@ def _body(plan: Plan, name: str) -> list[Text]:
     module, description = plan.graph.modules[name], plan.graph.descriptions[name]
     lines = [
         Text(f"{count(description.parameters)} parameters"),
-        Text(f"{description.layers} layers x {description.width} wide"),
+        Text(f"{_layers(description.layers)} x {description.width} wide"),
     ]
     if description.experts:
         lines.append(Text(f"{description.experts} experts"))
@@ -95,6 +95,10 @@ def _body(plan: Plan, name: str) -> list[Text]:
     parts = wrap(sizes(module.grid).replace(" ", "_").replace(",_", ", "), _INNER_WIDTH)
     lines += [Text(part.replace("_", " "), style="dim") for part in parts]
     return [*lines, *_rank_map(plan.layout, name)]
+
+
+def _layers(number: int) -> str:
+    return f"{number} layer{'s' if number != 1 else ''}"
 
 
 def _rank_map(layout: Layout, name: str) -> list[Text]:

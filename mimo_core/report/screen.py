@@ -87,7 +87,8 @@ class Screen:
             f"{name} {value:.4f}" if name == "loss" else f"{name} {value:.1%}"
             for name, value in results.items()
         )
-        self.say(f"[bold]held out[/bold] after {iteration} iterations: {told}", markup=True)
+        s = "s" if iteration != 1 else ""
+        self.say(f"[bold]held out[/bold] after {iteration} iteration{s}: {told}", markup=True)
 
     def answers(self, answers: Sequence[Answer]) -> None:
         """A few held-out samples, each with what the model said of it."""

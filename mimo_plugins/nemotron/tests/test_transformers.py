@@ -1,0 +1,53 @@
+"""The same weights compute the same as in transformers' NemotronH."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mimo_core.testing import run_ranks
+
+RANK_FUNCTIONS = Path(__file__).with_name("transformers_ranks.py")
+LENGTH = 70
+"""More than one chunk of 64 of the Mamba2 scan, and no whole number of them."""
+OPTIONS: dict[str, Any] = {
+    "pattern": "M*-EM",
+    "head_dim": 12,
+    "mamba_heads": 6,
+    "experts": 6,
+    "experts_per_token": 2,
+    "routed_scaling": 2.5,
+}
+TOLERANCE = 1e-5
+"""Relative to the largest entry of each tensor, in float32: sums are taken in another order, which
+shows up to 2e-6. What differs in kind, such as a norm's epsilon by a tenth, shows from 1e-3 on."""
+DECAY_TOLERANCE = 2e-4
+"""On gradients of A_log and dt_bias: the plugin's scan subtracts sums of log decays (in the tens
+and hundreds), whose rounding shows up to 7e-5; transformers sums up each difference anew."""
+
+
+@pytest.fixture(scope="module")
+def compared() -> dict[str, Any]:
+    function = f"{RANK_FUNCTIONS}:one_rank"
+    result: dict[str, Any] = run_ranks(function, length=LENGTH, options=OPTIONS)[0]
+    return result
+
+
+def test_the_parameters_are_those_of_transformers(compared: dict[str, Any]) -> None:
+    assert compared["unknown"] == []
+
+
+def test_same_logits(compared: dict[str, Any]) -> None:
+    assert compared["logits"] < TOLERANCE
+
+
+def test_same_gradient_of_every_parameter(compared: dict[str, Any]) -> None:
+    differences = compared["gradients"]
+    wrong = {name: d for name, d in differences.items() if not d < _tolerance(name)}
+    assert wrong == {}
+
+
+def _tolerance(name: str) -> float:
+    return DECAY_TOLERANCE if name.endswith((".A_log", ".dt_bias")) else TOLERANCE

@@ -300,9 +300,6 @@ class BatchContext(Protocol):
         Augmented in training only; every call is counted on this rank.
         """
 
-    def positions(self, samples: Sequence[Sample]) -> list[int]:
-        """Sequence positions of each of those media, in the same order."""
-
 
 class Platform(Protocol):
     """The machine, as a plugin may see it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import tempfile
@@ -13,6 +14,10 @@ import attrs
 
 TRACKER = "latest_checkpointed_iteration.txt"
 """Megatron's file that names the newest checkpoint of a folder."""
+
+
+_NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP})
+"""How a file system without locks answers: two runs are then not told apart."""
 
 
 @attrs.frozen
@@ -76,8 +81,9 @@ class RunFolder:
             raise ValueError(
                 f"{self.path} is in use by another run; wait for its end, or give another --run-dir"
             ) from None
-        except OSError:
-            pass  # a file system without locks
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
         return file
 
     def try_checkpoints(self, directory: str | None) -> None:

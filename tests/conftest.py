@@ -67,16 +67,20 @@ def start(recipe: str | Path, *overrides: str, folder: Path, site: Path | None =
     return Run(folder=folder, code=process.returncode, screen=process.stdout, errors=process.stderr)
 
 
+def installed(name: str, site: Path) -> Path:
+    """``plugins/NAME_plugin.py`` in a folder for ``PYTHONPATH``, as pip would lay it out."""
+    shutil.copy(HERE / "plugins" / f"{name}_plugin.py", site)
+    info = site / f"{name}_plugin-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}-plugin\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(f"[mimo.plugins]\n{name} = {name}_plugin\n")
+    return site
+
+
 @pytest.fixture(scope="session")
 def words_site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the ``words`` plugin installed, as pip would lay it out."""
-    site = tmp_path_factory.mktemp("site")
-    shutil.copy(HERE / "plugins" / "words_plugin.py", site)
-    info = site / "words_plugin-1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: words-plugin\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[mimo.plugins]\nwords = words_plugin\n")
-    return site
+    """A folder with the ``words`` plugin installed."""
+    return installed("words", tmp_path_factory.mktemp("site"))
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -19,7 +18,7 @@ from mimo_core.launch.hub import Hub
 from mimo_core.rank import free_port
 from mimo_core.run_folder import RunFolder
 
-from .conftest import HERE, TIMEOUT, Run, command, start
+from .conftest import TIMEOUT, Run, command, installed, start
 from .test_launcher import processes
 
 # Two encoder ranks feed a language model of two pipeline stages: ranks 0 to 3.
@@ -39,14 +38,8 @@ class Faulty:
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the ``faults`` plugin installed, as pip would lay it out."""
-    site = tmp_path_factory.mktemp("site")
-    shutil.copy(HERE / "plugins" / "faults_plugin.py", site)
-    info = site / "faults_plugin-1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: faults-plugin\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[mimo.plugins]\nfaults = faults_plugin\n")
-    return site
+    """A folder with the ``faults`` plugin installed."""
+    return installed("faults", tmp_path_factory.mktemp("site"))
 
 
 def fail(

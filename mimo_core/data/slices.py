@@ -75,10 +75,6 @@ class SliceContext:
                 self.decoded += 1
         return arrays
 
-    def positions(self, samples: Sequence[Sample]) -> list[int]:
-        assert self.encoder is not None, "only encoders have media"
-        return [n for sample in samples for n in self.builder.positions(self.encoder, sample)]
-
     @property
     def _accepts(self) -> str:
         if self.encoder is None:

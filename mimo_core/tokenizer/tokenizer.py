@@ -91,11 +91,6 @@ class Tokenizer:
         return max(self.vocabulary.size, *(id_ + 1 for id_ in self.ids.values()), 0)
 
     @property
-    def last_placeholder(self) -> str | None:
-        """The placeholder of the largest id, which a too small embedding misses first."""
-        return max(self.ids, key=self.ids.__getitem__, default=None)
-
-    @property
     def digest(self) -> str:
         """A hash of all that ids depend on: equal where samples make the same sequences."""
         ids = [self.vocabulary.digest, self.pad, self.end, self.begin, list(self.ids.items())]

@@ -24,9 +24,6 @@ class Context:
     def load(self, samples: Sequence[Sample]) -> list[np.ndarray]:
         return [medium.load(None) for sample in samples for medium in sample.media("image")]
 
-    def positions(self, samples: Sequence[Sample]) -> list[int]:
-        raise AssertionError("the plugin counts by itself")
-
     def sequences(self, samples: Sequence[Sample]) -> Any:
         raise AssertionError("an encoder reads no text")
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import math
 from typing import Any
 
 import torch
@@ -32,16 +33,44 @@ from mimo_core.model.mimo import Model
 class Optimizer(MimoOptimizer):  # type: ignore[misc]
     """Megatron's optimizer of a heterogeneous model."""
 
-    def __init__(self, infos: dict[str, Any], config: OptimizerConfig, stage: int) -> None:
+    def __init__(
+        self, infos: dict[str, Any], config: OptimizerConfig, stage: int, device: torch.device
+    ) -> None:
         """
         Args:
             infos: The optimizer of each module.
             config: The run's.
             stage: Pipeline stages of this rank's module before it with as many optimizers (dense
                 layers have one, experts another).
+            device: Of this rank.
         """
         super().__init__(infos, config)
         self._expert_stage = stage
+        self._device = device
+        self.norms: dict[str, float] = {}
+        """Norm of each module's gradient before clipping, of the last step; on all ranks."""
+
+    @torch.no_grad()
+    def prepare_grads(self) -> bool:
+        """Whether the step must be skipped, on all ranks: any gradient anywhere is not finite.
+
+        Core's finds that with a loss scaler only; without one a single infinite gradient would
+        make all of its module's weights NaN.
+        """
+        found_inf = bool(super().prepare_grads())
+        norms = torch.zeros(len(self.module_infos), device=self._device, dtype=torch.float32)
+        for index, info in enumerate(self.module_infos.values()):
+            if info.is_active and info.optimizer:
+                norms[index] = info.optimizer.get_grad_norm() or 0.0
+        # A NaN gets lost where ranks take the largest.
+        norms = norms.nan_to_num(nan=torch.inf, posinf=torch.inf)
+        dist.all_reduce(norms, op=dist.ReduceOp.MAX)
+        self.norms = dict(zip(self.module_infos, norms.tolist(), strict=True))
+        return found_inf or not math.isfinite(self.get_grad_norm())
+
+    def get_grad_norm(self) -> float:
+        """The norm of the whole model's gradient, before clipping."""
+        return math.hypot(*self.norms.values())
 
     def sharded_state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """The state, with one main replica of what is saved once for all stages.
@@ -77,7 +106,7 @@ class Optimizer(MimoOptimizer):  # type: ignore[misc]
 
 
 def build_optimizer(model: Model, config: OptimizerConfig) -> Optimizer:
-    """The optimizer of this rank's module. Called by all ranks.
+    """The optimizer of this rank's modules. Called by all ranks.
 
     Stands in for ``megatron.core.models.mimo.optimizer.get_mimo_optimizer``.
     """
@@ -86,31 +115,30 @@ def build_optimizer(model: Model, config: OptimizerConfig) -> Optimizer:
     grids = model.mimo_config.module_to_grid_map
     assert grids is not None
     for name, grid in grids.items():
-        active = name == model.module_name
-        optimizer = None
-        if active:
+        groups = model.groups.get(name)
+        optimizer, replicas = None, None
+        if groups is not None:
+            module = model.nodes[name]
             # Asked for a frozen module too: core gathers the parameter groups of all ranks here.
             optimizer = get_megatron_optimizer(
-                config=_config_of(model.node, config),
-                model_chunks=[model.active],
-                pg_collection=model.pg_collection,
+                config=_config_of(module, config),
+                model_chunks=[model.active(name)],
+                pg_collection=groups,
                 use_gloo_process_groups=False,
             )
-            # A module without experts gets an optimizer for another's, which cannot be saved.
-            held = [inner for inner in optimizer.chained_optimizers if inner.buffers]
-            stage = _stages_alike_before(len(held), model.pg_collection.pp)
+            # A module without experts gets an optimizer for another's, which cannot be saved; one
+            # that is frozen, a stub.
+            held = [one for one in optimizer.chained_optimizers if getattr(one, "buffers", None)]
+            stage = _stages_alike_before(len(held), groups.pp)
             optimizer = ChainedOptimizer(held) if held else None
-            _scale_weight_decay(held, model.node.weight_decay_factor)
+            _scale_weight_decay(held, module.weight_decay_factor)
             _initialize_states(held)
-        replicas = copy.copy(model.pg_collection)
-        replicas.dp = model.pg_collection.dp_cp
+            replicas = copy.copy(groups)
+            replicas.dp = groups.dp_cp
         infos[name] = ModuleOptimizerInfo(
-            optimizer=optimizer,
-            grid=grid,
-            pg_collection=replicas if active else None,
-            is_active=active,
+            optimizer=optimizer, grid=grid, pg_collection=replicas, is_active=groups is not None
         )
-    return Optimizer(infos, config, stage)
+    return Optimizer(infos, config, stage, next(model.parameters()).device)
 
 
 def _stages_alike_before(optimizers: int, pp_group: Any) -> int:

@@ -258,17 +258,18 @@ def _evaluate(groups: Any, own_logits: torch.Tensor, *, packed: bool) -> dict[st
         given = {name: tensor.reshape(1, -1) for name, tensor in given.items()}
         given["lengths"] = torch.full((3,), 5, dtype=torch.int32)
         own_logits = own_logits.reshape(1, 15, -1)
-    batch = Batch(inputs=given, rows={}, decoded=0)
+    batch = Batch(inputs={LANGUAGE: given}, rows={}, decoded=0)
     taken: list[Any] = []
 
     def batches() -> Iterator[Batch]:
         yield batch
 
     model: Any = SimpleNamespace(
-        module_name=LANGUAGE,
+        nodes={LANGUAGE: None},
+        has_language=True,
         training=False,
         pg_collection=groups,
-        logits=lambda inputs, packing: own_logits,
+        logits=lambda inputs, packing, rows: own_logits,
         losses=lambda output, labels: torch.ones(labels.shape),
     )
     communicator: Any = SimpleNamespace(is_pp_last_stage=True)

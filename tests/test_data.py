@@ -258,7 +258,7 @@ def slices(
         source="plugin 'pairs'",
         dataset=data,
         order=order or GlobalOrder(len(data), seed=1),
-        role=Role(module=node, dp_rank=dp_rank, inputs=inputs, rows=rows),
+        roles=[Role(module=node, dp_rank=dp_rank, inputs=inputs, rows=rows)],
         microbatch=microbatch,
         training=training,
         seed=seed,
@@ -277,7 +277,7 @@ def test_encoder_and_language_ranks_hold_the_same_samples_in_the_same_order(
 
     def joined(module: str, dp: int, number: int) -> tuple[list[str], list[int]]:
         parts = [slices(graph, module, dp=dp, dp_rank=rank)[number] for rank in range(dp)]
-        keys = [key for part in parts for key in part.inputs["keys"]]
+        keys = [key for part in parts for key in part.inputs[module]["keys"]]
         return keys, [count for part in parts for count in part.rows["vision"]]
 
     order = GlobalOrder(10, seed=1)
@@ -305,7 +305,7 @@ def test_only_encoders_decode(graph):
     # Another kind's media are not decoded either, nor those of a stage without inputs.
     assert slices(graph, "sound", dataset=Forbidden())[0].decoded == 0
     later_stage = slices(graph, "vision", dataset=Forbidden(), inputs=False)[0]
-    assert (later_stage.inputs, later_stage.decoded) == (None, 0)
+    assert (later_stage.inputs, later_stage.decoded) == ({}, 0)
     assert later_stage.rows == {"vision": (2,) * 4}
     assert slices(graph, "vision")[0].decoded == 4
 
@@ -322,7 +322,9 @@ def test_a_picture_that_cannot_be_decoded_names_its_sample(graph):
 def decoded(graph: Graph, count: int = 5, **given: Any) -> list[float]:
     """What is decoded of the first microbatches, flat."""
     part = slices(graph, "vision", **given)
-    return [value for number in range(count) for (value,) in part[number].inputs["decoded"]]
+    return [
+        value for number in range(count) for (value,) in part[number].inputs["vision"]["decoded"]
+    ]
 
 
 class Faulty:
@@ -353,7 +355,7 @@ def test_augmentation_is_a_function_of_seed_and_position(graph):
     whole = decoded(graph)
     assert decoded(graph) == whole
     # Whoever holds the sample, and from whatever microbatch the run goes on.
-    assert slices(graph, "vision", dp=2, dp_rank=1)[3].inputs["decoded"] == [
+    assert slices(graph, "vision", dp=2, dp_rank=1)[3].inputs["vision"]["decoded"] == [
         [value] for value in whole[14:16]
     ]
     assert decoded(graph, seed=6) != whole
@@ -380,8 +382,8 @@ def test_fillers_of_an_evaluation_carry_no_loss(graph):
     The first sample has no rows: the first of its three ids is nobody's label.
     """
     part = slices(graph, LANGUAGE, dataset=Pairs.of(3), order=InOrder(3), training=False)
-    assert part[0].inputs["mask"] == [2.0, 3.0, 3.0, 0.0]
-    assert part[1].inputs["mask"] == [0.0] * 4
+    assert part[0].inputs[LANGUAGE]["mask"] == [2.0, 3.0, 3.0, 0.0]
+    assert part[1].inputs[LANGUAGE]["mask"] == [0.0] * 4
 
 
 def test_samples_of_another_batch_are_refused(graph):

@@ -43,7 +43,7 @@ class PipelineCommunicator:
     ) -> None:
         """
         Args:
-            module: The module on this rank.
+            module: The module on this rank; colocated, the language model.
             layout: Where all modules are.
             rank: This world rank.
             config: The module's ``ModelParallelConfig``.
@@ -58,7 +58,9 @@ class PipelineCommunicator:
         self._stage = P2PCommunicator(pp_group, config)
         self._pp_rank = layout.coordinates(rank, module)["pp"]
         self._pp_size = layout.grids[module].pp
-        encoders = [grid.pp for name, grid in layout.grids.items() if name != LANGUAGE]
+        # Encoders on the language model's own ranks feed it without a message.
+        elsewhere = {} if layout.kind == "colocated" else layout.grids
+        encoders = [grid.pp for name, grid in elsewhere.items() if name != LANGUAGE]
         self._has_encoders = bool(encoders)
         stages = layout.grids[LANGUAGE].pp
         self.total_stages = stages + max(encoders, default=0)

@@ -11,6 +11,7 @@ import torch.distributed as dist
 
 from mimo_core.communicator.pipeline import PipelineCommunicator
 from mimo_core.contract import LANGUAGE
+from mimo_core.data.rows import Rows, check_rows
 from mimo_core.data.slices import Batch
 from mimo_core.model.mimo import Model
 from mimo_core.model.packing import packing_kwargs, sample_of_position
@@ -28,7 +29,7 @@ Prediction = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
 class ForwardStep:
-    """One microbatch through this rank's module. Called by the schedule on every rank."""
+    """One microbatch through this rank's modules. Called by the schedule on every rank."""
 
     def __init__(
         self, communicator: PipelineCommunicator, platform: RankPlatform, metric: str
@@ -49,15 +50,19 @@ class ForwardStep:
         self, data_iterator: Iterator[Batch], model: Model
     ) -> tuple[Any, Callable[..., Any] | None]:
         batch = next(data_iterator)
-        given = dict(batch.inputs or {})
-        if model.module_name != LANGUAGE:
+        rows = {
+            name: model.encode(name, self._on_device(batch.inputs.get(name)))
+            for name in model.nodes
+            if name != LANGUAGE
+        }
+        if not model.has_language:
             self._communicator.produced(batch.rows)
-            inputs = None if batch.inputs is None else self._on_device(given)
-            return model.encode(inputs), None
+            return rows, None
+        given = dict(batch.inputs.get(LANGUAGE) or {})
         lengths = given.pop("lengths", None)
-        inputs = self._on_device(given)
+        inputs = self._on_device(given) or {}
         packing = None if lengths is None else packing_kwargs(lengths, self._platform.device)
-        output = model.logits(inputs, packing)
+        output = model.logits(inputs, packing, _checked(rows, batch.rows, model) if rows else None)
         if not self._communicator.is_pp_last_stage:
             return output, None
         more = {}
@@ -70,7 +75,9 @@ class ForwardStep:
         losses = model.losses(output, inputs["labels"])
         return losses, partial(token_loss, inputs["loss_mask"], more=more)
 
-    def _on_device(self, inputs: dict[str, Any]) -> dict[str, Any]:
+    def _on_device(self, inputs: dict[str, Any] | None) -> dict[str, Any] | None:
+        if inputs is None:
+            return None
         return {
             name: value.to(self._platform.device, non_blocking=True)
             if isinstance(value, torch.Tensor)
@@ -100,6 +107,14 @@ class ForwardStep:
         wrong = none.index_add(0, sample, ((predicted != labels) & mask).float())
         counted = learned > 0
         return torch.stack([(counted & (wrong == 0)).sum(), counted.sum()]).float()
+
+
+def _checked(rows: dict[str, torch.Tensor], counts: Rows, model: Model) -> dict[str, torch.Tensor]:
+    """Rows of encoders on the language model's own rank, in its precision."""
+    width, dtype = model.config.hidden_size, model.config.params_dtype
+    for encoder, tensor in rows.items():
+        check_rows(encoder, tensor, counts[encoder], width)
+    return {encoder: tensor.to(dtype) for encoder, tensor in rows.items()}
 
 
 def token_loss(

@@ -104,7 +104,7 @@ LAYERS = (
     ("model", "gradients", "optimizer"),
     ("train",),
     ("launch",),
-    ("api",),
+    ("api", "verify"),
     ("cli",),
 )
 """From the lowest up: each imports from its own layer and from those below."""

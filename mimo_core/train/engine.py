@@ -118,6 +118,7 @@ class Engine:
             "module": ", ".join(self._names),
             "decoded": sum(feed.decoded for feed in self._feeds.values()),
             "peak_memory_bytes": self._platform.peak_memory(),
+            "dropout": {name: self._dropout(name) for name in self._names},
         }
         ranks: list[Any] = [None] * dist.get_world_size()
         dist.all_gather_object(ranks, mine)
@@ -129,6 +130,10 @@ class Engine:
         return self._reporter.end(
             answers, {"ranks": ranks, "checkpoint": None if saved is None else str(saved)}
         )
+
+    def _dropout(self, module: str) -> float:
+        config = self._build.config_of(module)
+        return float(max(config.hidden_dropout, config.attention_dropout))
 
     # Parts
     def _make_communicator(self) -> PipelineCommunicator:

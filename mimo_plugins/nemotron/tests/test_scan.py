@@ -51,9 +51,30 @@ def test_any_number_of_groups(groups: int) -> None:
     torch.testing.assert_close(scan.chunked_scan(*inputs, chunk=4), recurrence(*inputs))
 
 
-def test_gradients_through_several_chunks() -> None:
-    inputs = [t.requires_grad_() for t in scan_inputs(5, batch=1, heads=2, groups=1)]
+@pytest.mark.parametrize("length", [2, 4, 5], ids=["one chunk", "whole chunks", "and a rest"])
+def test_gradient_of_every_input(length: int) -> None:
+    inputs = [t.requires_grad_() for t in scan_inputs(length, batch=1, heads=2, groups=1)]
     assert torch.autograd.gradcheck(lambda *t: scan.chunked_scan(*t, chunk=2), inputs)
+
+
+@pytest.mark.parametrize("lengths", [None, [100, 92]], ids=["one sample", "packed"])
+def test_float32_loses_its_rounding_only(lengths: list[int] | None) -> None:
+    """Steps large and small, whose log decays sum up to thousands: differences of such sums in
+    float32 would show 4e-5 to 2e-4; rounding shows up to 2e-7 of the largest entry."""
+    segments = None if lengths is None else numbered(lengths).expand(2, -1)
+    x, dt, _, b, c = scan_inputs(192)
+    dt = F.softplus(6 * torch.randn_like(dt))
+    a = -torch.tensor([1.0, 4.0, 9.0, 16.0], dtype=torch.float64)
+    factors = torch.randn_like(x)
+    told = []
+    for dtype in (torch.float32, torch.float64):
+        inputs = [t.float().to(dtype).requires_grad_() for t in (x, dt, a, b, c)]
+        y = scan.chunked_scan(*inputs, chunk=64, segments=segments)
+        (y * factors).sum().backward()
+        told.append([y, *(t.grad for t in inputs)])
+    for single, double in zip(*told, strict=True):
+        assert single is not None and double is not None
+        assert (single - double).abs().max() < 2e-6 * double.abs().max()
 
 
 SAMPLES = [[17], [4, 4, 9], [3, 1, 1, 12], [1, 7, 5, 4], [5, 12]]
@@ -187,6 +208,28 @@ def test_samples_of_a_sequence_are_mixed_as_each_alone() -> None:
     torch.testing.assert_close(y, torch.cat(alone, dim=1))
 
 
+@pytest.mark.parametrize("lengths", [[4], [5], [1, 3, 1]], ids=str)
+@pytest.mark.parametrize("norm", ["no norm", "norm before gate", "gate before norm"])
+def test_gradient_of_every_parameter(lengths: list[int], norm: str) -> None:
+    """Of all that lies between the projections, in chunks of two."""
+    inputs = mixer_inputs(sum(lengths))
+    inputs["zxbcdt"] = inputs["zxbcdt"][:1]
+    if norm != "no norm":
+        inputs["rmsnorm_weight"] = torch.randn(INNER, dtype=torch.float64)
+    given = [t.requires_grad_() for t in inputs.values()]
+    assert torch.autograd.gradcheck(
+        lambda *t: mixer.mamba_split_conv1d_scan_combined(
+            **dict(zip(inputs, t, strict=True)),
+            chunk_size=2,
+            headdim=WIDTH,
+            ngroups=GROUPS,
+            norm_before_gate=norm == "norm before gate",
+            seq_idx=numbered(lengths)[None] if len(lengths) > 1 else None,
+        ),
+        given,
+    )
+
+
 def test_step_limits() -> None:
     inputs = mixer_inputs(6)
     y = mixer.mamba_split_conv1d_scan_combined(
@@ -234,8 +277,9 @@ def test_what_a_cpu_cannot_do_is_refused_by_name() -> None:
         mixer.mamba_chunk_scan_combined()
 
 
-def test_the_mixer_of_transformers() -> None:
-    """The same weights in transformers' Mamba2 mixer give the same output."""
+@pytest.mark.parametrize("length", [8, 10], ids=["whole chunks", "and a rest"])
+def test_the_mixer_of_transformers(length: int) -> None:
+    """The same weights in transformers' Mamba2 mixer give the same output and gradients."""
     from transformers import Mamba2Config
     from transformers.models.mamba2.modeling_mamba2 import Mamba2Mixer
 
@@ -255,7 +299,7 @@ def test_the_mixer_of_transformers() -> None:
     torch.nn.init.normal_(theirs.dt_bias)
     torch.nn.init.normal_(theirs.D)
     torch.nn.init.normal_(theirs.norm.weight)
-    states = torch.randn(2, 10, hidden)
+    states = torch.randn(2, length, hidden, requires_grad=True)
     y = mixer.mamba_split_conv1d_scan_combined(
         theirs.in_proj(states),
         theirs.conv1d.weight[:, 0],
@@ -269,4 +313,13 @@ def test_the_mixer_of_transformers() -> None:
         rmsnorm_eps=1e-5,
         norm_before_gate=False,
     )
-    torch.testing.assert_close(theirs.out_proj(y), theirs(states))
+    ours, expected = theirs.out_proj(y), theirs(states)
+    torch.testing.assert_close(ours, expected)
+    learned = [states, *theirs.parameters()]
+    factors = torch.randn_like(ours)
+    for own, other in zip(
+        *(torch.autograd.grad((given * factors).sum(), learned) for given in (ours, expected)),
+        strict=True,
+    ):
+        # Float32 sums in two orders: up to 1e-6 of the largest entry.
+        torch.testing.assert_close(own, other, rtol=0.0, atol=1e-5 * other.abs().max().item())

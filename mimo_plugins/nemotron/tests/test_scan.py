@@ -2,24 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
 from mimo_plugin_nemotron import mixer, scan
+from scan_reference import gated_mixer, gated_norm, numbered, recurrence
 from torch import Tensor
-
-
-def recurrence(x: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor) -> Tensor:
-    """One position after the other; shapes as ``scan.chunked_scan``."""
-    heads, width = x.shape[2:]
-    b, c = (t.repeat_interleave(heads // t.shape[2], dim=2) for t in (b, c))
-    state = torch.zeros(x.shape[0], heads, width, b.shape[-1], dtype=x.dtype)
-    outputs = []
-    for t in range(x.shape[1]):
-        kept = torch.exp(dt[:, t] * a)[..., None, None] * state
-        state = kept + (dt[:, t, :, None] * x[:, t])[..., None] * b[:, t, :, None]
-        outputs.append((state * c[:, t, :, None]).sum(-1))
-    return torch.stack(outputs, dim=1)
 
 
 def scan_inputs(length: int, *, batch: int = 2, heads: int = 4, groups: int = 2) -> list[Tensor]:
@@ -81,11 +71,6 @@ SAMPLES = [[17], [4, 4, 9], [3, 1, 1, 12], [1, 7, 5, 4], [5, 12]]
 """Lengths of samples that make 17 positions."""
 
 
-def numbered(lengths: list[int]) -> Tensor:
-    """``[S]``: the sample of each position."""
-    return torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths)).int()
-
-
 @pytest.mark.parametrize("chunk", [1, 4, 7, 128])
 def test_every_sample_of_a_sequence_starts_anew(chunk: int) -> None:
     inputs = scan_inputs(17, batch=len(SAMPLES))
@@ -127,10 +112,7 @@ def test_gated_norm_formula(norm_before_gate: bool) -> None:
     x, z = torch.randn(2, 3, 8), torch.randn(2, 3, 8)
     norm = mixer.GatedRMSNorm(8, eps=1e-3, group_size=4, norm_before_gate=norm_before_gate)
     torch.nn.init.normal_(norm.weight)
-    gated = x if norm_before_gate else x * F.silu(z)
-    halves = [h / (h.pow(2).mean(-1, keepdim=True) + 1e-3).sqrt() for h in gated.split(4, dim=-1)]
-    expected = torch.cat(halves, dim=-1) * norm.weight
-    expected = expected * F.silu(z) if norm_before_gate else expected
+    expected = gated_norm(x, z, norm.weight, eps=1e-3, group=4, norm_before_gate=norm_before_gate)
     torch.testing.assert_close(norm(x, z), expected)
 
 
@@ -159,20 +141,8 @@ def mixer_inputs(length: int, *, skip_per_feature: bool = False) -> dict[str, Te
     }
 
 
-def plain_mixer(inputs: dict[str, Tensor], dt_limit: tuple[float, float]) -> Tensor:
-    """The mixer between its projections, from its definition; gated, not normalized."""
-    z, xbc, dt = inputs["zxbcdt"].split([INNER, CHANNELS, HEADS], dim=-1)
-    length = xbc.shape[1]
-    weight, bias = inputs["conv1d_weight"], inputs["conv1d_bias"]
-    xbc = F.conv1d(xbc.mT, weight[:, None], bias, padding=TAPS - 1, groups=CHANNELS)
-    xbc = F.silu(xbc[..., :length].mT)
-    x, b, c = xbc.split([INNER, GROUPS * STATE, GROUPS * STATE], dim=-1)
-    x = x.reshape(2, length, HEADS, WIDTH)
-    b, c = (t.reshape(2, length, GROUPS, STATE) for t in (b, c))
-    dt = F.softplus(dt + inputs["dt_bias"]).clamp(*dt_limit)
-    skip = inputs["D"] if inputs["D"].dim() == 2 else inputs["D"][:, None]
-    y = recurrence(x, dt, inputs["A"], b, c) + x * skip
-    return y.reshape(2, length, INNER) * F.silu(z)
+def plain_mixer(inputs: dict[str, Tensor], **given: Any) -> Tensor:
+    return gated_mixer(inputs, width=WIDTH, groups=GROUPS, **given)
 
 
 @pytest.mark.parametrize("length", [1, 2, 11, 70])
@@ -186,7 +156,7 @@ def test_split_convolution_scan(length: int, skip_per_feature: bool) -> None:
         ngroups=GROUPS,
         norm_before_gate=False,
     )
-    torch.testing.assert_close(y, plain_mixer(inputs, (0.0, float("inf"))))
+    torch.testing.assert_close(y, plain_mixer(inputs))
 
 
 def test_samples_of_a_sequence_are_mixed_as_each_alone() -> None:
@@ -201,15 +171,14 @@ def test_samples_of_a_sequence_are_mixed_as_each_alone() -> None:
         norm_before_gate=False,
         seq_idx=numbered(lengths).expand(2, -1),
     )
-    alone = [
-        plain_mixer(inputs | {"zxbcdt": part}, (0.0, float("inf")))
-        for part in inputs["zxbcdt"].split(lengths, dim=1)
-    ]
-    torch.testing.assert_close(y, torch.cat(alone, dim=1))
+    torch.testing.assert_close(y, plain_mixer(inputs, lengths=lengths))
 
 
-@pytest.mark.parametrize("lengths", [[4], [5], [1, 3, 1]], ids=str)
-@pytest.mark.parametrize("norm", ["no norm", "norm before gate", "gate before norm"])
+@pytest.mark.parametrize(
+    ("lengths", "norm"),
+    [([4], "norm before gate"), ([5], "gate before norm"), ([1, 3, 1], "no norm")],
+    ids=str,
+)
 def test_gradient_of_every_parameter(lengths: list[int], norm: str) -> None:
     """Of all that lies between the projections, in chunks of two."""
     inputs = mixer_inputs(sum(lengths))
@@ -235,7 +204,7 @@ def test_step_limits() -> None:
     y = mixer.mamba_split_conv1d_scan_combined(
         **inputs, chunk_size=4, headdim=WIDTH, ngroups=GROUPS, dt_limit=(0.3, 0.9)
     )
-    torch.testing.assert_close(y, plain_mixer(inputs, (0.3, 0.9)))
+    torch.testing.assert_close(y, plain_mixer(inputs, dt_limit=(0.3, 0.9)))
 
 
 def test_norm_weight_given() -> None:
@@ -250,7 +219,7 @@ def test_norm_weight_given() -> None:
         rmsnorm_eps=1e-5,
         norm_before_gate=False,
     )
-    gated = plain_mixer(inputs, (0.0, float("inf")))
+    gated = plain_mixer(inputs)
     size = INNER // GROUPS
     norm = torch.cat([F.rms_norm(h, (size,), eps=1e-5) for h in gated.split(size, -1)], dim=-1)
     torch.testing.assert_close(y, norm * weight)
@@ -264,7 +233,7 @@ def test_bfloat16_in_and_out() -> None:
     )
     assert y.dtype is torch.bfloat16
     inputs["zxbcdt"] = inputs["zxbcdt"].float()
-    expected = plain_mixer(inputs, (0.0, float("inf")))
+    expected = plain_mixer(inputs)
     torch.testing.assert_close(y.float(), expected, atol=0.0, rtol=2**-8)
 
 

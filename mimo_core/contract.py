@@ -194,7 +194,13 @@ class Encoder:
     """The parts of an encoder, as ``build_submodule`` gives them.
 
     The tower's forward takes what the module's ``provide_batch`` gave, as keyword
-    arguments, and returns rows ``[N, width]`` (or ``[B, S, width]``, which is flattened).
+    arguments, and returns rows ``[N, width]`` (or ``[B, S, width]``, which is flattened). It is
+    not called where ``provide_batch`` gave ``None``.
+
+    With pp above 1 every stage builds a tower, of the layers that ``groups.pp`` says are its own.
+    A stage before the last returns hidden states ``[S, B, H]`` in the config's ``pipeline_dtype``;
+    a stage after the first gets those of the stage before it, with the same shape, as the keyword
+    argument ``hidden_states``. Only the last has the projector.
     """
 
     tower: Any
@@ -290,6 +296,8 @@ class BatchContext(Protocol):
     """What the core offers to ``provide_batch``."""
 
     training: bool
+    first_stage: bool
+    """The calling module's first pipeline stage, where media are decoded."""
 
     def sequences(self, samples: Sequence[Sample]) -> Sequences:
         """The samples as token sequences, placeholders expanded."""
@@ -298,6 +306,9 @@ class BatchContext(Protocol):
         """Decoded media of the calling module's kind, over all samples, in order.
 
         Augmented in training only; every call is counted on this rank.
+
+        Raises:
+            ValueError: this is a later pipeline stage (``first_stage`` is false).
         """
 
 

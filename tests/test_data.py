@@ -248,6 +248,7 @@ def slices(
     order: Any = None,
     training: bool = True,
     seed: int = 5,
+    first_stage: bool = True,
     inputs: bool = True,
 ) -> Slices:
     node = graph.modules[module]
@@ -258,7 +259,9 @@ def slices(
         source="plugin 'pairs'",
         dataset=data,
         order=order or GlobalOrder(len(data), seed=1),
-        roles=[Role(module=node, dp_rank=dp_rank, inputs=inputs, rows=rows)],
+        roles=[
+            Role(module=node, dp_rank=dp_rank, first_stage=first_stage, inputs=inputs, rows=rows)
+        ],
         microbatch=microbatch,
         training=training,
         seed=seed,
@@ -302,11 +305,12 @@ def test_only_encoders_decode(graph):
 
     batch = slices(graph, LANGUAGE, dataset=Forbidden())[0]
     assert (batch.decoded, batch.rows["vision"], batch.rows["sound"]) == (0, (2,) * 4, (0,) * 4)
-    # Another kind's media are not decoded either, nor those of a stage without inputs.
+    # Another kind's media are not decoded either.
     assert slices(graph, "sound", dataset=Forbidden())[0].decoded == 0
-    later_stage = slices(graph, "vision", dataset=Forbidden(), inputs=False)[0]
-    assert (later_stage.inputs, later_stage.decoded) == ({}, 0)
-    assert later_stage.rows == {"vision": (2,) * 4}
+    middle_stage = slices(graph, LANGUAGE, dataset=Forbidden(), inputs=False)[0]
+    assert (middle_stage.inputs, middle_stage.decoded) == ({}, 0)
+    with pytest.raises(PluginError, match="media are decoded on the first pipeline stage alone"):
+        slices(graph, "vision", dataset=Forbidden(), first_stage=False)[0]
     assert slices(graph, "vision")[0].decoded == 4
 
 

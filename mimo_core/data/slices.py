@@ -23,6 +23,7 @@ class Role:
 
     module: Module
     dp_rank: int
+    first_stage: bool
     inputs: bool
     """The module's own batch (``provide_batch``)."""
     rows: tuple[str, ...]
@@ -46,6 +47,7 @@ class SliceContext:
     """``BatchContext`` of one slice; see ``mimo_core.contract``."""
 
     training: bool
+    first_stage: bool
     samples: Sequence[Sample]
     places: Sequence[int]
     """Positions of the samples in the run."""
@@ -60,6 +62,11 @@ class SliceContext:
         return self.builder.build(samples, [self.counted[self._index(s)] for s in samples])
 
     def load(self, samples: Sequence[Sample]) -> list[np.ndarray]:
+        if not self.first_stage:
+            raise ValueError(
+                "media are decoded on the first pipeline stage alone; where context.first_stage is "
+                "false, provide_batch must tell what the stage needs from the samples' metadata"
+            )
         arrays = []
         for sample in samples:
             generator = None
@@ -158,6 +165,7 @@ class Slices(TorchDataset[Batch]):
                 continue
             context = SliceContext(
                 training=self._training,
+                first_stage=role.first_stage,
                 samples=samples,
                 places=places,
                 counted=[index is not None for index in indices],

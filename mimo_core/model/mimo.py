@@ -127,11 +127,14 @@ class Model(MimoModel):
 
         Args:
             name: An encoder of this rank.
-            inputs: The module's batch on its first stage; ``None`` where there is nothing to
-                encode, which gives no rows.
+            inputs: The module's batch; ``None`` where there is nothing to encode, which gives no
+                rows.
         """
         batch = None if inputs is None else {name: {TOWER: inputs}}
-        received = getattr(self, "input_tensors", None)
+        received = getattr(self, "input_tensors", None) or {}
+        if "encoder" in self.nodes[name].freeze:
+            # No gradient travels between stages whose layers do not learn.
+            received = {source: tensor.detach() for source, tensor in received.items()}
         outputs = self._forward_encoders(None, batch, received)
         return outputs[name]  # type: ignore[no-any-return]
 

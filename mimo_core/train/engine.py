@@ -160,6 +160,7 @@ class Engine:
             config=self._build.config_of(name),
             pp_group=self._topology.groups[name].pp,
             bridge=bridge,
+            layers_learn="encoder" not in graph.modules[name].freeze,
         )
 
     def _steps(self) -> Steps:

@@ -122,6 +122,7 @@ class Samples:
         return Role(
             module=module,
             dp_rank=place["dp"],
-            inputs=first or (module.is_language and (last or module.packing)),
+            first_stage=first,
+            inputs=first or last or not module.is_language or module.packing,
             rows=edges if at_an_end else (),
         )

@@ -16,7 +16,7 @@ from mimo_core import (
     Sample,
     hookimpl,
 )
-from mimo_plugin_radio.options import Options, options_of
+from mimo_plugin_radio.options import KIND, Options, options_of
 
 if TYPE_CHECKING:
     from megatron.core.process_groups_config import ProcessGroupCollection
@@ -64,12 +64,13 @@ def provide_batch(
     module: Module, samples: Sequence[Sample], context: BatchContext
 ) -> dict[str, Any] | None:
     """What the tower's forward takes: see ``mimo_plugin_radio.batch``."""
-    from mimo_plugin_radio.batch import image_batch, packed_batch
+    from mimo_plugin_radio.batch import image_batch, packed_batch, packed_sizes
 
     options = options_of(module)
-    pictures = context.load(samples)
-    if not pictures:
+    if not any(True for sample in samples for _ in sample.media(KIND)):
         return None
-    if options.resolution == "fixed":
-        return image_batch(pictures, options)
-    return packed_batch(samples, pictures, options)
+    fixed = options.resolution == "fixed"
+    if not context.first_stage:
+        return {} if fixed else packed_sizes(samples, options)
+    pictures = context.load(samples)
+    return image_batch(pictures, options) if fixed else packed_batch(samples, pictures, options)

@@ -14,6 +14,7 @@ from megatron.core.utils import unwrap_model
 
 from mimo_core.contract import LANGUAGE, Module
 from mimo_core.model.containers import TOWER, EncoderContainer
+from mimo_core.model.context import OwnPositions
 
 
 class Model(MimoModel):
@@ -25,7 +26,9 @@ class Model(MimoModel):
       pipeline stages: the role is always told by the grids here;
     - checkpoint keys count the wrappers around a module, so that fp32 and bf16 runs cannot read
       each other: keys are free of wrappers here;
-    - ``train()`` reaches frozen parts, also after every evaluation: they stay in eval mode here.
+    - ``train()`` reaches frozen parts, also after every evaluation: they stay in eval mode here;
+    - which positions a context-parallel rank holds is asked of TransformerEngine where samples are
+      packed: see :class:`~mimo_core.model.context.OwnPositions`.
     """
 
     def __init__(
@@ -53,6 +56,8 @@ class Model(MimoModel):
         self.pg_collection = groups
         self.rng_state_key_prefix = rng_prefix
         self._frozen: list[torch.nn.Module] = []
+        if self.partition_adapter is not None:
+            self.partition_adapter = OwnPositions(self.partition_adapter.cfg)
 
     # Parts of this rank
     @property
@@ -109,21 +114,28 @@ class Model(MimoModel):
         return output  # type: ignore[no-any-return]
 
     def logits(
-        self, inputs: Mapping[str, torch.Tensor], packing: dict[str, Any] | None = None
+        self,
+        inputs: Mapping[str, torch.Tensor],
+        packing: dict[str, Any] | None = None,
+        own: torch.Tensor | None = None,
     ) -> torch.Tensor | dict[str, torch.Tensor]:
-        """Logits ``[B, S, V / tp]`` on the last stage, activations by module on others.
+        """Logits ``[B, S / cp, V / tp]`` on the last stage, activations by module on others.
 
         Args:
-            inputs: The module's batch on its first and last stage, else nothing.
+            inputs: The module's batch on its first and last stage, else nothing; whole rows.
             packing: What :func:`~mimo_core.model.packing.packing_kwargs` gives, where samples lie
                 end to end.
+            own: This rank's positions of the rows, with context parallelism.
         """
-        given = {"input_ids": None, **inputs, "labels": None, "packing_kwargs": packing}
-        output, _ = self(**given)
+        if self.partition_adapter is not None:
+            self.partition_adapter.own = own
+            # Labels and mask are the forward step's.
+        given = {"input_ids": None, **inputs, "labels": None, "loss_mask": None}
+        output, _ = self(**given, packing_kwargs=packing)
         return output  # type: ignore[no-any-return]
 
     def losses(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Losses of every position ``[B, S]`` from logits ``[B, S, V / tp]``."""
+        """Losses ``[B, S / cp]`` of labels ``[B, S / cp]`` from logits ``[B, S / cp, V / tp]``."""
         bare = self.bare
         return bare.compute_language_model_loss(  # type: ignore[no-any-return, operator]
             labels, logits.transpose(0, 1).contiguous()

@@ -173,7 +173,7 @@ class Description:
     """Grid sizes that may exceed 1, of ``tp cp pp dp ep expert_tp``; others are refused."""
     divides: tuple[tuple[str, int, str], ...] = ()
     """Sizes that a grid size must divide: (what, its value, name of the grid size), such as
-    ``("attention heads", 32, "tp")``."""
+    ``("attention heads", 32, "tp")``; or the product of several, ``"tp x cp"``."""
     packs: bool = False
     """The module can run on packed samples (``modules.NAME.packing``)."""
     vocabulary: int | None = None
@@ -288,8 +288,8 @@ class Sequences:
     position_ids: np.ndarray
     """int64 ``[B, S]``: counted from the start of each sample."""
     lengths: np.ndarray | None = None
-    """Packed only, int32 ``[samples]``: positions of each sample; the last entry may be padding
-    (up to what tp and cp must divide)."""
+    """Packed only, int32 ``[samples]``: positions of each sample, with cp > 1 padded to a multiple
+    of 2 cp; the last entry may be padding (up to what tp and cp must divide)."""
 
 
 class BatchContext(Protocol):

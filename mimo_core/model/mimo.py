@@ -15,6 +15,7 @@ from megatron.core.utils import unwrap_model
 
 from mimo_core.contract import LANGUAGE, Module
 from mimo_core.model.containers import TOWER, EncoderContainer
+from mimo_core.model.context import OwnPositions
 
 
 class Model(MimoModel):
@@ -28,7 +29,9 @@ class Model(MimoModel):
       the role is always told by the grids here, and the forward step calls modules one by one;
     - checkpoint keys count the wrappers around a module, so that fp32 and bf16 runs cannot read
       each other: keys are free of wrappers here;
-    - ``train()`` reaches frozen parts, also after every evaluation: they stay in eval mode here.
+    - ``train()`` reaches frozen parts, also after every evaluation: they stay in eval mode here;
+    - which positions a context-parallel rank holds is asked of TransformerEngine where samples are
+      packed: see :class:`~mimo_core.model.context.OwnPositions`.
     """
 
     def __init__(
@@ -60,6 +63,8 @@ class Model(MimoModel):
         self.pg_collection = one
         self.rng_state_key_prefix = rng_prefix
         self._frozen: list[torch.nn.Module] = []
+        if self.partition_adapter is not None:
+            self.partition_adapter = OwnPositions(self.partition_adapter.cfg)
 
     def _initialize_submodules(self) -> None:
         """Core's, each module in its own surroundings."""
@@ -142,24 +147,32 @@ class Model(MimoModel):
         self,
         inputs: Mapping[str, torch.Tensor],
         packing: dict[str, Any] | None = None,
+        *,
         rows: Mapping[str, torch.Tensor] | None = None,
+        own: torch.Tensor | None = None,
     ) -> torch.Tensor | dict[str, torch.Tensor]:
-        """Logits ``[B, S, V / tp]`` on the last stage, activations by module on others.
+        """Logits ``[B, S / cp, V / tp]`` on the last stage, activations by module on others.
 
         Args:
-            inputs: The module's batch on its first and last stage, else nothing.
+            inputs: The module's batch on its first and last stage, else nothing; whole rows.
             packing: What :func:`~mimo_core.model.packing.packing_kwargs` gives, where samples lie
                 end to end.
             rows: Rows ``[N, H]`` of the encoders on this rank; by default what was received.
+            own: This rank's positions of the sequences, with context parallelism.
         """
+        if self.partition_adapter is not None:
+            self.partition_adapter.own = own
         given = {"input_ids": None, "position_ids": None, "attention_mask": None, **inputs}
         received = getattr(self, "input_tensors", None) if rows is None else rows
-        given |= {"labels": None, "input_tensors": received, "packing_kwargs": packing}
-        output, _ = self._forward_language_module(**given)
+        # Labels and mask are the forward step's.
+        given |= {"labels": None, "loss_mask": None}
+        output, _ = self._forward_language_module(
+            **given, input_tensors=received, packing_kwargs=packing
+        )
         return output  # type: ignore[no-any-return]
 
     def losses(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Losses of every position ``[B, S]`` from logits ``[B, S, V / tp]``."""
+        """Losses ``[B, S / cp]`` of labels ``[B, S / cp]`` from logits ``[B, S / cp, V / tp]``."""
         bare = self.bare(LANGUAGE)
         return bare.compute_language_model_loss(  # type: ignore[no-any-return, operator]
             labels, logits.transpose(0, 1).contiguous()

@@ -13,6 +13,7 @@ from mimo_core.communicator.pipeline import PipelineCommunicator
 from mimo_core.contract import LANGUAGE
 from mimo_core.data.rows import Rows, check_rows
 from mimo_core.data.slices import Batch
+from mimo_core.model.context import gather_positions, own_positions, whole_order
 from mimo_core.model.mimo import Model
 from mimo_core.model.packing import packing_kwargs, sample_of_position
 from mimo_core.platforms.base import RankPlatform
@@ -62,7 +63,9 @@ class ForwardStep:
         lengths = given.pop("lengths", None)
         inputs = self._on_device(given) or {}
         packing = None if lengths is None else packing_kwargs(lengths, self._platform.device)
-        output = model.logits(inputs, packing, _checked(rows, batch.rows, model) if rows else None)
+        own = self._own_positions(inputs, lengths, model)
+        here = _checked(rows, batch.rows, model) if rows else None
+        output = model.logits(inputs, packing, rows=here, own=own)
         if not self._communicator.is_pp_last_stage:
             return output, None
         more = {}
@@ -72,8 +75,21 @@ class ForwardStep:
         elif lengths is not None:
             positions = [float(inputs["labels"].numel()), 1.0]
             more[POSITIONS] = torch.tensor(positions, device=self._platform.device)
-        losses = model.losses(output, inputs["labels"])
-        return losses, partial(token_loss, inputs["loss_mask"], more=more)
+        labels, mask = inputs["labels"], inputs["loss_mask"]
+        if own is not None:
+            labels, mask = labels.index_select(1, own), mask.index_select(1, own)
+        return model.losses(output, labels), partial(token_loss, mask, more=more)
+
+    def _own_positions(
+        self, inputs: dict[str, Any], lengths: torch.Tensor | None, model: Model
+    ) -> torch.Tensor | None:
+        """This rank's positions of the rows, where context parallelism shares them and something
+        of them is cut here."""
+        cp = model.pg_collection.cp
+        if cp.size() == 1 or not inputs:
+            return None
+        own = own_positions(_samples(inputs["labels"], lengths), cp.size(), cp.rank())
+        return own.to(self._platform.device, non_blocking=True)
 
     def _on_device(self, inputs: dict[str, Any] | None) -> dict[str, Any] | None:
         if inputs is None:
@@ -95,6 +111,11 @@ class ForwardStep:
         """``[samples answered exactly, samples]``: argmax of every learned token is the label."""
         predicted = parallel_argmax(logits, model.pg_collection.tp)
         labels, mask = inputs["labels"], inputs["loss_mask"] > 0
+        cp = model.pg_collection.cp
+        if cp.size() > 1:
+            # A sample is judged whole; all ranks of the group say the same of it.
+            order = whole_order(_samples(labels, lengths), cp.size())
+            predicted = gather_positions(predicted, order, cp)
         if lengths is None:
             lengths = torch.full((len(labels),), labels.shape[1])
         predicted, labels, mask = predicted.flatten(), labels.flatten(), mask.flatten()
@@ -115,6 +136,11 @@ def _checked(rows: dict[str, torch.Tensor], counts: Rows, model: Model) -> dict[
     for encoder, tensor in rows.items():
         check_rows(encoder, tensor, counts[encoder], width)
     return {encoder: tensor.to(dtype) for encoder, tensor in rows.items()}
+
+
+def _samples(labels: torch.Tensor, lengths: torch.Tensor | None) -> list[int]:
+    """Positions of each sample of a row of labels ``[B, S]``."""
+    return [labels.shape[1]] if lengths is None else lengths.tolist()  # type: ignore[no-any-return]
 
 
 def token_loss(

@@ -34,6 +34,13 @@ LAYOUTS = {
     "encoder tp 2": ("modules.vision.grid.tp=2", "modules.depth.grid.tp=2"),
     "language tp 2, sequence parallel": ("modules.language.grid.tp=2",),
     "language pp 2": ("modules.language.grid.pp=2",),
+    "language cp 2": ("modules.language.grid.cp=2",),
+    "language tp 2, cp 2, sequence parallel": (
+        "modules.language.grid.tp=2",
+        "modules.language.grid.cp=2",
+    ),
+    "encoder pp 2 beside pp 1": ("modules.vision.grid.pp=2",),
+    "encoders pp 2 and dp 2": ("modules.vision.grid.pp=2", "modules.depth.grid.dp=2"),
     "language ep 2": (
         "modules.language.grid.dp=2",
         "modules.language.grid.ep=2",

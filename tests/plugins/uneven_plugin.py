@@ -1,15 +1,12 @@
 """Batches as they come: samples with none, one or several pictures of two kinds, of any size.
 
 What is where is told by position in the run (4 samples a microbatch, 4 microbatches a step), not
-by the number of the sample, so that a step can be known to have no picture of a kind at all. The
-module ``depth`` is made to read pictures of kind ``depth``. Installed by the tests that use it.
+by the number of the sample, so that a step can be known to have no picture of a kind at all.
+Installed by the tests that use it.
 """
 
 import functools
-from collections.abc import Generator
 from typing import Any
-
-import attrs
 
 import mimo_core as mimo
 
@@ -77,11 +74,3 @@ def _pixels(seed: int, shape: tuple[int, ...], _augment: Any) -> Any:
 @mimo.hookimpl
 def build_dataset(data: mimo.Data, split: mimo.Split) -> Uneven:
     return Uneven(data, split)
-
-
-@mimo.hookimpl(wrapper=True)
-def describe(module: mimo.Module) -> Generator[None, mimo.Description, mimo.Description]:
-    description = yield
-    if module.name == "depth":
-        return attrs.evolve(description, accepts="depth")
-    return description

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from einops import rearrange
 
 from mimo_core import Sample
-from mimo_plugin_radio.options import KIND, Options
+from mimo_plugin_radio.options import Options
 from mimo_plugin_radio.sizes import Size, picture_sizes
 
 
@@ -91,7 +91,7 @@ def _sized(
 ) -> Iterator[tuple[str, tuple[int, ...], Size]]:
     """Sample key, metadata shape and size to be of every picture."""
     for sample in samples:
-        shapes = [medium.shape for medium in sample.media(KIND)]
+        shapes = [medium.shape for medium in sample.media(options.media)]
         for shape, size in zip(shapes, picture_sizes(shapes, options), strict=True):
             yield sample.key, shape, size
 

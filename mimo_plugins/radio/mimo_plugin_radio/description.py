@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mimo_core import Description, Media, Module
-from mimo_plugin_radio.options import KIND, Options, options_of
+from mimo_plugin_radio.options import Options, options_of
 from mimo_plugin_radio.sizes import picture_sizes
 from mimo_plugin_radio.weights import weights
 
@@ -55,7 +55,7 @@ def describe_encoder(module: Module) -> Description:
         heads=options.tower_heads,
         weights=weights(options, language_width),
         flops_per_position=_flops_per_image(options, language_width) / options.largest_patches,
-        accepts=KIND,
+        accepts=options.media,
         positions=positions,
         parallel=frozenset({"tp", "pp", "dp"}),
         divides=_divides(options, language_width),

@@ -16,7 +16,7 @@ from mimo_core import (
     Sample,
     hookimpl,
 )
-from mimo_plugin_radio.options import KIND, Options, options_of
+from mimo_plugin_radio.options import Options, options_of
 
 if TYPE_CHECKING:
     from megatron.core.process_groups_config import ProcessGroupCollection
@@ -67,7 +67,7 @@ def provide_batch(
     from mimo_plugin_radio.batch import image_batch, packed_batch, packed_sizes
 
     options = options_of(module)
-    if not any(True for sample in samples for _ in sample.media(KIND)):
+    if not any(True for sample in samples for _ in sample.media(options.media)):
         return None
     fixed = options.resolution == "fixed"
     if not context.first_stage:

@@ -22,6 +22,8 @@ from mimo_core.verify.compare import Verdict, compare_iterations
 from mimo_core.verify.recipes import judges, layouts
 
 STEPS = 3
+_FULL_PRODUCTS = {"NVIDIA_TF32_OVERRIDE": "0", "TRITON_F32_DEFAULT": "ieee"}
+"""On GPUs: products in fp32, not in TF32, whose 10 bits would hide what is wrong."""
 
 
 def verify(
@@ -147,7 +149,7 @@ class Judge:
         command += ["--run-dir", str(self.base / name)]
         for plugin in self.disabled:
             command += ["--no-plugin", plugin]
-        environ = {**os.environ, "COLUMNS": "100"}
+        environ = {**os.environ, **_FULL_PRODUCTS, "COLUMNS": "100"}
         done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
         if done.returncode:
             raise RunFailed(f"the run of the {name} failed: {done.stderr.strip()}")

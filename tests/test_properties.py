@@ -30,14 +30,15 @@ SIZES = st.sampled_from([1, 1, 1, 2, 3, 4])
 
 @st.composite
 def grids(draw: st.DrawFn) -> dict[str, Grid]:
-    """Up to four modules, most of them where others leave room."""
+    """Up to four modules, in any order of ranks, at times one of them not where it fits."""
     names = draw(st.permutations(NAMES))[: draw(st.integers(1, len(NAMES)))]
     drawn = {name: _grid(draw) for name in names}
+    in_order = draw(st.booleans())
+    shifted = draw(st.sampled_from([None, None, *names]))
     following = 0
-    for name in draw(st.permutations(names)):
-        beside = draw(st.sampled_from([0] * 9 + [-1, 1]))
-        if draw(st.booleans()):
-            place = max(0, following + beside)
+    for name in names if in_order else draw(st.permutations(names)):
+        place = max(0, following + (draw(st.sampled_from([-1, 1])) if name == shifted else 0))
+        if not (in_order and name != shifted and draw(st.booleans())):
             drawn[name] = attrs.evolve(drawn[name], first_rank=place)
         following += drawn[name].size
     return drawn
@@ -45,7 +46,7 @@ def grids(draw: st.DrawFn) -> dict[str, Grid]:
 
 def _grid(draw: st.DrawFn) -> Grid:
     dense = {size: draw(SIZES) for size in ("tp", "cp", "pp", "dp")}
-    ep, expert_tp = draw(st.sampled_from([(1, 1)] * 4 + [(2, 1), (1, 2), (2, 2), (4, 1), (3, 1)]))
+    ep, expert_tp = draw(st.sampled_from([(1, 1)] * 12 + [(2, 1), (1, 2), (2, 2), (4, 1), (3, 1)]))
     return Grid(**dense, ep=ep, expert_tp=expert_tp)
 
 

@@ -227,8 +227,10 @@ def test_a_sample_that_is_too_long_loses_the_end_of_its_text_where_that_is_wante
     full, cut = whole.build([long], [True]), short.build([long], [True])
     for name in ("input_ids", "labels", "loss_mask"):
         assert getattr(cut, name).tolist() == getattr(full, name)[:, :4].tolist()
-    with pytest.raises(ValueError, match="its media alone are too long"):
-        attrs.evolve(builder, length=0, cut=True).build([long], [True])
+    # Also where the last placeholder would be left as a label only.
+    for length in (0, 1):
+        with pytest.raises(ValueError, match="its media alone are too long"):
+            attrs.evolve(builder, length=length, cut=True).build([long], [True])
 
 
 def test_media_that_no_encoder_reads_is_refused(builder):

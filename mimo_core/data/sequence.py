@@ -107,7 +107,7 @@ class SequenceBuilder:
             learn += [float(piece.learned)] * len(piece.ids)
             media = len(tokens) if piece.encoder else media
         most = self.length + 1
-        if len(tokens) > most and not (self.cut and media <= most):
+        if len(tokens) > most and not (self.cut and media <= self.length):
             raise SampleError(
                 f"sample {sample.key} takes {len(tokens) - 1} positions, more than "
                 f"train.sequence_length = {self.length}; raise it, shorten the sample"

@@ -173,6 +173,23 @@ def test_placeholders_stand_for_rows_and_only_learned_text_has_loss(builder):
     assert built.loss_mask.dtype == np.float32
 
 
+def test_packed_samples_that_ranks_share_are_each_padded_to_two_chunks_a_rank():
+    sizes = ["modules.language.grid={tp: 2, cp: 2}", "modules.language.packing=true"]
+    graph = build_graph(load_text(TWO_KINDS, "recipe.yaml", sizes), HOST)
+    built = SequenceBuilder(graph=graph, length=LENGTH).build(
+        [sample(Text(text="abc", loss=True)), sample(image(4), Text(text="xyz", loss=True))],
+        [True, True],
+    )
+    first, second = [*b"abc", END], [*[VISION] * 4, *b"xyz", END]
+    # Then to what tp must divide on every rank.
+    assert built.lengths.tolist() == [4, 8, 4]
+    assert built.input_ids.tolist() == [[*first, *second, *[PAD] * 4]]
+    assert built.labels.tolist() == [[*first[1:], PAD, *second[1:], PAD, *[PAD] * 4]]
+    learned = [1, 1, 1, 0, *[0, 0, 0, 1, 1, 1, 1, 0], *[0] * 4]
+    assert built.loss_mask.tolist() == [learned]
+    assert built.position_ids.tolist() == [[*range(4), *range(8), *range(4)]]
+
+
 @pytest.mark.parametrize(
     "parts",
     [

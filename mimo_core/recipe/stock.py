@@ -91,6 +91,7 @@ ENGINE_FLAGS = frozenset(
         *("calculate_per_token_loss", "eval_iters", "eval_interval", "save", "save_interval"),
         *("ckpt_format", "data_parallel_random_init", "load", "pretrained_checkpoint"),
         *("override_opt_param_scheduler", "log_interval", "finetune"),
+        *("exit_signal", "exit_signal_handler", "exit_signal_handler_for_training"),
     )
 )
 """Stock flags that follow from the rest of the recipe."""

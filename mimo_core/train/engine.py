@@ -25,8 +25,14 @@ from mimo_core.plan import Plan
 from mimo_core.platforms.base import RankPlatform
 from mimo_core.report.reporter import Iteration, Reporter
 from mimo_core.run_folder import RunFolder, latest_checkpoint
+from mimo_core.termination import Termination
 from mimo_core.topology import build_topology
-from mimo_core.train.adaptations import adapt_stock_loop, exit_is_an_end, write_tensorboard
+from mimo_core.train.adaptations import (
+    adapt_stock_loop,
+    exit_is_an_end,
+    stop_where_agreed,
+    write_tensorboard,
+)
 from mimo_core.train.answers import AnswerSheet
 from mimo_core.train.arguments import Steps, flags, parse
 from mimo_core.train.facts import changes, facts_to_keep
@@ -44,6 +50,7 @@ class Engine:
         platform: RankPlatform,
         folder: RunFolder,
         reporter: Reporter | None,
+        termination: Termination,
     ) -> None:
         """Make groups, communicator and data. Called by all ranks of the world.
 
@@ -52,10 +59,13 @@ class Engine:
             platform: This rank's machine.
             folder: The run's folder, shared by all ranks.
             reporter: On the rank that reports, else ``None``.
+            termination: What SIGTERM does to this rank.
         """
         self._plan = plan
         self._platform = platform
         self._reporter = reporter
+        self._termination = termination
+        self._stopped = False
         self._rank = dist.get_rank()
         self._name = plan.layout.module_of(self._rank)
         self._train = plan.recipe.train
@@ -78,6 +88,7 @@ class Engine:
         self._args = parse(plan, flags(plan, self._steps()))
         # Saved with every checkpoint, as all arguments are.
         self._args.mimo_facts = facts_to_keep(plan, self._samples)
+        stop_where_agreed(self._args, self._agreed_to_stop)
         if reporter is not None:
             write_tensorboard(folder.tensorboard)
             self._tell(reporter)
@@ -117,12 +128,19 @@ class Engine:
         ranks: list[Any] = [None] * dist.get_world_size()
         dist.all_gather_object(ranks, mine)
         answers = self._answers.gather()
+        for feed in self._feeds.values():
+            feed.close()
         if self._reporter is None:
             return None
         iteration = latest_checkpoint(self.checkpoints)
         saved = None if iteration is None else self.checkpoints / f"iter_{iteration:07d}"
         return self._reporter.end(
-            answers, {"ranks": ranks, "checkpoint": None if saved is None else str(saved)}
+            answers,
+            {
+                "ranks": ranks,
+                "checkpoint": None if saved is None else str(saved),
+                "stopped_by": "SIGTERM" if self._stopped else None,
+            },
         )
 
     # Parts
@@ -182,6 +200,7 @@ class Engine:
     # Around the stock loop
     def _around_step(self, stock: Callable[..., Any]) -> Callable[..., Any]:
         def train_step(*args: Any, iteration: int, **kwargs: Any) -> Any:
+            self._termination.begin()
             self._communicator.begin(self._feeds["train"])
             started = time.perf_counter()
             result = stock(*args, iteration=iteration, **kwargs)
@@ -215,6 +234,9 @@ class Engine:
             iteration = self._iterations_done()
             # The stock loop looks once more after the last iteration.
             if iteration not in self._evaluated:
+                if self._agreed_to_stop():
+                    # There may be no time for it: as where the stock loop's time is up.
+                    return None, None, True
                 self._communicator.begin(self._feeds["validation"])
                 self._forward_step.answers = self._answers.open()
                 self._evaluated = {iteration: stock(*args, **kwargs)}
@@ -224,6 +246,15 @@ class Engine:
             return self._evaluated[iteration]
 
         return evaluate
+
+    def _agreed_to_stop(self) -> bool:
+        """Whether any rank was told to stop. Called by all ranks, which get the same answer."""
+        if not self._stopped:
+            asked = torch.tensor([self._termination.asked], dtype=torch.int32)
+            asked = asked.to(self._platform.device)
+            dist.all_reduce(asked, op=dist.ReduceOp.MAX)
+            self._stopped = bool(asked.item())
+        return self._stopped
 
     def _report_evaluation(self, iteration: int, losses: Mapping[str, torch.Tensor]) -> None:
         if self._reporter is not None:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from mimo_core.plan import make_plan
 from mimo_core.rank import Rank
 from mimo_core.recipe import packaged
-from mimo_core.run_folder import RunFolder, latest_checkpoint
-from mimo_core.train.going_on import iterations_done
+from mimo_core.run_folder import RunFolder
+from mimo_core.train.going_on import checkpoint_of
 from mimo_core.train.starting import starting_weights
 
 if TYPE_CHECKING:
@@ -73,10 +73,10 @@ def pretrain(
 
     console = Console()
     console.print(run_header(plan))
-    done = iterations_done(plan, folder)
+    done = checkpoint_of(plan, folder).iteration
     weights = starting_weights(plan, done)
     begins = "" if done is None else f", going on after iteration {done}"
     if weights is not None:
-        begins = f", with the weights of {weights}, iteration {latest_checkpoint(weights)}"
+        begins = f", with the weights of {weights.path}"
     console.print(f"  run folder {folder.path}{begins}", highlight=False, soft_wrap=True)
     return launch(plan, folder, disabled, max_restarts)

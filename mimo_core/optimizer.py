@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -64,7 +65,8 @@ class Optimizer(MimoOptimizer):  # type: ignore[misc]
         Core writes into fp32 parameters, which are their own main parameters, in place. And it
         loses the step of torch's Adam: saved with the parameter groups, it is set, shared between
         all states, and then overwritten with what a zero-dimensional tensor leaves of itself in
-        a flat buffer.
+        a flat buffer (a state that can be resharded holds none, and core asks for it:
+        :func:`_load_without_steps`).
         """
         super().load_state_dict(state_dict)
         for optimizer in self._active_optimizers:
@@ -102,6 +104,7 @@ def build_optimizer(model: Model, config: OptimizerConfig) -> Optimizer:
             optimizer = ChainedOptimizer(held) if held else None
             _scale_weight_decay(held, model.node.weight_decay_factor)
             _initialize_states(held)
+            _load_without_steps(held)
         replicas = copy.copy(model.pg_collection)
         replicas.dp = model.pg_collection.dp_cp
         infos[name] = ModuleOptimizerInfo(
@@ -152,6 +155,26 @@ def _initialize_states(optimizers: list[Any]) -> None:
                     "exp_avg": torch.zeros_like(parameter),
                     "exp_avg_sq": torch.zeros_like(parameter),
                 }
+
+
+def _load_without_steps(optimizers: list[Any]) -> None:
+    """Hide the steps of torch's Adam from core, which looks for each in a state that can be
+    resharded and holds none (``DistributedOptimizer._set_main_param_and_optimizer_states``).
+    ``Optimizer.load_state_dict`` puts them back."""
+
+    def hiding(inner: Any, load: Callable[[Any], None]) -> Callable[[Any], None]:
+        def load_without_steps(state: Any) -> None:
+            for of_parameter in inner.optimizer.state.values():
+                of_parameter.pop("step", None)
+            load(state)
+
+        return load_without_steps
+
+    for inner in optimizers:
+        if _keeps_steps_in_state(inner.optimizer):
+            inner.load_parameter_state_from_fully_reshardable = hiding(
+                inner, inner.load_parameter_state_from_fully_reshardable
+            )
 
 
 def _keeps_steps_in_state(optimizer: Any) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import attrs
@@ -45,7 +46,9 @@ class Attempts:
 
     def run(self, max_restarts: int, folder: Path, patch: pytest.MonkeyPatch) -> None:
         patch.setattr(local, "attempt", self.attempt)
-        patch.setattr(local, "iterations_done", lambda plan, folder: self.saved)
+        patch.setattr(
+            local, "checkpoint_of", lambda plan, folder: SimpleNamespace(iteration=self.saved)
+        )
         plan = make_plan(HERE / "recipes" / "tiny.yaml")
         launch(plan, RunFolder(folder), max_restarts=max_restarts)
 

@@ -18,7 +18,7 @@ from mimo_core.plan import Plan
 from mimo_core.recipe import dump
 from mimo_core.run_folder import RunFolder
 from mimo_core.termination import AGAIN
-from mimo_core.train.going_on import iterations_done
+from mimo_core.train.going_on import checkpoint_of
 
 
 class RunFailed(RuntimeError):
@@ -83,24 +83,22 @@ def _attempts(
 ) -> Failure | None:
     """Until all ranks end well, or fail for good. Gives the last attempt's failure."""
     restarts: list[dict[str, Any]] = []
-    begun_at, in_a_row = iterations_done(plan, folder), 0
+    begun_at, in_a_row = checkpoint_of(plan, folder).iteration, 0
     while True:
         told = {RESTARTS: json.dumps(restarts)}
         failure = attempt(plan, folder, disabled, told, lambda: signals.told)
         if failure is None or failure.expected or not failure.code or signals.told:
             return failure
-        done = iterations_done(plan, folder)
+        done = checkpoint_of(plan, folder).iteration
         in_a_row = in_a_row + 1 if done == begun_at else 1
         if in_a_row > max_restarts:
             return failure
         begun_at = done
         cause = f"{failure.label} {failure.said()}"
         restarts.append({"time": time.time(), "after_iteration": done or 0, "cause": cause})
-        goes = (
-            "begins anew, as nothing was saved"
-            if done is None
-            else f"goes on after iteration {done}"
-        )
+        goes = "begins anew, as nothing was saved"
+        if done is not None:
+            goes = f"goes on after iteration {done}"
         print(f"\n{failure.text()}\n", file=sys.stderr)
         print(f"  restart {in_a_row} of {max_restarts}: {goes}", file=sys.stderr, flush=True)
 

@@ -17,16 +17,16 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import IO, Any
 
-from mimo_core.errors import RecipeError
+from mimo_core.checkpoints import checkpoint_path, newest, way_back
+from mimo_core.errors import CheckpointError, RecipeError
 from mimo_core.launch.ending import LAUNCHED, NOTHING_DONE, RESTARTS, Ending
 from mimo_core.launch.failure import PART, Failure
 from mimo_core.plan import Plan
 from mimo_core.rank import Rank
 from mimo_core.recipe import dump
-from mimo_core.run_folder import RunFolder, latest_checkpoint
+from mimo_core.run_folder import RunFolder
 from mimo_core.termination import Termination
-from mimo_core.train.checkpoint_files import way_back
-from mimo_core.train.going_on import iterations_done
+from mimo_core.train.going_on import checkpoint_of
 
 MEETING_TIMEOUT = datetime.timedelta(minutes=10)
 _SILENT_FIRST = 0.2
@@ -113,13 +113,11 @@ def _meet_and_run(
 ) -> dict[str, Any] | None:
     folder = watch.folder
     if rank.rank == 0 and not os.environ.get(LAUNCHED):
-        iterations_done(plan, folder)
+        checkpoint_of(plan, folder)
         folder.keep_recipe(dump(plan.recipe))
         if plan.recipe.checkpoint.save:
             folder.try_checkpoints(plan.recipe.checkpoint.directory)
     checkpoints = folder.checkpoints(plan.recipe.checkpoint.directory)
-    done = latest_checkpoint(checkpoints)
-    print("begins" if done is None else f"goes on after iteration {done}")
     from mimo_core import platforms
 
     platform = platforms.select(rank.local_rank)
@@ -145,19 +143,21 @@ def _explain(error: BaseException, checkpoints: Path) -> None:
         RecipeError: the newest one could not be loaded.
         OSError: one could not be written.
     """
+    if isinstance(error, CheckpointError):
+        return
     functions = {frame.f_code.co_name for frame, _ in traceback.walk_tb(error.__traceback__)}
-    done = latest_checkpoint(checkpoints)
+    done = newest(checkpoints).iteration
     if "load_checkpoint" in functions and done is not None:
         traceback.print_exception(error)
-        path = checkpoints / f"iter_{done:07d}"
+        path = checkpoint_path(checkpoints, done)
         raise RecipeError(f"{path}: {error}; {way_back(checkpoints, done)}") from None
     if "save_checkpoint" in functions:
         place = next(folder for folder in (checkpoints, *checkpoints.parents) if folder.exists())
         free = shutil.disk_usage(place).free / 1e9
-        newest = "there is no earlier one" if done is None else f"that of iteration {done} is whole"
+        kept = "there is no earlier one" if done is None else f"that of iteration {done} is whole"
         raise OSError(
             f"a checkpoint could not be written to {checkpoints}, where {free:.1f} GB are free; "
-            f"{newest} ({type(error).__name__}: {str(error).strip()})"
+            f"{kept} ({type(error).__name__}: {str(error).strip()})"
         ) from error
 
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from megatron.core.dist_checkpointing import load_common_state_dict
 from megatron.core.enums import ModelType
 from megatron.training.argument_utils import pretrain_cfg_container_from_args
 from megatron.training.training import pretrain
 
+from mimo_core.checkpoints import newest
 from mimo_core.communicator.bridge import Bridge
 from mimo_core.communicator.pipeline import PipelineCommunicator
 from mimo_core.communicator.routes import bridge_ranks, edge_route
@@ -24,7 +24,7 @@ from mimo_core.model.config import DTYPES
 from mimo_core.plan import Plan
 from mimo_core.platforms.base import RankPlatform
 from mimo_core.report.reporter import Iteration, Reporter
-from mimo_core.run_folder import RunFolder, latest_checkpoint
+from mimo_core.run_folder import RunFolder
 from mimo_core.termination import Termination
 from mimo_core.topology import build_topology
 from mimo_core.train.adaptations import (
@@ -35,9 +35,9 @@ from mimo_core.train.adaptations import (
 )
 from mimo_core.train.answers import AnswerSheet
 from mimo_core.train.arguments import Steps, flags, parse
-from mimo_core.train.facts import changes, facts_to_keep
+from mimo_core.train.facts import facts_to_keep
+from mimo_core.train.history import History
 from mimo_core.train.samples import Samples
-from mimo_core.train.starting import starting_weights
 from mimo_core.train.step import LOSS, POSITIONS, ForwardStep
 
 
@@ -67,6 +67,8 @@ class Engine:
         self._termination = termination
         self._stopped = False
         self._rank = dist.get_rank()
+        self.checkpoints = folder.checkpoints(plan.recipe.checkpoint.directory)
+        self._history = History.find(plan, self.checkpoints)
         self._name = plan.layout.module_of(self._rank)
         self._train = plan.recipe.train
         self._topology = build_topology(
@@ -83,11 +85,8 @@ class Engine:
         self._samples = Samples(plan, self._rank)
         metric = getattr(self._samples.held_out, "metric", "exact_match")
         self._forward_step = ForwardStep(self._communicator, platform, metric)
-        self.checkpoints = folder.checkpoints(plan.recipe.checkpoint.directory)
-        self._latest = latest_checkpoint(self.checkpoints)
+        self._facts = facts_to_keep(plan, self._samples)
         self._args = parse(plan, flags(plan, self._steps()))
-        # Saved with every checkpoint, as all arguments are.
-        self._args.mimo_facts = facts_to_keep(plan, self._samples)
         stop_where_agreed(self._args, self._agreed_to_stop)
         if reporter is not None:
             write_tensorboard(folder.tensorboard)
@@ -103,6 +102,7 @@ class Engine:
 
     def run(self) -> None:
         """Train, evaluate and save by the stock loop."""
+        self._history.adapt(self._facts, self._platform)
         adapt_stock_loop(train_step=self._around_step, evaluate=self._around_evaluation)
         self._build.config_of(LANGUAGE).finalize_model_grads_func = finalize_gradients
         with exit_is_an_end():
@@ -132,15 +132,11 @@ class Engine:
             feed.close()
         if self._reporter is None:
             return None
-        iteration = latest_checkpoint(self.checkpoints)
-        saved = None if iteration is None else self.checkpoints / f"iter_{iteration:07d}"
+        saved = newest(self.checkpoints)
+        path = None if saved.manifest is None else str(saved.path)
+        told_by = "SIGTERM" if self._stopped else None
         return self._reporter.end(
-            answers,
-            {
-                "ranks": ranks,
-                "checkpoint": None if saved is None else str(saved),
-                "stopped_by": "SIGTERM" if self._stopped else None,
-            },
+            answers, {"ranks": ranks, "checkpoint": path, "stopped_by": told_by}
         )
 
     # Parts
@@ -173,21 +169,18 @@ class Engine:
         return Steps(
             evaluation_iterations=-(-self._samples.looked_at // self._train.global_batch_size),
             save=self.checkpoints,
-            resume=self._latest is not None,
-            start_from=starting_weights(self._plan, self._latest),
+            resume=self._history.newest.manifest is not None,
+            start_from=self._history.start_from,
         )
 
     def _tell(self, reporter: Reporter) -> None:
         """What a person should know before the run begins, or goes on."""
-        for line in self._samples.notes:
+        for line in [*self._samples.notes, *self._history.notes(self._facts)]:
             reporter.note(line)
-        if self._latest is not None:
-            saved = load_common_state_dict(self.checkpoints / f"iter_{self._latest:07d}")["args"]
-            for line in changes(getattr(saved, "mimo_facts", {}), self._args.mimo_facts):
-                reporter.note(line)
 
     def _make_feeds(self, _samples: Any) -> tuple[Feed, Feed | None, None]:
         """Training and validation iterators; the stock loop calls it after loading."""
+        self._history.go_on(self._facts, self._platform, self._topology)
         train = self._feeds["train"] = self._samples.training(self._args.consumed_train_samples)
         self._communicator.begin(train)
         if self._reporter is not None:

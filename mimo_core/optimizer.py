@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -29,6 +29,9 @@ from mimo_core.contract import Module
 from mimo_core.model.config import DTYPES
 from mimo_core.model.mimo import Model
 
+STEP = "step"
+"""Of Adam, in a module's state."""
+
 
 class Optimizer(MimoOptimizer):  # type: ignore[misc]
     """Megatron's optimizer of a heterogeneous model."""
@@ -38,44 +41,71 @@ class Optimizer(MimoOptimizer):  # type: ignore[misc]
         Args:
             infos: The optimizer of each module.
             config: The run's.
-            stage: Pipeline stages of this rank's module before it with as many optimizers (dense
-                layers have one, experts another).
+            stage: Pipeline stages of this rank's module before it that learn.
         """
         super().__init__(infos, config)
-        self._expert_stage = stage
+        self._stage = stage
+        self._sharding_type: str | None = None
 
     def sharded_state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """The state, with one main replica of what is saved once for all stages.
+        """The state, by keys and objects that no layout changes.
 
-        Core takes stage 0's, which a model with experts on later stages alone has not.
+        Core saves the parameter groups of each of a module's optimizers: dense layers have one,
+        experts another where ep exceeds 1, on the stages that have experts. Of the groups only
+        Adam's step is state, the rest follows from the recipe: it is saved, once a module.
         """
         state: dict[str, Any] = super().sharded_state_dict(*args, **kwargs)
-        for module in state.values():
-            for part in module.values() if all(isinstance(key, int) for key in module) else ():
-                for value in part.values():
-                    if isinstance(value, ShardedObject) and ".1." in value.key:
-                        tp, _, dp = value.replica_id
-                        value.replica_id = (tp, self._expert_stage, dp)
+        self._sharding_type = (kwargs.get("metadata") or {}).get("distrib_optim_sharding_type")
+        for name, held in self._held():
+            module = state[name]
+            for part in _parts(module, held):
+                for key in [key for key in part if key.startswith("_mimo_param_")]:
+                    del part[key]
+            groups = self.module_infos[name].pg_collection
+            module[STEP] = ShardedObject(
+                f"mimo.{name}.optimizer.step",
+                _step_of(held),
+                (1,),
+                (0,),
+                replica_id=(groups.tp.rank(), self._stage, groups.dp.rank()),
+            )
         return state
 
     @torch.no_grad()
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load, with two mends.
+        """Load what :meth:`sharded_state_dict` gave, with two mends.
 
         Core writes into fp32 parameters, which are their own main parameters, in place. And it
-        loses the step of torch's Adam: saved with the parameter groups, it is set, shared between
-        all states, and then overwritten with what a zero-dimensional tensor leaves of itself in
-        a flat buffer (a state that can be resharded holds none, and core asks for it:
-        :func:`_load_without_steps`).
+        loses the step of torch's Adam: it is set, shared between all states, and then overwritten
+        with what a zero-dimensional tensor leaves of itself in a flat buffer (a state that can be
+        resharded holds none, and core asks for it: :func:`_load_without_steps`).
         """
+        steps = {}
+        for name, held in self._held():
+            module = state_dict[name]
+            steps[name] = module.pop(STEP)
+            for part, inner in zip(_parts(module, held), held, strict=True):
+                part["param_state_sharding_type"] = self._sharding_type
+                if "optimizer" not in part:
+                    part["optimizer"] = inner.state_dict()["optimizer"]
+                if steps[name] is not None:
+                    for group in part["optimizer"]["param_groups"]:
+                        group["step"] = steps[name]
         super().load_state_dict(state_dict)
-        for optimizer in self._active_optimizers:
-            for inner in optimizer.chained_optimizers:
+        for name, held in self._held():
+            for inner in held:
                 for group in inner.optimizer.param_groups:
-                    if "step" in group and _keeps_steps_in_state(inner.optimizer):
-                        step = float(group.pop("step"))
+                    if _keeps_steps_in_state(inner.optimizer):
+                        group.pop("step", None)
                         for parameter in group["params"]:
-                            inner.optimizer.state[parameter]["step"] = torch.tensor(step)
+                            step = torch.tensor(float(steps[name]))
+                            inner.optimizer.state[parameter]["step"] = step
+
+    def _held(self) -> Iterator[tuple[str, list[Any]]]:
+        """The optimizers of each module that learns on this rank."""
+        for name, info in self.module_infos.items():
+            if info.is_active and info.optimizer is not None:
+                yield name, info.optimizer.chained_optimizers
 
 
 def build_optimizer(model: Model, config: OptimizerConfig) -> Optimizer:
@@ -100,7 +130,7 @@ def build_optimizer(model: Model, config: OptimizerConfig) -> Optimizer:
             )
             # A module without experts gets an optimizer for another's, which cannot be saved.
             held = [inner for inner in optimizer.chained_optimizers if inner.buffers]
-            stage = _stages_alike_before(len(held), model.pg_collection.pp)
+            stage = _learning_stages_before(bool(held), model.pg_collection.pp)
             optimizer = ChainedOptimizer(held) if held else None
             _scale_weight_decay(held, model.node.weight_decay_factor)
             _initialize_states(held)
@@ -116,11 +146,26 @@ def build_optimizer(model: Model, config: OptimizerConfig) -> Optimizer:
     return Optimizer(infos, config, stage)
 
 
-def _stages_alike_before(optimizers: int, pp_group: Any) -> int:
-    """Pipeline stages before this one with as many inner optimizers."""
-    counts = [0] * pp_group.size()
-    dist.all_gather_object(counts, optimizers, group=pp_group)
-    return sum(count == optimizers for count in counts[: pp_group.rank()])
+def _learning_stages_before(learns: bool, pp_group: Any) -> int:
+    """Pipeline stages before this one that have an optimizer."""
+    stages = [False] * pp_group.size()
+    dist.all_gather_object(stages, learns, group=pp_group)
+    return sum(stages[: pp_group.rank()])
+
+
+def _parts(module: dict[Any, Any], optimizers: list[Any]) -> list[dict[str, Any]]:
+    """The state of each optimizer of a module; that of one alone is not counted."""
+    if len(optimizers) == 1:
+        return [module]
+    return [module[index] for index in range(len(optimizers))]
+
+
+def _step_of(optimizers: list[Any]) -> float | None:
+    """Steps that Adam has made; ``None`` where TransformerEngine's has made none."""
+    groups = [
+        group for inner in optimizers for group in inner.state_dict()["optimizer"]["param_groups"]
+    ]
+    return next((group["step"] for group in groups if "step" in group), None)
 
 
 def _config_of(module: Module, config: OptimizerConfig) -> OptimizerConfig:

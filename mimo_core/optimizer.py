@@ -18,6 +18,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -30,6 +31,9 @@ from megatron.core.optimizer.clip_grads import count_zeros_fp32, get_grad_norm_f
 from mimo_core.contract import Module
 from mimo_core.model.config import DTYPES
 from mimo_core.model.mimo import Model
+
+STEP = "step"
+"""Of Adam, in a module's state."""
 
 
 class Optimizer(MimoOptimizer):  # type: ignore[misc]
@@ -53,6 +57,7 @@ class Optimizer(MimoOptimizer):  # type: ignore[misc]
         super().__init__(infos, config)
         self._stages = stages
         self._device = device
+        self._sharding_type: str | None = None
         # Core's sums over a module span its stages, but are called by an optimizer alone.
         self._left_out = [
             info.pg_collection.intra_dist_opt
@@ -93,39 +98,66 @@ class Optimizer(MimoOptimizer):  # type: ignore[misc]
         return int(super().count_zeros())
 
     def sharded_state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """The state, with one main replica of what is saved once for all stages.
+        """The state, by keys and objects that no layout changes.
 
-        Core takes stage 0's, which a model with experts on later stages alone has not, nor one
-        whose last stage alone learns.
+        Core saves the parameter groups of each of a module's optimizers: dense layers have one,
+        experts another where ep exceeds 1, on the stages that have experts. Of the groups only
+        Adam's step is state, the rest follows from the recipe: it is saved, once a module, by the
+        first stage that learns.
         """
         state: dict[str, Any] = super().sharded_state_dict(*args, **kwargs)
-        for name, module in state.items():
-            several = all(isinstance(key, int) for key in module)
-            for number, part in module.items() if several else [(0, module)]:
-                for key, value in part.items():
-                    if key.startswith("_mimo_") and isinstance(value, ShardedObject):
-                        tp, stage, dp = value.replica_id
-                        before = sum(count > number for count in self._stages[name][:stage])
-                        value.replica_id = (tp, before, dp)
+        self._sharding_type = (kwargs.get("metadata") or {}).get("distrib_optim_sharding_type")
+        for name, held in self._held():
+            module = state[name]
+            for part in _parts(module, held):
+                for key in [key for key in part if key.startswith("_mimo_param_")]:
+                    del part[key]
+            groups = self.module_infos[name].pg_collection
+            before = sum(count > 0 for count in self._stages[name][: groups.pp.rank()])
+            module[STEP] = ShardedObject(
+                f"mimo.{name}.optimizer.step",
+                _step_of(held),
+                (1,),
+                (0,),
+                replica_id=(groups.tp.rank(), before, groups.dp.rank()),
+            )
         return state
 
     @torch.no_grad()
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load, with two mends.
+        """Load what :meth:`sharded_state_dict` gave, with two mends.
 
         Core writes into fp32 parameters, which are their own main parameters, in place. And it
-        loses the step of torch's Adam: saved with the parameter groups, it is set, shared between
-        all states, and then overwritten with what a zero-dimensional tensor leaves of itself in
-        a flat buffer.
+        loses the step of torch's Adam: it is set, shared between all states, and then overwritten
+        with what a zero-dimensional tensor leaves of itself in a flat buffer (a state that can be
+        resharded holds none, and core asks for it: :func:`_load_without_steps`).
         """
+        steps = {}
+        for name, held in self._held():
+            module = state_dict[name]
+            steps[name] = module.pop(STEP)
+            for part, inner in zip(_parts(module, held), held, strict=True):
+                part["param_state_sharding_type"] = self._sharding_type
+                if "optimizer" not in part:
+                    part["optimizer"] = inner.state_dict()["optimizer"]
+                if steps[name] is not None:
+                    for group in part["optimizer"]["param_groups"]:
+                        group["step"] = steps[name]
         super().load_state_dict(state_dict)
-        for optimizer in self._active_optimizers:
-            for inner in optimizer.chained_optimizers:
+        for name, held in self._held():
+            for inner in held:
                 for group in inner.optimizer.param_groups:
-                    if "step" in group and _keeps_steps_in_state(inner.optimizer):
-                        step = float(group.pop("step"))
+                    if _keeps_steps_in_state(inner.optimizer):
+                        group.pop("step", None)
                         for parameter in group["params"]:
-                            inner.optimizer.state[parameter]["step"] = torch.tensor(step)
+                            step = torch.tensor(float(steps[name]))
+                            inner.optimizer.state[parameter]["step"] = step
+
+    def _held(self) -> Iterator[tuple[str, list[Any]]]:
+        """The optimizers of each module that learns on this rank."""
+        for name, info in self.module_infos.items():
+            if info.is_active and info.optimizer is not None:
+                yield name, info.optimizer.chained_optimizers
 
 
 def build_optimizer(model: Model, config: OptimizerConfig) -> Optimizer:
@@ -157,12 +189,28 @@ def build_optimizer(model: Model, config: OptimizerConfig) -> Optimizer:
             optimizer = ChainedOptimizer(held) if held else None
             _scale_weight_decay(held, module.weight_decay_factor)
             _initialize_states(held)
+            _load_without_steps(held)
             replicas = copy.copy(groups)
             replicas.dp = groups.dp_cp
         infos[name] = ModuleOptimizerInfo(
             optimizer=optimizer, grid=grid, pg_collection=replicas, is_active=groups is not None
         )
     return Optimizer(infos, config, stages, next(model.parameters()).device)
+
+
+def _parts(module: dict[Any, Any], optimizers: list[Any]) -> list[dict[str, Any]]:
+    """The state of each optimizer of a module; that of one alone is not counted."""
+    if len(optimizers) == 1:
+        return [module]
+    return [module[index] for index in range(len(optimizers))]
+
+
+def _step_of(optimizers: list[Any]) -> float | None:
+    """Steps that Adam has made; ``None`` where TransformerEngine's has made none."""
+    groups = [
+        group for inner in optimizers for group in inner.state_dict()["optimizer"]["param_groups"]
+    ]
+    return next((group["step"] for group in groups if "step" in group), None)
 
 
 def _config_of(module: Module, config: OptimizerConfig) -> OptimizerConfig:
@@ -197,6 +245,26 @@ def _initialize_states(optimizers: list[Any]) -> None:
                     "exp_avg": torch.zeros_like(parameter),
                     "exp_avg_sq": torch.zeros_like(parameter),
                 }
+
+
+def _load_without_steps(optimizers: list[Any]) -> None:
+    """Hide the steps of torch's Adam from core, which looks for each in a state that can be
+    resharded and holds none (``DistributedOptimizer._set_main_param_and_optimizer_states``).
+    ``Optimizer.load_state_dict`` puts them back."""
+
+    def hiding(inner: Any, load: Callable[[Any], None]) -> Callable[[Any], None]:
+        def load_without_steps(state: Any) -> None:
+            for of_parameter in inner.optimizer.state.values():
+                of_parameter.pop("step", None)
+            load(state)
+
+        return load_without_steps
+
+    for inner in optimizers:
+        if _keeps_steps_in_state(inner.optimizer):
+            inner.load_parameter_state_from_fully_reshardable = hiding(
+                inner, inner.load_parameter_state_from_fully_reshardable
+            )
 
 
 def _keeps_steps_in_state(optimizer: Any) -> bool:

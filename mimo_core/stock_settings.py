@@ -62,6 +62,8 @@ def _flag(flag: str, value: Any, owned: Mapping[str, str], graph: Graph) -> str 
             return f"modules are configured by fields of TransformerConfig; write {field}: false"
     if flag in stock.UNREAD_FLAGS:
         return f"nothing reads this flag here: {stock.UNREAD_FLAGS[flag]}; leave it out"
+    if flag in stock.REFUSED_FLAGS and value is not False:
+        return f"this flag is refused: {stock.REFUSED_FLAGS[flag]}; leave it out"
     if flag == "optimizer" and value != "adam":
         return (
             f"optimizer {value!r} is refused: the distributed optimizer of core 0.19, which every "

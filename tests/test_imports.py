@@ -16,6 +16,7 @@ PURE = (
     "contract.py",
     "hookspecs.py",
     "errors.py",
+    "checkpoints.py",
     "plugins",
     "recipe",
     "graph.py",
@@ -96,7 +97,10 @@ def test_a_fresh_process_that_plans_has_loaded_nothing_heavy():
 
 
 LAYERS = (
-    ("contract", "hookspecs", "errors", "rank", "run_folder", "tokenizer"),
+    (
+        *("contract", "hookspecs", "errors", "rank", "run_folder", "checkpoints", "termination"),
+        "tokenizer",
+    ),
     ("plugins", "recipe", "layout"),
     ("graph", "star", "stock_settings", "validate", "memory", "sources", "plan"),
     ("platforms", "data", "report", "testing"),

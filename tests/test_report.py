@@ -110,10 +110,13 @@ def test_a_run_that_stops_early_says_so_and_how_to_go_on(tmp_path):
     run.step(row(3, seconds=0.01))
     assert run.end([], {})["finished"] is False
     shown, told = screen(iterations=5)
-    shown.stopped(run.reached, "mimo-pretrain x/recipe.yaml --run-dir x")
+    shown.stopped(run.reached, None, "mimo-pretrain x/recipe.yaml --run-dir x")
+    shown.stopped(run.reached, "SIGTERM", None)
     assert told.getvalue().splitlines() == [
         "  stopped after iteration 3 of 5: not finished; go on:",
         "    mimo-pretrain x/recipe.yaml --run-dir x",
+        "  stopped by SIGTERM after iteration 3 of 5: not finished, and nothing was saved "
+        "(checkpoint.save is false)",
     ]
     run.step(row(5))
     assert run.end([], {})["finished"] is True

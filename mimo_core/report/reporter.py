@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -50,6 +50,7 @@ class Reporter:
         facts: Mapping[str, Any],
         started: float,
         save_every: int = 0,
+        restarts: Sequence[Mapping[str, Any]] = (),
     ) -> None:
         """
         Args:
@@ -60,6 +61,7 @@ class Reporter:
             started: When the command was given, in seconds of the epoch.
             save_every: Iterations between checkpoints: a run that goes on from one has the
                 figures up to it.
+            restarts: What the launcher has restarted so far, each with its time.
         """
         self._folder = folder
         self._screen = screen
@@ -67,6 +69,8 @@ class Reporter:
         earlier = folder.read_summary() or {}
         self._iterations: list[dict[str, Any]] = earlier.get("iterations", [])
         self._evaluations: list[dict[str, Any]] = earlier.get("evaluations", [])
+        known = [*earlier.get("restarts", []), *restarts]
+        self._restarts = list({row["time"]: row for row in known}.values())
         self._started = started
         self._first_step: float | None = None
         self._save_every = save_every
@@ -135,6 +139,7 @@ class Reporter:
             "evaluation": {key: value for key, value in latest.items() if key != "iteration"},
             "evaluations": self._evaluations,
             "iterations": self._iterations,
+            "restarts": self._restarts,
             **more,
         }
         self._folder.write_summary(summary)

@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from megatron.core.dist_checkpointing import load_common_state_dict
 from megatron.core.enums import ModelType
 from megatron.training import training
 from megatron.training.argument_utils import pretrain_cfg_container_from_args
 
+from mimo_core.checkpoints import newest
 from mimo_core.communicator.bridge import Bridge
 from mimo_core.communicator.pipeline import PipelineCommunicator
 from mimo_core.communicator.routes import bridge_ranks, edge_route
@@ -25,14 +25,20 @@ from mimo_core.model.config import DTYPES
 from mimo_core.plan import Plan
 from mimo_core.platforms.base import RankPlatform
 from mimo_core.report.reporter import Iteration, Reporter, not_finite
-from mimo_core.run_folder import RunFolder, latest_checkpoint
+from mimo_core.run_folder import RunFolder
+from mimo_core.termination import Termination
 from mimo_core.topology import build_topology
-from mimo_core.train.adaptations import adapt_stock_loop, exit_is_an_end, write_tensorboard
+from mimo_core.train.adaptations import (
+    adapt_stock_loop,
+    exit_is_an_end,
+    stop_where_agreed,
+    write_tensorboard,
+)
 from mimo_core.train.answers import AnswerSheet
 from mimo_core.train.arguments import Steps, flags, parse
-from mimo_core.train.facts import changes, facts_to_keep
+from mimo_core.train.facts import facts_to_keep
+from mimo_core.train.history import History
 from mimo_core.train.samples import Samples
-from mimo_core.train.starting import starting_weights
 from mimo_core.train.step import LOSS, POSITIONS, ForwardStep
 
 SKIPPED_IN_A_ROW = 10
@@ -48,6 +54,7 @@ class Engine:
         platform: RankPlatform,
         folder: RunFolder,
         reporter: Reporter | None,
+        termination: Termination,
     ) -> None:
         """Make groups, communicator and data. Called by all ranks of the world.
 
@@ -56,11 +63,16 @@ class Engine:
             platform: This rank's machine.
             folder: The run's folder, shared by all ranks.
             reporter: On the rank that reports, else ``None``.
+            termination: What SIGTERM does to this rank.
         """
         self._plan = plan
         self._platform = platform
         self._reporter = reporter
+        self._termination = termination
+        self._stopped = False
         self._rank = dist.get_rank()
+        self.checkpoints = folder.checkpoints(plan.recipe.checkpoint.directory)
+        self._history = History.find(plan, self.checkpoints)
         self._names = plan.layout.modules_of(self._rank)
         self._train = plan.recipe.train
         self._topology = build_topology(
@@ -77,11 +89,9 @@ class Engine:
         self._samples = Samples(plan, self._rank)
         metric = getattr(self._samples.held_out, "metric", "exact_match")
         self._forward_step = ForwardStep(self._communicator, platform, metric)
-        self.checkpoints = folder.checkpoints(plan.recipe.checkpoint.directory)
-        self._latest = latest_checkpoint(self.checkpoints)
+        self._facts = facts_to_keep(plan, self._samples)
         self._args = parse(plan, flags(plan, self._steps()))
-        # Saved with every checkpoint, as all arguments are.
-        self._args.mimo_facts = facts_to_keep(plan, self._samples)
+        stop_where_agreed(self._args, self._agreed_to_stop)
         if reporter is not None:
             write_tensorboard(folder.tensorboard)
             self._tell(reporter)
@@ -97,6 +107,7 @@ class Engine:
 
     def run(self) -> None:
         """Train, evaluate and save by the stock loop."""
+        self._history.adapt(self._facts, self._platform)
         adapt_stock_loop(train_step=self._around_step, evaluate=self._around_evaluation)
         self._build.config_of(LANGUAGE).finalize_model_grads_func = finalize_gradients
         with exit_is_an_end():
@@ -123,12 +134,15 @@ class Engine:
         ranks: list[Any] = [None] * dist.get_world_size()
         dist.all_gather_object(ranks, mine)
         answers = self._answers.gather()
+        for feed in self._feeds.values():
+            feed.close()
         if self._reporter is None:
             return None
-        iteration = latest_checkpoint(self.checkpoints)
-        saved = None if iteration is None else self.checkpoints / f"iter_{iteration:07d}"
+        saved = newest(self.checkpoints)
+        path = None if saved.manifest is None else str(saved.path)
+        told_by = "SIGTERM" if self._stopped else None
         return self._reporter.end(
-            answers, {"ranks": ranks, "checkpoint": None if saved is None else str(saved)}
+            answers, {"ranks": ranks, "checkpoint": path, "stopped_by": told_by}
         )
 
     def _dropout(self, module: str) -> float:
@@ -167,21 +181,18 @@ class Engine:
         return Steps(
             evaluation_iterations=-(-self._samples.looked_at // self._train.global_batch_size),
             save=self.checkpoints,
-            resume=self._latest is not None,
-            start_from=starting_weights(self._plan, self._latest),
+            resume=self._history.newest.manifest is not None,
+            start_from=self._history.start_from,
         )
 
     def _tell(self, reporter: Reporter) -> None:
         """What a person should know before the run begins, or goes on."""
-        for line in self._samples.notes:
+        for line in [*self._samples.notes, *self._history.notes(self._facts)]:
             reporter.note(line)
-        if self._latest is not None:
-            saved = load_common_state_dict(self.checkpoints / f"iter_{self._latest:07d}")["args"]
-            for line in changes(getattr(saved, "mimo_facts", {}), self._args.mimo_facts):
-                reporter.note(line)
 
     def _make_feeds(self, _samples: Any) -> tuple[Feed, Feed | None, None]:
         """Training and validation iterators; the stock loop calls it after loading."""
+        self._history.go_on(self._facts, self._platform, self._topology)
         train = self._feeds["train"] = self._samples.training(self._args.consumed_train_samples)
         self._communicator.begin(train)
         if self._reporter is not None:
@@ -194,6 +205,7 @@ class Engine:
     # Around the stock loop
     def _around_step(self, stock: Callable[..., Any]) -> Callable[..., Any]:
         def train_step(*args: Any, iteration: int, **kwargs: Any) -> Any:
+            self._termination.begin()
             self._communicator.begin(self._feeds["train"])
             _, _, model, optimizer, scheduler, *_ = args
             if iteration == 0 and self._plan.recipe.checkpoint.save_initial:
@@ -246,6 +258,9 @@ class Engine:
             iteration = self._iterations_done()
             # The stock loop looks once more after the last iteration.
             if iteration not in self._evaluated:
+                if self._agreed_to_stop():
+                    # There may be no time for it: as where the stock loop's time is up.
+                    return None, None, True
                 self._communicator.begin(self._feeds["validation"])
                 self._forward_step.answers = self._answers.open()
                 self._evaluated = {iteration: stock(*args, **kwargs)}
@@ -255,6 +270,15 @@ class Engine:
             return self._evaluated[iteration]
 
         return evaluate
+
+    def _agreed_to_stop(self) -> bool:
+        """Whether any rank was told to stop. Called by all ranks, which get the same answer."""
+        if not self._stopped:
+            asked = torch.tensor([self._termination.asked], dtype=torch.int32)
+            asked = asked.to(self._platform.device)
+            dist.all_reduce(asked, op=dist.ReduceOp.MAX)
+            self._stopped = bool(asked.item())
+        return self._stopped
 
     def _report_evaluation(self, iteration: int, losses: Mapping[str, torch.Tensor]) -> None:
         if self._reporter is not None:

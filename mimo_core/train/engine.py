@@ -33,6 +33,7 @@ from mimo_core.train.facts import changes, facts_to_keep
 from mimo_core.train.samples import Samples
 from mimo_core.train.starting import starting_weights
 from mimo_core.train.step import LOSS, POSITIONS, ForwardStep
+from mimo_core.weights.beginning import directories, notes
 
 
 class Engine:
@@ -75,6 +76,7 @@ class Engine:
         self._forward_step = ForwardStep(self._communicator, platform, metric)
         self.checkpoints = folder.checkpoints(plan.recipe.checkpoint.directory)
         self._latest = latest_checkpoint(self.checkpoints)
+        self._build.weights = directories(plan, self._latest)
         self._args = parse(plan, flags(plan, self._steps()))
         # Saved with every checkpoint, as all arguments are.
         self._args.mimo_facts = facts_to_keep(plan, self._samples)
@@ -161,7 +163,7 @@ class Engine:
 
     def _tell(self, reporter: Reporter) -> None:
         """What a person should know before the run begins, or goes on."""
-        for line in self._samples.notes:
+        for line in (*notes(self._build.weights), *self._samples.notes):
             reporter.note(line)
         if self._latest is not None:
             saved = load_common_state_dict(self.checkpoints / f"iter_{self._latest:07d}")["args"]

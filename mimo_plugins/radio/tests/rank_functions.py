@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from megatron.core.transformer import TransformerConfig
-from mimo_plugin_radio.plugin import build_submodule, describe
+from mimo_plugin_radio.plugin import build_submodule, describe, weight_map
 from mimo_plugin_radio.sizes import picture_sizes
 from mimo_plugin_radio.tower import pixel_shuffle
 from radio_tiny import tiny_module
@@ -21,6 +21,7 @@ from ranks_common import (
 )
 
 from mimo_core import Grid, Media
+from mimo_core.weights.load import sharded_tensors
 
 
 def one_rank(platform: Any) -> dict[str, Any]:
@@ -52,6 +53,8 @@ VARIANTS: list[dict[str, Any]] = [
     {"projector": "mlp", "projector_hidden_size": 40, "ffn_hidden_size": 24},
     {"pixel_shuffle": False, "keep_class_tokens": True},
     {"pixel_shuffle": False, "class_tokens": 0},
+    {"projector_norm": "rms"},
+    {"projector": "mlp", "projector_norm": "rms", "projector_bias": False},
     {"resolution": "dynamic"},
     {"resolution": "dynamic", "pixel_shuffle": False, "keep_class_tokens": True},
     {"resolution": "dynamic", "pixel_shuffle": False, "class_tokens": 0},
@@ -85,10 +88,30 @@ def _variant(options: dict[str, Any], groups: Any, platform: Any) -> dict[str, A
         "zero_gradient": [
             name for name, parameter in parameters.items() if not parameter.grad.count_nonzero()
         ],
+        "unnamed": sorted(_unnamed(module, model, groups)),
         "unsaved": sorted(parameters.keys() - sharded_state(model, groups).keys()),
         "parameters": sum(parameter.numel() for parameter in parameters.values()),
         "described": description.parameters,
     }
+
+
+def _unnamed(module: Any, model: Any, groups: Any) -> set[Any]:
+    """Tensors that the checkpoint or the weight map alone has, or another shape of."""
+    saved = {
+        (
+            item.key,
+            item.global_offset[: item.prepend_axis_num],
+            item.global_shape[item.prepend_axis_num :],
+        )
+        for item in sharded_tensors(sharded_state(model, groups))
+    }
+    parts = {"encoder": "tower.", "projector": "projector."}
+    named = {
+        (parts[rule.part] + stored.key, stored.index, stored.shape)
+        for rule in weight_map(module).rules
+        for stored in rule.stored
+    }
+    return {str(one) for one in saved ^ named}
 
 
 def _bf16(groups: Any, platform: Any) -> list[str]:

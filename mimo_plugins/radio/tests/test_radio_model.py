@@ -22,6 +22,8 @@ VARIANTS = (
     "mlp",
     "class tokens kept",
     "no class tokens",
+    "affine, norm",
+    "mlp, norm, no biases",
     "dynamic",
     "dynamic, class tokens kept",
     "dynamic, no class tokens",
@@ -47,6 +49,10 @@ def test_description_counts_every_parameter(variant: dict[str, Any]) -> None:
 def test_every_parameter_gets_a_gradient(variant: dict[str, Any]) -> None:
     assert variant["without_gradient"] == []
     assert variant["zero_gradient"] == []
+
+
+def test_the_weight_map_names_all_that_is_in_the_checkpoint(variant: dict[str, Any]) -> None:
+    assert variant["unnamed"] == []
 
 
 def test_every_parameter_is_in_the_checkpoint(variant: dict[str, Any]) -> None:

@@ -13,15 +13,16 @@ from mimo_plugin_radio.tower import pixel_shuffle
 from radio_tiny import tiny_module
 from ranks_common import (
     build_model,
+    compare_with_transformers,
     largest_gap,
     make_groups,
+    parts_of,
     random_batch,
-    reference_of,
     sharded_state,
 )
 
 from mimo_core import Grid, Media
-from mimo_core.weights.load import sharded_tensors
+from mimo_core.testing.weights import unnamed
 
 
 def one_rank(platform: Any) -> dict[str, Any]:
@@ -88,30 +89,11 @@ def _variant(options: dict[str, Any], groups: Any, platform: Any) -> dict[str, A
         "zero_gradient": [
             name for name, parameter in parameters.items() if not parameter.grad.count_nonzero()
         ],
-        "unnamed": sorted(_unnamed(module, model, groups)),
+        "unnamed": unnamed(module, weight_map(module), parts_of(model), groups),
         "unsaved": sorted(parameters.keys() - sharded_state(model, groups).keys()),
         "parameters": sum(parameter.numel() for parameter in parameters.values()),
         "described": description.parameters,
     }
-
-
-def _unnamed(module: Any, model: Any, groups: Any) -> set[Any]:
-    """Tensors that the checkpoint or the weight map alone has, or another shape of."""
-    saved = {
-        (
-            item.key,
-            item.global_offset[: item.prepend_axis_num],
-            item.global_shape[item.prepend_axis_num :],
-        )
-        for item in sharded_tensors(sharded_state(model, groups))
-    }
-    parts = {"encoder": "tower.", "projector": "projector."}
-    named = {
-        (parts[rule.part] + stored.key, stored.index, stored.shape)
-        for rule in weight_map(module).rules
-        for stored in rule.stored
-    }
-    return {str(one) for one in saved ^ named}
 
 
 def _bf16(groups: Any, platform: Any) -> list[str]:
@@ -191,11 +173,11 @@ def _noise(groups: Any, platform: Any, **options: Any) -> dict[str, bool]:
     return {"training": changes(), "evaluation": (tower.eval(), changes())[1]}
 
 
-def _reference(side: int, groups: Any, platform: Any) -> dict[str, float]:
-    """Features before the projector against transformers' RadioModel of the same weights."""
+def _reference(side: int, groups: Any, platform: Any) -> dict[str, Any]:
+    """The tower against transformers' RadioModel of the same weights, on pictures of one size."""
     module = tiny_module(image_size=side, pixel_shuffle=False)
-    tower = build_model(module, groups, platform)["tower"].eval()
-    reference = reference_of(tower)
+    model = build_model(module, groups, platform)
     images = _images(2, side)
-    expected = reference(images).features.flatten(0, 1)
-    return {"gap": largest_gap(tower(images), expected), "size": float(expected.abs().max())}
+    return compare_with_transformers(
+        module, model, groups, {"images": images}, {"pixel_values": images}
+    )

@@ -24,6 +24,7 @@ from mimo_core.contract import (
     Sample,
     Split,
 )
+from mimo_core.weight_map import WeightMap
 
 if TYPE_CHECKING:
     from megatron.core.process_groups_config import ProcessGroupCollection
@@ -96,6 +97,16 @@ def provide_batch(
     ``loss_mask``, ``position_ids``, each ``[B, S]``). Where the language model packs, on all its
     stages, with ``lengths`` (int32 ``[samples]``) besides. Runs in DataLoader workers when the
     recipe has any.
+    """
+
+
+@hookspec(firstresult=True)
+def weight_map(module: Module) -> WeightMap:  # type: ignore[empty-body]
+    """How the module's weights are named in a Hugging Face directory, without torch.
+
+    Asked where a recipe says ``modules.NAME.weights`` (in the launcher, by the plan and on every
+    rank), and by ``mimo export``. One declaration tells what is missing or unexpected in a
+    directory, loads and saves. A plugin without this hook begins fresh.
     """
 
 

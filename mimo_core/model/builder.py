@@ -26,6 +26,9 @@ from mimo_core.platforms.base import RankPlatform
 from mimo_core.plugins import Host
 from mimo_core.rng import seed_module
 from mimo_core.topology import Topology
+from mimo_core.weights.beginning import weight_map
+from mimo_core.weights.load import load_weights
+from mimo_core.weights.match import Match
 
 
 @dataclass(kw_only=True)
@@ -41,6 +44,8 @@ class BuildConfig(ModelConfig):
     seed: int
     submodules: Mapping[str, Encoder | ModuleSpec] = field(init=False)
     """What the plugins gave, by module; asked once a rank."""
+    weights: Mapping[str, Match] = field(default_factory=dict)
+    """Directories whose weights modules begin with."""
 
     def __post_init__(self) -> None:
         self.submodules = {name: self._ask(module) for name, module in self.graph.modules.items()}
@@ -142,6 +147,11 @@ class Builder(ModelBuilder[Model, BuildConfig]):
         """The model with its modules wrapped: mixed precision, then distributed data parallel."""
         config: BuildConfig = self._model_config  # type: ignore[assignment]
         model = self.build_model(pg_collection)
+        if config.weights:
+            # Before the wrapping, which copies main parameters from these.
+            modules = {name: config.graph.modules[name] for name in config.weights}
+            maps = {name: weight_map(config.host, module) for name, module in modules.items()}
+            load_weights(model.sharded_state_dict(), maps, config.weights)
         for name in config.modules:
             if config.loaded_later(name):
                 _check_all_is_loaded(model, name)

@@ -28,6 +28,9 @@ class ModuleRecipe:
     language model."""
     options: dict[str, Any] = attrs.field(factory=dict)
     """The plugin's own options; its README lists them."""
+    weights: str | None = None
+    """Directory of a Hugging Face model (safetensors) whose weights a new run begins with, of this
+    module alone or of a whole model; from the root or from the working directory."""
     precision: Precision | None = None
     """Of this module's weights and activations; `train.precision` by default."""
     packing: bool = False

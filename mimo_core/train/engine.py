@@ -40,6 +40,7 @@ from mimo_core.train.facts import facts_to_keep
 from mimo_core.train.history import History
 from mimo_core.train.samples import Samples
 from mimo_core.train.step import LOSS, POSITIONS, ForwardStep
+from mimo_core.weights.beginning import directories, notes
 
 SKIPPED_IN_A_ROW = 10
 """Steps that are not taken because a gradient is not finite, before the run ends."""
@@ -90,6 +91,7 @@ class Engine:
         metric = getattr(self._samples.held_out, "metric", "exact_match")
         self._forward_step = ForwardStep(self._communicator, platform, metric)
         self._facts = facts_to_keep(plan, self._samples)
+        self._build.weights = directories(plan, self._history.newest.iteration)
         self._args = parse(plan, flags(plan, self._steps()))
         stop_where_agreed(self._args, self._agreed_to_stop)
         if reporter is not None:
@@ -187,7 +189,8 @@ class Engine:
 
     def _tell(self, reporter: Reporter) -> None:
         """What a person should know before the run begins, or goes on."""
-        for line in [*self._samples.notes, *self._history.notes(self._facts)]:
+        told = (*notes(self._build.weights), *self._samples.notes)
+        for line in (*told, *self._history.notes(self._facts)):
             reporter.note(line)
 
     def _make_feeds(self, _samples: Any) -> tuple[Feed, Feed | None, None]:

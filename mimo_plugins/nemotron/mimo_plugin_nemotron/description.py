@@ -74,7 +74,7 @@ def embedding_rows(module: Module) -> int:
     return options.embedding_rows(module.vocabulary_size)
 
 
-def _mamba_widths(options: Options) -> tuple[int, int, int]:
+def mamba_widths(options: Options) -> tuple[int, int, int]:
     """(inner width, convolution channels, width of the input projection) of a Mamba2 layer."""
     inner = options.mamba_head_count * options.mamba_head_dim
     channels = inner + 2 * options.mamba_groups * options.mamba_state
@@ -99,7 +99,7 @@ def _layer(options: Options, kind: str) -> dict[frozenset[str], int]:
     """Parameters of one layer, by the grid sizes over which they are divided."""
     hidden = options.hidden_size
     if kind == "M":
-        inner, channels, projected = _mamba_widths(options)
+        inner, channels, projected = mamba_widths(options)
         per_head = 3 * options.mamba_head_count  # dt_bias, A_log, D
         convolution = channels * (CONVOLUTION_WIDTH + 1)
         gated_norm = inner
@@ -124,7 +124,7 @@ def _flops(options: Options, kind: str, sequence_length: int) -> float:
     """
     hidden = options.hidden_size
     if kind == "M":
-        inner, channels, projected = _mamba_widths(options)
+        inner, channels, projected = mamba_widths(options)
         matrices = hidden * (projected + inner) + channels * CONVOLUTION_WIDTH
         return 2.0 * matrices + 7.0 * inner * options.mamba_state
     if kind == "*":

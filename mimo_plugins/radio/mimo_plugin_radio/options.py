@@ -87,6 +87,10 @@ class Options:
     """From the tower to the language model: one linear layer, or two with a squared ReLU."""
     projector_hidden_size: int | None = attrs.field(default=None, validator=_positive)
     """Width inside the MLP projector; by default four times the tower's output."""
+    projector_norm: Literal["none", "rms"] = "none"
+    """``rms``: an RMS norm before the projector, as in NVIDIA's vision-language models."""
+    projector_bias: bool = True
+    """The projector's linear layers have biases."""
     media: str = "image"
     """The kind of the samples' media that it reads, so that two modules can read different ones."""
     placeholder: str | None = None

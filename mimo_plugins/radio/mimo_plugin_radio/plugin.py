@@ -14,6 +14,7 @@ from mimo_core import (
     Module,
     Platform,
     Sample,
+    WeightMap,
     hookimpl,
 )
 from mimo_plugin_radio.options import Options, options_of
@@ -47,6 +48,14 @@ def module_edges(module: Module, modules: Mapping[str, Module]) -> Sequence[Edge
 def rng_prefix(module: Module) -> str:
     """The module's own name: distinct for two modules of this plugin."""
     return f"{module.name}."
+
+
+@hookimpl
+def weight_map(module: Module) -> WeightMap:
+    """The names of RADIO's files, and of the projector's beside it."""
+    from mimo_plugin_radio import hub
+
+    return hub.weight_map(module)
 
 
 @hookimpl

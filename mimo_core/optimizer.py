@@ -6,6 +6,7 @@ world. What it is given differs here:
 - every module's learning parameters, none where a module is wholly frozen, each with its own
   precision, learning rate and weight decay;
 - what is saved once for all pipeline stages is saved by the first that has it;
+- a pipeline stage where nothing learns takes part in the sums of its module's other stages;
 - the group that numbers replicas in checkpoints spans data and context parallel ranks (core 0.19
   leaves context parallelism out, so two ranks would claim to be the main replica);
 - states of torch's Adam from the start: without TransformerEngine or APEX core's
@@ -24,6 +25,7 @@ import torch.distributed as dist
 from megatron.core.dist_checkpointing.mapping import ShardedObject
 from megatron.core.models.mimo.optimizer import MimoOptimizer, ModuleOptimizerInfo
 from megatron.core.optimizer import ChainedOptimizer, OptimizerConfig, get_megatron_optimizer
+from megatron.core.optimizer.clip_grads import count_zeros_fp32, get_grad_norm_fp32
 
 from mimo_core.contract import Module
 from mimo_core.model.config import DTYPES
@@ -34,19 +36,29 @@ class Optimizer(MimoOptimizer):  # type: ignore[misc]
     """Megatron's optimizer of a heterogeneous model."""
 
     def __init__(
-        self, infos: dict[str, Any], config: OptimizerConfig, stage: int, device: torch.device
+        self,
+        infos: dict[str, Any],
+        config: OptimizerConfig,
+        stages: dict[str, list[int]],
+        device: torch.device,
     ) -> None:
         """
         Args:
             infos: The optimizer of each module.
             config: The run's.
-            stage: Pipeline stages of this rank's module before it with as many optimizers (dense
+            stages: Of each module of this rank, how many optimizers each pipeline stage has (dense
                 layers have one, experts another).
             device: Of this rank.
         """
         super().__init__(infos, config)
-        self._expert_stage = stage
+        self._stages = stages
         self._device = device
+        # Core's sums over a module span its stages, but are called by an optimizer alone.
+        self._left_out = [
+            info.pg_collection.intra_dist_opt
+            for name, info in infos.items()
+            if info.is_active and not info.optimizer and any(stages[name])
+        ]
         self.norms: dict[str, float] = {}
         """Norm of each module's gradient before clipping, of the last step; on all ranks."""
 
@@ -58,6 +70,8 @@ class Optimizer(MimoOptimizer):  # type: ignore[misc]
         make all of its module's weights NaN.
         """
         found_inf = bool(super().prepare_grads())
+        for group in self._left_out:
+            get_grad_norm_fp32([], grad_stats_parallel_group=group)
         norms = torch.zeros(len(self.module_infos), device=self._device, dtype=torch.float32)
         for index, info in enumerate(self.module_infos.values()):
             if info.is_active and info.optimizer:
@@ -72,18 +86,27 @@ class Optimizer(MimoOptimizer):  # type: ignore[misc]
         """The norm of the whole model's gradient, before clipping."""
         return math.hypot(*self.norms.values())
 
+    def count_zeros(self) -> int:
+        """Elements of the whole model's gradient that are 0."""
+        for group in self._left_out:
+            count_zeros_fp32([], group)
+        return int(super().count_zeros())
+
     def sharded_state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """The state, with one main replica of what is saved once for all stages.
 
-        Core takes stage 0's, which a model with experts on later stages alone has not.
+        Core takes stage 0's, which a model with experts on later stages alone has not, nor one
+        whose last stage alone learns.
         """
         state: dict[str, Any] = super().sharded_state_dict(*args, **kwargs)
-        for module in state.values():
-            for part in module.values() if all(isinstance(key, int) for key in module) else ():
-                for value in part.values():
-                    if isinstance(value, ShardedObject) and ".1." in value.key:
-                        tp, _, dp = value.replica_id
-                        value.replica_id = (tp, self._expert_stage, dp)
+        for name, module in state.items():
+            several = all(isinstance(key, int) for key in module)
+            for number, part in module.items() if several else [(0, module)]:
+                for key, value in part.items():
+                    if key.startswith("_mimo_") and isinstance(value, ShardedObject):
+                        tp, stage, dp = value.replica_id
+                        before = sum(count > number for count in self._stages[name][:stage])
+                        value.replica_id = (tp, before, dp)
         return state
 
     @torch.no_grad()
@@ -111,7 +134,7 @@ def build_optimizer(model: Model, config: OptimizerConfig) -> Optimizer:
     Stands in for ``megatron.core.models.mimo.optimizer.get_mimo_optimizer``.
     """
     infos = {}
-    stage = 0
+    stages: dict[str, list[int]] = {}
     grids = model.mimo_config.module_to_grid_map
     assert grids is not None
     for name, grid in grids.items():
@@ -129,7 +152,8 @@ def build_optimizer(model: Model, config: OptimizerConfig) -> Optimizer:
             # A module without experts gets an optimizer for another's, which cannot be saved; one
             # that is frozen, a stub.
             held = [one for one in optimizer.chained_optimizers if getattr(one, "buffers", None)]
-            stage = _stages_alike_before(len(held), groups.pp)
+            stages[name] = [0] * groups.pp.size()
+            dist.all_gather_object(stages[name], len(held), group=groups.pp)
             optimizer = ChainedOptimizer(held) if held else None
             _scale_weight_decay(held, module.weight_decay_factor)
             _initialize_states(held)
@@ -138,14 +162,7 @@ def build_optimizer(model: Model, config: OptimizerConfig) -> Optimizer:
         infos[name] = ModuleOptimizerInfo(
             optimizer=optimizer, grid=grid, pg_collection=replicas, is_active=groups is not None
         )
-    return Optimizer(infos, config, stage, next(model.parameters()).device)
-
-
-def _stages_alike_before(optimizers: int, pp_group: Any) -> int:
-    """Pipeline stages before this one with as many inner optimizers."""
-    counts = [0] * pp_group.size()
-    dist.all_gather_object(counts, optimizers, group=pp_group)
-    return sum(count == optimizers for count in counts[: pp_group.rank()])
+    return Optimizer(infos, config, stages, next(model.parameters()).device)
 
 
 def _config_of(module: Module, config: OptimizerConfig) -> OptimizerConfig:

@@ -1,9 +1,13 @@
-"""Pipeline stages on four ranks, against the whole encoder; results go back as JSON values."""
+"""Pipeline stages against the whole encoder; results go back as JSON values.
+
+For two or four ranks: grids that do not fill them are left out. Runs on GPUs too.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,10 +26,16 @@ SQUARES, RECTANGLES = [(16, 16)] * 2, [(16, 24), (8, 8), (40, 8)]
 GRIDS = {"pp 2": {"pp": 2}, "tp 2 x pp 2": {"tp": 2, "pp": 2}, "pp 4": {"pp": 4}}
 
 
-def four_ranks(platform: Any, folder: str) -> dict[str, Any]:
+def stages(platform: Any, folder: str) -> dict[str, Any]:
     """Every case by name, on this rank; ``folder`` is for checkpoints."""
-    grids = {name: Grid(dp=4 // Grid(**sizes).size, **sizes) for name, sizes in GRIDS.items()}
-    groups = make_groups({"whole": Grid(dp=4), "vision": Grid(tp=2, dp=2), **grids}, platform)
+    world = dist.get_world_size()
+    grids = {
+        name: Grid(dp=world // Grid(**sizes).size, **sizes)
+        for name, sizes in GRIDS.items()
+        if Grid(**sizes).size <= world
+    }
+    seeded = Grid(tp=2, dp=world // 2)
+    groups = make_groups({"whole": Grid(dp=world), "vision": seeded, **grids}, platform)
     cases: list[tuple[str, list[tuple[int, int]], dict[str, Any]]] = [
         ("fixed", SQUARES, {}),
         ("dynamic", RECTANGLES, {"resolution": "dynamic", "projector": "mlp"}),
@@ -85,12 +95,14 @@ class Case:
         self.first = groups.pp.rank() == 0
         self.last = groups.pp.rank() == groups.pp.size() - 1
         self._place = place
+        self._device = platform.device
         parts = build_submodule(self.module, groups, platform)
         width = self.module.options.output_width
         spec = container_spec(parts, groups, LANGUAGE_WIDTH, width)
         self.container = EncoderContainer.from_spec(
             spec, is_first_stage=self.first, is_last_stage=self.last
         )
+        self.container.to(self._device)
         self._stage = P2PCommunicator(groups.pp, parts.config)
 
     def step(self, sizes: list[tuple[int, int]] | None) -> torch.Tensor | None:
@@ -100,7 +112,12 @@ class Case:
             batch = random_batch(sizes, self.module.options)
             if not self.first:
                 batch = {k: v for k, v in batch.items() if k not in ("images", "patches")}
-            inputs = {TOWER: batch}
+            inputs = {
+                TOWER: {
+                    name: value.to(self._device) if isinstance(value, torch.Tensor) else value
+                    for name, value in batch.items()
+                }
+            }
         self.container.zero_grad()
         hidden = self._stage.recv_forward((1, 1, 1), is_first_stage=self.first)
         output = self.container(encoder_inputs=inputs, hidden_states=hidden)
@@ -139,8 +156,6 @@ class Case:
         self.container.load_state_dict(state)
 
     def _folder(self, name: str) -> str:
-        from pathlib import Path
-
         folder = Path(f"{self._place}-{name}")
         folder.mkdir(parents=True, exist_ok=True)
         dist.barrier()

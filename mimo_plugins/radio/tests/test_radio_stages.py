@@ -20,7 +20,7 @@ CASES = [
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     folder = str(tmp_path_factory.mktemp("checkpoints"))
-    return run_ranks(f"{RANK_FUNCTIONS}:four_ranks", ranks=4, folder=folder)
+    return run_ranks(f"{RANK_FUNCTIONS}:stages", ranks=4, folder=folder)
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -105,9 +105,9 @@ def checkpoint_path(checkpoints: Path, iteration: int) -> Path:
 
 def newest(checkpoints: Path) -> Newest:
     """The complete checkpoint that the tracker names, else the complete one of the highest
-    iteration.
+    iteration; that also where the tracker is older, and so was not yet written.
 
-    A run that is killed may leave the tracker empty, or a folder half-written.
+    A run that is killed may leave the tracker empty or old, or a folder half-written.
 
     Raises:
         ValueError: a checkpoint there is of another format than this version reads.
@@ -127,7 +127,9 @@ def newest(checkpoints: Path) -> Newest:
         except Incomplete as why:
             told[iteration] = f"{path} is no complete checkpoint: {why}"
             continue
-        if found is not None:
+        if found is not None and _written(path / MANIFEST) > _written(checkpoints / TRACKER):
+            found = manifest
+        elif found is not None:
             told[iteration] = f"{path} is later, but {TRACKER} names iteration {found.iteration}"
         found = found or manifest
     return Newest(
@@ -225,6 +227,11 @@ def _named(checkpoints: Path) -> int | None:
     except FileNotFoundError:
         return None
     return int(text) if text.isdigit() else None
+
+
+def _written(path: Path) -> int:
+    """When, in nanoseconds."""
+    return path.stat().st_mtime_ns
 
 
 def _replace(path: Path, text: str) -> None:

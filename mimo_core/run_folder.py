@@ -37,6 +37,11 @@ class RunFolder:
     def recipe(self) -> Path:
         return self.path / "recipe.yaml"
 
+    @property
+    def go_on_command(self) -> str:
+        """What goes on with the run from its newest checkpoint."""
+        return f"mimo-pretrain {self.recipe} --run-dir {self.path}"
+
     def keep_recipe(self, text: str) -> None:
         """Write the resolved recipe; one of an earlier part of the run is kept beside it."""
         self.path.mkdir(parents=True, exist_ok=True)

@@ -19,6 +19,10 @@ from mimo_core.run_folder import RunFolder
 LAUNCHED = "MIMO_LAUNCHED"
 """When our launcher started this rank (seconds of the epoch); it has shown the run's header, and
 tells why a run failed."""
+RESTARTS = "MIMO_RESTARTS"
+"""What our launcher has restarted so far (JSON): a list of time, iteration and cause."""
+NOTHING_DONE = "before an iteration was done: there is nothing new to save"
+"""Said where SIGTERM comes while ranks start."""
 _ELASTIC_FILE = "TORCHELASTIC_ERROR_FILE"
 """Where torchrun reads what it shows as the cause."""
 _WORKER = " in DataLoader worker process "

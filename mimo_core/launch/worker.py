@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import datetime
 import faulthandler
+import json
 import os
 import shutil
 import signal
@@ -18,12 +19,13 @@ from typing import IO, Any
 
 from mimo_core.checkpoints import checkpoint_path, newest, way_back
 from mimo_core.errors import CheckpointError, RecipeError
-from mimo_core.launch.ending import LAUNCHED, Ending
-from mimo_core.launch.failure import PART
+from mimo_core.launch.ending import LAUNCHED, NOTHING_DONE, RESTARTS, Ending
+from mimo_core.launch.failure import PART, Failure
 from mimo_core.plan import Plan
 from mimo_core.rank import Rank
 from mimo_core.recipe import dump
 from mimo_core.run_folder import RunFolder
+from mimo_core.termination import Termination
 from mimo_core.train.going_on import checkpoint_of
 
 MEETING_TIMEOUT = datetime.timedelta(minutes=10)
@@ -37,6 +39,7 @@ def run_rank(make_plan: Callable[[], Plan], rank: Rank, folder: RunFolder) -> di
 
     Where it fails, all other ranks are told and the process ends at once with exit code 1, its
     process groups as they are: taking them down would wait for ranks that wait for this one.
+    SIGTERM to any rank ends all of them with exit code 0, see :class:`Termination`.
 
     Args:
         make_plan: Gives what to run, the same on all ranks.
@@ -50,6 +53,7 @@ def run_rank(make_plan: Callable[[], Plan], rank: Rank, folder: RunFolder) -> di
     # The stock argument check asks for it where tp or cp overlap with compute.
     os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")
     rank.export()
+    termination = Termination()
     if os.environ.get(LAUNCHED):
         _end_with_the_parent()
     os.register_at_fork(after_in_child=_end_with_the_parent)
@@ -60,6 +64,7 @@ def run_rank(make_plan: Callable[[], Plan], rank: Rank, folder: RunFolder) -> di
 
         watch = Watch.join(rank, folder, MEETING_TIMEOUT, ending.tell)
         ending.folder = watch.folder
+        _obey(termination, watch, ending)
         screen, ending.screen = _divert_output(watch.folder.log(rank.rank))
         ending.logged = True
         print(f"{PART} {time.strftime('%Y-%m-%d %H:%M:%S')}, rank {rank.rank} of {rank.world_size}")
@@ -68,7 +73,7 @@ def run_rank(make_plan: Callable[[], Plan], rank: Rank, folder: RunFolder) -> di
         watch.name_ranks(plan.layout.label)
         alone = rank.rank == 0 and not os.environ.get(LAUNCHED)
         with watch.folder.lock() if alone else nullcontext():
-            summary = _meet_and_run(plan, rank, watch, screen)
+            summary = _meet_and_run(plan, rank, watch, screen, termination)
         watch.leave()
         return summary
     except BaseException as error:
@@ -83,7 +88,29 @@ def run_rank(make_plan: Callable[[], Plan], rank: Rank, folder: RunFolder) -> di
             os._exit(1)
 
 
-def _meet_and_run(plan: Plan, rank: Rank, watch: Any, screen: IO[str]) -> dict[str, Any] | None:
+def _obey(termination: Termination, watch: Any, ending: Ending) -> None:
+    """End all ranks where this one is told to by SIGTERM, and cannot wait for an iteration."""
+
+    def failure(message: str, code: int) -> Failure:
+        return Failure(
+            rank=ending.rank.rank,
+            label=ending.label,
+            message=message,
+            log=None,
+            expected=True,
+            screen=ending.rank.screen,
+            code=code,
+        )
+
+    termination.join(
+        leave=lambda: watch.stop(failure(f"was told to stop (SIGTERM) {NOTHING_DONE}", 0)),
+        hurry=lambda: watch.fail(failure("was told to end again (SIGTERM) while it stopped", 1)),
+    )
+
+
+def _meet_and_run(
+    plan: Plan, rank: Rank, watch: Any, screen: IO[str], termination: Termination
+) -> dict[str, Any] | None:
     folder = watch.folder
     if rank.rank == 0 and not os.environ.get(LAUNCHED):
         checkpoint_of(plan, folder)
@@ -103,7 +130,7 @@ def _meet_and_run(plan: Plan, rank: Rank, watch: Any, screen: IO[str]) -> dict[s
     prepare_checkpoint_queue()
     meeting.open(platform.backend)
     try:
-        return _run(plan, rank, folder, platform, screen, meeting.plugins)
+        return _run(plan, rank, folder, platform, screen, meeting.plugins, termination)
     except (Exception, CheckpointException) as error:
         _explain(error, checkpoints)
         raise
@@ -135,7 +162,13 @@ def _explain(error: BaseException, checkpoints: Path) -> None:
 
 
 def _run(
-    plan: Plan, rank: Rank, folder: RunFolder, platform: Any, stream: IO[str], plugins: Any
+    plan: Plan,
+    rank: Rank,
+    folder: RunFolder,
+    platform: Any,
+    stream: IO[str],
+    plugins: Any,
+    termination: Termination,
 ) -> dict[str, Any] | None:
     import psutil
     import torch.distributed as dist
@@ -146,7 +179,7 @@ def _run(
     from mimo_core.train.engine import Engine
 
     if rank.rank != reporting_rank(plan):
-        engine = Engine(plan, platform, folder, None)
+        engine = Engine(plan, platform, folder, None, termination)
         engine.run()
         engine.finish()
         dist.destroy_process_group()
@@ -165,8 +198,9 @@ def _run(
             facts=facts,
             started=started,
             save_every=plan.recipe.checkpoint.save_every,
+            restarts=json.loads(os.environ.get(RESTARTS, "[]")),
         )
-        engine = Engine(plan, platform, folder, reporter)
+        engine = Engine(plan, platform, folder, reporter, termination)
         engine.run()
         summary = engine.finish()
     dist.destroy_process_group()
@@ -181,7 +215,10 @@ def _run(
         }
     )
     if not summary["finished"]:
-        screen.stopped(reporter.reached, f"mimo-pretrain {folder.recipe} --run-dir {folder.path}")
+        saved = plan.recipe.checkpoint.save
+        screen.stopped(
+            reporter.reached, summary["stopped_by"], folder.go_on_command if saved else None
+        )
     return summary
 
 

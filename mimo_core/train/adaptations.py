@@ -14,6 +14,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from mimo_core.errors import CheckpointError
+from mimo_core.termination import children_ignore
 
 
 def adapt_stock_loop(
@@ -116,7 +117,8 @@ def prepare_checkpoint_queue() -> None:
         get_write_results_queue,
     )
 
-    get_write_results_queue("fork")
+    with children_ignore():
+        get_write_results_queue("fork")
 
 
 def write_tensorboard(folder: Path) -> None:
@@ -130,10 +132,27 @@ def write_tensorboard(folder: Path) -> None:
     global_vars._GLOBAL_TENSORBOARD_WRITER = SummaryWriter(log_dir=str(folder))
 
 
+def stop_where_agreed(args: Any, agreed: Callable[[], bool]) -> None:
+    """Have the stock loop ask ``agreed`` after each iteration: it saves and ends where that is so.
+
+    Its own handler (``--exit-signal-handler``) gathers a tensor of every rank and reads them one
+    by one, after every iteration, and knows nothing of a signal before arguments are parsed.
+    Called after the globals are set.
+    """
+    from megatron.training import global_vars
+
+    class Agreed:
+        def signals_received(self) -> list[bool]:
+            return [agreed()]
+
+    global_vars._GLOBAL_SIGNAL_HANDLER = Agreed()
+    args.exit_signal_handler = True
+
+
 @contextmanager
 def exit_is_an_end() -> Iterator[None]:
-    """The stock loop ends the process where an exit flag says so (``exit_interval``): the run is
-    done then, with its checkpoint saved, and what comes after it still has to happen.
+    """The stock loop ends the process where an exit flag says so (``exit_interval``), or a signal:
+    the run is done then, with its checkpoint saved, and what comes after it still has to happen.
 
     Raises:
         RuntimeError: something else ended the process.

@@ -1,0 +1,102 @@
+"""A plugin that kills its rank (SIGKILL) at a named point; installed by the tests that use it.
+
+``KILLS`` is a list of ``RANK:POINT``, one for each attempt at the run; later attempts live on.
+Points of saving are seen by Python's audit events, which come before files are opened and renamed,
+and by the calls of C functions that follow in the same thread.
+"""
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable, Generator
+from pathlib import Path
+from typing import Any
+
+import mimo_core as mimo
+
+OPENED = {
+    "before a shard is opened": ".distcp",
+    "before .metadata": ".metadata",
+    "before the random states": ".random",
+    "before the manifest's draft": "mimo.json.new",
+    "before the tracker's truncation": "latest_checkpointed_iteration.txt",
+}
+"""Points before a file is opened for writing, by the end of its name."""
+WRITTEN: dict[str, tuple[str, Callable[[int], bool]]] = {
+    "in the middle of a shard": (".distcp", lambda size: size > 0),
+    "between the tracker's truncation and its writing": (
+        "latest_checkpointed_iteration.txt",
+        lambda size: size == 0,
+    ),
+    "after the tracker": ("latest_checkpointed_iteration.txt", lambda size: size > 0),
+}
+"""Points after that, by the file's bytes so far."""
+RENAMED = {"between the manifest's draft and its rename": "mimo.json.new"}
+"""Points before a file is renamed."""
+
+_due = os.environ["KILLS"].split(",")[len(json.loads(os.environ.get("MIMO_RESTARTS", "[]"))) :]
+_rank, _, POINT = _due[0].partition(":") if _due else ("", "", "")
+if os.environ.get("RANK") != _rank:
+    POINT = ""
+
+
+def kill(*_: object) -> None:
+    """What the system does where memory is short."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def kill_at(point: str) -> None:
+    if point == POINT:
+        kill()
+
+
+def _audit(event: str, arguments: tuple[Any, ...]) -> None:
+    if event not in ("open", "os.rename") or not isinstance(arguments[0], str | os.PathLike):
+        return
+    name = str(arguments[0])
+    if event == "os.rename":
+        if POINT in RENAMED and name.endswith(RENAMED[POINT]):
+            kill()
+    elif arguments[2] & (os.O_WRONLY | os.O_RDWR):
+        if POINT in OPENED and name.endswith(OPENED[POINT]):
+            kill()
+        if POINT in WRITTEN and name.endswith(WRITTEN[POINT][0]):
+            sys.setprofile(_calls(Path(name), WRITTEN[POINT][1]))
+
+
+def _calls(path: Path, reached: Callable[[int], bool]) -> Callable[..., None]:
+    opened = False
+
+    def look(_frame: object, event: str, _call: object) -> None:
+        nonlocal opened
+        # The file is truncated when the call that opens it returns.
+        if event == "c_return":
+            opened = True
+        if opened and event.startswith("c_") and path.exists() and reached(path.stat().st_size):
+            kill()
+
+    return look
+
+
+kill_at("import")
+if POINT:
+    sys.addaudithook(_audit)
+
+
+@mimo.hookimpl(wrapper=True)
+def build_submodule(module: mimo.Module, groups: Any, platform: mimo.Platform) -> Generator:
+    import torch
+
+    if POINT == "the first forward":
+        torch.nn.modules.module.register_module_forward_pre_hook(kill)
+    if POINT == "an optimizer's step":
+        torch.optim.optimizer.register_optimizer_step_pre_hook(kill)
+    return (yield)
+
+
+@mimo.hookimpl(wrapper=True)
+def provide_batch(module: mimo.Module, samples: Any, context: mimo.BatchContext) -> Generator:
+    if not context.training:
+        kill_at("an evaluation")
+    return (yield)

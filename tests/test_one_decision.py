@@ -7,7 +7,9 @@ import os
 import pytest
 import torch
 
-from mimo_core.verify.weights import module_weights
+from mimo_core.checkpoints import checkpoint_path
+from mimo_core.verify.weights import prefix_of
+from mimo_core.weights.checkpoint import Checkpoint
 
 from .conftest import Run, installed, start
 
@@ -34,11 +36,11 @@ def test_a_gradient_that_is_not_finite_skips_the_step_on_all_ranks(planted: Run)
     assert "iteration 2 was skipped: the gradient of vision is not finite" in planted.screen
     for module in MODULES:
         before, skipped, after = (
-            module_weights(planted.folder / f"checkpoints/iter_{number:07d}", module)
-            for number in (1, 2, 3)
+            Checkpoint(checkpoint_path(planted.folder / "checkpoints", step)) for step in (1, 2, 3)
         )
-        assert all(torch.equal(skipped[key], before[key]) for key in before)
-        assert any(not torch.equal(after[key], skipped[key]) for key in before)
+        weights = [key for key in before.keys if key.startswith(prefix_of(module))]
+        assert all(torch.equal(skipped.read(key, ()), before.read(key, ())) for key in weights)
+        assert any(not torch.equal(after.read(key, ()), skipped.read(key, ())) for key in weights)
 
 
 def test_a_run_in_which_every_step_is_skipped_ends(planted: Run) -> None:

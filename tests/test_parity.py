@@ -78,6 +78,7 @@ def planned(*overrides: str) -> Recipe:
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_a_layout_trains_as_one_process_does(judge: Judge, name: str) -> None:
     verdict = judge.compare(planned(*LAYOUTS[name]), name)
+    print(f"{name}: " + ", ".join(f"{what} {worst:.1e}" for what, worst in verdict.worst.items()))
     assert verdict.equal, "\n".join(map(str, verdict.rows))
     norms = {
         (row.step, row.module): row.judge for row in verdict.rows if row.quantity == "gradient norm"

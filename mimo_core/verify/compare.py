@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import attrs
 
-Quantity = Literal["loss", "gradient norm", "parameter change"]
+Quantity = Literal["loss", "gradient norm", "gradient", "parameter change"]
 
 _ROUNDING = 2.0**-24
 """Relative error of one rounding in fp32."""
@@ -16,13 +16,15 @@ _ROUNDING = 2.0**-24
 TOLERANCES: Mapping[Quantity, float] = {
     "loss": 2**7 * _ROUNDING,
     "gradient norm": 2**9 * _ROUNDING,
+    "gradient": 2**11 * _ROUNDING,
     "parameter change": 2**15 * _ROUNDING,
 }
 """Largest relative difference that another order of fp32 sums explains.
 
 A loss and a gradient are sums of many products; a layout changes the order of the additions, and
 their roundings add up like a random walk over some 2**14 of them (2**7), through forward and
-backward of a few layers (2**9 for the norm of a gradient). Adam divides a gradient by its own
+backward of a few layers (2**9 for the norm of a gradient, 2**11 for that of the one parameter that
+differs most). Adam divides a gradient by its own
 size: an entry whose gradient is mostly rounding moves by a full step in any direction, and some
 such entries are in every model (2**15 of the change as a whole, 0.2 %). What is wrong in kind, such
 as a gradient divided by another number, or a sample that went elsewhere, shows from 1 % on.
@@ -40,7 +42,9 @@ class Row:
     judge: float
     layout: float
     difference: float
-    """Relative to the judge's; of a parameter change, the norm of the difference."""
+    """Relative to the judge's; of tensors, the norm of their difference."""
+    parameter: str | None = None
+    """Of a gradient, the parameter whose differs most."""
 
     @property
     def tolerance(self) -> float:

@@ -13,11 +13,12 @@ from typing import Any
 
 import attrs
 
+from mimo_core.checkpoints import TRACKER
 from mimo_core.errors import RecipeError
 from mimo_core.launch.local import RunFailed
 from mimo_core.plan import make_plan
 from mimo_core.recipe import Recipe, dump
-from mimo_core.run_folder import TRACKER, RunFolder
+from mimo_core.run_folder import RunFolder
 from mimo_core.verify.compare import Verdict, compare_iterations
 from mimo_core.verify.recipes import judges, layouts
 

@@ -18,16 +18,19 @@ def verdict_table(verdict: Verdict) -> RenderableType:
     """Every quantity of every step, and what follows from them."""
     table = Table(box=None, pad_edge=False, header_style="dim")
     for at, heading in enumerate(
-        ("step", "quantity", "module", "one rank", "layout", "difference", "tolerance", "")
+        ("step", "quantity", "of", "one rank", "layout", "difference", "tolerance", "")
     ):
-        table.add_column(heading, justify="right" if at in (0, 3, 4, 5, 6) else "left")
+        right = at in (0, 3, 4, 5, 6)
+        table.add_column(
+            heading, justify="right" if right else "left", no_wrap=at != 2, overflow="fold"
+        )
     for row in verdict.rows:
         table.add_row(
             str(row.step),
             row.quantity,
-            row.module or "all",
-            f"{row.judge:.7g}",
-            f"{row.layout:.7g}",
+            ".".join(filter(None, (row.module or "all", row.parameter))),
+            f"{row.judge:.6g}",
+            f"{row.layout:.6g}",
             f"{row.difference:.1e}",
             f"{row.tolerance:.0e}",
             _mark(row.equal),

@@ -10,26 +10,25 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Generator
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 import mimo_core as mimo
 
+TRACKER = "latest_checkpointed_iteration.txt"
 OPENED = {
-    "before a shard is opened": ".distcp",
-    "before .metadata": ".metadata",
-    "before the random states": ".random",
+    "before a shard is opened": "*.distcp",
+    "between the shards and .metadata": ".metadata.tmp",
+    "between .metadata and the random states": "random-*.json",
     "before the manifest's draft": "mimo.json.new",
-    "before the tracker's truncation": "latest_checkpointed_iteration.txt",
+    "between the manifest's rename and the tracker's truncation": TRACKER,
 }
-"""Points before a file is opened for writing, by the end of its name."""
+"""Points before a file is opened for writing, by its name."""
 WRITTEN: dict[str, tuple[str, Callable[[int], bool]]] = {
-    "in the middle of a shard": (".distcp", lambda size: size > 0),
-    "between the tracker's truncation and its writing": (
-        "latest_checkpointed_iteration.txt",
-        lambda size: size == 0,
-    ),
-    "after the tracker": ("latest_checkpointed_iteration.txt", lambda size: size > 0),
+    "in the middle of a shard": ("*.distcp", lambda size: size > 0),
+    "between the tracker's truncation and its writing": (TRACKER, lambda size: size == 0),
+    "after the tracker": (TRACKER, lambda size: size > 0),
 }
 """Points after that, by the file's bytes so far."""
 RENAMED = {"between the manifest's draft and its rename": "mimo.json.new"}
@@ -54,15 +53,15 @@ def kill_at(point: str) -> None:
 def _audit(event: str, arguments: tuple[Any, ...]) -> None:
     if event not in ("open", "os.rename") or not isinstance(arguments[0], str | os.PathLike):
         return
-    name = str(arguments[0])
+    path = Path(arguments[0])
     if event == "os.rename":
-        if POINT in RENAMED and name.endswith(RENAMED[POINT]):
+        if POINT in RENAMED and path.name == RENAMED[POINT]:
             kill()
     elif arguments[2] & (os.O_WRONLY | os.O_RDWR):
-        if POINT in OPENED and name.endswith(OPENED[POINT]):
+        if POINT in OPENED and fnmatch(path.name, OPENED[POINT]):
             kill()
-        if POINT in WRITTEN and name.endswith(WRITTEN[POINT][0]):
-            sys.setprofile(_calls(Path(name), WRITTEN[POINT][1]))
+        if POINT in WRITTEN and fnmatch(path.name, WRITTEN[POINT][0]):
+            sys.setprofile(_calls(path, WRITTEN[POINT][1]))
 
 
 def _calls(path: Path, reached: Callable[[int], bool]) -> Callable[..., None]:

@@ -142,11 +142,6 @@ class Builder(ModelBuilder[Model, BuildConfig]):
             model = self.build_model(pg_collection)
         if meta:
             _check_all_is_loaded(model)
-        if config.weights:
-            # Before the wrapping, which copies main parameters from these.
-            modules = {name: config.graph.modules[name] for name in config.weights}
-            maps = {name: weight_map(config.host, module) for name, module in modules.items()}
-            load_weights(model.sharded_state_dict(), maps, config.weights)
         language = model.module_name == LANGUAGE
         (wrapped,) = prepare_existing_model_chunks_for_distributed_training(
             [model.active],
@@ -157,6 +152,12 @@ class Builder(ModelBuilder[Model, BuildConfig]):
             mixed_precision_wrapper=Float16Module if language else EncoderFloat16Module,
         )
         model.replace_active(wrapped)
+        if config.weights:
+            # Into tensors of their final type (the router's bias is float32 in a bf16 model), and
+            # before the optimizer makes its main parameters from them.
+            modules = {name: config.graph.modules[name] for name in config.weights}
+            maps = {name: weight_map(config.host, module) for name, module in modules.items()}
+            load_weights(model.sharded_state_dict(), maps, config.weights)
         return [model]
 
 

@@ -25,8 +25,8 @@ def load_weights(
     """Copy into the tensors of this rank what it holds of them.
 
     A tensor is read whole, converted, and let go when this rank's slice is copied; nothing is
-    read of layers and experts that are other ranks'. Called by every rank, before the model is
-    wrapped; no rank waits for another.
+    read of layers and experts that are other ranks'. Called by every rank, when the model is wrapped
+    and before there is an optimizer; no rank waits for another.
 
     Args:
         state: The model's sharded state dict; its tensors are written to.

@@ -6,7 +6,7 @@ Pure Python; the conversions get tensors and import torch themselves where they 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
@@ -75,5 +75,10 @@ class WeightMap:
     foreign: Mapping[str, str] = attrs.field(factory=dict)
     """Names that a directory may hold and the module has no place for: pattern (``*`` stands for
     anything) and what that is. Named as the main part is. What is not read is told."""
+    config: Mapping[str, tuple[Any, str]] = attrs.field(factory=dict)
+    """Keys of ``config.json`` that no shape tells: the value that is right for this module, and
+    what sets it. A directory whose file has the key and another value is refused."""
+    config_below: tuple[str, ...] = ()
+    """Where such a key is in the file of a whole model: below the first of these that it has."""
     prefix: str = ""
     """Stands before the names of the main part in a directory of several modules."""

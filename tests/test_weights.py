@@ -36,6 +36,8 @@ MAP = WeightMap(
         Constant(name="tower.scale", shape=(4,), values=(1.0,), meaning="only ones"),
     ),
     foreign={"tower.video.*": "embeds videos"},
+    config={"heads": (4, "set the option heads"), "epsilon": (1e-6, "fixed")},
+    config_below=("vision_config",),
     prefix="vision_model.",
 )
 TOWER = {"tower.embed.weight": torch.ones(4, 3), "tower.layers.0.weight": torch.ones(4, 4)}
@@ -53,7 +55,7 @@ def directory(folder: Path, tensors: dict[str, torch.Tensor]) -> Path:
 
 
 def matched(folder: Path, tensors: dict[str, torch.Tensor]) -> Match:
-    return match(MAP, folder, read_directory(directory(folder, tensors)))
+    return match(MAP, directory(folder, tensors))
 
 
 def test_a_part_that_is_absent_as_a_whole_begins_fresh(tmp_path: Path) -> None:
@@ -110,6 +112,23 @@ def test_constants_must_be_those_of_the_options(tmp_path: Path, dtype: torch.dty
     assert second == "tower.scale holds 1, 1, 0.5, 1: only ones"
     (mistake,) = matched(tmp_path, TOWER | {"tower.scale": torch.ones(2)}).mistakes
     assert mistake == "tower.scale is [2], not [4]: only ones"
+
+
+def test_what_no_shape_tells_is_compared_with_the_config(tmp_path: Path) -> None:
+    """Tensors of 4 heads have the shapes of those of 2."""
+    config = tmp_path / "config.json"
+    for right in ('{"heads": 4}', '{"heads": 2, "vision_config": {"epsilon": 0.000001}}'):
+        config.write_text(right)
+        assert matched(tmp_path, TOWER).mistakes == ()
+        assert matched(tmp_path, JOIN).mistakes == ()
+    config.write_text('{"heads": 4, "vision_config": {"heads": 2, "epsilon": 1e-5}}')
+    assert matched(tmp_path, TOWER).mistakes == (
+        "config.json says vision_config.heads 2, but here it is 4: set the option heads",
+        "config.json says vision_config.epsilon 1e-05, but here it is 1e-06: fixed",
+    )
+    config.write_text("[")
+    with pytest.raises(Unreadable, match=r"config.json holds no JSON"):
+        matched(tmp_path, TOWER)
 
 
 def test_several_files_are_read_by_their_index(tmp_path: Path) -> None:

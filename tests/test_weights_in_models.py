@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from mimo_core.cli.export import modules_to_write
 from mimo_core.errors import MimoError
@@ -16,7 +16,7 @@ from mimo_core.testing import run_ranks
 from mimo_core.weights.directory import INDEX, read_directory
 from mimo_core.weights.export import export
 
-from .conftest import HERE, installed
+from .conftest import HERE, installed, start
 
 RANKS = HERE / "ranks_weights.py"
 RECIPE = HERE / "recipes" / "judged.yaml"
@@ -121,6 +121,37 @@ def test_what_begins_with_a_directory_is_exported_bit_for_bit(
 def loaded(directory: Path) -> dict[str, torch.Tensor]:
     files = {entry.file for entry in read_directory(directory).values()}
     return {name: tensor for file in files for name, tensor in load_file(file).items()}
+
+
+def test_a_run_in_bf16_on_other_stages_ends_with_what_it_began_with(
+    site: Path, maps: Any, tmp_path: Path
+) -> None:
+    """Directories of one module each, the tower frozen, the projector fresh; a learning rate that
+    moves nothing. Main weights that were not made from the loaded ones would overwrite them."""
+    from . import hugging_face_vlm as vlm
+
+    vlm.save_random(tmp_path / "whole")
+    whole = load_file(tmp_path / "whole" / "model.safetensors")
+    begun = {}
+    for name in ("vision", "language"):
+        prefix = f"{name}_model."
+        begun[name] = {n.removeprefix(prefix): t for n, t in whole.items() if n.startswith(prefix)}
+        (tmp_path / name).mkdir()
+        save_file(begun[name], tmp_path / name / "model.safetensors")
+    overrides = [f"modules.{name}.weights={tmp_path / name}" for name in begun]
+    overrides += ["modules.vision.grid={}", "modules.language.grid={pp: 2}"]
+    overrides += ["modules.vision.freeze=[encoder]", "train.precision=bf16"]
+    overrides += ["train.learning_rate=1e-30", "train.iterations=1"]
+    run = start("judged", *overrides, folder=tmp_path / "run", site=site)
+    assert run.code == 0, run.screen + run.errors
+    assert "vision (encoder; projector begins fresh)" in run.screen.replace(str(tmp_path) + "/", "")
+    for name, tensors in begun.items():
+        export(run.folder / "checkpoints" / "iter_0000001", tmp_path / "out" / name, maps(name))
+        ended = load_file(tmp_path / "out" / name / "model.safetensors")
+        both = ended.keys() & tensors.keys() - {"radio_model.summary_idxs"}
+        assert len(both) > 25
+        wrong = [n for n in both if not torch.equal(ended[n], tensors[n].to(ended[n].dtype))]
+        assert wrong == []
 
 
 def test_one_module_is_exported_as_a_model_of_its_own(

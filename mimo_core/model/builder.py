@@ -147,11 +147,6 @@ class Builder(ModelBuilder[Model, BuildConfig]):
         """The model with its modules wrapped: mixed precision, then distributed data parallel."""
         config: BuildConfig = self._model_config  # type: ignore[assignment]
         model = self.build_model(pg_collection)
-        if config.weights:
-            # Before the wrapping, which copies main parameters from these.
-            modules = {name: config.graph.modules[name] for name in config.weights}
-            maps = {name: weight_map(config.host, module) for name, module in modules.items()}
-            load_weights(model.sharded_state_dict(), maps, config.weights)
         for name in config.modules:
             if config.loaded_later(name):
                 _check_all_is_loaded(model, name)
@@ -164,6 +159,12 @@ class Builder(ModelBuilder[Model, BuildConfig]):
                 mixed_precision_wrapper=Float16Module if name == LANGUAGE else EncoderFloat16Module,
             )
             model.replace(name, wrapped)
+        if config.weights:
+            # Into tensors of their final type (the router's bias is float32 in a bf16 model), and
+            # before the optimizer makes its main parameters from them.
+            modules = {name: config.graph.modules[name] for name in config.weights}
+            maps = {name: weight_map(config.host, module) for name, module in modules.items()}
+            load_weights(model.sharded_state_dict(), maps, config.weights)
         return [model]
 
 

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from mimo_core.contract import FreezePart, Module
 from mimo_core.weight_map import WeightMap
-from mimo_core.weights.directory import read_directory
 from mimo_core.weights.keys import key_of, part_prefix
 from mimo_core.weights.load import load_weights, sharded_tensors
 from mimo_core.weights.match import match
@@ -38,7 +37,7 @@ def read_parts(
     Raises:
         ValueError: the directory does not fit; all its mistakes.
     """
-    held = match(weights, directory, read_directory(directory))
+    held = match(weights, directory)
     if held.mistakes:
         raise ValueError("\n".join(held.mistakes))
     load_weights(_state(module, parts, groups), {module.name: weights}, {module.name: held})

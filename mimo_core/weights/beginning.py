@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from mimo_core.contract import Module
 from mimo_core.plan import Plan
 from mimo_core.plugins import Host
 from mimo_core.weight_map import WeightMap
-from mimo_core.weights.directory import Unreadable, read_directory
+from mimo_core.weights.directory import Unreadable
 from mimo_core.weights.match import Match, match
 
 
@@ -42,7 +43,7 @@ def directories(plan: Plan, done: int | None) -> dict[str, Match]:
             continue
         directory = Path(recipe.weights)
         try:
-            held = match(weight_map(plan.host, module), directory, read_directory(directory))
+            held = match(weight_map(plan.host, module), directory)
         except Unreadable as error:
             mistakes.append((path, str(error)))
             continue
@@ -65,6 +66,13 @@ def notes(found: Mapping[str, Match]) -> Iterator[str]:
         taken = ", ".join(held.prefixes)
         fresh = f"; {', '.join(held.fresh)} begins fresh" if held.fresh else ""
         yield f"{name} begins with the weights of {held.directory} ({taken}{fresh})"
-        for what, count in held.unread.items():
-            s = "s" if count > 1 else ""
-            yield f"not read there: {what}, {count} tensor{s}"
+    for directory in dict.fromkeys(held.directory for held in found.values()):
+        matches = [held for held in found.values() if held.directory == directory]
+        unread = Counter[str]()
+        for held in matches:
+            unread.update(held.unread)
+        # Other modules' that none of them has.
+        nobody = set.intersection(*(set(held.others) for held in matches))
+        unread.update(f"{name.split('.')[0]}.*" for name in sorted(nobody))
+        for what, count in unread.items():
+            yield f"not read in {directory}: {what}, {count} tensor{'s' if count > 1 else ''}"

@@ -83,6 +83,24 @@ def read_directory(path: Path) -> dict[str, Entry]:
     raise Unreadable(f"{path} has neither {WHOLE} nor {INDEX}{why}")
 
 
+def read_config(path: Path) -> dict[str, Any]:
+    """The directory's ``config.json``; empty where it has none.
+
+    Raises:
+        Unreadable: it holds no JSON object.
+    """
+    file = path / "config.json"
+    if not file.exists():
+        return {}
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise Unreadable(f"{file} holds no JSON ({error})") from error
+    if not isinstance(config, dict):
+        raise Unreadable(f"{file} holds {type(config).__name__}, not an object")
+    return config
+
+
 def _indexed(path: Path) -> dict[str, Entry]:
     """Of several files, by their index."""
     index = path / INDEX

@@ -6,6 +6,7 @@ import json
 import math
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -76,26 +77,22 @@ def export(
     if mistakes:
         raise MimoError(_lines(f"{folder} does not hold what the recipe says", mistakes))
     entries = {} if like is None else read_directory(like)
-    matches = {} if like is None else _matches(like, maps, entries)
+    matches = {} if like is None else _matches(like, maps)
     pieces = [
         piece
         for name, weights in maps.items()
         for piece in _pieces(checkpoint, name, weights, matches.get(name), len(maps) > 1)
     ]
     names = [name for piece in pieces for name in piece.names]
-    twice = sorted({name for name in names if names.count(name) > 1}) if _repeats(names) else []
-    if twice:
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
         raise MimoError(
             _lines("several modules have one name; write them apart with --module", twice)
         )
-    taken = tuple(name for name in entries if name not in set(names))
+    made = set(names)
+    taken = tuple(name for name in entries if name not in made)
     pieces += [_copied(name, entries[name]) for name in taken]
     files = _write(pieces, out, like, most_bytes)
     return Exported(files=files, tensors=len(names), taken=taken)
-
-
-def _repeats(names: list[str]) -> bool:
-    return len(set(names)) < len(names)
 
 
 def _lines(said: str, lines: Sequence[str]) -> str:
@@ -120,10 +117,8 @@ def _absent(checkpoint: Checkpoint, module: str, weights: WeightMap) -> Iterator
             yield f"has {key}, of which the plugin's weight_map tells no name"
 
 
-def _matches(
-    like: Path, maps: Mapping[str, WeightMap], entries: Mapping[str, Entry]
-) -> dict[str, Match]:
-    found = {name: match(weights, like, entries) for name, weights in maps.items()}
+def _matches(like: Path, maps: Mapping[str, WeightMap]) -> dict[str, Match]:
+    found = {name: match(weights, like) for name, weights in maps.items()}
     mistakes = [f"{name}: {said}" for name, held in found.items() for said in held.mistakes]
     if mistakes:
         raise MimoError(_lines(f"{like} is a directory of another model", mistakes))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,8 +26,8 @@ def load_weights(
     """Copy into the tensors of this rank what it holds of them.
 
     A tensor is read whole, converted, and let go when this rank's slice is copied; nothing is
-    read of layers and experts that are other ranks'. Called by every rank, before the model is
-    wrapped; no rank waits for another.
+    read of layers and experts that are other ranks'. Called by every rank, when the model is
+    wrapped and before there is an optimizer; no rank waits for another.
 
     Args:
         state: The model's sharded state dict; its tensors are written to.
@@ -71,6 +72,7 @@ class _Source:
         }
         # Parts that the map says nothing of begin fresh, as those that the directory lacks.
         self._loaded = tuple(part_prefix(module, part) for part in found.prefixes)
+        self._files: dict[Path, Any] = {}
         self._latest: tuple[WeightRule, Sequence[Tensor]] | None = None
 
     def whole(self, sharded: ShardedTensor) -> Tensor | None:
@@ -102,8 +104,10 @@ class _Source:
 
     def _read(self, rule: WeightRule, name: str) -> Tensor:
         entry = self._found.entry(rule, name)
-        with safe_open(entry.file, framework="pt") as file:
-            tensor: Tensor = file.get_tensor(self._found.prefixes[rule.part] + name)
+        if entry.file not in self._files:
+            # Opened once: a file of thousands of tensors has a long header.
+            self._files[entry.file] = safe_open(entry.file, framework="pt")
+        tensor: Tensor = self._files[entry.file].get_tensor(self._found.prefixes[rule.part] + name)
         return tensor
 
 

@@ -7,12 +7,13 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any
 
 import attrs
 
 from mimo_core.contract import FreezePart
 from mimo_core.weight_map import Constant, WeightMap, WeightRule
-from mimo_core.weights.directory import FLOATS, Entry
+from mimo_core.weights.directory import FLOATS, Entry, read_config, read_directory
 
 _ROUNDED = {"BF16": 2**-8, "F16": 2**-11, "F32": 2**-23, "F64": 2**-23}
 """Relative size of a rounding of each type; options are told in fewer digits than float64's."""
@@ -31,6 +32,8 @@ class Match:
     """Parts that it holds nothing of."""
     unread: Mapping[str, int]
     """What the module has no place for, and how many names of it."""
+    others: tuple[str, ...]
+    """Names that are other modules'."""
     mistakes: tuple[str, ...]
     """Names that are missing, unexpected, or of another shape or type."""
 
@@ -39,13 +42,17 @@ class Match:
         return self.entries[self.prefixes[rule.part] + name]
 
 
-def match(weights: WeightMap, directory: Path, entries: Mapping[str, Entry]) -> Match:
-    """Compare the names, shapes and types of a directory with a module's map.
+def match(weights: WeightMap, directory: Path) -> Match:
+    """Compare names, shapes and types of a directory, and its config, with a module's map.
 
     A part that is absent as a whole begins fresh; one that is partly absent is a mistake. Where
     the main part's names stand below a prefix, as in the directory of a whole model, names
     outside of it are other modules'.
+
+    Raises:
+        Unreadable: see :func:`~mimo_core.weights.directory.read_directory`.
     """
+    entries = read_directory(directory)
     parts = dict.fromkeys(rule.part for rule in weights.rules)
     prefixes: dict[FreezePart, str] = {}
     mistakes: list[str] = []
@@ -59,6 +66,7 @@ def match(weights: WeightMap, directory: Path, entries: Mapping[str, Entry]) -> 
         elif found:
             prefixes[part] = found[0]
     unread: Counter[str] = Counter()
+    others: list[str] = []
     if not mistakes and not prefixes:
         mistakes.append(_nothing(weights, entries))
     elif not mistakes:
@@ -66,13 +74,21 @@ def match(weights: WeightMap, directory: Path, entries: Mapping[str, Entry]) -> 
         main = prefixes.get(next(iter(parts)))
         if main is not None:
             mistakes += _wrong_constants(weights.constants, main, entries)
-        mistakes += _others(weights, entries, prefixes, main, unread)
+            mistakes += _wrong_config(weights, read_config(directory))
+        for name in _unclaimed(weights, entries, prefixes, main):
+            if (told := _foreign(weights, name, main)) is not None:
+                unread[told] += 1
+            elif main == "" or name.startswith(_roots(weights, prefixes)):
+                mistakes.append(f"has {name}, which the model has not")
+            else:
+                others.append(name)
     return Match(
         directory=directory,
         entries=entries,
         prefixes=prefixes,
         fresh=tuple(part for part in parts if part not in prefixes),
         unread=unread,
+        others=tuple(others),
         mistakes=tuple(mistakes),
     )
 
@@ -138,31 +154,46 @@ def _wrong_constants(
             yield f"{prefix}{constant.name} holds {shown}{'…' * (count > 4)}: {constant.meaning}"
 
 
-def _others(
+def _wrong_config(weights: WeightMap, config: Mapping[str, Any]) -> Iterator[str]:
+    inner = next((key for key in weights.config_below if isinstance(config.get(key), dict)), None)
+    told = config if inner is None else config[inner]
+    for key, (due, meaning) in weights.config.items():
+        held = told.get(key, due)
+        if held is None or held == due:
+            continue
+        if isinstance(held, float) and isinstance(due, float) and math.isclose(held, due):
+            continue
+        place = key if inner is None else f"{inner}.{key}"
+        yield f"config.json says {place} {held!r}, but here it is {due!r}: {meaning}"
+
+
+def _unclaimed(
     weights: WeightMap,
     entries: Mapping[str, Entry],
     prefixes: Mapping[FreezePart, str],
     main: str | None,
-    unread: Counter[str],
 ) -> Iterator[str]:
-    """Names that no rule reads: other modules', told, or mistakes."""
-    ours: set[str] = set()
-    roots: set[str] = set()
-    for rule in weights.rules:
-        if (prefix := prefixes.get(rule.part)) is not None:
-            ours |= {prefix + name for name in rule.files}
-            roots |= {prefix + name.split(".")[0] + "." for name in rule.files}
+    """Names of no rule and no constant."""
+    ours = {
+        prefixes[rule.part] + name
+        for rule in weights.rules
+        if rule.part in prefixes
+        for name in rule.files
+    }
     if main is not None:
         ours |= {main + constant.name for constant in weights.constants}
-        roots |= {main} if main else set()
-    for name in entries:
-        if name in ours:
-            continue
-        told = _foreign(weights, name, main)
-        if told is not None:
-            unread[told] += 1
-        elif main == "" or name.startswith(tuple(roots)):
-            yield f"has {name}, which the model has not"
+    return (name for name in entries if name not in ours)
+
+
+def _roots(weights: WeightMap, prefixes: Mapping[FreezePart, str]) -> tuple[str, ...]:
+    """What the names of the parts that were found begin with: prefix and first word."""
+    roots = {
+        prefixes[rule.part] + name.split(".")[0] + "."
+        for rule in weights.rules
+        if rule.part in prefixes
+        for name in rule.files
+    }
+    return tuple(roots | {prefix for prefix in prefixes.values() if prefix})
 
 
 def _foreign(weights: WeightMap, name: str, main: str | None) -> str | None:

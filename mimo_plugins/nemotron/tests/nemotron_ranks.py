@@ -18,6 +18,7 @@ from nemotron_modules import BATCH, SEQUENCE, VOCABULARY, language_module
 from torch import Tensor, nn
 
 from mimo_core.contract import Grid
+from mimo_core.testing.weights import unnamed
 from mimo_core.topology.groups import build_topology
 
 
@@ -100,6 +101,12 @@ def _facts(platform: Any, options: dict[str, Any]) -> dict[str, Any]:
         "losses": list(losses.shape),
         "parameters": built.local_parameters(),
         "described": plugin.describe(built.module).parameters,
+        "unnamed": unnamed(
+            built.module,
+            plugin.weight_map(built.module),
+            {"language": built.model},
+            built.groups,
+        ),
         "without gradient": [
             name
             for name, g in gradients.items()

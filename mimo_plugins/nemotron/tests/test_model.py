@@ -54,6 +54,10 @@ def test_parameters_are_described(model: dict[str, Any]) -> None:
     assert model["parameters"] == model["described"]
 
 
+def test_the_weight_map_names_all_that_is_in_the_checkpoint(model: dict[str, Any]) -> None:
+    assert model["unnamed"] == []
+
+
 def test_a_recipe_may_not_set_what_the_options_say(one_rank: dict[str, Any]) -> None:
     assert set(one_rank["architecture"]) == owned.FROM_OPTIONS
 

@@ -26,6 +26,13 @@ def weight_map(module: Module) -> WeightMap:
             f"{_MODEL}patch_generator.video_embedder.*": "embeds frames of videos",
             "radio_model.summary_idxs": "which class tokens sum a picture up",
         },
+        config={
+            "num_attention_heads": (options.tower_heads, "set the option heads"),
+            "layer_norm_eps": (options.norm_epsilon, "set the option norm_epsilon"),
+            "hidden_act": ("gelu", "the tower has no other"),
+            "use_swiglu_ffn": (False, "the tower has no other feed-forward layers"),
+        },
+        config_below=("vision_config",),
         prefix="vision_model.",
     )
 

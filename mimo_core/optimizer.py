@@ -233,10 +233,11 @@ def _scale_weight_decay(optimizers: list[Any], factor: float) -> None:
 
 
 def _initialize_states(optimizers: list[Any]) -> None:
-    """Give torch's Adam the state that it would make in its first step."""
+    """Give Adam the state that it would make in its first step: a run can be saved before it."""
     for inner in optimizers:
         adam = inner.optimizer
         if not _keeps_steps_in_state(adam):
+            inner.init_state_fn(adam, inner.config)
             continue
         for group in adam.param_groups:
             for parameter in group["params"]:

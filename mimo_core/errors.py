@@ -33,6 +33,10 @@ class SampleError(MimoError):
     module that asked for it."""
 
 
+class DiskFull(ValueError):
+    """Something could not be written, for want of room."""
+
+
 class CheckpointError(MimoError):
     """A checkpoint does not fit the run; the message says in what."""
 

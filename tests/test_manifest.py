@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +126,18 @@ def test_a_person_may_name_an_earlier_one(tmp_path: Path) -> None:
     assert found.told == (f"{tmp_path}/iter_0000004 is later, but {TRACKER} names iteration 2",)
     assert way_back(tmp_path, 4).endswith(f"echo 2 > {tmp_path / TRACKER}")
     assert "there is none before it" in way_back(tmp_path, 1)
+
+
+def test_a_tracker_that_was_not_yet_written_does_not_count(tmp_path: Path) -> None:
+    """The run was killed between the manifest and the tracker."""
+    checkpoint(tmp_path, 2)
+    (tmp_path / TRACKER).write_text("2")
+    os.utime(tmp_path / TRACKER, (1e9, 1e9))
+    checkpoint(tmp_path, 4)
+    found = newest(tmp_path)
+    assert (found.iteration, found.told) == (4, ())
+    put_tracker_right(found)
+    assert newest(tmp_path) == found
 
 
 def test_a_manifest_of_a_later_version_is_not_guessed_at(tmp_path: Path) -> None:

@@ -13,14 +13,14 @@ from contextlib import suppress
 
 import attrs
 
-from mimo_core.launch.ending import LAUNCHED, NOTHING_DONE
+from mimo_core.launch.ending import LAUNCHED, LITTLE, NOTHING_DONE
 from mimo_core.launch.failure import Failure
 from mimo_core.plan import Plan
 from mimo_core.rank import free_port
 from mimo_core.run_folder import RunFolder
 
-_LITTLE = 1 << 20
-"""Bytes of a disk that is as good as full."""
+_GRACE = 1.0
+"""Seconds that ranks have to end by themselves where one has failed, and to say why."""
 
 
 def attempt(
@@ -56,6 +56,7 @@ def attempt(
             environ = {**os.environ, **_place(plan, rank, port), **environment}
             ranks.append(subprocess.Popen(command, env=environ, start_new_session=True))
         codes = _wait(ranks, stopping)
+        _let_end(ranks)
     finally:
         _end(ranks)
         if sys.stdout.isatty():
@@ -89,6 +90,12 @@ def _wait(ranks: Sequence[subprocess.Popen[bytes]], stopping: Callable[[], bool]
             for process in ranks:
                 process.terminate()
         time.sleep(0.05)
+
+
+def _let_end(ranks: Sequence[subprocess.Popen[bytes]]) -> None:
+    deadline = time.monotonic() + _GRACE
+    while any(process.poll() is None for process in ranks) and time.monotonic() < deadline:
+        time.sleep(0.02)
 
 
 def _end(ranks: Sequence[subprocess.Popen[bytes]]) -> None:
@@ -127,11 +134,10 @@ def _first(
     if stopping and codes[rank] == -signal.SIGTERM:
         # A rank catches it as soon as it has begun.
         return attrs.evolve(failure, message=NOTHING_DONE, code=0, log=None)
-    full = shutil.disk_usage(folder.path).free < _LITTLE
-    return attrs.evolve(
-        failure,
-        message=_how(codes[rank]) + (f"; the disk of {folder.path} is full" if full else ""),
-    )
+    if codes[rank] > 0 and shutil.disk_usage(folder.path).free < LITTLE:
+        message = f"ended, and could not leave word: the disk of {folder.path} is full (see above)"
+        return attrs.evolve(failure, message=message, log=None, expected=True)
+    return attrs.evolve(failure, message=_how(codes[rank]))
 
 
 def _how(code: int) -> str:

@@ -13,13 +13,20 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import IO, Any
 
 from mimo_core.checkpoints import checkpoint_path, newest, way_back
-from mimo_core.errors import CheckpointError, RecipeError
-from mimo_core.launch.ending import LAUNCHED, NOTHING_DONE, RESTARTS, Ending
+from mimo_core.errors import CheckpointError, DiskFull, RecipeError
+from mimo_core.launch.ending import (
+    LAUNCHED,
+    LITTLE,
+    NOTHING_DONE,
+    RESTARTS,
+    Ending,
+    lacks_room,
+)
 from mimo_core.launch.failure import PART, Failure
 from mimo_core.plan import Plan
 from mimo_core.rank import Rank
@@ -132,16 +139,17 @@ def _meet_and_run(
     try:
         return _run(plan, rank, folder, platform, screen, meeting.plugins, termination)
     except (Exception, CheckpointException) as error:
-        _explain(error, checkpoints)
+        _explain(error, folder, checkpoints)
         raise
 
 
-def _explain(error: BaseException, checkpoints: Path) -> None:
-    """Say more where the stock loop failed over a checkpoint.
+def _explain(error: BaseException, folder: RunFolder, checkpoints: Path) -> None:
+    """Say more where the stock loop failed over a checkpoint, or over a full disk.
 
     Raises:
         RecipeError: the newest one could not be loaded.
-        OSError: one could not be written.
+        DiskFull: something of the run could not be written for want of room.
+        OSError: a checkpoint could not be written for another reason.
     """
     if isinstance(error, CheckpointError):
         return
@@ -151,14 +159,22 @@ def _explain(error: BaseException, checkpoints: Path) -> None:
         traceback.print_exception(error)
         path = checkpoint_path(checkpoints, done)
         raise RecipeError(f"{path}: {error}; {way_back(checkpoints, done)}") from None
+    kept = "there is no earlier one" if done is None else f"that of iteration {done} is whole"
     if "save_checkpoint" in functions:
-        place = next(folder for folder in (checkpoints, *checkpoints.parents) if folder.exists())
-        free = shutil.disk_usage(place).free / 1e9
-        kept = "there is no earlier one" if done is None else f"that of iteration {done} is whole"
-        raise OSError(
-            f"a checkpoint could not be written to {checkpoints}, where {free:.1f} GB are free; "
-            f"{kept} ({type(error).__name__}: {str(error).strip()})"
-        ) from error
+        place = next(path for path in (checkpoints, *checkpoints.parents) if path.exists())
+        free = shutil.disk_usage(place).free
+        what = f"a checkpoint could not be written to {checkpoints}, where {free / 1e9:.1f} GB"
+        if free < LITTLE or lacks_room(error):
+            with suppress(OSError):
+                traceback.print_exception(error)
+            raise DiskFull(f"{what} are free: the disk is full; {kept}") from None
+        said = f"{type(error).__name__}: {str(error).strip()}"
+        raise OSError(f"{what} are free; {kept} ({said})") from error
+    if lacks_room(error):
+        raise DiskFull(
+            f"the disk of {folder.path} (or one that a plugin writes to) is full: {error}; of the "
+            f"checkpoints, {kept}"
+        ) from None
 
 
 def _run(

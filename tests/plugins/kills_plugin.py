@@ -1,6 +1,7 @@
-"""A plugin that kills its rank (SIGKILL) at a named point; installed by the tests that use it.
+"""A plugin that kills its rank (SIGKILL) at a named point, or fills its disk; for the tests.
 
 ``KILLS`` is a list of ``RANK:POINT``, one for each attempt at the run; later attempts live on.
+Where ``FILL`` names a file, that is made as large as its disk at the point, instead.
 Points of saving are seen by Python's audit events, which come before files are opened and renamed,
 and by the calls of C functions that follow in the same thread.
 """
@@ -10,6 +11,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Generator
+from contextlib import suppress
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -38,16 +40,25 @@ _due = os.environ["KILLS"].split(",")[len(json.loads(os.environ.get("MIMO_RESTAR
 _rank, _, POINT = _due[0].partition(":") if _due else ("", "", "")
 if os.environ.get("RANK") != _rank:
     POINT = ""
+FILL = Path(os.environ["FILL"]) if "FILL" in os.environ else None
 
 
-def kill(*_: object) -> None:
-    """What the system does where memory is short."""
-    os.kill(os.getpid(), signal.SIGKILL)
+def strike(*_: object) -> None:
+    """What the system does where memory is short; or what others on a disk do."""
+    if FILL is None:
+        os.kill(os.getpid(), signal.SIGKILL)
+        return
+    sys.setprofile(None)
+    with suppress(OSError), FILL.open("xb", buffering=0) as file:
+        for size in (1 << 20, 1 << 10, 1):
+            with suppress(OSError):
+                while file.write(b"0" * size):
+                    pass
 
 
-def kill_at(point: str) -> None:
+def strike_at(point: str) -> None:
     if point == POINT:
-        kill()
+        strike()
 
 
 def _audit(event: str, arguments: tuple[Any, ...]) -> None:
@@ -56,10 +67,10 @@ def _audit(event: str, arguments: tuple[Any, ...]) -> None:
     path = Path(arguments[0])
     if event == "os.rename":
         if POINT in RENAMED and path.name == RENAMED[POINT]:
-            kill()
+            strike()
     elif arguments[2] & (os.O_WRONLY | os.O_RDWR):
         if POINT in OPENED and fnmatch(path.name, OPENED[POINT]):
-            kill()
+            strike()
         if POINT in WRITTEN and fnmatch(path.name, WRITTEN[POINT][0]):
             sys.setprofile(_calls(path, WRITTEN[POINT][1]))
 
@@ -73,12 +84,12 @@ def _calls(path: Path, reached: Callable[[int], bool]) -> Callable[..., None]:
         if event == "c_return":
             opened = True
         if opened and event.startswith("c_") and path.exists() and reached(path.stat().st_size):
-            kill()
+            strike()
 
     return look
 
 
-kill_at("import")
+strike_at("import")
 if POINT:
     sys.addaudithook(_audit)
 
@@ -88,14 +99,16 @@ def build_submodule(module: mimo.Module, groups: Any, platform: mimo.Platform) -
     import torch
 
     if POINT == "the first forward":
-        torch.nn.modules.module.register_module_forward_pre_hook(kill)
+        torch.nn.modules.module.register_module_forward_pre_hook(strike)
     if POINT == "an optimizer's step":
-        torch.optim.optimizer.register_optimizer_step_pre_hook(kill)
+        torch.optim.optimizer.register_optimizer_step_pre_hook(strike)
     return (yield)
 
 
 @mimo.hookimpl(wrapper=True)
 def provide_batch(module: mimo.Module, samples: Any, context: mimo.BatchContext) -> Generator:
-    if not context.training:
-        kill_at("an evaluation")
+    if context.training:
+        strike_at("a batch")
+    else:
+        strike_at("an evaluation")
     return (yield)

@@ -205,12 +205,12 @@ def _parts(module: dict[Any, Any], optimizers: list[Any]) -> list[dict[str, Any]
     return [module[index] for index in range(len(optimizers))]
 
 
-def _step_of(optimizers: list[Any]) -> float | None:
+def _step_of(optimizers: list[Any]) -> int | None:
     """Steps that Adam has made; ``None`` where TransformerEngine's has made none."""
     groups = [
         group for inner in optimizers for group in inner.state_dict()["optimizer"]["param_groups"]
     ]
-    return next((group["step"] for group in groups if "step" in group), None)
+    return next((int(group["step"]) for group in groups if "step" in group), None)
 
 
 def _config_of(module: Module, config: OptimizerConfig) -> OptimizerConfig:

@@ -111,6 +111,12 @@ MISTAKES = (
         "of the recipe; leave it out of the megatron section",
     ),
     Mistake(
+        of="stock flag that loads half a state",
+        overrides=("megatron.dist_ckpt_strictness=log_all",),
+        said="command line: megatron.dist_ckpt_strictness=log_all: this flag is refused: a run "
+        "goes on with all of its state; checkpoint.start_from takes weights alone; leave it out",
+    ),
+    Mistake(
         of="stock flag that is none",
         overrides=("megatron.seq_lenght=8",),
         said="command line: megatron.seq_lenght=8: megatron-core has no flag --seq-lenght. Did you "

@@ -41,7 +41,7 @@ def test_the_source_is_read_as_megatron_reads_it(real: dict[str, Any]) -> None:
 
 def test_flags_that_are_refused_are_flags(real: dict[str, Any]) -> None:
     known = {*real["flags"], *real["fields"]}
-    assert set(stock.UNREAD_FLAGS) <= known
+    assert {*stock.UNREAD_FLAGS, *stock.REFUSED_FLAGS} <= known
     assert known >= stock.ENGINE_FLAGS
 
 

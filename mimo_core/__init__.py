@@ -22,6 +22,7 @@ from mimo_core.contract import (
     Weights,
 )
 from mimo_core.hookspecs import hookimpl
+from mimo_core.weight_map import Constant, Stored, WeightMap, WeightRule
 
 if TYPE_CHECKING:
     from mimo_core.api import pretrain
@@ -31,6 +32,7 @@ __version__ = "0.1.0"
 __all__ = [
     "LANGUAGE",
     "BatchContext",
+    "Constant",
     "Data",
     "Dataset",
     "Description",
@@ -43,8 +45,11 @@ __all__ = [
     "Sample",
     "Sequences",
     "Split",
+    "Stored",
     "Text",
     "Train",
+    "WeightMap",
+    "WeightRule",
     "Weights",
     "hookimpl",
     "pretrain",

@@ -12,6 +12,7 @@ from mimo_core.recipe import packaged
 from mimo_core.run_folder import RunFolder
 from mimo_core.train.going_on import checkpoint_of
 from mimo_core.train.starting import starting_weights
+from mimo_core.weights.beginning import directories
 
 if TYPE_CHECKING:
     from mimo_core.recipe import Recipe
@@ -75,6 +76,7 @@ def pretrain(
     console.print(run_header(plan))
     done = checkpoint_of(plan, folder).iteration
     weights = starting_weights(plan, done)
+    directories(plan, done)
     begins = "" if done is None else f", going on after iteration {done}"
     if weights is not None:
         begins = f", with the weights of {weights.path}"

@@ -6,6 +6,7 @@ world. What it is given differs here:
 - every module's learning parameters, none where a module is wholly frozen, each with its own
   precision, learning rate and weight decay;
 - what is saved once for all pipeline stages is saved by the first that has it;
+- a pipeline stage where nothing learns takes part in the sums of its module's other stages;
 - the group that numbers replicas in checkpoints spans data and context parallel ranks (core 0.19
   leaves context parallelism out, so two ranks would claim to be the main replica);
 - states of torch's Adam from the start: without TransformerEngine or APEX core's
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -24,6 +26,7 @@ import torch.distributed as dist
 from megatron.core.dist_checkpointing.mapping import ShardedObject
 from megatron.core.models.mimo.optimizer import MimoOptimizer, ModuleOptimizerInfo
 from megatron.core.optimizer import ChainedOptimizer, OptimizerConfig, get_megatron_optimizer
+from megatron.core.optimizer.clip_grads import count_zeros_fp32, get_grad_norm_fp32
 
 from mimo_core.contract import Module
 from mimo_core.model.config import DTYPES
@@ -36,23 +39,71 @@ STEP = "step"
 class Optimizer(MimoOptimizer):  # type: ignore[misc]
     """Megatron's optimizer of a heterogeneous model."""
 
-    def __init__(self, infos: dict[str, Any], config: OptimizerConfig, stage: int) -> None:
+    def __init__(
+        self,
+        infos: dict[str, Any],
+        config: OptimizerConfig,
+        stages: dict[str, list[int]],
+        device: torch.device,
+    ) -> None:
         """
         Args:
             infos: The optimizer of each module.
             config: The run's.
-            stage: Pipeline stages of this rank's module before it that learn.
+            stages: Of each module of this rank, how many optimizers each pipeline stage has (dense
+                layers have one, experts another).
+            device: Of this rank.
         """
         super().__init__(infos, config)
-        self._stage = stage
+        self._stages = stages
+        self._device = device
         self._sharding_type: str | None = None
+        # Core's sums over a module span its stages, but are called by an optimizer alone.
+        self._left_out = [
+            info.pg_collection.intra_dist_opt
+            for name, info in infos.items()
+            if info.is_active and not info.optimizer and any(stages[name])
+        ]
+        self.norms: dict[str, float] = {}
+        """Norm of each module's gradient before clipping, of the last step; on all ranks."""
+
+    @torch.no_grad()
+    def prepare_grads(self) -> bool:
+        """Whether the step must be skipped, on all ranks: any gradient anywhere is not finite.
+
+        Core's finds that with a loss scaler only; without one a single infinite gradient would
+        make all of its module's weights NaN.
+        """
+        found_inf = bool(super().prepare_grads())
+        for group in self._left_out:
+            get_grad_norm_fp32([], grad_stats_parallel_group=group)
+        norms = torch.zeros(len(self.module_infos), device=self._device, dtype=torch.float32)
+        for index, info in enumerate(self.module_infos.values()):
+            if info.is_active and info.optimizer:
+                norms[index] = info.optimizer.get_grad_norm() or 0.0
+        # A NaN gets lost where ranks take the largest.
+        norms = norms.nan_to_num(nan=torch.inf, posinf=torch.inf)
+        dist.all_reduce(norms, op=dist.ReduceOp.MAX)
+        self.norms = dict(zip(self.module_infos, norms.tolist(), strict=True))
+        return found_inf or not math.isfinite(self.get_grad_norm())
+
+    def get_grad_norm(self) -> float:
+        """The norm of the whole model's gradient, before clipping."""
+        return math.hypot(*self.norms.values())
+
+    def count_zeros(self) -> int:
+        """Elements of the whole model's gradient that are 0."""
+        for group in self._left_out:
+            count_zeros_fp32([], group)
+        return int(super().count_zeros())
 
     def sharded_state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """The state, by keys and objects that no layout changes.
 
         Core saves the parameter groups of each of a module's optimizers: dense layers have one,
         experts another where ep exceeds 1, on the stages that have experts. Of the groups only
-        Adam's step is state, the rest follows from the recipe: it is saved, once a module.
+        Adam's step is state, the rest follows from the recipe: it is saved, once a module, by the
+        first stage that learns.
         """
         state: dict[str, Any] = super().sharded_state_dict(*args, **kwargs)
         self._sharding_type = (kwargs.get("metadata") or {}).get("distrib_optim_sharding_type")
@@ -62,12 +113,13 @@ class Optimizer(MimoOptimizer):  # type: ignore[misc]
                 for key in [key for key in part if key.startswith("_mimo_param_")]:
                     del part[key]
             groups = self.module_infos[name].pg_collection
+            before = sum(count > 0 for count in self._stages[name][: groups.pp.rank()])
             module[STEP] = ShardedObject(
                 f"mimo.{name}.optimizer.step",
                 _step_of(held),
                 (1,),
                 (0,),
-                replica_id=(groups.tp.rank(), self._stage, groups.dp.rank()),
+                replica_id=(groups.tp.rank(), before, groups.dp.rank()),
             )
         return state
 
@@ -109,48 +161,41 @@ class Optimizer(MimoOptimizer):  # type: ignore[misc]
 
 
 def build_optimizer(model: Model, config: OptimizerConfig) -> Optimizer:
-    """The optimizer of this rank's module. Called by all ranks.
+    """The optimizer of this rank's modules. Called by all ranks.
 
     Stands in for ``megatron.core.models.mimo.optimizer.get_mimo_optimizer``.
     """
     infos = {}
-    stage = 0
+    stages: dict[str, list[int]] = {}
     grids = model.mimo_config.module_to_grid_map
     assert grids is not None
     for name, grid in grids.items():
-        active = name == model.module_name
-        optimizer = None
-        if active:
+        groups = model.groups.get(name)
+        optimizer, replicas = None, None
+        if groups is not None:
+            module = model.nodes[name]
             # Asked for a frozen module too: core gathers the parameter groups of all ranks here.
             optimizer = get_megatron_optimizer(
-                config=_config_of(model.node, config),
-                model_chunks=[model.active],
-                pg_collection=model.pg_collection,
+                config=_config_of(module, config),
+                model_chunks=[model.active(name)],
+                pg_collection=groups,
                 use_gloo_process_groups=False,
             )
-            # A module without experts gets an optimizer for another's, which cannot be saved.
-            held = [inner for inner in optimizer.chained_optimizers if inner.buffers]
-            stage = _learning_stages_before(bool(held), model.pg_collection.pp)
+            # A module without experts gets an optimizer for another's, which cannot be saved; one
+            # that is frozen, a stub.
+            held = [one for one in optimizer.chained_optimizers if getattr(one, "buffers", None)]
+            stages[name] = [0] * groups.pp.size()
+            dist.all_gather_object(stages[name], len(held), group=groups.pp)
             optimizer = ChainedOptimizer(held) if held else None
-            _scale_weight_decay(held, model.node.weight_decay_factor)
+            _scale_weight_decay(held, module.weight_decay_factor)
             _initialize_states(held)
             _load_without_steps(held)
-        replicas = copy.copy(model.pg_collection)
-        replicas.dp = model.pg_collection.dp_cp
+            replicas = copy.copy(groups)
+            replicas.dp = groups.dp_cp
         infos[name] = ModuleOptimizerInfo(
-            optimizer=optimizer,
-            grid=grid,
-            pg_collection=replicas if active else None,
-            is_active=active,
+            optimizer=optimizer, grid=grid, pg_collection=replicas, is_active=groups is not None
         )
-    return Optimizer(infos, config, stage)
-
-
-def _learning_stages_before(learns: bool, pp_group: Any) -> int:
-    """Pipeline stages before this one that have an optimizer."""
-    stages = [False] * pp_group.size()
-    dist.all_gather_object(stages, learns, group=pp_group)
-    return sum(stages[: pp_group.rank()])
+    return Optimizer(infos, config, stages, next(model.parameters()).device)
 
 
 def _parts(module: dict[Any, Any], optimizers: list[Any]) -> list[dict[str, Any]]:
@@ -160,12 +205,12 @@ def _parts(module: dict[Any, Any], optimizers: list[Any]) -> list[dict[str, Any]
     return [module[index] for index in range(len(optimizers))]
 
 
-def _step_of(optimizers: list[Any]) -> float | None:
+def _step_of(optimizers: list[Any]) -> int | None:
     """Steps that Adam has made; ``None`` where TransformerEngine's has made none."""
     groups = [
         group for inner in optimizers for group in inner.state_dict()["optimizer"]["param_groups"]
     ]
-    return next((group["step"] for group in groups if "step" in group), None)
+    return next((int(group["step"]) for group in groups if "step" in group), None)
 
 
 def _config_of(module: Module, config: OptimizerConfig) -> OptimizerConfig:

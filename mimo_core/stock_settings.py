@@ -92,6 +92,11 @@ def _field(field: str, value: Any, owned: Mapping[str, str], graph: Graph) -> st
             f"this field follows from modules.{module.name}.options, which plugin "
             f"{module.plugin!r} reads; set it there"
         )
+    if field == "cp_comm_type" and "a2a+p2p" in (value if isinstance(value, list) else [value]):
+        return (
+            "'a2a+p2p' needs groups within the context-parallel group, which core 0.19 makes in "
+            "its global parallel state alone; choose p2p, all_gather or a2a"
+        )
     kind = fields[field]
     if kind is None:
         return "a recipe cannot write its value (a function or a dtype)"

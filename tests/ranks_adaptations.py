@@ -11,7 +11,7 @@ import torch
 def reasons(platform: Any) -> dict[str, bool]:
     """By adaptation: whether megatron still gives the reason for it."""
     import megatron.core.models.mimo.optimizer as mimo_optimizer
-    from megatron.core import parallel_state
+    from megatron.core import dist_checkpointing, parallel_state
     from megatron.core.datasets.utils import compile_helpers
     from megatron.core.dist_checkpointing.strategies.filesystem_async import (
         get_write_results_queue,
@@ -19,7 +19,9 @@ def reasons(platform: Any) -> dict[str, bool]:
     from megatron.core.hyper_comm_grid import HyperCommGrid
     from megatron.core.models.mimo.config.role import ModuleLayout, RankRole
     from megatron.core.models.mimo.model.base import MimoModel
+    from megatron.core.models.mimo.partition.utils import PartitionAdapter
     from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
+    from megatron.core.ssm import mamba_context_parallel
     from megatron.core.transformer import transformer_config
     from megatron.core.transformer.dot_product_attention import DotProductAttention
     from megatron.training import arguments, checkpointing, global_vars, training
@@ -39,11 +41,29 @@ def reasons(platform: Any) -> dict[str, bool]:
         "containers drop direct parameters": _drops_direct_parameters(),
         "replica numbers leave context parallelism out": "cp"
         not in inspect.getsource(mimo_optimizer._get_replica_id).split("return")[-1],
-        "what is saved once for all stages is stage 0's": "pp.rank()"
-        in inspect.getsource(mimo_optimizer._get_replica_id)
-        and "pp" not in inspect.getsource(mimo_optimizer._extract_param_state_sharding_type),
+        "parameter groups are saved by each of a module's optimizers": "suffix}.param_groups"
+        in inspect.getsource(mimo_optimizer._extract_param_groups),
+        "a state that can be resharded must hold steps and holds none": "step"
+        not in inspect.getsource(DistributedOptimizer._set_main_param_and_optimizer_states)
+        and "== 'step'"
+        in inspect.getsource(DistributedOptimizer.sharded_param_state_fully_reshardable),
+        "random states are one object of the grid's shape": "(pp_size, tp_size)"
+        in inspect.getsource(checkpointing.get_rng_state),
+        "a tracker without a number ends the process": "sys.exit()"
+        in inspect.getsource(checkpointing.read_metadata),
+        "the tracker is written in place, after dist_checkpointing.save": inspect.getsource(
+            checkpointing.save_checkpoint
+        ).index("dist_checkpointing.save(")
+        < inspect.getsource(checkpointing.save_checkpoint).index("open(tracker_filename, 'w')"),
+        "what is not asked for is left out on loading": "ASSUME_OK_UNEXPECTED"
+        in str(inspect.signature(dist_checkpointing.load).parameters["strict"].default),
         "local attention refuses packed sequences": "assert packed_seq_params is None"
         in inspect.getsource(DotProductAttention.forward),
+        "local attention refuses context parallelism": "context_parallel_size == 1"
+        in inspect.getsource(DotProductAttention.__init__),
+        "positions of packed rows are TransformerEngine's to tell": "thd_get_partitioned_indices"
+        in inspect.getsource(PartitionAdapter)
+        and "thd_get_partitioned_indices" in inspect.getsource(mamba_context_parallel),
         "what cannot be loaded is told without its folder": issubclass(
             CheckpointException, BaseException
         )

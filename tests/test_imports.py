@@ -14,6 +14,7 @@ CORE = Path(__file__).parents[1] / "mimo_core"
 PURE = (
     "__init__.py",
     "contract.py",
+    "weight_map.py",
     "hookspecs.py",
     "errors.py",
     "checkpoints.py",
@@ -27,6 +28,11 @@ PURE = (
     "sources.py",
     "validate.py",
     "plan.py",
+    "weights/__init__.py",
+    "weights/directory.py",
+    "weights/keys.py",
+    "weights/match.py",
+    "weights/beginning.py",
     "cli/__init__.py",
     "cli/mimo.py",
     "report/header.py",
@@ -98,17 +104,17 @@ def test_a_fresh_process_that_plans_has_loaded_nothing_heavy():
 
 LAYERS = (
     (
-        *("contract", "hookspecs", "errors", "rank", "run_folder", "checkpoints", "termination"),
-        "tokenizer",
+        *("contract", "weight_map", "hookspecs", "errors", "rank", "run_folder", "checkpoints"),
+        *("termination", "tokenizer"),
     ),
     ("plugins", "recipe", "layout"),
-    ("graph", "star", "stock_settings", "validate", "memory", "sources", "plan"),
+    ("graph", "star", "stock_settings", "validate", "memory", "sources", "plan", "weights"),
     ("platforms", "data", "report", "testing"),
     ("topology", "communicator", "rng"),
     ("model", "gradients", "optimizer"),
     ("train",),
     ("launch",),
-    ("api",),
+    ("api", "verify"),
     ("cli",),
 )
 """From the lowest up: each imports from its own layer and from those below."""

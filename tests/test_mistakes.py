@@ -10,7 +10,8 @@ import pytest
 
 from mimo_core import Edge, Media, Sample, Text, hookimpl
 from mimo_core.errors import MimoError
-from mimo_core.plan import COLOCATED, make_plan
+from mimo_core.layout import SEVERAL
+from mimo_core.plan import make_plan
 from mimo_core.recipe import packaged
 
 from .conftest import start
@@ -98,15 +99,22 @@ MISTAKES = (
         "get_fp8_context), which a run of several grids has not; use bf16",
     ),
     Mistake(
-        of="colocated layout",
+        of="colocated layout on several ranks",
         overrides=("layout=colocated",),
-        said=f"command line: layout=colocated: {COLOCATED}",
+        said="command line: layout=colocated: colocated puts all modules on one rank, but vision "
+        f"has tp 2, dp 2; {SEVERAL}",
     ),
     Mistake(
         of="stock flag that the engine owns",
         overrides=("megatron.seq_length=8",),
         said="command line: megatron.seq_length=8: --seq-length is set by the engine from the rest "
         "of the recipe; leave it out of the megatron section",
+    ),
+    Mistake(
+        of="stock flag that loads half a state",
+        overrides=("megatron.dist_ckpt_strictness=log_all",),
+        said="command line: megatron.dist_ckpt_strictness=log_all: this flag is refused: a run "
+        "goes on with all of its state; checkpoint.start_from takes weights alone; leave it out",
     ),
     Mistake(
         of="stock flag that is none",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import attrs
@@ -74,9 +75,11 @@ def show_plan(
     from mimo_core.report.header import run_header
     from mimo_core.report.tables import memory_table, positions_table
     from mimo_core.train.starting import starting_weights
+    from mimo_core.weights.beginning import directories, notes
 
     plan = make_plan(recipe, overrides or (), disabled=no_plugin or ())
     starting_weights(plan, done=None)
+    weights = directories(plan, done=None)
     if as_json:
         print(json.dumps(plan_as_dict(plan), indent=2))
         return
@@ -84,9 +87,46 @@ def show_plan(
     console.print(run_header(plan))
     parts = plan.graph.descriptions.values()
     console.print(f"{sum(part.parameters for part in parts):,} parameters in all", highlight=False)
+    for line in notes(weights):
+        console.print(line, highlight=False, soft_wrap=True)
     console.print("", memory_table(plan), sep="\n")
     if plan.preview:
         console.print("", positions_table(plan), sep="\n")
+
+
+@app.command("export")
+def export_weights(
+    source: Annotated[
+        Path,
+        typer.Argument(metavar="RUN", help="A run folder (its newest checkpoint), or iter_… ."),
+    ],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The directory to make.")],
+    module: Annotated[
+        list[str] | None, typer.Option("--module", metavar="NAME", help="Write this module only.")
+    ] = None,
+    like: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="A directory of the same model: its config.json and what is not ours are taken.",
+        ),
+    ] = None,
+    no_plugin: NoPlugin = None,
+) -> None:
+    """Writes the weights of a checkpoint as a Hugging Face directory of safetensors."""
+    from mimo_core.cli.export import find_checkpoint, modules_to_write
+
+    checkpoint, recipe = find_checkpoint(source)
+    maps = modules_to_write(recipe, module or (), no_plugin or ())
+    # Imports torch.
+    from mimo_core.weights.export import export
+
+    done = export(checkpoint, out, maps, like)
+    print(f"{done.tensors} tensors of {', '.join(maps)} from {checkpoint}")
+    if done.taken:
+        print(f"{len(done.taken)} taken from {like}: {', '.join(done.taken)}")
+    for file in done.files:
+        print(file)
 
 
 def plan_as_dict(plan: Plan) -> dict[str, Any]:
@@ -138,6 +178,53 @@ def plan_as_dict(plan: Plan) -> dict[str, Any]:
         "plugins": plan.host.versions(),
         "plugins_digest": plan.host.digest(),
     }
+
+
+@app.command("verify")
+def verify_recipe(
+    recipe: Annotated[
+        str,
+        typer.Argument(metavar="RECIPE", help="A recipe file, or one of the package by name."),
+    ],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="KEY.PATH=VALUE", help="Replaces values of the recipe."),
+    ] = None,
+    steps: Annotated[int, typer.Option(min=1, help="Iterations to compare.")] = 3,
+    run_dir: Annotated[
+        Path | None, typer.Option(help="Keep both runs in this folder, which must be empty.")
+    ] = None,
+    as_json: Json = False,
+    no_plugin: NoPlugin = None,
+) -> None:
+    """Trains a recipe for a few steps in fp32, in its own layout and as one process, from the same
+    weights on the same samples, and compares: loss, gradients and weights of every module.
+
+    Ends with status 1 where they differ by more than the order of fp32 sums explains.
+    """
+    from rich.console import Console
+
+    from mimo_core.launch.local import RunFailed
+    from mimo_core.verify import verify
+    from mimo_core.verify.table import verdict_as_dict, verdict_table
+
+    try:
+        verdict = verify(
+            recipe,
+            overrides=overrides or (),
+            steps=steps,
+            folder=run_dir,
+            disabled=no_plugin or (),
+        )
+    except RunFailed as error:
+        print(error, file=sys.stderr)
+        raise typer.Exit(1) from None
+    if as_json:
+        print(json.dumps(verdict_as_dict(verdict), indent=2))
+    else:
+        Console().print(verdict_table(verdict))
+    if not verdict.equal:
+        raise typer.Exit(1)
 
 
 def main() -> None:

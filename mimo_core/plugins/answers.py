@@ -8,6 +8,7 @@ from typing import Any
 import attrs
 
 from mimo_core.contract import Dataset, Description, Edge, Encoder, Module, Sample
+from mimo_core.weight_map import WeightMap
 
 MAY_BE_NONE = frozenset({"provide_batch"})
 """Hooks whose answer ``None`` has a meaning."""
@@ -68,6 +69,7 @@ _CHECKS: dict[str, tuple[str, Callable[[Any, Mapping[str, Any]], bool]]] = {
         "dict or None",
         lambda answer, _: answer is None or isinstance(answer, dict),
     ),
+    "weight_map": ("WeightMap", lambda answer, _: isinstance(answer, WeightMap)),
     "preview": ("sequence of Sample", _is_samples),
     "build_dataset": ("Dataset", lambda answer, _: isinstance(answer, Dataset)),
 }

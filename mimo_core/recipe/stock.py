@@ -73,6 +73,11 @@ ENGINE_FIELDS: Mapping[str, str] = {
         "parallel state (fp4_utils.py, get_fp4_context), which a run of several grids has not; "
         "use bf16"
     ),
+    **dict.fromkeys(
+        ("hierarchical_context_parallel_sizes", "hybrid_context_parallel"),
+        "every sample is shared by the whole context-parallel group (modules.NAME.grid.cp): core "
+        "0.19 makes the groups that this needs in its global parallel state alone",
+    ),
     "virtual_pipeline_model_parallel_size": (
         "virtual pipeline stages are refused: core 0.19's schedule across grids knows none "
         "(MultiModulePipelineCommunicator)"
@@ -92,6 +97,7 @@ ENGINE_FLAGS = frozenset(
         *("ckpt_format", "data_parallel_random_init", "load", "pretrained_checkpoint"),
         *("no_save_rng", "no_load_rng"),
         *("override_opt_param_scheduler", "log_interval", "finetune"),
+        "no_check_for_nan_in_loss_and_grad",
         *("exit_signal", "exit_signal_handler", "exit_signal_handler_for_training"),
     )
 )

@@ -21,9 +21,18 @@ class Iteration:
     loss: float | None
     """Mean over the learned tokens of the global batch; ``None`` for a skipped step."""
     gradient_norm: float | None
+    """Of the whole model, before clipping; ``None`` for a skipped step."""
+    gradient_norms: Mapping[str, float | None] = attrs.field(factory=dict)
+    """Of each module, before clipping; ``None`` where a gradient is not finite."""
     step_seconds: float
     positions: int
     """Sequence positions of the global batch; of packed samples those that they take."""
+
+
+def not_finite(row: Iteration) -> str:
+    """Why an iteration was skipped."""
+    named = [name for name, norm in row.gradient_norms.items() if norm is None]
+    return f"the gradient of {' and of '.join(named) or 'the model'} is not finite"
 
 
 _UNWRITTEN = 20.0
@@ -88,7 +97,9 @@ class Reporter:
         saves = self._save_every and row.iteration % self._save_every == 0
         if saves or time.monotonic() - self._written > _UNWRITTEN:
             self.write({})
-        if row.loss is not None:
+        if row.loss is None:
+            self._screen.say(f"iteration {row.iteration} was skipped: {not_finite(row)}")
+        else:
             self._screen.step(row.iteration, row.loss, row.step_seconds, row.positions)
 
     def evaluation(self, iteration: int, results: Mapping[str, float]) -> None:

@@ -78,6 +78,8 @@ def flags(plan: Plan, steps: Steps) -> dict[str, Any]:
         # The schedule is the recipe's, also where a run goes on for longer than it was planned.
         "override_opt_param_scheduler": True,
         "log_interval": train.log_every,
+        # Would end the run at the first gradient that is not finite; see mimo_core.optimizer.
+        "no_check_for_nan_in_loss_and_grad": True,
     }
     defaults: dict[str, Any] = {
         "no_gradient_accumulation_fusion": True,

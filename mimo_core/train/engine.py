@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -9,8 +10,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from megatron.core.enums import ModelType
+from megatron.training import training
 from megatron.training.argument_utils import pretrain_cfg_container_from_args
-from megatron.training.training import pretrain
 
 from mimo_core.checkpoints import newest
 from mimo_core.communicator.bridge import Bridge
@@ -23,7 +24,7 @@ from mimo_core.model.builder import BuildConfig
 from mimo_core.model.config import DTYPES
 from mimo_core.plan import Plan
 from mimo_core.platforms.base import RankPlatform
-from mimo_core.report.reporter import Iteration, Reporter
+from mimo_core.report.reporter import Iteration, Reporter, not_finite
 from mimo_core.run_folder import RunFolder
 from mimo_core.termination import Termination
 from mimo_core.topology import build_topology
@@ -39,6 +40,10 @@ from mimo_core.train.facts import facts_to_keep
 from mimo_core.train.history import History
 from mimo_core.train.samples import Samples
 from mimo_core.train.step import LOSS, POSITIONS, ForwardStep
+from mimo_core.weights.beginning import directories, notes
+
+SKIPPED_IN_A_ROW = 10
+"""Steps that are not taken because a gradient is not finite, before the run ends."""
 
 
 class Engine:
@@ -69,7 +74,7 @@ class Engine:
         self._rank = dist.get_rank()
         self.checkpoints = folder.checkpoints(plan.recipe.checkpoint.directory)
         self._history = History.find(plan, self.checkpoints)
-        self._name = plan.layout.module_of(self._rank)
+        self._names = plan.layout.modules_of(self._rank)
         self._train = plan.recipe.train
         self._topology = build_topology(
             plan.layout.grids, plan.layout.first_ranks, platform.backend
@@ -86,6 +91,7 @@ class Engine:
         metric = getattr(self._samples.held_out, "metric", "exact_match")
         self._forward_step = ForwardStep(self._communicator, platform, metric)
         self._facts = facts_to_keep(plan, self._samples)
+        self._build.weights = directories(plan, self._history.newest.iteration)
         self._args = parse(plan, flags(plan, self._steps()))
         stop_where_agreed(self._args, self._agreed_to_stop)
         if reporter is not None:
@@ -93,6 +99,7 @@ class Engine:
             self._tell(reporter)
         self._feeds: dict[Split, Feed] = {}
         self._evaluated: dict[int, Any] = {}
+        self._skipped = 0
         self._answers = AnswerSheet(
             plan=plan,
             topology=self._topology,
@@ -106,7 +113,7 @@ class Engine:
         adapt_stock_loop(train_step=self._around_step, evaluate=self._around_evaluation)
         self._build.config_of(LANGUAGE).finalize_model_grads_func = finalize_gradients
         with exit_is_an_end():
-            pretrain(
+            training.pretrain(
                 pretrain_cfg_container_from_args(self._args, self._build),
                 _distributed(self._make_feeds),
                 ModelType.encoder_or_decoder,
@@ -121,9 +128,10 @@ class Engine:
         """What all ranks have to tell, at the reporter. Called by all ranks."""
         mine = {
             "rank": self._rank,
-            "module": self._name,
+            "module": ", ".join(self._names),
             "decoded": sum(feed.decoded for feed in self._feeds.values()),
             "peak_memory_bytes": self._platform.peak_memory(),
+            "dropout": {name: self._dropout(name) for name in self._names},
         }
         ranks: list[Any] = [None] * dist.get_world_size()
         dist.all_gather_object(ranks, mine)
@@ -139,30 +147,36 @@ class Engine:
             answers, {"ranks": ranks, "checkpoint": path, "stopped_by": told_by}
         )
 
+    def _dropout(self, module: str) -> float:
+        config = self._build.config_of(module)
+        return float(max(config.hidden_dropout, config.attention_dropout))
+
     # Parts
     def _make_communicator(self) -> PipelineCommunicator:
         graph, layout = self._plan.graph, self._plan.layout
-        groups = self._topology.groups[self._name]
-        silent = {name for name in graph.encoders if graph.modules[name].wholly_frozen}
+        name = LANGUAGE if LANGUAGE in self._names else self._names[0]
+        apart = bool(graph.encoders) and layout.kind == "disjoint"
+        silent = {encoder for encoder in graph.encoders if graph.modules[encoder].wholly_frozen}
         bridge = Bridge(
             routes=[
                 edge_route(edge.source, layout, self._plan.microbatch, self._rank)
                 for edge in graph.edges
-                if self._name in (edge.source, LANGUAGE)
+                if apart and name in (edge.source, LANGUAGE)
             ],
-            ranks=bridge_ranks(layout) if graph.encoders else [],
+            ranks=bridge_ranks(layout) if apart else [],
             width=graph.descriptions[LANGUAGE].width,
             dtype=DTYPES[graph.modules[LANGUAGE].precision],
             silent=frozenset(silent),
             platform=self._platform,
         )
         return PipelineCommunicator(
-            module=self._name,
+            module=name,
             layout=layout,
             rank=self._rank,
-            config=self._build.config_of(self._name),
-            pp_group=groups.pp,
+            config=self._build.config_of(name),
+            pp_group=self._topology.groups[name].pp,
             bridge=bridge,
+            layers_learn="encoder" not in graph.modules[name].freeze,
         )
 
     def _steps(self) -> Steps:
@@ -175,7 +189,8 @@ class Engine:
 
     def _tell(self, reporter: Reporter) -> None:
         """What a person should know before the run begins, or goes on."""
-        for line in [*self._samples.notes, *self._history.notes(self._facts)]:
+        told = (*notes(self._build.weights), *self._samples.notes)
+        for line in (*told, *self._history.notes(self._facts)):
             reporter.note(line)
 
     def _make_feeds(self, _samples: Any) -> tuple[Feed, Feed | None, None]:
@@ -195,25 +210,44 @@ class Engine:
         def train_step(*args: Any, iteration: int, **kwargs: Any) -> Any:
             self._termination.begin()
             self._communicator.begin(self._feeds["train"])
+            _, _, model, optimizer, scheduler, *_ = args
+            if iteration == 0 and self._plan.recipe.checkpoint.save_initial:
+                training.save_checkpoint_and_time(0, model, optimizer, scheduler, 0, {})
             started = time.perf_counter()
             result = stock(*args, iteration=iteration, **kwargs)
             self._platform.synchronize()
-            seconds = time.perf_counter() - started
+            losses, skipped, *_, norm, _zeros, _logit = result
+            row = Iteration(
+                iteration=iteration + 1,
+                loss=None if skipped or LOSS not in losses else losses[LOSS].item(),
+                gradient_norm=None if norm is None else float(norm),
+                gradient_norms={
+                    name: norm if math.isfinite(norm) else None
+                    for name, norm in optimizer.norms.items()
+                },
+                step_seconds=time.perf_counter() - started,
+                positions=self._positions(losses),
+            )
             if self._reporter is not None:
-                losses, skipped, *_, norm, _zeros, _logit = result
-                loss = None if skipped or LOSS not in losses else losses[LOSS].item()
-                self._reporter.step(
-                    Iteration(
-                        iteration=iteration + 1,
-                        loss=loss,
-                        gradient_norm=None if norm is None else float(norm),
-                        step_seconds=seconds,
-                        positions=self._positions(losses),
-                    )
-                )
+                self._reporter.step(row)
+            self._count_skipped(row, bool(skipped))
             return result
 
         return train_step
+
+    def _count_skipped(self, row: Iteration, skipped: bool) -> None:
+        """End a run that no longer learns; on all ranks, which know the same norms.
+
+        Raises:
+            ValueError: too many steps in a row were skipped.
+        """
+        self._skipped = self._skipped + 1 if skipped else 0
+        if self._skipped == SKIPPED_IN_A_ROW:
+            raise ValueError(
+                f"iterations {row.iteration - SKIPPED_IN_A_ROW + 1} to {row.iteration} were all "
+                f"skipped: {not_finite(row)}; go on from the last checkpoint with a smaller "
+                "train.learning_rate or other data (weights were not changed by skipped steps)"
+            )
 
     def _positions(self, losses: Mapping[str, torch.Tensor]) -> int:
         """Of the global batch; packed ones are reported as a mean over ranks and microbatches."""

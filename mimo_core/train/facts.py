@@ -104,4 +104,5 @@ def same_place(saved: Manifest, now: Mapping[str, Any], module: str, rank: int) 
     was, here = saved.layout["modules"][module], now["layout"]["modules"][module]
     if saved.layout["kind"] != now["layout"]["kind"] or was["grid"] != here["grid"]:
         return None
-    return saved.random_states[rank - here["first_rank"] + was["first_rank"]]
+    place = rank - int(here["first_rank"])
+    return saved.random_states[int(was["first_rank"]) + place]

@@ -26,7 +26,8 @@ def describe(module: Module) -> Description:
             "global groups that a run of several grids has not); leave tie_embeddings out, or set "
             "pp to 1"
         )
-    parallel = {"tp", "pp", "dp"}
+    _check_groups(module)
+    parallel = {"tp", "cp", "pp", "dp"}
     if "E" in pattern:
         parallel |= {"ep", "expert_tp"}
     return Description(
@@ -45,6 +46,19 @@ def describe(module: Module) -> Description:
     )
 
 
+def _check_groups(module: Module) -> None:
+    """Context-parallel ranks share the heads of a Mamba2 layer: whole groups, or parts of one."""
+    options: Options = module.options
+    groups = options.mamba_groups // module.grid.tp
+    cp = module.grid.cp
+    if "M" in options.pattern and groups and groups % cp and cp % groups:
+        raise ValueError(
+            f"modules.{module.name}.grid.cp: {cp} context-parallel ranks cannot share {groups} "
+            f"Mamba2 groups (mamba_groups {options.mamba_groups} / tp {module.grid.tp}); let cp "
+            "divide that, or be a multiple of it"
+        )
+
+
 def embedding_rows(module: Module) -> int:
     """Rows of the module's embedding.
 
@@ -60,7 +74,7 @@ def embedding_rows(module: Module) -> int:
     return options.embedding_rows(module.vocabulary_size)
 
 
-def _mamba_widths(options: Options) -> tuple[int, int, int]:
+def mamba_widths(options: Options) -> tuple[int, int, int]:
     """(inner width, convolution channels, width of the input projection) of a Mamba2 layer."""
     inner = options.mamba_head_count * options.mamba_head_dim
     channels = inner + 2 * options.mamba_groups * options.mamba_state
@@ -85,7 +99,7 @@ def _layer(options: Options, kind: str) -> dict[frozenset[str], int]:
     """Parameters of one layer, by the grid sizes over which they are divided."""
     hidden = options.hidden_size
     if kind == "M":
-        inner, channels, projected = _mamba_widths(options)
+        inner, channels, projected = mamba_widths(options)
         per_head = 3 * options.mamba_head_count  # dt_bias, A_log, D
         convolution = channels * (CONVOLUTION_WIDTH + 1)
         gated_norm = inner
@@ -110,7 +124,7 @@ def _flops(options: Options, kind: str, sequence_length: int) -> float:
     """
     hidden = options.hidden_size
     if kind == "M":
-        inner, channels, projected = _mamba_widths(options)
+        inner, channels, projected = mamba_widths(options)
         matrices = hidden * (projected + inner) + channels * CONVOLUTION_WIDTH
         return 2.0 * matrices + 7.0 * inner * options.mamba_state
     if kind == "*":
@@ -140,7 +154,7 @@ def _divides(module: Module, vocabulary: int) -> tuple[tuple[str, int, str], ...
         ]
     if "M" in options.pattern:
         sizes += [
-            ("Mamba2 heads", options.mamba_head_count, "tp"),
+            ("Mamba2 heads", options.mamba_head_count, "tp x cp"),
             ("Mamba2 groups", options.mamba_groups, "tp"),
         ]
     if "-" in options.pattern:

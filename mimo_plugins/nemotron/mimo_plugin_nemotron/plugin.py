@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from mimo_core.contract import BatchContext, Description, Edge, Module, Platform, Sample
 from mimo_core.hookspecs import hookimpl
-from mimo_plugin_nemotron import description
+from mimo_core.weight_map import WeightMap
+from mimo_plugin_nemotron import description, hub
 from mimo_plugin_nemotron.options import Options
 
 if TYPE_CHECKING:
@@ -33,6 +34,11 @@ def module_edges(module: Module, modules: Mapping[str, Module]) -> Sequence[Edge
 @hookimpl
 def rng_prefix(module: Module) -> str:
     return f"{module.name}."
+
+
+@hookimpl
+def weight_map(module: Module) -> WeightMap:
+    return hub.weight_map(module)
 
 
 @hookimpl

@@ -3,35 +3,23 @@
 from __future__ import annotations
 
 import sys
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import torch
+from mimo_plugin_nemotron.plugin import weight_map
 from nemotron_ranks import Built, positions
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import NemotronHConfig, NemotronHForCausalLM
 
 from mimo_core.contract import Grid
+from mimo_core.testing.weights import gradients_as_in_files, put_gradients, read_parts, unnamed
 
 BATCH = 2
 CHUNK = 16
 """Chunk of transformers' scan; the plugin's is 64."""
-
-RENAMED = {
-    "M": {"mixer.conv1d.": "mixer.conv1d_"},
-    "*": {"norm.": "input_layernorm.", "mixer.o_proj.": "self_attention.linear_proj."},
-    "-": {
-        "norm.": "pre_mlp_layernorm.",
-        "mixer.up_proj.": "mlp.linear_fc1.",
-        "mixer.down_proj.": "mlp.linear_fc2.",
-    },
-    "E": {
-        "norm.": "pre_mlp_layernorm.",
-        "mixer.gate.": "mlp.router.",
-        "mixer.shared_experts.up_proj.": "mlp.shared_experts.linear_fc1.",
-        "mixer.shared_experts.down_proj.": "mlp.shared_experts.linear_fc2.",
-    },
-}
-"""Beginnings of a layer's names in transformers and in megatron, where only they differ."""
 
 
 def one_rank(platform: Any, length: int, options: dict[str, Any]) -> dict[str, Any]:
@@ -39,36 +27,39 @@ def one_rank(platform: Any, length: int, options: dict[str, Any]) -> dict[str, A
 
     Returns:
         ``logits``: largest difference, relative to the largest logit; ``gradients``: the same of
-        each parameter; ``unknown``: names of parameters that only one of both has.
+        each parameter by its name in a file; ``unnamed``: what the weight map and the model do not
+        both have.
     """
     # transformers looked for mamba_ssm when it was imported above. From its first Mamba2 layer on,
     # the plugin answers to that name: imported later, transformers would scan with our own code.
     assert "mamba_ssm" not in sys.modules, "transformers must scan with its own torch code"
     built = Built(platform, Grid(), **options)
+    weights = weight_map(built.module)
+    parts: Any = {"language": built.model}
+    if missing := unnamed(built.module, weights, parts, built.groups):
+        return {"unnamed": missing}
     theirs = _transformers_model(built)
-    parameters = dict(built.model.named_parameters())
-    weights = _converted(dict(theirs.named_parameters()), built)
-    if unknown := sorted(weights.keys() ^ parameters.keys()):
-        return {"unknown": unknown}
-    with torch.no_grad():
-        for name, parameter in parameters.items():
-            assert parameter.shape == weights[name].shape, name
-            parameter.copy_(weights[name])
-
-    ids = torch.randint(0, theirs.vocab_size, (BATCH, length))
-    expected = theirs(input_ids=ids, use_cache=False).logits
-    logits = built.model(ids, positions(ids), None)
-    # Every logit counts, each with a factor of its own.
-    factors = torch.randn_like(expected)
-    for output in (expected, logits):
-        (output * factors).sum().backward()
-    gradients = _converted({name: _gradient(p) for name, p in theirs.named_parameters()}, built)
+    with tempfile.TemporaryDirectory() as folder:
+        theirs.save_pretrained(folder)  # type: ignore[operator]
+        read_parts(built.module, weights, parts, built.groups, Path(folder))
+        ids = torch.randint(0, theirs.vocab_size, (BATCH, length))
+        expected = theirs(input_ids=ids, use_cache=False).logits
+        logits = built.model(ids, positions(ids), None)
+        # Every logit counts, each with a factor of its own.
+        factors = torch.randn_like(expected)
+        for output in (expected, logits):
+            (output * factors).sum().backward()
+        put_gradients([theirs])
+        theirs.save_pretrained(folder)  # type: ignore[operator]
+        due = load_file(Path(folder) / "model.safetensors")
+    gradients = gradients_as_in_files(built.module, weights, parts, built.groups)
     return {
-        "unknown": [],
+        "unnamed": [],
         "logits": _difference(logits, expected),
         "gradients": {
-            name: _difference(_gradient(parameter), gradients[name])
-            for name, parameter in parameters.items()
+            name: _difference(gradient, due[name])
+            for name, gradient in gradients.items()
+            if not name.endswith("e_score_correction_bias")  # a buffer
         },
     }
 
@@ -114,43 +105,10 @@ def _transformers_model(built: Built) -> nn.Module:
             else:
                 # Rows of the embedding are so small that the norms' epsilon shows.
                 parameter.normal_(std=0.01 if "embeddings" in name else 0.2)
+        for name, buffer in model.named_buffers():
+            if name.endswith("e_score_correction_bias"):
+                buffer.normal_(std=0.1)
     return model
-
-
-def _converted(theirs: dict[str, Tensor], built: Built) -> dict[str, Tensor]:
-    """transformers' parameters, or their gradients, by megatron's names and in its layout."""
-    ours = {
-        "embedding.word_embeddings.weight": theirs["model.embeddings.weight"],
-        "decoder.final_norm.weight": theirs["model.norm_f.weight"],
-        "output_layer.weight": theirs["lm_head.weight"],
-    }
-    for number, symbol in enumerate(built.module.options.pattern):
-        before = f"model.layers.{number}."
-        layer = {n.removeprefix(before): t for n, t in theirs.items() if n.startswith(before)}
-        if symbol == "*":
-            query, key, value = (layer.pop(f"mixer.{part}_proj.weight") for part in "qkv")
-            groups = built.module.options.kv_head_count
-            grouped = [t.unflatten(0, (groups, -1)) for t in (query, key, value)]
-            layer["self_attention.linear_qkv.weight"] = torch.cat(grouped, dim=1).flatten(0, 1)
-        if symbol == "E":
-            for part, linear in {"up": "linear_fc1", "down": "linear_fc2"}.items():
-                for expert, weight in enumerate(layer.pop(f"mixer.experts.{part}_proj")):
-                    layer[f"mlp.experts.local_experts.{expert}.{linear}.weight"] = weight
-        for name, tensor in layer.items():
-            ours[f"decoder.layers.{number}.{_renamed(name, symbol)}"] = tensor
-    return ours
-
-
-def _renamed(name: str, symbol: str) -> str:
-    for theirs, ours in RENAMED[symbol].items():
-        if name.startswith(theirs):
-            return ours + name.removeprefix(theirs)
-    return name
-
-
-def _gradient(parameter: nn.Parameter) -> Tensor:
-    assert parameter.grad is not None
-    return parameter.grad
 
 
 def _difference(actual: Tensor, expected: Tensor) -> float:

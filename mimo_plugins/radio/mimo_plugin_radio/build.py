@@ -21,6 +21,7 @@ from mimo_core import Encoder, Module, Platform
 from mimo_core.model.attention import PackedAttention
 from mimo_core.model.config import transformer_config
 from mimo_plugin_radio.options import Options, options_of
+from mimo_plugin_radio.projector import NormedProjector
 from mimo_plugin_radio.tower import PackedTower, SquareTower
 
 
@@ -44,6 +45,11 @@ def _layer_spec(options: Options, platform: Platform) -> ModuleSpec:
     if platform.transformer_engine:
         return get_vit_layer_with_transformer_engine_spec()
     spec = get_vit_layer_with_local_spec()
+    # TransformerEngine fuses the norms with the linear layers behind them: one key for both.
+    spec.submodules.sharded_state_dict_keys_map = {
+        "input_layernorm.": "self_attention.linear_qkv.layer_norm_",
+        "pre_mlp_layernorm.": "mlp.linear_fc1.layer_norm_",
+    }
     if options.resolution == "dynamic":
         spec.submodules.self_attention.submodules.core_attention = PackedAttention
     return spec
@@ -79,10 +85,10 @@ def _projector(
         num_attention_heads=module.grid.tp,
         ffn_hidden_size=options.projector_width,
         activation_func=squared_relu,
-        add_bias_linear=True,
+        add_bias_linear=options.projector_bias,
     )
     return ModuleSpec(
-        module=MultimodalProjector,
+        module=NormedProjector if options.projector_norm == "rms" else MultimodalProjector,
         params={
             "config": config,
             "submodules": _projector_layers(options.projector, platform),

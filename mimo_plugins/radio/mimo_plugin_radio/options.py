@@ -10,9 +10,6 @@ from mimo_core import Module
 
 Triple = tuple[float, float, float]
 
-KIND = "image"
-"""Of the media that radio reads."""
-
 PRESETS: dict[str, dict[str, int]] = {
     "base": {"hidden_size": 768, "layers": 12, "heads": 12},
     "large": {"hidden_size": 1024, "layers": 24, "heads": 16},
@@ -90,6 +87,12 @@ class Options:
     """From the tower to the language model: one linear layer, or two with a squared ReLU."""
     projector_hidden_size: int | None = attrs.field(default=None, validator=_positive)
     """Width inside the MLP projector; by default four times the tower's output."""
+    projector_norm: Literal["none", "rms"] = "none"
+    """``rms``: an RMS norm before the projector, as in NVIDIA's vision-language models."""
+    projector_bias: bool = True
+    """The projector's linear layers have biases."""
+    media: str = "image"
+    """The kind of the samples' media that it reads, so that two modules can read different ones."""
     placeholder: str | None = None
     """The symbol that stands for a picture's positions; by default the module's name in angle
     brackets, such as ``<vision>``, so that no two modules share one."""

@@ -14,6 +14,7 @@ from mimo_core import (
     Module,
     Platform,
     Sample,
+    WeightMap,
     hookimpl,
 )
 from mimo_plugin_radio.options import Options, options_of
@@ -50,6 +51,14 @@ def rng_prefix(module: Module) -> str:
 
 
 @hookimpl
+def weight_map(module: Module) -> WeightMap:
+    """The names of RADIO's files, and of the projector's beside it."""
+    from mimo_plugin_radio import hub
+
+    return hub.weight_map(module)
+
+
+@hookimpl
 def build_submodule(
     module: Module, groups: ProcessGroupCollection | None, platform: Platform
 ) -> Encoder:
@@ -64,12 +73,13 @@ def provide_batch(
     module: Module, samples: Sequence[Sample], context: BatchContext
 ) -> dict[str, Any] | None:
     """What the tower's forward takes: see ``mimo_plugin_radio.batch``."""
-    from mimo_plugin_radio.batch import image_batch, packed_batch
+    from mimo_plugin_radio.batch import image_batch, packed_batch, packed_sizes
 
     options = options_of(module)
-    pictures = context.load(samples)
-    if not pictures:
+    if not any(True for sample in samples for _ in sample.media(options.media)):
         return None
-    if options.resolution == "fixed":
-        return image_batch(pictures, options)
-    return packed_batch(samples, pictures, options)
+    fixed = options.resolution == "fixed"
+    if not context.first_stage:
+        return {} if fixed else packed_sizes(samples, options)
+    pictures = context.load(samples)
+    return image_batch(pictures, options) if fixed else packed_batch(samples, pictures, options)

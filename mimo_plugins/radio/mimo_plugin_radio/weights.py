@@ -32,12 +32,15 @@ def weights(options: Options, language_width: int) -> tuple[Weights, ...]:
 
 
 def _projector(options: Options, language_width: int) -> tuple[Weights, ...]:
-    width, inner = options.output_width, options.projector_width
+    width, inner, bias = options.output_width, options.projector_width, options.projector_bias
     if options.projector == "affine":
-        affine = (width + 1) * language_width
-        return (Weights(parameters=affine, part="projector", split=_SPLIT, at="last"),)
-    matrices = (width + 1) * inner + inner * language_width
-    return (
-        Weights(parameters=matrices, part="projector", split=_SPLIT, at="last"),
-        Weights(parameters=language_width, part="projector", at="last"),
-    )
+        divided, whole = (width + bias) * language_width, 0
+    else:
+        divided = (width + bias) * inner + inner * language_width
+        whole = bias * language_width
+    if options.projector_norm == "rms":
+        whole += width
+    entries = [Weights(parameters=divided, part="projector", split=_SPLIT, at="last")]
+    if whole:
+        entries.append(Weights(parameters=whole, part="projector", at="last"))
+    return tuple(entries)

@@ -7,20 +7,22 @@ from typing import Any
 
 import torch
 from megatron.core.transformer import TransformerConfig
-from mimo_plugin_radio.plugin import build_submodule, describe
+from mimo_plugin_radio.plugin import build_submodule, describe, weight_map
 from mimo_plugin_radio.sizes import picture_sizes
 from mimo_plugin_radio.tower import pixel_shuffle
 from radio_tiny import tiny_module
 from ranks_common import (
     build_model,
+    compare_with_transformers,
     largest_gap,
     make_groups,
+    parts_of,
     random_batch,
-    reference_of,
     sharded_state,
 )
 
 from mimo_core import Grid, Media
+from mimo_core.testing.weights import unnamed
 
 
 def one_rank(platform: Any) -> dict[str, Any]:
@@ -52,6 +54,8 @@ VARIANTS: list[dict[str, Any]] = [
     {"projector": "mlp", "projector_hidden_size": 40, "ffn_hidden_size": 24},
     {"pixel_shuffle": False, "keep_class_tokens": True},
     {"pixel_shuffle": False, "class_tokens": 0},
+    {"projector_norm": "rms"},
+    {"projector": "mlp", "projector_norm": "rms", "projector_bias": False},
     {"resolution": "dynamic"},
     {"resolution": "dynamic", "pixel_shuffle": False, "keep_class_tokens": True},
     {"resolution": "dynamic", "pixel_shuffle": False, "class_tokens": 0},
@@ -85,6 +89,7 @@ def _variant(options: dict[str, Any], groups: Any, platform: Any) -> dict[str, A
         "zero_gradient": [
             name for name, parameter in parameters.items() if not parameter.grad.count_nonzero()
         ],
+        "unnamed": unnamed(module, weight_map(module), parts_of(model), groups),
         "unsaved": sorted(parameters.keys() - sharded_state(model, groups).keys()),
         "parameters": sum(parameter.numel() for parameter in parameters.values()),
         "described": description.parameters,
@@ -168,11 +173,11 @@ def _noise(groups: Any, platform: Any, **options: Any) -> dict[str, bool]:
     return {"training": changes(), "evaluation": (tower.eval(), changes())[1]}
 
 
-def _reference(side: int, groups: Any, platform: Any) -> dict[str, float]:
-    """Features before the projector against transformers' RadioModel of the same weights."""
+def _reference(side: int, groups: Any, platform: Any) -> dict[str, Any]:
+    """The tower against transformers' RadioModel of the same weights, on pictures of one size."""
     module = tiny_module(image_size=side, pixel_shuffle=False)
-    tower = build_model(module, groups, platform)["tower"].eval()
-    reference = reference_of(tower)
+    model = build_model(module, groups, platform)
     images = _images(2, side)
-    expected = reference(images).features.flatten(0, 1)
-    return {"gap": largest_gap(tower(images), expected), "size": float(expected.abs().max())}
+    return compare_with_transformers(
+        module, model, groups, {"images": images}, {"pixel_values": images}
+    )

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from megatron.core.tensor_parallel import model_parallel_cuda_manual_seed
 from megatron.core.transformer.spec_utils import build_module
-from mimo_plugin_radio.plugin import build_submodule
+from mimo_plugin_radio.plugin import build_submodule, weight_map
+from safetensors.torch import load_file
 
 from mimo_core import Grid
+from mimo_core.testing.weights import gradients_as_in_files, put_gradients, read_parts
 from mimo_core.topology import build_topology
 
 
@@ -65,38 +69,62 @@ def largest_gap(first: torch.Tensor, second: torch.Tensor) -> float:
     return float((first - second).abs().max())
 
 
-def hub_weights(weights: dict[str, torch.Tensor], options: Any) -> dict[str, torch.Tensor]:
-    """transformers' weights under megatron-core's names."""
-    named = {
-        "class_token": weights["embeddings.cls_register_token"],
-        "position_embeddings": weights["embeddings.position_embedding"],
-        "embedder.weight": weights["embeddings.patch_projection.weight"],
+def parts_of(model: torch.nn.ModuleDict) -> dict[Any, torch.nn.Module]:
+    """Tower and projector by the words of ``freeze``."""
+    return {"encoder": model["tower"], "projector": model["projector"]}
+
+
+def compare_with_transformers(
+    module: Any,
+    model: torch.nn.ModuleDict,
+    groups: Any,
+    batch: dict[str, Any],
+    theirs: dict[str, Any],
+    lengths: Sequence[int] | None = None,
+) -> dict[str, Any]:
+    """The tower and transformers' RadioModel, begun from one directory as the latter saves it.
+
+    Args:
+        batch: What the tower's forward takes.
+        theirs: The same pictures as RadioModel takes them.
+        lengths: Rows of each picture, where they are told apart.
+
+    Returns:
+        ``gaps``: largest difference of the rows of each picture; ``size``: their largest value;
+        ``gradients``: largest difference of each gradient by its name in the directory, as a share
+        of that gradient's largest value.
+    """
+    weights = weight_map(module)
+    tower = {"encoder": model["tower"].eval()}
+    reference = _reference_of(module.options)
+    with tempfile.TemporaryDirectory() as folder:
+        reference.save_pretrained(folder)
+        read_parts(module, weights, tower, groups, Path(folder))
+        expected = reference(**theirs).features.flatten(0, -2)
+        rows = model["tower"](**batch)
+        # Every value counts, each with a factor of its own.
+        factors = torch.randn_like(expected)
+        for output in (expected, rows):
+            (output * factors).sum().backward()
+        put_gradients([reference])
+        reference.save_pretrained(folder)
+        due = load_file(Path(folder) / "model.safetensors")
+    gradients = gradients_as_in_files(module, weights, tower, groups)
+    pairs = zip(rows.split(lengths or len(rows)), expected.split(lengths or len(rows)), strict=True)
+    return {
+        "gaps": [largest_gap(*pair) for pair in pairs],
+        "size": float(expected.abs().max()),
+        "gradients": {
+            name: largest_gap(gradient, due[name]) / float(due[name].abs().max())
+            for name, gradient in gradients.items()
+        },
     }
-    head = options.tower_width // options.tower_heads
-    for number in range(options.tower_layers):
-        theirs, ours = f"encoder.layer.{number}.", f"decoder.layers.{number}."
-        for kind in ("weight", "bias"):
-            projections = [weights[f"{theirs}attention.{x}_proj.{kind}"] for x in "qkv"]
-            by_head = [part.unflatten(0, (options.tower_heads, head)) for part in projections]
-            qkv = torch.stack(by_head, dim=1).flatten(0, 2)  # [heads, 3, head, ...] in one
-            named |= {
-                f"{ours}self_attention.linear_qkv.{kind}": qkv,
-                f"{ours}self_attention.linear_proj.{kind}": weights[
-                    f"{theirs}attention.o_proj.{kind}"
-                ],
-                f"{ours}input_layernorm.{kind}": weights[f"{theirs}norm1.{kind}"],
-                f"{ours}pre_mlp_layernorm.{kind}": weights[f"{theirs}norm2.{kind}"],
-                f"{ours}mlp.linear_fc1.{kind}": weights[f"{theirs}mlp.fc1.{kind}"],
-                f"{ours}mlp.linear_fc2.{kind}": weights[f"{theirs}mlp.fc2.{kind}"],
-            }
-    return named
 
 
-def reference_of(tower: Any) -> Any:
-    """transformers' RadioModel in evaluation, whose (random) weights the tower is given."""
+def _reference_of(options: Any) -> Any:
+    """transformers' RadioModel in evaluation, no weight at a value that hides its use."""
     from transformers import RadioConfig, RadioModel
 
-    options = tower.options
     config = RadioConfig(
         hidden_size=options.tower_width,
         num_hidden_layers=options.tower_layers,
@@ -106,15 +134,14 @@ def reference_of(tower: Any) -> Any:
         num_cls_tokens=1,
         num_registers=options.class_tokens - 1,
         summary_idxs=[0],
-        norm_mean=[0.0] * 3,
-        norm_std=[1.0] * 3,
+        norm_mean=list(options.mean),
+        norm_std=list(options.std),
     )
     reference = RadioModel(config).eval()
+    # The tower gets normalised pixels.
+    reference.make_preprocessor_external()
     with torch.no_grad():
-        for parameter in reference.parameters():
-            parameter.add_(0.2 * torch.randn_like(parameter))
         for name, parameter in reference.named_parameters():
-            if "lambda1" in name:
-                parameter.fill_(1)  # LayerScale, which RADIO's released files do not have
-    tower.vit.load_state_dict(hub_weights(reference.state_dict(), options))
+            if "lambda1" not in name:  # LayerScale, which RADIO's released files do not have
+                parameter.add_(0.2 * torch.randn_like(parameter))
     return reference

@@ -10,11 +10,11 @@ from mimo_plugin_radio.batch import image_batch, packed_batch
 from radio_tiny import tiny_module
 from ranks_common import (
     build_model,
+    compare_with_transformers,
     largest_gap,
     make_groups,
     packed,
     random_batch,
-    reference_of,
 )
 
 from mimo_core import Grid, Media, Sample
@@ -83,8 +83,8 @@ def _apart(groups: Any, platform: Any) -> dict[str, Any]:
     }
 
 
-def _reference(groups: Any, platform: Any) -> list[dict[str, float]]:
-    """Features of each rectangle against transformers' RadioModel, which packs them too.
+def _reference(groups: Any, platform: Any) -> dict[str, Any]:
+    """Rectangles packed against transformers' RadioModel of the same weights, which packs them too.
 
     The position grid has 8x8 patches; two pictures are larger than it.
     """
@@ -92,17 +92,12 @@ def _reference(groups: Any, platform: Any) -> list[dict[str, float]]:
     module = tiny_module(
         resolution="dynamic", pixel_shuffle=False, max_positions=256, min_positions=1
     )
-    tower = build_model(module, groups, platform)["tower"].eval()
-    reference = reference_of(tower)
-    batch = random_batch(sizes, tower.options)
-    grids = torch.tensor(sizes) // tower.options.patch_size
-    expected = reference(batch["patches"], image_grid_hw=grids).features
+    model = build_model(module, groups, platform)
+    batch = random_batch(sizes, module.options)
+    grids = torch.tensor(sizes) // module.options.patch_size
+    theirs = {"pixel_values": batch["patches"], "image_grid_hw": grids}
     lengths = grids.prod(-1).tolist()
-    pairs = zip(tower(**batch).split(lengths), expected.split(lengths), strict=True)
-    return [
-        {"gap": largest_gap(ours, theirs), "size": float(theirs.abs().max())}
-        for ours, theirs in pairs
-    ]
+    return compare_with_transformers(module, model, groups, batch, theirs, lengths)
 
 
 def _crop(groups: Any, platform: Any) -> dict[str, float]:

@@ -22,6 +22,8 @@ VARIANTS = (
     "mlp",
     "class tokens kept",
     "no class tokens",
+    "affine, norm",
+    "mlp, norm, no biases",
     "dynamic",
     "dynamic, class tokens kept",
     "dynamic, no class tokens",
@@ -47,6 +49,10 @@ def test_description_counts_every_parameter(variant: dict[str, Any]) -> None:
 def test_every_parameter_gets_a_gradient(variant: dict[str, Any]) -> None:
     assert variant["without_gradient"] == []
     assert variant["zero_gradient"] == []
+
+
+def test_the_weight_map_names_all_that_is_in_the_checkpoint(variant: dict[str, Any]) -> None:
+    assert variant["unnamed"] == []
 
 
 def test_every_parameter_is_in_the_checkpoint(variant: dict[str, Any]) -> None:
@@ -99,11 +105,16 @@ def test_without_them_training_is_deterministic(facts: dict[str, Any], resolutio
 
 
 @pytest.mark.parametrize(("case", "side"), list(enumerate((16, 32, 48))))
-def test_features_equal_transformers(facts: dict[str, Any], case: int, side: int) -> None:
+def test_features_and_gradients_equal_transformers(
+    facts: dict[str, Any], case: int, side: int
+) -> None:
     """Pictures smaller than, as large as and larger than the position grid (side 32).
 
     fp32: the two differ in the order of sums only (fused qkv, bias added apart).
     """
     reference = facts["reference"][case]
     assert reference["size"] > 1
-    assert reference["gap"] < 1e-5 * reference["size"], side
+    assert max(reference["gaps"]) < 1e-5 * reference["size"], side
+    assert len(reference["gradients"]) == 3 + 2 * 12
+    wrong = {name: gap for name, gap in reference["gradients"].items() if not gap < 1e-5}
+    assert wrong == {}

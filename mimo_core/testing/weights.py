@@ -1,0 +1,111 @@
+"""Weights of a module's parts on one rank, from a directory and by the names of one.
+
+For comparing a module with transformers' model of the same weights: save that one with
+``save_pretrained``, read it here, and compare gradients by the names that both have in files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mimo_core.contract import FreezePart, Module
+from mimo_core.weight_map import WeightMap
+from mimo_core.weights.directory import read_directory
+from mimo_core.weights.keys import key_of, part_prefix
+from mimo_core.weights.load import load_weights, sharded_tensors
+from mimo_core.weights.match import match
+
+Parts = Mapping[FreezePart, nn.Module]
+
+
+def read_parts(
+    module: Module, weights: WeightMap, parts: Parts, groups: Any, directory: Path
+) -> None:
+    """Give the parts the weights of a directory, as a run begins with them.
+
+    Args:
+        module: Whose parts they are.
+        weights: What the plugin's ``weight_map`` gives.
+        parts: ``encoder`` (the tower), ``projector``, ``language``: any of them.
+        groups: The module's process groups.
+        directory: Of safetensors.
+
+    Raises:
+        ValueError: the directory does not fit; all its mistakes.
+    """
+    held = match(weights, directory, read_directory(directory))
+    if held.mistakes:
+        raise ValueError("\n".join(held.mistakes))
+    load_weights(_state(module, parts, groups), {module.name: weights}, {module.name: held})
+
+
+def tensors_as_in_files(
+    module: Module, weights: WeightMap, parts: Parts, groups: Any
+) -> dict[str, Tensor]:
+    """The parts' tensors by their names in files, where one rank has all of them."""
+    stored = {
+        (item.key, tuple(item.global_offset[: item.prepend_axis_num])): item.data
+        for item in sharded_tensors(_state(module, parts, groups))
+    }
+    return {
+        name: tensor.detach().clone()
+        for rule in weights.rules
+        if rule.part in parts
+        for name, tensor in zip(
+            rule.files,
+            rule.save([stored[key_of(module.name, rule, one), one.index] for one in rule.stored]),
+            strict=True,
+        )
+    }
+
+
+def gradients_as_in_files(
+    module: Module, weights: WeightMap, parts: Parts, groups: Any
+) -> dict[str, Tensor]:
+    """The gradients by the names that their parameters have in files; zeros where there is none.
+
+    Buffers keep their values. The parameters themselves are lost.
+    """
+    put_gradients(parts.values())
+    return tensors_as_in_files(module, weights, parts, groups)
+
+
+@torch.no_grad()
+def put_gradients(models: Any) -> None:
+    """Put every parameter's gradient in its own place: what names parameters names them then."""
+    for model in models:
+        for parameter in model.parameters():
+            parameter.copy_(torch.zeros(()) if parameter.grad is None else parameter.grad)
+
+
+def unnamed(module: Module, weights: WeightMap, parts: Parts, groups: Any) -> list[str]:
+    """Tensors that the checkpoint or the weight map alone has, or other shapes of; on any rank, of
+    the parts that it has. Empty where a plugin's map is whole."""
+    saved = {
+        (item.key, tuple(item.global_offset[:at]), tuple(item.global_shape[at:]))
+        for item in sharded_tensors(_state(module, parts, groups))
+        for at in [item.prepend_axis_num]
+    }
+    named = set(_named(module, weights, parts))
+    return sorted(str(one) for one in saved ^ named)
+
+
+def _named(module: Module, weights: WeightMap, parts: Parts) -> Iterator[tuple[Any, ...]]:
+    for rule in weights.rules:
+        for stored in rule.stored:
+            if rule.part in parts:
+                yield key_of(module.name, rule, stored), stored.index, stored.shape
+
+
+def _state(module: Module, parts: Parts, groups: Any) -> dict[str, Any]:
+    state: dict[str, Any] = {}
+    for part, model in parts.items():
+        state |= model.sharded_state_dict(  # type: ignore[operator]
+            prefix=part_prefix(module.name, part), metadata={"dp_cp_group": groups.dp_cp}
+        )
+    return state

@@ -1,0 +1,79 @@
+"""How a module's weights are named in a Hugging Face directory: what ``weight_map`` gives.
+
+Pure Python; the conversions get tensors and import torch themselves where they need it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import attrs
+
+from mimo_core.contract import FreezePart
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Shape = tuple[int, ...]
+Conversion = Callable[[Sequence["Tensor"]], Sequence["Tensor"]]
+
+
+@attrs.frozen(kw_only=True)
+class Stored:
+    """A tensor of Megatron's sharded state dict, whole: the same for every layout."""
+
+    key: str
+    """Below the part: below an encoder's tower, below its projector, below the language model."""
+    shape: Shape
+    """Without the axes that ``index`` counts on."""
+    index: tuple[int, ...] = ()
+    """Its place where Megatron stacks the tensors of layers or experts under one key."""
+
+
+@attrs.frozen(kw_only=True)
+class WeightRule:
+    """Tensors of a checkpoint, and the tensors of a file that hold the same numbers.
+
+    Neither conversion may change a number: one is the exact inverse of the other.
+    """
+
+    part: FreezePart
+    stored: tuple[Stored, ...]
+    files: Mapping[str, Shape]
+    """Names and shapes in a Hugging Face directory."""
+    load: Conversion = list
+    """Tensors of the file, in the order of ``files``, to those of the checkpoint, in the order of
+    ``stored``. By default they are the same."""
+    save: Conversion = list
+    """The inverse of ``load``."""
+
+
+@attrs.frozen(kw_only=True)
+class Constant:
+    """A tensor of a file that is no weight here: where a file has it, it must hold these values."""
+
+    name: str
+    shape: Shape
+    values: tuple[float, ...]
+    """All of them, in order; or one for all."""
+    meaning: str
+    """What sets it, and the way out where a file has other values."""
+    exported: bool = False
+    """Written into a directory that is made from nothing."""
+
+
+@attrs.frozen(kw_only=True)
+class WeightMap:
+    """All that a directory holds of one module."""
+
+    rules: tuple[WeightRule, ...]
+    """Of every parameter, and of the buffers that are saved. The first rule's part is the main
+    one."""
+    constants: tuple[Constant, ...] = ()
+    """Named as the main part is."""
+    foreign: Mapping[str, str] = attrs.field(factory=dict)
+    """Names that a directory may hold and the module has no place for: pattern (``*`` stands for
+    anything) and what that is. Named as the main part is. What is not read is told."""
+    prefix: str = ""
+    """Stands before the names of the main part in a directory of several modules."""

@@ -1,0 +1,1 @@
+"""Weights from, and to, directories of Hugging Face's safetensors files."""

@@ -1,0 +1,129 @@
+"""Reads tensors of a ``torch_dist`` checkpoint in one process, without building a model."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributed.checkpoint.filesystem import FileSystemReader
+from torch.distributed.checkpoint.metadata import (
+    ChunkStorageMetadata,
+    Metadata,
+    TensorStorageMetadata,
+)
+from torch.distributed.checkpoint.planner import LoadPlan, LoadPlanner, ReadItem
+from torch.distributed.checkpoint.planner_helpers import create_read_items_for_chunk_list
+
+_CLASSES = {
+    ("torch", "Size"),
+    ("torch.distributed.checkpoint.filesystem", "_StorageInfo"),
+    ("torch.serialization", "_get_layout"),
+    *(
+        ("torch.distributed.checkpoint.metadata", name)
+        for name in (
+            "BytesStorageMetadata",
+            "ChunkStorageMetadata",
+            "Metadata",
+            "MetadataIndex",
+            "StorageMeta",
+            "TensorProperties",
+            "TensorStorageMetadata",
+            "_MEM_FORMAT_ENCODING",
+        )
+    ),
+}
+
+
+class Checkpoint:
+    """The tensors of one checkpoint folder (``iter_…``)."""
+
+    def __init__(self, folder: Path) -> None:
+        """Reads the names and shapes alone.
+
+        Raises:
+            ValueError: the metadata names what no checkpoint holds.
+        """
+        with (folder / ".metadata").open("rb") as file:
+            metadata: Metadata = _Metadata(file).load()
+        self._reader = FileSystemReader(folder)
+        self._reader.set_up_storage_reader(metadata, is_coordinator=True)
+        self._tensors = {
+            key: held
+            for key, held in metadata.state_dict_metadata.items()
+            if isinstance(held, TensorStorageMetadata)
+        }
+
+    @property
+    def keys(self) -> frozenset[str]:
+        return frozenset(self._tensors)
+
+    def shape(self, key: str, index: tuple[int, ...]) -> tuple[int, ...] | None:
+        """Shape of a tensor, without the axes that ``index`` counts on; ``None`` if there is none.
+
+        Raises nothing: an index beyond an axis is no tensor.
+        """
+        held = self._tensors.get(key)
+        if held is None or any(i >= size for i, size in zip(index, held.size, strict=False)):
+            return None
+        return tuple(held.size[len(index) :])
+
+    def dtype(self, key: str) -> torch.dtype:
+        dtype: torch.dtype = self._tensors[key].properties.dtype
+        return dtype
+
+    def read(self, key: str, index: tuple[int, ...]) -> Tensor:
+        """One whole tensor, put together from what all ranks saved of it."""
+        held = self._tensors[key]
+        offsets = torch.Size([*index, *[0] * (len(held.size) - len(index))])
+        sizes = torch.Size([*[1] * len(index), *held.size[len(index) :]])
+        wanted = ChunkStorageMetadata(offsets=offsets, sizes=sizes)
+        tensor = torch.empty(sizes, dtype=held.properties.dtype)
+        items = create_read_items_for_chunk_list(key, held, [wanted])
+        read = sum(item.lengths.numel() for item in items)
+        if read != tensor.numel():
+            raise ValueError(f"the checkpoint holds {read} of {tensor.numel()} numbers of {key}")
+        self._reader.read_data(LoadPlan(items), _Into(tensor)).wait()
+        return tensor.reshape(sizes[len(index) :])
+
+
+class _Into(LoadPlanner):
+    """Puts what is read into one tensor."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self._tensor = tensor
+
+    def set_up_planner(self, *_: Any, **__: Any) -> None: ...
+
+    def create_local_plan(self) -> LoadPlan:
+        raise AssertionError("the plan is made by the reader")
+
+    def create_global_plan(self, global_plan: list[LoadPlan]) -> list[LoadPlan]:
+        return global_plan
+
+    def finish_plan(self, central_plan: LoadPlan) -> LoadPlan:
+        return central_plan
+
+    def load_bytes(self, read_item: ReadItem, value: Any) -> None:
+        raise AssertionError(f"{read_item} is no tensor")
+
+    def resolve_tensor(self, read_item: ReadItem) -> Tensor:
+        tensor = self._tensor
+        for axis, (offset, length) in enumerate(
+            zip(read_item.dest_offsets, read_item.lengths, strict=True)
+        ):
+            tensor = tensor.narrow(axis, offset, length)
+        return tensor
+
+    def commit_tensor(self, read_item: ReadItem, tensor: Tensor) -> None: ...
+
+
+class _Metadata(pickle.Unpickler):
+    """Torch's metadata, and nothing else that a pickle might name."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) in _CLASSES or isinstance(getattr(torch, name, None), torch.dtype):
+            return super().find_class(module, name)
+        raise ValueError(f"the checkpoint's .metadata names {module}.{name}, which it should not")

@@ -1,0 +1,140 @@
+"""A directory of safetensors files: names, types and shapes, known from the files' headers.
+
+The headers are JSON. Nothing is unpickled, and no other kind of file is opened.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from mimo_core.errors import MimoError
+
+WHOLE = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+_MOST_HEADER = 100_000_000
+"""Bytes of a header; safetensors itself reads no longer ones."""
+_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "U8": 1, "I8": 1, "BOOL": 1}
+_FORMATS = {"F64": "d", "F32": "f", "F16": "e", "I64": "q", "I32": "i"}
+FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
+
+
+class Unreadable(MimoError):
+    """A directory from which no weights can be read; the message says why."""
+
+
+@attrs.frozen(kw_only=True)
+class Entry:
+    """A tensor of a file."""
+
+    file: Path
+    dtype: str
+    """In the words of safetensors: ``F32``, ``BF16``, …"""
+    shape: tuple[int, ...]
+    begin: int
+    """Where its bytes are in the file."""
+    end: int
+
+    def values(self) -> tuple[float, ...]:
+        """Its numbers, of a small tensor.
+
+        Raises:
+            Unreadable: its type is none of numbers.
+        """
+        with self.file.open("rb") as file:
+            file.seek(self.begin)
+            data = file.read(self.end - self.begin)
+        count = math.prod(self.shape)
+        if self.dtype == "BF16":
+            # The upper half of a float32.
+            wide = b"".join(b"\0\0" + data[at : at + 2] for at in range(0, len(data), 2))
+            return struct.unpack(f"<{count}f", wide)
+        if self.dtype not in _FORMATS:
+            raise Unreadable(f"{self.file}: cannot read numbers of type {self.dtype}")
+        return struct.unpack(f"<{count}{_FORMATS[self.dtype]}", data)
+
+
+def read_directory(path: Path) -> dict[str, Entry]:
+    """The tensors of a directory by name, no weight read.
+
+    Raises:
+        Unreadable: there is no such directory, it holds no safetensors file, or one is damaged.
+    """
+    if not path.is_dir():
+        raise Unreadable(f"{path}: there is no such directory (from {Path.cwd()})")
+    if (path / WHOLE).exists():
+        return dict(_header(path / WHOLE))
+    if (path / INDEX).exists():
+        return _indexed(path)
+    found = sorted(file.name for file in path.iterdir() if file.is_file())
+    others = [name for name in found if name.endswith((".bin", ".pt", ".pth", ".ckpt"))]
+    why = (
+        f"; {', '.join(others[:3])} would have to be unpickled, which may run code: it is not "
+        "opened. Save the model again with transformers (save_pretrained writes safetensors)"
+        if others
+        else f"; it holds: {', '.join(found[:5]) or 'nothing'}"
+    )
+    raise Unreadable(f"{path} has neither {WHOLE} nor {INDEX}{why}")
+
+
+def _indexed(path: Path) -> dict[str, Entry]:
+    """Of several files, by their index."""
+    index = path / INDEX
+    try:
+        places = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        wrong = [file for file in places.values() if Path(file).name != file]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise Unreadable(f"{index} is no index of weights ({error!r})") from error
+    if wrong:
+        raise Unreadable(f"{index} names {wrong[0]!r}, which is no file beside it")
+    entries: dict[str, Entry] = {}
+    for name in sorted(set(places.values())):
+        if not (path / name).exists():
+            raise Unreadable(f"{path / name} is missing, which {INDEX} names")
+        entries |= _header(path / name)
+    absent = sorted(set(places) - set(entries))
+    if absent:
+        raise Unreadable(f"{index} names {_some(absent)}, but {places[absent[0]]} lacks it")
+    return entries
+
+
+def _header(path: Path) -> Iterator[tuple[str, Entry]]:
+    """Names of a file with what its header says of them."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if size < 8 or length > min(size - 8, _MOST_HEADER):
+            raise Unreadable(f"{path} is no safetensors file, or is cut off")
+        text = file.read(length)
+    try:
+        told: dict[str, Any] = json.loads(text)
+        told.pop("__metadata__", None)
+        entries = {
+            name: Entry(
+                file=path,
+                dtype=str(said["dtype"]),
+                shape=tuple(int(side) for side in said["shape"]),
+                begin=8 + length + int(said["data_offsets"][0]),
+                end=8 + length + int(said["data_offsets"][1]),
+            )
+            for name, said in told.items()
+        }
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        raise Unreadable(f"{path} has a damaged header ({error!r})") from error
+    for name, entry in entries.items():
+        if entry.end > size:
+            raise Unreadable(f"{path} is cut off: {name} ends at byte {entry.end} of {size}")
+        due = math.prod(entry.shape) * _BYTES.get(entry.dtype, 0)
+        if due and entry.end - entry.begin != due:
+            raise Unreadable(f"{path}: {name} has {entry.end - entry.begin} bytes instead of {due}")
+        yield name, entry
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -1,0 +1,212 @@
+"""Writes the weights of a checkpoint as a Hugging Face directory: the inverse of loading them."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import attrs
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from mimo_core.contract import FreezePart
+from mimo_core.errors import MimoError
+from mimo_core.weight_map import WeightMap, WeightRule
+from mimo_core.weights.checkpoint import Checkpoint
+from mimo_core.weights.directory import INDEX, WHOLE, Entry, read_directory
+from mimo_core.weights.keys import key_of, module_prefix
+from mimo_core.weights.match import Match, match
+
+MOST_BYTES = 5_000_000_000
+"""Of a file; larger models are written as several."""
+
+
+@attrs.frozen(kw_only=True)
+class _Piece:
+    """Tensors that are made, and written, together."""
+
+    names: tuple[str, ...]
+    bytes: int
+    make: Callable[[], Sequence[Tensor]]
+
+
+@attrs.frozen(kw_only=True)
+class Exported:
+    """What was written."""
+
+    files: tuple[Path, ...]
+    tensors: int
+    """Made from the checkpoint's weights."""
+    taken: tuple[str, ...]
+    """Names that were taken as they are from the directory that was imitated."""
+
+
+def export(
+    folder: Path,
+    out: Path,
+    maps: Mapping[str, WeightMap],
+    like: Path | None = None,
+    most_bytes: int = MOST_BYTES,
+) -> Exported:
+    """Write a checkpoint's modules as a directory of safetensors files.
+
+    One tensor of the checkpoint is read at a time, and one file is held in memory.
+
+    Args:
+        folder: The checkpoint (``iter_…``).
+        out: The directory to make; it appears when it is whole.
+        maps: The modules to write, by name.
+        like: A directory whose prefixes, ``config.json`` and other names are taken.
+        most_bytes: Of a file.
+
+    Raises:
+        MimoError: the checkpoint, or ``like``, does not hold these modules; ``out`` is not empty.
+        Unreadable: ``like`` holds no safetensors.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise MimoError(f"{out} exists; give a new directory")
+    checkpoint = Checkpoint(folder)
+    mistakes = [said for name in maps for said in _absent(checkpoint, name, maps[name])]
+    if mistakes:
+        raise MimoError(_lines(f"{folder} does not hold what the recipe says", mistakes))
+    entries = {} if like is None else read_directory(like)
+    matches = {} if like is None else _matches(like, maps, entries)
+    pieces = [
+        piece
+        for name, weights in maps.items()
+        for piece in _pieces(checkpoint, name, weights, matches.get(name), len(maps) > 1)
+    ]
+    names = [name for piece in pieces for name in piece.names]
+    twice = sorted({name for name in names if names.count(name) > 1}) if _repeats(names) else []
+    if twice:
+        raise MimoError(
+            _lines("several modules have one name; write them apart with --module", twice)
+        )
+    taken = tuple(name for name in entries if name not in set(names))
+    pieces += [_copied(name, entries[name]) for name in taken]
+    files = _write(pieces, out, like, most_bytes)
+    return Exported(files=files, tensors=len(names), taken=taken)
+
+
+def _repeats(names: list[str]) -> bool:
+    return len(set(names)) < len(names)
+
+
+def _lines(said: str, lines: Sequence[str]) -> str:
+    return said + ":\n" + "\n".join(f"  {line}" for line in lines)
+
+
+def _absent(checkpoint: Checkpoint, module: str, weights: WeightMap) -> Iterator[str]:
+    """What of a module the checkpoint lacks, or has and the map does not."""
+    keys = set()
+    for rule in weights.rules:
+        for stored in rule.stored:
+            key = key_of(module, rule, stored)
+            keys.add(key)
+            shape = checkpoint.shape(key, stored.index)
+            at = f"{key} {list(stored.index)}" if stored.index else key
+            if shape is None:
+                yield f"lacks {at}"
+            elif shape != stored.shape:
+                yield f"{at} is {list(shape)}, but the recipe's is {list(stored.shape)}"
+    for key in sorted(checkpoint.keys - keys):
+        if key.startswith(module_prefix(module)):
+            yield f"has {key}, of which the plugin's weight_map tells no name"
+
+
+def _matches(
+    like: Path, maps: Mapping[str, WeightMap], entries: Mapping[str, Entry]
+) -> dict[str, Match]:
+    found = {name: match(weights, like, entries) for name, weights in maps.items()}
+    mistakes = [f"{name}: {said}" for name, held in found.items() for said in held.mistakes]
+    if mistakes:
+        raise MimoError(_lines(f"{like} is a directory of another model", mistakes))
+    return found
+
+
+def _pieces(
+    checkpoint: Checkpoint, module: str, weights: WeightMap, like: Match | None, several: bool
+) -> Iterator[_Piece]:
+    main: FreezePart = weights.rules[0].part
+    prefixes = {main: weights.prefix if several else ""} | dict(like.prefixes if like else {})
+    for rule in weights.rules:
+        prefix = prefixes.get(rule.part, "")
+        keys = [(key_of(module, rule, stored), stored.index) for stored in rule.stored]
+        (dtype,) = {checkpoint.dtype(key) for key, _ in keys}
+        yield _Piece(
+            names=tuple(prefix + name for name in rule.files),
+            bytes=dtype.itemsize * sum(math.prod(shape) for shape in rule.files.values()),
+            make=lambda rule=rule, keys=keys: _saved(checkpoint, rule, keys),  # type: ignore[misc]
+        )
+    for constant in weights.constants:
+        if constant.exported and like is None:
+            value = torch.tensor(constant.values).expand(math.prod(constant.shape))
+            yield _Piece(
+                names=(prefixes[main] + constant.name,),
+                bytes=4 * value.numel(),
+                make=lambda value=value, shape=constant.shape: [value.reshape(shape)],  # type: ignore[misc]
+            )
+
+
+def _saved(
+    checkpoint: Checkpoint, rule: WeightRule, keys: Sequence[tuple[str, tuple[int, ...]]]
+) -> Sequence[Tensor]:
+    tensors = rule.save([checkpoint.read(*key) for key in keys])
+    shapes = [tuple(tensor.shape) for tensor in tensors]
+    assert shapes == list(rule.files.values()), (list(rule.files), shapes)
+    return tensors
+
+
+def _copied(name: str, entry: Entry) -> _Piece:
+    def make() -> Sequence[Tensor]:
+        with safe_open(entry.file, framework="pt") as file:
+            return [file.get_tensor(name)]
+
+    return _Piece(names=(name,), bytes=entry.end - entry.begin, make=make)
+
+
+def _write(
+    pieces: Sequence[_Piece], out: Path, like: Path | None, most_bytes: int
+) -> tuple[Path, ...]:
+    """All files, in a directory that gets its name when they are whole."""
+    parts: list[list[_Piece]] = [[]]
+    for piece in pieces:
+        if parts[-1] and sum(other.bytes for other in parts[-1]) + piece.bytes > most_bytes:
+            parts.append([])
+        parts[-1].append(piece)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+    try:
+        places: dict[str, str] = {}
+        for number, part in enumerate(parts, start=1):
+            whole = len(parts) == 1
+            file = WHOLE if whole else f"model-{number:05d}-of-{len(parts):05d}.safetensors"
+            places |= {name: file for piece in part for name in piece.names}
+            _write_file(part, draft / file)
+        if len(parts) > 1:
+            size = sum(piece.bytes for piece in pieces)
+            index = {"metadata": {"total_size": size}, "weight_map": dict(sorted(places.items()))}
+            (draft / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+        if like is not None and (like / "config.json").exists():
+            shutil.copy(like / "config.json", draft)
+        draft.chmod(0o755)
+        draft.replace(out)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return tuple(sorted(out.iterdir()))
+
+
+def _write_file(pieces: Sequence[_Piece], path: Path) -> None:
+    # Copies: safetensors takes no views, and what a conversion gives may be some.
+    tensors = {
+        name: tensor.clone(memory_format=torch.contiguous_format)
+        for piece in pieces
+        for name, tensor in zip(piece.names, piece.make(), strict=True)
+    }
+    save_file(tensors, path, metadata={"format": "pt"})

@@ -1,0 +1,117 @@
+"""Copies the weights of directories into this rank's part of a model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from megatron.core.dist_checkpointing.mapping import ShardedTensor, ShardedTensorFactory
+from safetensors import safe_open
+from torch import Tensor
+
+from mimo_core.weight_map import WeightMap, WeightRule
+from mimo_core.weights.keys import key_of, module_prefix, part_prefix
+from mimo_core.weights.match import Match
+
+Place = tuple[str, tuple[int, ...]]
+"""A whole tensor of a checkpoint: its key, and its place on the axes it is stacked on."""
+
+
+@torch.no_grad()
+def load_weights(
+    state: Mapping[str, Any], maps: Mapping[str, WeightMap], found: Mapping[str, Match]
+) -> None:
+    """Copy into the tensors of this rank what it holds of them.
+
+    A tensor is read whole, converted, and let go when this rank's slice is copied; nothing is
+    read of layers and experts that are other ranks'. Called by every rank, before the model is
+    wrapped; no rank waits for another.
+
+    Args:
+        state: The model's sharded state dict; its tensors are written to.
+        maps: By module.
+        found: The directories by module.
+
+    Raises:
+        ValueError: a plugin's map lacks a tensor of the model, or tells another shape.
+    """
+    sources = {name: _Source(name, maps[name], held) for name, held in found.items()}
+    for sharded in sharded_tensors(state):
+        name = next((name for name in sources if sharded.key.startswith(module_prefix(name))), None)
+        if name is None:
+            continue
+        whole = sources[name].whole(sharded)
+        if whole is not None:
+            sharded.data.copy_(whole[_slice(sharded)].reshape(sharded.data.shape))
+
+
+def sharded_tensors(state: Mapping[str, Any]) -> Iterator[ShardedTensor]:
+    """All tensors of a sharded state dict; a factory's are views of its tensor."""
+    for item in state.values():
+        value = item.build() if isinstance(item, ShardedTensorFactory) else item
+        if isinstance(value, ShardedTensor):
+            yield value
+        elif isinstance(value, Mapping):
+            yield from sharded_tensors(value)
+        elif isinstance(value, list | tuple):
+            yield from sharded_tensors(dict(enumerate(value)))
+
+
+class _Source:
+    """The tensors of one module, made from the files."""
+
+    def __init__(self, module: str, weights: WeightMap, found: Match) -> None:
+        self._module = module
+        self._found = found
+        self._rules: dict[Place, tuple[WeightRule, int]] = {
+            (key_of(module, rule, stored), stored.index): (rule, at)
+            for rule in weights.rules
+            for at, stored in enumerate(rule.stored)
+        }
+        # Parts that the map says nothing of begin fresh, as those that the directory lacks.
+        self._loaded = tuple(part_prefix(module, part) for part in found.prefixes)
+        self._latest: tuple[WeightRule, Sequence[Tensor]] | None = None
+
+    def whole(self, sharded: ShardedTensor) -> Tensor | None:
+        """The whole tensor of which a rank holds a slice; ``None`` in a part that begins fresh."""
+        if not sharded.key.startswith(self._loaded):
+            return None
+        place = (sharded.key, tuple(sharded.global_offset[: sharded.prepend_axis_num]))
+        if place not in self._rules:
+            raise ValueError(
+                f"module {self._module!r} has {place[0]} {list(place[1])}, of which its plugin's "
+                "weight_map tells no name; tell the plugin's authors"
+            )
+        rule, at = self._rules[place]
+        whole = self._converted(rule)[at]
+        due = tuple(sharded.global_shape[sharded.prepend_axis_num :])
+        if tuple(whole.shape) != due:
+            raise ValueError(
+                f"module {self._module!r}: {place[0]} is {list(due)}, but its plugin's weight_map "
+                f"makes {list(whole.shape)}; tell the plugin's authors"
+            )
+        return whole
+
+    def _converted(self, rule: WeightRule) -> Sequence[Tensor]:
+        """All tensors of a rule; those of the latest are kept, as they are asked for in a row."""
+        if self._latest is None or self._latest[0] is not rule:
+            self._latest = None
+            self._latest = rule, rule.load([self._read(rule, name) for name in rule.files])
+        return self._latest[1]
+
+    def _read(self, rule: WeightRule, name: str) -> Tensor:
+        entry = self._found.entry(rule, name)
+        with safe_open(entry.file, framework="pt") as file:
+            tensor: Tensor = file.get_tensor(self._found.prefixes[rule.part] + name)
+        return tensor
+
+
+def _slice(sharded: ShardedTensor) -> tuple[slice, ...]:
+    """This rank's part of the whole tensor, without stacked axes."""
+    first = sharded.prepend_axis_num
+    offsets = sharded.global_offset[first:]
+    return tuple(
+        slice(offset, offset + length)
+        for offset, length in zip(offsets, sharded.local_shape, strict=True)
+    )

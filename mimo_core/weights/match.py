@@ -1,0 +1,175 @@
+"""What a directory holds of a module: names compared with the module's map, no weight read."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+import attrs
+
+from mimo_core.contract import FreezePart
+from mimo_core.weight_map import Constant, WeightMap, WeightRule
+from mimo_core.weights.directory import FLOATS, Entry
+
+_ROUNDED = {"BF16": 2**-8, "F16": 2**-11, "F32": 2**-23, "F64": 2**-23}
+"""Relative size of a rounding of each type; options are told in fewer digits than float64's."""
+
+
+@attrs.frozen(kw_only=True)
+class Match:
+    """A directory as one module's weights."""
+
+    directory: Path
+    entries: Mapping[str, Entry]
+    """All tensors of the directory."""
+    prefixes: Mapping[FreezePart, str]
+    """What stands before the names of each part that the directory holds."""
+    fresh: tuple[FreezePart, ...]
+    """Parts that it holds nothing of."""
+    unread: Mapping[str, int]
+    """What the module has no place for, and how many names of it."""
+    mistakes: tuple[str, ...]
+    """Names that are missing, unexpected, or of another shape or type."""
+
+    def entry(self, rule: WeightRule, name: str) -> Entry:
+        """Where the directory has a name of a rule."""
+        return self.entries[self.prefixes[rule.part] + name]
+
+
+def match(weights: WeightMap, directory: Path, entries: Mapping[str, Entry]) -> Match:
+    """Compare the names, shapes and types of a directory with a module's map.
+
+    A part that is absent as a whole begins fresh; one that is partly absent is a mistake. Where
+    the main part's names stand below a prefix, as in the directory of a whole model, names
+    outside of it are other modules'.
+    """
+    parts = dict.fromkeys(rule.part for rule in weights.rules)
+    prefixes: dict[FreezePart, str] = {}
+    mistakes: list[str] = []
+    for part in parts:
+        found = _prefixes({name for rule in _of(weights, part) for name in rule.files}, entries)
+        if len(found) > 1:
+            mistakes.append(
+                f"holds the {part} several times, below {', '.join(map(repr, found))}; make a "
+                "directory with one of them"
+            )
+        elif found:
+            prefixes[part] = found[0]
+    unread: Counter[str] = Counter()
+    if not mistakes and not prefixes:
+        mistakes.append(_nothing(weights, entries))
+    elif not mistakes:
+        mistakes += _wrong_weights(weights, entries, prefixes)
+        main = prefixes.get(next(iter(parts)))
+        if main is not None:
+            mistakes += _wrong_constants(weights.constants, main, entries)
+        mistakes += _others(weights, entries, prefixes, main, unread)
+    return Match(
+        directory=directory,
+        entries=entries,
+        prefixes=prefixes,
+        fresh=tuple(part for part in parts if part not in prefixes),
+        unread=unread,
+        mistakes=tuple(mistakes),
+    )
+
+
+def _of(weights: WeightMap, part: FreezePart) -> Iterator[WeightRule]:
+    return (rule for rule in weights.rules if rule.part == part)
+
+
+def _prefixes(names: set[str], entries: Iterable[str]) -> list[str]:
+    """What most of the names stand behind; several where as many stand behind each."""
+    counts: Counter[str] = Counter()
+    for entry in entries:
+        words = entry.split(".")
+        for at in range(len(words)):
+            if ".".join(words[at:]) in names:
+                counts["".join(f"{word}." for word in words[:at])] += 1
+    most = max(counts.values(), default=0)
+    return sorted(prefix for prefix, count in counts.items() if count == most)
+
+
+def _nothing(weights: WeightMap, entries: Mapping[str, Entry]) -> str:
+    wanted = next(iter(weights.rules[0].files))
+    return (
+        f"holds nothing of this module: no name such as {wanted!r}; its {len(entries)} names are "
+        f"such as {', '.join(repr(name) for name in list(entries)[:3])}"
+    )
+
+
+def _wrong_weights(
+    weights: WeightMap, entries: Mapping[str, Entry], prefixes: Mapping[FreezePart, str]
+) -> Iterator[str]:
+    for rule in weights.rules:
+        if rule.part not in prefixes:
+            continue
+        for short, shape in rule.files.items():
+            name = prefixes[rule.part] + short
+            entry = entries.get(name)
+            if entry is None:
+                yield f"lacks {name}"
+            elif entry.shape != shape:
+                yield f"{name} is {list(entry.shape)}, but the model's is {list(shape)}"
+            elif entry.dtype not in FLOATS:
+                yield f"{name} is of type {entry.dtype}; read are {', '.join(sorted(FLOATS))}"
+
+
+def _wrong_constants(
+    constants: Iterable[Constant], prefix: str, entries: Mapping[str, Entry]
+) -> Iterator[str]:
+    for constant in constants:
+        entry = entries.get(prefix + constant.name)
+        if entry is None:
+            continue
+        count = math.prod(constant.shape)
+        due = constant.values * (count if len(constant.values) == 1 else 1)
+        if entry.shape != constant.shape:
+            shapes = f"is {list(entry.shape)}, not {list(constant.shape)}"
+            yield f"{prefix}{constant.name} {shapes}: {constant.meaning}"
+            continue
+        near = _ROUNDED.get(entry.dtype, 0.0)
+        held = entry.values()
+        if not all(math.isclose(a, b, rel_tol=near) for a, b in zip(held, due, strict=True)):
+            shown = ", ".join(f"{value:g}" for value in held[:4])
+            yield f"{prefix}{constant.name} holds {shown}{'…' * (count > 4)}: {constant.meaning}"
+
+
+def _others(
+    weights: WeightMap,
+    entries: Mapping[str, Entry],
+    prefixes: Mapping[FreezePart, str],
+    main: str | None,
+    unread: Counter[str],
+) -> Iterator[str]:
+    """Names that no rule reads: other modules', told, or mistakes."""
+    ours: set[str] = set()
+    roots: set[str] = set()
+    for rule in weights.rules:
+        if (prefix := prefixes.get(rule.part)) is not None:
+            ours |= {prefix + name for name in rule.files}
+            roots |= {prefix + name.split(".")[0] + "." for name in rule.files}
+    if main is not None:
+        ours |= {main + constant.name for constant in weights.constants}
+        roots |= {main} if main else set()
+    for name in entries:
+        if name in ours:
+            continue
+        told = _foreign(weights, name, main)
+        if told is not None:
+            unread[told] += 1
+        elif main == "" or name.startswith(tuple(roots)):
+            yield f"has {name}, which the model has not"
+
+
+def _foreign(weights: WeightMap, name: str, main: str | None) -> str | None:
+    if main is None or not name.startswith(main):
+        return None
+    short = name.removeprefix(main)
+    for pattern, what in weights.foreign.items():
+        if fnmatchcase(short, pattern):
+            return f"{main}{pattern} ({what})"
+    return None

@@ -1,0 +1,191 @@
+"""Directories of weights, looked at before a rank starts: names, shapes, types, prefixes."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from mimo_core import Constant, Stored, WeightMap, WeightRule, hookimpl
+from mimo_core.errors import RecipeError
+from mimo_core.plan import make_plan
+from mimo_core.weights.beginning import directories, notes
+from mimo_core.weights.directory import INDEX, WHOLE, Unreadable, read_directory
+from mimo_core.weights.match import Match, match
+
+from .fake_plugins import RECIPE, eye, host
+
+
+def rule(part: Any, name: str, *shape: int) -> WeightRule:
+    return WeightRule(part=part, stored=(Stored(key=name, shape=shape),), files={name: shape})
+
+
+MAP = WeightMap(
+    rules=(
+        rule("encoder", "tower.embed.weight", 4, 3),
+        rule("encoder", "tower.layers.0.weight", 4, 4),
+        rule("projector", "join.weight", 2, 4),
+    ),
+    constants=(
+        Constant(name="tower.mean", shape=(3,), values=(0.1, 0.2, 0.3), meaning="set the mean"),
+        Constant(name="tower.scale", shape=(4,), values=(1.0,), meaning="only ones"),
+    ),
+    foreign={"tower.video.*": "embeds videos"},
+    prefix="vision_model.",
+)
+TOWER = {"tower.embed.weight": torch.ones(4, 3), "tower.layers.0.weight": torch.ones(4, 4)}
+JOIN = {"join.weight": torch.ones(2, 4)}
+
+
+def below(prefix: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {prefix + name: tensor for name, tensor in tensors.items()}
+
+
+def directory(folder: Path, tensors: dict[str, torch.Tensor]) -> Path:
+    folder.mkdir(exist_ok=True)
+    save_file({name: tensor.clone() for name, tensor in tensors.items()}, folder / WHOLE)
+    return folder
+
+
+def matched(folder: Path, tensors: dict[str, torch.Tensor]) -> Match:
+    return match(MAP, folder, read_directory(directory(folder, tensors)))
+
+
+def test_a_part_that_is_absent_as_a_whole_begins_fresh(tmp_path: Path) -> None:
+    found = matched(tmp_path, TOWER)
+    assert (found.mistakes, found.prefixes, found.fresh) == ((), {"encoder": ""}, ("projector",))
+    found = matched(tmp_path, below("x.", JOIN))
+    assert (found.mistakes, found.prefixes) == ((), {"projector": "x."})
+    assert found.fresh == ("encoder",)
+
+
+def test_in_a_whole_model_each_part_has_a_prefix_of_its_own(tmp_path: Path) -> None:
+    others = {"language_model.head.weight": torch.ones(2), "embed.weight": torch.ones(4, 3)}
+    video = {"vision_model.tower.video.weight": torch.ones(1)}
+    found = matched(tmp_path, below("vision_model.", TOWER) | JOIN | others | video)
+    assert found.mistakes == ()
+    assert found.prefixes == {"encoder": "vision_model.", "projector": ""}
+    assert found.entry(MAP.rules[0], "tower.embed.weight").shape == (4, 3)
+    assert found.unread == {"vision_model.tower.video.* (embeds videos)": 1}
+
+
+def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
+    wrong = {
+        "v.tower.embed.weight": torch.ones(4, 5),
+        "v.tower.video.weight": torch.ones(1),
+        "v.tower.layers.1.weight": torch.ones(4, 4),
+        "join.weight": torch.ones(2, 4, dtype=torch.int32),
+        "join.bias": torch.ones(2),
+    }
+    assert matched(tmp_path, wrong).mistakes == (
+        "v.tower.embed.weight is [4, 5], but the model's is [4, 3]",
+        "lacks v.tower.layers.0.weight",
+        "join.weight is of type I32; read are BF16, F16, F32, F64",
+        "has join.bias, which the model has not",
+        "has v.tower.layers.1.weight, which the model has not",
+    )
+    # The directory of the module alone: there, nothing is another module's.
+    (mistake,) = matched(tmp_path, TOWER | {"neck.weight": torch.ones(1)}).mistakes
+    assert mistake == "has neck.weight, which the model has not"
+    (mistake,) = matched(tmp_path, {"decoder.weight": torch.ones(1)}).mistakes
+    assert mistake.startswith("holds nothing of this module: no name such as 'tower.embed.weight'")
+    (mistake,) = matched(tmp_path, below("a.", TOWER) | below("b.", TOWER)).mistakes
+    assert mistake.startswith("holds the encoder several times, below 'a.', 'b.'")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
+def test_constants_must_be_those_of_the_options(tmp_path: Path, dtype: torch.dtype) -> None:
+    same = {"tower.mean": torch.tensor([0.1, 0.2, 0.3]), "tower.scale": torch.ones(4)}
+    tensors = TOWER | {name: tensor.to(dtype) for name, tensor in same.items()}
+    assert matched(tmp_path, tensors).mistakes == ()
+    tensors |= {"tower.mean": torch.tensor([0.1, 0.2, 0.31]).to(dtype)}
+    tensors |= {"tower.scale": torch.tensor([1, 1, 0.5, 1]).to(dtype)}
+    first, second = matched(tmp_path, tensors).mistakes
+    assert first.startswith("tower.mean holds 0.") and first.endswith("set the mean")
+    assert second == "tower.scale holds 1, 1, 0.5, 1: only ones"
+    (mistake,) = matched(tmp_path, TOWER | {"tower.scale": torch.ones(2)}).mistakes
+    assert mistake == "tower.scale is [2], not [4]: only ones"
+
+
+def test_several_files_are_read_by_their_index(tmp_path: Path) -> None:
+    save_file(TOWER, tmp_path / "model-1.safetensors")
+    save_file(JOIN, tmp_path / "model-2.safetensors")
+    places = dict.fromkeys(TOWER, "model-1.safetensors") | {"join.weight": "model-2.safetensors"}
+
+    def index(weight_map: Any) -> None:
+        (tmp_path / INDEX).write_text(json.dumps({"weight_map": weight_map}))
+
+    index(places)
+    assert read_directory(tmp_path).keys() == TOWER.keys() | JOIN.keys()
+    index(places | {"gone": "model-2.safetensors"})
+    with pytest.raises(Unreadable, match=r"names gone, but model-2.safetensors lacks it"):
+        read_directory(tmp_path)
+    index(places | {"join.weight": "../model-2.safetensors"})
+    with pytest.raises(Unreadable, match="no file beside it"):
+        read_directory(tmp_path)
+    index(places)
+    (tmp_path / "model-2.safetensors").unlink()
+    with pytest.raises(Unreadable, match=r"model-2.safetensors is missing, which"):
+        read_directory(tmp_path)
+
+
+class Trap:
+    def __reduce__(self) -> Any:
+        return (pytest.fail, ("unpickled",))
+
+
+def test_what_is_no_safetensors_is_not_opened(tmp_path: Path) -> None:
+    (tmp_path / "pytorch_model.bin").write_bytes(pickle.dumps(Trap()))
+    with pytest.raises(Unreadable, match=r"pytorch_model.bin would have to be unpickled"):
+        read_directory(tmp_path)
+    (tmp_path / WHOLE).write_bytes(pickle.dumps(Trap()))
+    with pytest.raises(Unreadable, match="is no safetensors file, or is cut off"):
+        read_directory(tmp_path)
+    with pytest.raises(Unreadable, match="there is no such directory"):
+        read_directory(tmp_path / "gone")
+
+
+def test_a_file_that_is_cut_off_is_told(tmp_path: Path) -> None:
+    path = directory(tmp_path, TOWER) / WHOLE
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(Unreadable, match=r"is cut off: tower.layers.0.weight ends at byte"):
+        read_directory(tmp_path)
+
+
+def weighted() -> Any:
+    @hookimpl
+    def weight_map(module: Any) -> WeightMap:
+        return MAP
+
+    return host(eye=eye(weight_map=weight_map))
+
+
+def test_the_plan_tells_mistakes_of_all_modules_with_their_places(tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(RECIPE)
+    wrong = directory(tmp_path / "wrong", TOWER | {"neck.weight": torch.ones(1)})
+    both = [f"modules.vision.weights={wrong}", f"modules.language.weights={wrong}"]
+    plan = make_plan(recipe, both, host=weighted())
+    with pytest.raises(RecipeError) as said:
+        directories(plan, done=None)
+    assert f"modules.vision.weights={wrong}: {wrong} has neck.weight" in str(said.value)
+    assert "plugin 'words' does not say how its weights are named" in str(said.value)
+    assert directories(plan, done=2) == {}, "a run that goes on has its weights"
+
+    right = directory(tmp_path / "right", TOWER)
+    plan = make_plan(recipe, [f"modules.vision.weights={right}"], host=weighted())
+    (line,) = notes(directories(plan, done=None))
+    assert line == (f"vision begins with the weights of {right} (encoder; projector begins fresh)")
+
+
+def test_weights_have_one_source(tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(RECIPE)
+    both = ["modules.vision.weights=somewhere", "checkpoint.start_from=elsewhere"]
+    with pytest.raises(RecipeError, match=r"modules.vision.weights.*start_from gives every module"):
+        make_plan(recipe, both, host=weighted())

@@ -134,7 +134,7 @@ def test_a_run_goes_on_for_longer_but_not_with_another_model(tmp_path: Path) -> 
     assert [row["iteration"] for row in longer.summary["iterations"]] == [1, 2, 3, 4, 5, 6]
     assert (tmp_path / "run" / "recipe.earlier-1.yaml").exists()
     for change, said in (
-        ("modules.vision.grid.dp=2", "modules.vision.grid.dp: saved with 1, now 2"),
+        ("modules.vision.options.layers=2", "modules.vision.options.layers: saved with 1, now 2"),
         ("train.global_batch_size=8", "train.global_batch_size: saved with 16, now 8"),
         ("megatron.seq_length=8", "--seq-length is set by the engine"),
     ):

@@ -122,6 +122,8 @@ def _first(
     told = [Failure.from_json(path.read_text()) for path in left if path.exists()]
     if told:
         first = min(told, key=lambda failure: failure.time)
+        # A rank that is killed early could not yet say which it is.
+        first = attrs.evolve(first, label=plan.layout.label(first.rank))
         if first.silent and first.rank in codes:
             first = attrs.evolve(first, message=_how(codes[first.rank]))
         return first

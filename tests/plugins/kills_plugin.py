@@ -96,12 +96,13 @@ if POINT:
 
 @mimo.hookimpl(wrapper=True)
 def build_submodule(module: mimo.Module, groups: Any, platform: mimo.Platform) -> Generator:
-    import torch
+    from torch.nn.modules.module import register_module_forward_pre_hook
+    from torch.optim.optimizer import register_optimizer_step_pre_hook
 
     if POINT == "the first forward":
-        torch.nn.modules.module.register_module_forward_pre_hook(strike)
+        register_module_forward_pre_hook(strike)
     if POINT == "an optimizer's step":
-        torch.optim.optimizer.register_optimizer_step_pre_hook(strike)
+        register_optimizer_step_pre_hook(strike)
     return (yield)
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import random
 import socket
 from collections.abc import Mapping
+from contextlib import suppress
 
 import attrs
 
@@ -73,8 +75,18 @@ class Rank:
         os.environ["LOCAL_RANK"] = str(self.local_rank)
 
 
+_PORTS = range(20000, 32768)
+"""Below those that Linux gives to connections, which would take a free port before it is used."""
+
+
 def free_port() -> int:
-    """A TCP port of the loopback that is free now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A TCP port of the loopback that is free now.
+
+    Raises:
+        OSError: none was found.
+    """
+    for port in random.SystemRandom().sample(_PORTS, 100):
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise OSError(f"no free TCP port between {_PORTS.start} and {_PORTS.stop - 1}")

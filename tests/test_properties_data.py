@@ -134,12 +134,15 @@ class Run:
                 dataset=self.samples,
                 source="the test",
                 order=InOrder(len(self.samples)),
-                role=Role(
-                    module=module,
-                    dp_rank=rank,
-                    inputs=name != "sound",
-                    rows=self.graph.encoders if module.is_language else (name,),
-                ),
+                roles=[
+                    Role(
+                        module=module,
+                        dp_rank=rank,
+                        first_stage=True,
+                        inputs=name != "sound",
+                        rows=self.graph.encoders if module.is_language else (name,),
+                    )
+                ],
                 microbatch=MICROBATCH,
                 training=False,
                 seed=1,
@@ -201,7 +204,7 @@ def test_placeholders_rows_and_pictures_are_counted_alike(run: Run) -> None:
         at_language = chain.from_iterable(batch.rows[name] for batch in told[LANGUAGE])
         assert list(at_language) == rows[name]
     for batch in told["vision"]:
-        assert rows_of(batch.inputs, options_of(run.graph.modules["vision"])) == sum(
+        assert rows_of(batch.inputs["vision"], options_of(run.graph.modules["vision"])) == sum(
             batch.rows["vision"]
         )
 
@@ -238,8 +241,7 @@ def lengths(graph: Graph, sample: Sample) -> tuple[int, int] | None:
 def check_sequences(run: Run, batch: Batch) -> None:
     """One data-parallel rank's sequences, sample by sample."""
     tokenizer = run.graph.tokenizer
-    assert batch.inputs is not None
-    built: Sequences = batch.inputs["sequences"]
+    built: Sequences = batch.inputs[LANGUAGE]["sequences"]
     names = ("input_ids", "labels", "loss_mask", "position_ids")
     arrays = [getattr(built, name) for name in names]
     if built.lengths is None:

@@ -18,17 +18,15 @@ def verdict_table(verdict: Verdict) -> RenderableType:
     """Every quantity of every step, and what follows from them."""
     table = Table(box=None, pad_edge=False, header_style="dim")
     for at, heading in enumerate(
-        ("step", "quantity", "of", "one rank", "layout", "difference", "tolerance", "")
+        ("step", "quantity", "module", "one rank", "layout", "difference", "tolerance", "")
     ):
         right = at in (0, 3, 4, 5, 6)
-        table.add_column(
-            heading, justify="right" if right else "left", no_wrap=at != 2, overflow="fold"
-        )
+        table.add_column(heading, justify="right" if right else "left", overflow="fold")
     for row in verdict.rows:
         table.add_row(
             str(row.step),
             row.quantity,
-            ".".join(filter(None, (row.module or "all", row.parameter))),
+            row.module or "all",
             f"{row.judge:.6g}",
             f"{row.layout:.6g}",
             f"{row.difference:.1e}",
@@ -40,7 +38,21 @@ def verdict_table(verdict: Verdict) -> RenderableType:
         for part, kept in verdict.frozen.items()
     ]
     wrong = [row for row in verdict.rows if not row.equal]
-    return Group(table, *frozen, Text(), _conclusion(verdict, wrong))
+    return Group(table, *frozen, Text(), *_farthest(verdict), _conclusion(verdict, wrong))
+
+
+def _farthest(verdict: Verdict) -> list[Text]:
+    """The parameter of each module whose gradient differs most."""
+    worst: dict[str, Row] = {}
+    for row in verdict.rows:
+        if row.module and row.parameter:
+            so_far = worst.setdefault(row.module, row)
+            worst[row.module] = max(so_far, row, key=lambda one: one.difference)
+    return [
+        Text(f"gradients of {module} differ most in {row.parameter}, step {row.step}", style="dim")
+        for module, row in worst.items()
+        if row.difference
+    ]
 
 
 def verdict_as_dict(verdict: Verdict) -> dict[str, Any]:
@@ -75,6 +87,7 @@ def _conclusion(verdict: Verdict, wrong: list[Row]) -> Text:
         return Text("NOT equal: a frozen part changed", style="bold red")
     first = wrong[0]
     where = f" of {first.module}" if first.module else ""
+    where += f" ({first.parameter})" if first.parameter else ""
     return Text(
         f"NOT equal: {len(wrong)} of {len(verdict.rows)} values differ by more than rounding, the "
         f"{first.quantity}{where} in step {first.step} first. A module that draws random numbers "

@@ -24,7 +24,13 @@ def reasons(platform: Any) -> dict[str, bool]:
     from megatron.core.ssm import mamba_context_parallel
     from megatron.core.transformer import transformer_config
     from megatron.core.transformer.dot_product_attention import DotProductAttention
-    from megatron.training import arguments, checkpointing, global_vars, training
+    from megatron.training import (
+        arguments,
+        checkpointing,
+        dist_signal_handler,
+        global_vars,
+        training,
+    )
     from torch.distributed.checkpoint.api import CheckpointException
 
     grid = HyperCommGrid(shape=[1, 1], dim_names=["tp", "pp"], backend=platform.backend)
@@ -76,6 +82,8 @@ def reasons(platform: Any) -> dict[str, bool]:
         in inspect.getsource(MimoModel.sharded_state_dict),
         "a strict load is retried loosely": "strict=False"
         in inspect.getsource(checkpointing.load_checkpoint),
+        "a signal is gathered from every rank, one by one": "elem.item() for elem in"
+        in inspect.getsource(dist_signal_handler.all_gather_item),
         "evaluation ends in train mode for everything": "model_module.train()"
         in inspect.getsource(training.evaluate),
         "TensorBoard is written by the last world rank": "world_size - 1"

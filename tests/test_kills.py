@@ -50,15 +50,15 @@ SHORT = [
     *chain("between the shards and .metadata"),
 ]
 LONG = [
-    *chain("import", "the first forward", "an optimizer's step", "in the middle of a shard"),
+    *chain("import", "in the middle of a shard"),
     *chain("between the manifest's rename and the tracker's truncation"),
     *chain("before a shard is opened", "between the shards and .metadata"),
     *chain("between .metadata and the random states", "before the manifest's draft"),
     *chain("between the manifest's draft and its rename"),
     *chain("between the tracker's truncation and its writing"),
-    *chain("import", "the first forward", "an optimizer's step"),
+    *chain("the first forward", "an optimizer's step"),
     *chain("after the tracker"),
-    *chain("an evaluation", "in the middle of a shard"),
+    *chain("an evaluation"),
 ]
 
 

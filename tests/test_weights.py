@@ -12,9 +12,10 @@ import torch
 from safetensors.torch import save_file
 
 from mimo_core import Constant, Stored, WeightMap, WeightRule, hookimpl
-from mimo_core.errors import RecipeError
+from mimo_core.errors import MimoError, RecipeError
 from mimo_core.plan import make_plan
 from mimo_core.weights.beginning import directories, notes
+from mimo_core.weights.checkpoint import Checkpoint
 from mimo_core.weights.directory import INDEX, WHOLE, Unreadable, read_directory
 from mimo_core.weights.match import Match, match
 
@@ -167,6 +168,14 @@ def test_what_is_no_safetensors_is_not_opened(tmp_path: Path) -> None:
         read_directory(tmp_path)
     with pytest.raises(Unreadable, match="there is no such directory"):
         read_directory(tmp_path / "gone")
+
+
+def test_the_metadata_of_a_checkpoint_can_run_nothing(tmp_path: Path) -> None:
+    (tmp_path / ".metadata").write_bytes(pickle.dumps(Trap()))
+    with pytest.raises(
+        MimoError, match=r"names _pytest.outcomes.+, which it should not"
+    ):
+        Checkpoint(tmp_path)
 
 
 def test_a_file_that_is_cut_off_is_told(tmp_path: Path) -> None:

@@ -1,17 +1,21 @@
 # make demo: set up and run the demo.  make test: set up and pass the tests.
+# make test-long: the tests that take too long for every change.
 PYTHON ?= python3.12
 VENV ?= .venv
 BIN := $(VENV)/bin
 PLUGINS := $(wildcard mimo_plugins/*/pyproject.toml)
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint
+.PHONY: demo test test-long lint
 
 demo: $(READY)
 	$(BIN)/mimo-pretrain
 
 test: $(READY)
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+test-long: $(READY)
+	$(BIN)/python -m pytest -m long
 
 lint: $(READY)
 	$(BIN)/ruff check .

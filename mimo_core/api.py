@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from mimo_core.plan import make_plan
 from mimo_core.rank import Rank
 from mimo_core.recipe import packaged
-from mimo_core.run_folder import RunFolder, latest_checkpoint
-from mimo_core.train.going_on import iterations_done
+from mimo_core.run_folder import RunFolder
+from mimo_core.train.going_on import checkpoint_of
 from mimo_core.train.starting import starting_weights
 from mimo_core.weights.beginning import directories
 
@@ -24,6 +24,7 @@ def pretrain(
     overrides: Sequence[str] = (),
     run_dir: Path | str | None = None,
     disabled: Sequence[str] = (),
+    max_restarts: int = 0,
 ) -> dict[str, Any] | None:
     """Train the model that a recipe describes.
 
@@ -36,10 +37,13 @@ def pretrain(
         overrides: ``key.path=value``, as on the command line.
         run_dir: Folder of the run. One that has a checkpoint goes on from it.
         disabled: Installed plugins to leave out.
+        max_restarts: How often in a row, without a new checkpoint in between, a run that failed
+            goes on by itself from its newest one. A mistake in the recipe or in data is no reason
+            to.
 
     Returns:
         The run's summary, which is also in ``summary.json``; ``None`` on a rank that does not
-        report.
+        report, and where SIGTERM came before an iteration was done.
 
     Raises:
         ValueError: the recipe, a plugin or the layout is wrong; the message says what to do.
@@ -50,6 +54,11 @@ def pretrain(
     name = Path(source).stem if isinstance(source, str | Path) else "run"
     folder = RunFolder.fresh(name) if run_dir is None else RunFolder(Path(run_dir))
     if rank is not None:
+        if max_restarts:
+            raise ValueError(
+                "max_restarts is for runs whose ranks mimo-pretrain starts itself; here torchrun "
+                "or srun did: give it to torchrun, or have the job requeued"
+            )
         from mimo_core.launch.worker import run_rank
 
         size = rank.world_size
@@ -65,11 +74,11 @@ def pretrain(
 
     console = Console()
     console.print(run_header(plan))
-    done = iterations_done(plan, folder)
+    done = checkpoint_of(plan, folder).iteration
     weights = starting_weights(plan, done)
     directories(plan, done)
     begins = "" if done is None else f", going on after iteration {done}"
     if weights is not None:
-        begins = f", with the weights of {weights}, iteration {latest_checkpoint(weights)}"
+        begins = f", with the weights of {weights.path}"
     console.print(f"  run folder {folder.path}{begins}", highlight=False, soft_wrap=True)
-    return launch(plan, folder, disabled)
+    return launch(plan, folder, disabled, max_restarts)

@@ -173,7 +173,7 @@ class Description:
     """Grid sizes that may exceed 1, of ``tp cp pp dp ep expert_tp``; others are refused."""
     divides: tuple[tuple[str, int, str], ...] = ()
     """Sizes that a grid size must divide: (what, its value, name of the grid size), such as
-    ``("attention heads", 32, "tp")``."""
+    ``("attention heads", 32, "tp")``; or the product of several, ``"tp x cp"``."""
     packs: bool = False
     """The module can run on packed samples (``modules.NAME.packing``)."""
     vocabulary: int | None = None
@@ -194,7 +194,13 @@ class Encoder:
     """The parts of an encoder, as ``build_submodule`` gives them.
 
     The tower's forward takes what the module's ``provide_batch`` gave, as keyword
-    arguments, and returns rows ``[N, width]`` (or ``[B, S, width]``, which is flattened).
+    arguments, and returns rows ``[N, width]`` (or ``[B, S, width]``, which is flattened). It is
+    not called where ``provide_batch`` gave ``None``.
+
+    With pp above 1 every stage builds a tower, of the layers that ``groups.pp`` says are its own.
+    A stage before the last returns hidden states ``[S, B, H]`` in the config's ``pipeline_dtype``;
+    a stage after the first gets those of the stage before it, with the same shape, as the keyword
+    argument ``hidden_states``. Only the last has the projector.
     """
 
     tower: Any
@@ -282,14 +288,16 @@ class Sequences:
     position_ids: np.ndarray
     """int64 ``[B, S]``: counted from the start of each sample."""
     lengths: np.ndarray | None = None
-    """Packed only, int32 ``[samples]``: positions of each sample; the last entry may be padding
-    (up to what tp and cp must divide)."""
+    """Packed only, int32 ``[samples]``: positions of each sample, with cp > 1 padded to a multiple
+    of 2 cp; the last entry may be padding (up to what tp and cp must divide)."""
 
 
 class BatchContext(Protocol):
     """What the core offers to ``provide_batch``."""
 
     training: bool
+    first_stage: bool
+    """The calling module's first pipeline stage, where media are decoded."""
 
     def sequences(self, samples: Sequence[Sample]) -> Sequences:
         """The samples as token sequences, placeholders expanded."""
@@ -298,6 +306,9 @@ class BatchContext(Protocol):
         """Decoded media of the calling module's kind, over all samples, in order.
 
         Augmented in training only; every call is counted on this rank.
+
+        Raises:
+            ValueError: this is a later pipeline stage (``first_stage`` is false).
         """
 
 

@@ -33,6 +33,14 @@ class SampleError(MimoError):
     module that asked for it."""
 
 
+class DiskFull(ValueError):
+    """Something could not be written, for want of room."""
+
+
+class CheckpointError(MimoError):
+    """A checkpoint does not fit the run; the message says in what."""
+
+
 class LayoutError(MimoError):
     """The grids do not fit each other, the world or what their plugins support."""
 

@@ -36,11 +36,12 @@ def finalize_gradients(
     """
     (model,) = models
     assert num_tokens is not None, "per-token loss is what all modules share"
-    groups = model.pg_collection
-    counts = model.module_name == LANGUAGE and groups.tp.rank() == 0
+    counts = model.has_language and model.groups[LANGUAGE].tp.rank() == 0
     total = num_tokens.clone() if counts else torch.zeros_like(num_tokens)
     dist.all_reduce(total)
-    finalize_module_gradients(
-        [model.active], None, pg_collection=groups, force_all_reduce=force_all_reduce
-    )
-    model.active.scale_gradients(1.0 / total.clamp(min=1))  # type: ignore[operator]
+    for name, groups in model.groups.items():
+        module = model.active(name)
+        finalize_module_gradients(
+            [module], None, pg_collection=groups, force_all_reduce=force_all_reduce
+        )
+        module.scale_gradients(1.0 / total.clamp(min=1))  # type: ignore[operator]

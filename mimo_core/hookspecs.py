@@ -88,11 +88,15 @@ def provide_batch(
 ) -> dict[str, Any] | None:
     """The module's input for these samples, as CPU tensors.
 
-    Asked on the first pipeline stage of an encoder (keyword arguments of the tower's forward,
-    or ``None`` when these samples have nothing for it), and on the first and last stages of the
-    language model (``input_ids``, ``labels``, ``loss_mask``, ``position_ids``, each ``[B, S]``).
-    Where the language model packs, on all its stages, with ``lengths`` (int32 ``[samples]``)
-    besides. Runs in DataLoader workers when the recipe has any.
+    Asked on every pipeline stage of an encoder: keyword arguments of the tower's forward, or, on
+    all stages alike, ``None`` when these samples have nothing for it. Where ``context.first_stage``
+    is false it decodes nothing and gives what the stage needs beside its ``hidden_states``, told
+    from the samples' metadata; ``{}`` where that is nothing.
+
+    Asked on the first and last stages of the language model (``input_ids``, ``labels``,
+    ``loss_mask``, ``position_ids``, each ``[B, S]``). Where the language model packs, on all its
+    stages, with ``lengths`` (int32 ``[samples]``) besides. Runs in DataLoader workers when the
+    recipe has any.
     """
 
 
@@ -110,8 +114,8 @@ def weight_map(module: Module) -> WeightMap:  # type: ignore[empty-body]
 def build_dataset(data: Data, split: Split) -> Dataset:  # type: ignore[empty-body]
     """The samples of one split: the same, in the same order, on every rank.
 
-    Asked on every rank of the first and last pipeline stages. Samples carry metadata; media are
-    decoded only by the encoder that reads them.
+    Asked on every rank. Samples carry metadata; media are decoded only by the first pipeline stage
+    of the encoder that reads them.
     """
 
 

@@ -13,6 +13,11 @@ from mimo_core.errors import LayoutError
 DENSE = ("tp", "cp", "dp", "pp")
 """Dimensions of a grid's dense view, fastest first."""
 Kind = Literal["disjoint", "colocated"]
+SEVERAL = (
+    "on several ranks megatron-core 0.19 takes pp 1, cp 1 and even parts alone "
+    "(models/mimo/comm/colocated_communicator.py); use layout: disjoint there"
+)
+"""Why a colocated layout has one rank."""
 
 
 @attrs.frozen(kw_only=True)
@@ -116,17 +121,23 @@ def plan_layout(
 
 def _colocated(grids: Mapping[str, Grid], world_size: int | None) -> Layout:
     large = [module for module, grid in grids.items() if grid.size > 1]
-    if large or world_size not in (None, 1):
-        found = f"grid of {large[0]} has {grids[large[0]].size} ranks" if large else ""
+    if large:
         raise LayoutError(
-            "colocated on several ranks is not built yet; use layout: disjoint "
-            f"({found or f'{world_size} ranks were started'})"
+            f"colocated puts all modules on one rank, but {large[0]} has "
+            f"{sizes(grids[large[0]])}; {SEVERAL}",
+            ("layout",),
+        )
+    if world_size not in (None, 1):
+        raise LayoutError(
+            f"colocated puts all modules on one rank, but {world_size} were started; {SEVERAL}",
+            ("layout",),
         )
     elsewhere = [module for module, grid in grids.items() if grid.first_rank]
     if elsewhere:
         raise LayoutError(
             f"layout colocated has rank 0 only, but {elsewhere[0]} sets first_rank "
-            f"{grids[elsewhere[0]].first_rank}; leave it out"
+            f"{grids[elsewhere[0]].first_rank}; leave it out",
+            ("modules", elsewhere[0], "grid", "first_rank"),
         )
     return Layout(
         kind="colocated", world_size=1, grids=dict(grids), first_ranks=dict.fromkeys(grids, 0)

@@ -46,7 +46,8 @@ class RankMemory:
 
 
 def rank_memory(graph: Graph, layout: Layout) -> tuple[RankMemory, ...]:
-    """What the ranks of a disjoint layout hold, in the order of the ranks."""
+    """What ranks hold of each module, in the order of the ranks; colocated ones have an entry for
+    each module."""
     found = [
         stage
         for name, module in graph.modules.items()

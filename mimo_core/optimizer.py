@@ -6,6 +6,7 @@ world. What it is given differs here:
 - every module's learning parameters, none where a module is wholly frozen, each with its own
   precision, learning rate and weight decay;
 - what is saved once for all pipeline stages is saved by the first that has it;
+- a pipeline stage where nothing learns takes part in the sums of its module's other stages;
 - the group that numbers replicas in checkpoints spans data and context parallel ranks (core 0.19
   leaves context parallelism out, so two ranks would claim to be the main replica);
 - states of torch's Adam from the start: without TransformerEngine or APEX core's
@@ -16,6 +17,8 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import math
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -23,101 +26,191 @@ import torch.distributed as dist
 from megatron.core.dist_checkpointing.mapping import ShardedObject
 from megatron.core.models.mimo.optimizer import MimoOptimizer, ModuleOptimizerInfo
 from megatron.core.optimizer import ChainedOptimizer, OptimizerConfig, get_megatron_optimizer
+from megatron.core.optimizer.clip_grads import count_zeros_fp32, get_grad_norm_fp32
 
 from mimo_core.contract import Module
 from mimo_core.model.config import DTYPES
 from mimo_core.model.mimo import Model
 
+STEP = "step"
+"""Of Adam, in a module's state."""
+
 
 class Optimizer(MimoOptimizer):  # type: ignore[misc]
     """Megatron's optimizer of a heterogeneous model."""
 
-    def __init__(self, infos: dict[str, Any], config: OptimizerConfig, stage: int) -> None:
+    def __init__(
+        self,
+        infos: dict[str, Any],
+        config: OptimizerConfig,
+        stages: dict[str, list[int]],
+        device: torch.device,
+    ) -> None:
         """
         Args:
             infos: The optimizer of each module.
             config: The run's.
-            stage: Pipeline stages of this rank's module before it with as many optimizers (dense
+            stages: Of each module of this rank, how many optimizers each pipeline stage has (dense
                 layers have one, experts another).
+            device: Of this rank.
         """
         super().__init__(infos, config)
-        self._expert_stage = stage
+        self._stages = stages
+        self._device = device
+        self._sharding_type: str | None = None
+        # Core's sums over a module span its stages, but are called by an optimizer alone.
+        self._left_out = [
+            info.pg_collection.intra_dist_opt
+            for name, info in infos.items()
+            if info.is_active and not info.optimizer and any(stages[name])
+        ]
+        self.norms: dict[str, float] = {}
+        """Norm of each module's gradient before clipping, of the last step; on all ranks."""
+
+    @torch.no_grad()
+    def prepare_grads(self) -> bool:
+        """Whether the step must be skipped, on all ranks: any gradient anywhere is not finite.
+
+        Core's finds that with a loss scaler only; without one a single infinite gradient would
+        make all of its module's weights NaN.
+        """
+        found_inf = bool(super().prepare_grads())
+        for group in self._left_out:
+            get_grad_norm_fp32([], grad_stats_parallel_group=group)
+        norms = torch.zeros(len(self.module_infos), device=self._device, dtype=torch.float32)
+        for index, info in enumerate(self.module_infos.values()):
+            if info.is_active and info.optimizer:
+                norms[index] = info.optimizer.get_grad_norm() or 0.0
+        # A NaN gets lost where ranks take the largest.
+        norms = norms.nan_to_num(nan=torch.inf, posinf=torch.inf)
+        dist.all_reduce(norms, op=dist.ReduceOp.MAX)
+        self.norms = dict(zip(self.module_infos, norms.tolist(), strict=True))
+        return found_inf or not math.isfinite(self.get_grad_norm())
+
+    def get_grad_norm(self) -> float:
+        """The norm of the whole model's gradient, before clipping."""
+        return math.hypot(*self.norms.values())
+
+    def count_zeros(self) -> int:
+        """Elements of the whole model's gradient that are 0."""
+        for group in self._left_out:
+            count_zeros_fp32([], group)
+        return int(super().count_zeros())
 
     def sharded_state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """The state, with one main replica of what is saved once for all stages.
+        """The state, by keys and objects that no layout changes.
 
-        Core takes stage 0's, which a model with experts on later stages alone has not.
+        Core saves the parameter groups of each of a module's optimizers: dense layers have one,
+        experts another where ep exceeds 1, on the stages that have experts. Of the groups only
+        Adam's step is state, the rest follows from the recipe: it is saved, once a module, by the
+        first stage that learns.
         """
         state: dict[str, Any] = super().sharded_state_dict(*args, **kwargs)
-        for module in state.values():
-            for part in module.values() if all(isinstance(key, int) for key in module) else ():
-                for value in part.values():
-                    if isinstance(value, ShardedObject) and ".1." in value.key:
-                        tp, _, dp = value.replica_id
-                        value.replica_id = (tp, self._expert_stage, dp)
+        self._sharding_type = (kwargs.get("metadata") or {}).get("distrib_optim_sharding_type")
+        for name, held in self._held():
+            module = state[name]
+            for part in _parts(module, held):
+                for key in [key for key in part if key.startswith("_mimo_param_")]:
+                    del part[key]
+            groups = self.module_infos[name].pg_collection
+            before = sum(count > 0 for count in self._stages[name][: groups.pp.rank()])
+            module[STEP] = ShardedObject(
+                f"mimo.{name}.optimizer.step",
+                _step_of(held),
+                (1,),
+                (0,),
+                replica_id=(groups.tp.rank(), before, groups.dp.rank()),
+            )
         return state
 
     @torch.no_grad()
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load, with two mends.
+        """Load what :meth:`sharded_state_dict` gave, with two mends.
 
         Core writes into fp32 parameters, which are their own main parameters, in place. And it
-        loses the step of torch's Adam: saved with the parameter groups, it is set, shared between
-        all states, and then overwritten with what a zero-dimensional tensor leaves of itself in
-        a flat buffer.
+        loses the step of torch's Adam: it is set, shared between all states, and then overwritten
+        with what a zero-dimensional tensor leaves of itself in a flat buffer (a state that can be
+        resharded holds none, and core asks for it: :func:`_load_without_steps`).
         """
+        steps = {}
+        for name, held in self._held():
+            module = state_dict[name]
+            steps[name] = module.pop(STEP)
+            for part, inner in zip(_parts(module, held), held, strict=True):
+                part["param_state_sharding_type"] = self._sharding_type
+                if "optimizer" not in part:
+                    part["optimizer"] = inner.state_dict()["optimizer"]
+                if steps[name] is not None:
+                    for group in part["optimizer"]["param_groups"]:
+                        group["step"] = steps[name]
         super().load_state_dict(state_dict)
-        for optimizer in self._active_optimizers:
-            for inner in optimizer.chained_optimizers:
+        for name, held in self._held():
+            for inner in held:
                 for group in inner.optimizer.param_groups:
-                    if "step" in group and _keeps_steps_in_state(inner.optimizer):
-                        step = float(group.pop("step"))
+                    if _keeps_steps_in_state(inner.optimizer):
+                        group.pop("step", None)
                         for parameter in group["params"]:
-                            inner.optimizer.state[parameter]["step"] = torch.tensor(step)
+                            step = torch.tensor(float(steps[name]))
+                            inner.optimizer.state[parameter]["step"] = step
+
+    def _held(self) -> Iterator[tuple[str, list[Any]]]:
+        """The optimizers of each module that learns on this rank."""
+        for name, info in self.module_infos.items():
+            if info.is_active and info.optimizer is not None:
+                yield name, info.optimizer.chained_optimizers
 
 
 def build_optimizer(model: Model, config: OptimizerConfig) -> Optimizer:
-    """The optimizer of this rank's module. Called by all ranks.
+    """The optimizer of this rank's modules. Called by all ranks.
 
     Stands in for ``megatron.core.models.mimo.optimizer.get_mimo_optimizer``.
     """
     infos = {}
-    stage = 0
+    stages: dict[str, list[int]] = {}
     grids = model.mimo_config.module_to_grid_map
     assert grids is not None
     for name, grid in grids.items():
-        active = name == model.module_name
-        optimizer = None
-        if active:
+        groups = model.groups.get(name)
+        optimizer, replicas = None, None
+        if groups is not None:
+            module = model.nodes[name]
             # Asked for a frozen module too: core gathers the parameter groups of all ranks here.
             optimizer = get_megatron_optimizer(
-                config=_config_of(model.node, config),
-                model_chunks=[model.active],
-                pg_collection=model.pg_collection,
+                config=_config_of(module, config),
+                model_chunks=[model.active(name)],
+                pg_collection=groups,
                 use_gloo_process_groups=False,
             )
-            # A module without experts gets an optimizer for another's, which cannot be saved.
-            held = [inner for inner in optimizer.chained_optimizers if inner.buffers]
-            stage = _stages_alike_before(len(held), model.pg_collection.pp)
+            # A module without experts gets an optimizer for another's, which cannot be saved; one
+            # that is frozen, a stub.
+            held = [one for one in optimizer.chained_optimizers if getattr(one, "buffers", None)]
+            stages[name] = [0] * groups.pp.size()
+            dist.all_gather_object(stages[name], len(held), group=groups.pp)
             optimizer = ChainedOptimizer(held) if held else None
-            _scale_weight_decay(held, model.node.weight_decay_factor)
+            _scale_weight_decay(held, module.weight_decay_factor)
             _initialize_states(held)
-        replicas = copy.copy(model.pg_collection)
-        replicas.dp = model.pg_collection.dp_cp
+            _load_without_steps(held)
+            replicas = copy.copy(groups)
+            replicas.dp = groups.dp_cp
         infos[name] = ModuleOptimizerInfo(
-            optimizer=optimizer,
-            grid=grid,
-            pg_collection=replicas if active else None,
-            is_active=active,
+            optimizer=optimizer, grid=grid, pg_collection=replicas, is_active=groups is not None
         )
-    return Optimizer(infos, config, stage)
+    return Optimizer(infos, config, stages, next(model.parameters()).device)
 
 
-def _stages_alike_before(optimizers: int, pp_group: Any) -> int:
-    """Pipeline stages before this one with as many inner optimizers."""
-    counts = [0] * pp_group.size()
-    dist.all_gather_object(counts, optimizers, group=pp_group)
-    return sum(count == optimizers for count in counts[: pp_group.rank()])
+def _parts(module: dict[Any, Any], optimizers: list[Any]) -> list[dict[str, Any]]:
+    """The state of each optimizer of a module; that of one alone is not counted."""
+    if len(optimizers) == 1:
+        return [module]
+    return [module[index] for index in range(len(optimizers))]
+
+
+def _step_of(optimizers: list[Any]) -> float | None:
+    """Steps that Adam has made; ``None`` where TransformerEngine's has made none."""
+    groups = [
+        group for inner in optimizers for group in inner.state_dict()["optimizer"]["param_groups"]
+    ]
+    return next((group["step"] for group in groups if "step" in group), None)
 
 
 def _config_of(module: Module, config: OptimizerConfig) -> OptimizerConfig:
@@ -140,10 +233,11 @@ def _scale_weight_decay(optimizers: list[Any], factor: float) -> None:
 
 
 def _initialize_states(optimizers: list[Any]) -> None:
-    """Give torch's Adam the state that it would make in its first step."""
+    """Give Adam the state that it would make in its first step: a run can be saved before it."""
     for inner in optimizers:
         adam = inner.optimizer
         if not _keeps_steps_in_state(adam):
+            inner.init_state_fn(adam, inner.config)
             continue
         for group in adam.param_groups:
             for parameter in group["params"]:
@@ -152,6 +246,26 @@ def _initialize_states(optimizers: list[Any]) -> None:
                     "exp_avg": torch.zeros_like(parameter),
                     "exp_avg_sq": torch.zeros_like(parameter),
                 }
+
+
+def _load_without_steps(optimizers: list[Any]) -> None:
+    """Hide the steps of torch's Adam from core, which looks for each in a state that can be
+    resharded and holds none (``DistributedOptimizer._set_main_param_and_optimizer_states``).
+    ``Optimizer.load_state_dict`` puts them back."""
+
+    def hiding(inner: Any, load: Callable[[Any], None]) -> Callable[[Any], None]:
+        def load_without_steps(state: Any) -> None:
+            for of_parameter in inner.optimizer.state.values():
+                of_parameter.pop("step", None)
+            load(state)
+
+        return load_without_steps
+
+    for inner in optimizers:
+        if _keeps_steps_in_state(inner.optimizer):
+            inner.load_parameter_state_from_fully_reshardable = hiding(
+                inner, inner.load_parameter_state_from_fully_reshardable
+            )
 
 
 def _keeps_steps_in_state(optimizer: Any) -> bool:

@@ -10,18 +10,12 @@ import attrs
 
 from mimo_core import sources
 from mimo_core.contract import LANGUAGE
-from mimo_core.errors import LayoutError, MimoError
+from mimo_core.errors import MimoError
 from mimo_core.graph import Graph, build_graph
 from mimo_core.layout import Layout, plan_layout
 from mimo_core.plugins import Host
 from mimo_core.recipe import LoadedRecipe, Recipe, dump, load_recipe, load_text, packaged
 from mimo_core.validate import validate
-
-COLOCATED = (
-    "colocated is refused: the engine runs one module a rank, and megatron-core 0.19 puts several "
-    "on one with pp 1, cp 1 and even parts alone (models/mimo/comm/colocated_communicator.py); "
-    "use disjoint, or leave it out"
-)
 
 
 @attrs.frozen(kw_only=True)
@@ -76,8 +70,6 @@ def make_plan(
         loaded = load_recipe(packaged.find(source), overrides, _options_class(host))
     recipe = loaded.recipe
     with _placed(loaded):
-        if recipe.layout == "colocated":
-            raise LayoutError(COLOCATED, ("layout",))
         graph = build_graph(loaded, host)
         grids = {name: module.grid for name, module in recipe.modules.items()}
         layout = plan_layout(grids, recipe.layout, world_size)

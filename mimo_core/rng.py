@@ -20,7 +20,9 @@ def stable_seed(seed: int, *names: object) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") % 2**31
 
 
-def seed_module(seed: int, prefix: str, groups: ProcessGroupCollection) -> None:
+def seed_module(
+    seed: int, prefix: str, groups: ProcessGroupCollection, iteration: int | None = None
+) -> None:
     """Seed this rank for its module: host libraries, the device, megatron's tracker.
 
     Data-parallel replicas get the same seed (their weights must agree), pipeline stages different
@@ -30,8 +32,10 @@ def seed_module(seed: int, prefix: str, groups: ProcessGroupCollection) -> None:
         seed: The run's seed.
         prefix: The module's rng prefix.
         groups: The module's groups on this rank.
+        iteration: Where the module goes on in a grid that it had not before.
     """
-    value = stable_seed(seed, prefix, groups.pp.rank())
+    names = (prefix, groups.pp.rank(), *(() if iteration is None else (iteration,)))
+    value = stable_seed(seed, *names)
     random.seed(value)
     np.random.seed(value)
     torch.manual_seed(value)

@@ -12,10 +12,6 @@ from typing import IO, Any
 
 import attrs
 
-TRACKER = "latest_checkpointed_iteration.txt"
-"""Megatron's file that names the newest checkpoint of a folder."""
-
-
 _NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP})
 """How a file system without locks answers: two runs are then not told apart."""
 
@@ -40,6 +36,11 @@ class RunFolder:
     @property
     def recipe(self) -> Path:
         return self.path / "recipe.yaml"
+
+    @property
+    def go_on_command(self) -> str:
+        """What goes on with the run from its newest checkpoint."""
+        return f"mimo-pretrain {self.recipe} --run-dir {self.path}"
 
     def keep_recipe(self, text: str) -> None:
         """Write the resolved recipe; one of an earlier part of the run is kept beside it."""
@@ -130,27 +131,3 @@ class RunFolder:
         draft = self.summary.with_suffix(".json.new")
         draft.write_text(json.dumps(summary, indent=1) + "\n")
         draft.replace(self.summary)
-
-
-def latest_checkpoint(checkpoints: Path) -> int | None:
-    """The iteration of the newest checkpoint in a folder, by megatron's tracker file.
-
-    Raises:
-        ValueError: the tracker file holds no iteration.
-    """
-    tracker = checkpoints / TRACKER
-    if not tracker.exists():
-        return None
-    text = tracker.read_text().strip()
-    folders = sorted(path.name for path in checkpoints.glob("iter_*"))
-    if text.isdigit() and f"iter_{int(text):07d}" not in folders:
-        raise ValueError(
-            f"{tracker} names iteration {text}, but there is no folder iter_{int(text):07d} beside "
-            f"it; write the number of the one to go on from into it (folders here: {folders})"
-        )
-    if not text.isdigit():
-        raise ValueError(
-            f"{tracker} should hold the newest checkpoint's iteration, but holds {text!r}; write "
-            f"the number of the one to go on from into it (folders here: {folders})"
-        )
-    return int(text)

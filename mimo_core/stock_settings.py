@@ -62,6 +62,8 @@ def _flag(flag: str, value: Any, owned: Mapping[str, str], graph: Graph) -> str 
             return f"modules are configured by fields of TransformerConfig; write {field}: false"
     if flag in stock.UNREAD_FLAGS:
         return f"nothing reads this flag here: {stock.UNREAD_FLAGS[flag]}; leave it out"
+    if flag in stock.REFUSED_FLAGS and value is not False:
+        return f"this flag is refused: {stock.REFUSED_FLAGS[flag]}; leave it out"
     if flag == "optimizer" and value != "adam":
         return (
             f"optimizer {value!r} is refused: the distributed optimizer of core 0.19, which every "
@@ -89,6 +91,11 @@ def _field(field: str, value: Any, owned: Mapping[str, str], graph: Graph) -> st
         return (
             f"this field follows from modules.{module.name}.options, which plugin "
             f"{module.plugin!r} reads; set it there"
+        )
+    if field == "cp_comm_type" and "a2a+p2p" in (value if isinstance(value, list) else [value]):
+        return (
+            "'a2a+p2p' needs groups within the context-parallel group, which core 0.19 makes in "
+            "its global parallel state alone; choose p2p, all_gather or a2a"
         )
     kind = fields[field]
     if kind is None:

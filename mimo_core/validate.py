@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import prod
 
 from mimo_core import stock_settings
 from mimo_core.contract import LANGUAGE, Description, Grid, Module
@@ -47,11 +48,14 @@ def _grid(grid: Grid, description: Description, plugin: str) -> Iterator[tuple[s
             )
     if grid.ep > 1 and not description.experts:
         yield "ep", f"{grid.ep}, but this module has no experts; set ep to 1"
-    for what, number, size in _divisions(description):
-        if number % getattr(grid, size):
+    for what, number, names in _divisions(description):
+        sizes = {name: getattr(grid, name) for name in names.split(" x ")}
+        product = prod(sizes.values())
+        if number % product:
+            told = " x ".join(f"{name} {size}" for name, size in sizes.items()) + " = "
             yield (
-                size,
-                f"{getattr(grid, size)} does not divide {what} {number}; "
+                list(sizes)[-1],
+                f"{told if len(sizes) > 1 else ''}{product} does not divide {what} {number}; "
                 f"choose one of {_divisors(number)}",
             )
 

@@ -96,7 +96,7 @@ def words(**changes: Any) -> SimpleNamespace:
             experts=16,
             weights=(Weights(parameters=30_000_000_000, part="language"),),
             parallel=frozenset({"tp", "cp", "pp", "dp", "ep"}),
-            divides=(("groups", 4, "tp"),),
+            divides=(("groups", 4, "tp"), ("states", 48, "tp x cp")),
         )
 
     @hookimpl

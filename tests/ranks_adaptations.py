@@ -19,7 +19,9 @@ def reasons(platform: Any) -> dict[str, bool]:
     from megatron.core.hyper_comm_grid import HyperCommGrid
     from megatron.core.models.mimo.config.role import ModuleLayout, RankRole
     from megatron.core.models.mimo.model.base import MimoModel
+    from megatron.core.models.mimo.partition.utils import PartitionAdapter
     from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
+    from megatron.core.ssm import mamba_context_parallel
     from megatron.core.transformer import transformer_config
     from megatron.core.transformer.dot_product_attention import DotProductAttention
     from megatron.training import arguments, checkpointing, global_vars, training
@@ -44,6 +46,11 @@ def reasons(platform: Any) -> dict[str, bool]:
         and "pp" not in inspect.getsource(mimo_optimizer._extract_param_state_sharding_type),
         "local attention refuses packed sequences": "assert packed_seq_params is None"
         in inspect.getsource(DotProductAttention.forward),
+        "local attention refuses context parallelism": "context_parallel_size == 1"
+        in inspect.getsource(DotProductAttention.__init__),
+        "positions of packed rows are TransformerEngine's to tell": "thd_get_partitioned_indices"
+        in inspect.getsource(PartitionAdapter)
+        and "thd_get_partitioned_indices" in inspect.getsource(mamba_context_parallel),
         "what cannot be loaded is told without its folder": issubclass(
             CheckpointException, BaseException
         )

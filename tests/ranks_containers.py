@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -46,19 +47,24 @@ def contain(platform: Any) -> dict[str, Any]:
     module = Module(name="vision", plugin="stranger", grid=grid, train=train)
     config = transformer_config(module, num_layers=1, hidden_size=WIDTH, num_attention_heads=2)
 
-    def build(lost: bool) -> Any:
+    def build(lost: bool, first: bool = True, last: bool = True) -> Any:
         encoder = Encoder(tower=ModuleSpec(module=Tower, params={"lost": lost}), config=config)
         spec = container_spec(encoder, groups, LANGUAGE_WIDTH, WIDTH)
-        return spec.module.from_spec(spec)
+        return spec.module.from_spec(spec, is_first_stage=first, is_last_stage=last)
+
+    def said(call: Callable[[], object]) -> str:
+        try:
+            call()
+        except ValueError as error:
+            return str(error)
+        return ""
 
     container = build(lost=False)
-    rows = container(encoder_inputs={TOWER: {"x": torch.ones(2, 5, 3)}})
+    batch = {TOWER: {"x": torch.ones(2, 5, 3)}}
+    rows = container(encoder_inputs=batch)
     rows.sum().backward()
-    try:
-        build(lost=True).sharded_state_dict()
-        said = ""
-    except ValueError as error:
-        said = str(error)
+    first, last = build(lost=False, last=False), build(lost=False, first=False)
+    hidden, nothing = first(encoder_inputs=batch), first(encoder_inputs=None)
     return {
         "shape": list(rows.shape),
         "rows": rows.detach().flatten().tolist(),
@@ -66,5 +72,11 @@ def contain(platform: Any) -> dict[str, Any]:
         "gradients": all(parameter.grad is not None for parameter in container.parameters()),
         "saved": len(container.sharded_state_dict()),
         "parameters": len(list(container.parameters())),
-        "said": said,
+        "said": said(build(lost=True).sharded_state_dict),
+        "hidden": list(hidden.shape),
+        "flat": said(lambda: first(encoder_inputs={TOWER: {"x": torch.ones(5, 3)}})),
+        "apart": [
+            said(lambda: last(encoder_inputs=None, hidden_states=hidden)),
+            said(lambda: last(encoder_inputs=batch, hidden_states=nothing)),
+        ],
     }

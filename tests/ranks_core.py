@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.nn.functional import pad
 
 from mimo_core.contract import LANGUAGE, Grid
 from mimo_core.layout import plan_layout
@@ -222,6 +223,9 @@ def _step(platform: Any) -> dict[str, Any]:
     own = part(cases["random"])[tp.rank()]
     for name, packed in (("evaluation", False), ("packed evaluation", True)):
         result[name] = _evaluate(topology.groups[LANGUAGE], own, packed=packed)
+    shared = build_topology({LANGUAGE: Grid(tp=2, cp=2)}, {LANGUAGE: 0}, platform.backend)
+    for name, packed in (("shared", False), ("packed and shared", True)):
+        result[name] = _evaluate(shared.groups[LANGUAGE], own, packed=packed)
     return result
 
 
@@ -248,27 +252,39 @@ def answer_sheet() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def _evaluate(groups: Any, own_logits: torch.Tensor, *, packed: bool) -> dict[str, Any]:
-    """The forward step of the language model's last stage over a stub of a model."""
+    """The forward step of the language model's last stage over a stub of a model.
+
+    Where cp is 2, every sample is padded to 8 positions.
+    """
     from mimo_core.data.slices import Batch
+    from mimo_core.model.context import own_positions
     from mimo_core.train.step import ForwardStep
 
-    labels, mask = answer_sheet()
+    cp = groups.cp
+    length = 5 if cp.size() == 1 else 8
+    labels, mask = (pad(tensor, (0, length - 5)) for tensor in answer_sheet())
+    own_logits = pad(own_logits, (0, 0, 0, length - 5))
     given = {"labels": labels, "loss_mask": mask, "input_ids": labels}
+    lengths = [length]
     if packed:
+        lengths = [length] * 3
         given = {name: tensor.reshape(1, -1) for name, tensor in given.items()}
-        given["lengths"] = torch.full((3,), 5, dtype=torch.int32)
-        own_logits = own_logits.reshape(1, 15, -1)
-    batch = Batch(inputs=given, rows={}, decoded=0)
+        given["lengths"] = torch.tensor(lengths, dtype=torch.int32)
+        own_logits = own_logits.reshape(1, 3 * length, -1)
+    if cp.size() > 1:
+        own_logits = own_logits[:, own_positions(lengths, cp.size(), cp.rank())]
+    batch = Batch(inputs={LANGUAGE: given}, rows={}, decoded=0)
     taken: list[Any] = []
 
     def batches() -> Iterator[Batch]:
         yield batch
 
     model: Any = SimpleNamespace(
-        module_name=LANGUAGE,
+        nodes={LANGUAGE: None},
+        has_language=True,
         training=False,
         pg_collection=groups,
-        logits=lambda inputs, packing: own_logits,
+        logits=lambda *_, **__: own_logits,
         losses=lambda output, labels: torch.ones(labels.shape),
     )
     communicator: Any = SimpleNamespace(is_pp_last_stage=True)

@@ -34,7 +34,9 @@ def finalize(platform: Any) -> list[float]:
         config, DistributedDataParallelConfig(), layer, pg_collection=groups
     )
     wrapped(torch.full((1, 1), 8.0 * (dist.get_rank() + 1))).sum().backward()
-    model = SimpleNamespace(module_name=name, pg_collection=groups, active=wrapped)
+    model = SimpleNamespace(
+        has_language=name == "language", groups={name: groups}, active=lambda _name: wrapped
+    )
     tokens = torch.tensor(TOKENS[name][groups.dp.rank()], dtype=torch.int)
     finalize_gradients([model], tokens)
     return layer.weight.main_grad.flatten().tolist()  # type: ignore[union-attr, operator]

@@ -51,7 +51,7 @@ def held(platform: Any, recipe: str, overrides: list[str]) -> dict[str, Any]:
     storages = {parameter.untyped_storage().data_ptr() for parameter in parameters}
     copies = [s for s in shards if s.untyped_storage().data_ptr() not in storages]
     return {
-        "module": model.module_name,
+        "module": ", ".join(model.nodes),
         "parameters": sum(parameter.numel() for parameter in parameters),
         "weights": _bytes(parameters),
         "gradients": _bytes([p.main_grad for p in parameters if p.requires_grad]),

@@ -174,6 +174,7 @@ class Case:
             config=config,
             pp_group=self.topology.groups[self.module].pp,
             bridge=bridge,
+            layers_learn=self.module not in frozen,
         )
         stage = (
             LanguageStage(self.at["pp"], last)
@@ -190,6 +191,8 @@ class Case:
         if self.module != LANGUAGE:
             self.communicator.produced(rows)
             given = inputs if self.first else model.input[self.module]
+            if not next(stage.parameters()).requires_grad:
+                given = given.detach()
             return {self.module: stage(given)}, None
         hidden = stage.embed(inputs, model.input, rows) if self.first else model.input[LANGUAGE]
         output = stage(hidden)

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from mimo_core import Media, Sample, Text, hookimpl
 from mimo_core.cli import mimo
-from mimo_core.plan import COLOCATED, make_plan
+from mimo_core.plan import make_plan
 from mimo_core.plugins import Host
 from mimo_core.recipe import load_text
 from mimo_core.report.header import count, run_header
@@ -188,8 +188,9 @@ def test_a_plan_of_a_dataset_that_shows_no_samples_leaves_positions_out(run, mon
             "are named (weight_map); leave it out\n",
         ),
         (
-            ["plan", "recipe.yaml", "layout=colocated"],
-            f"command line: layout=colocated: {COLOCATED}\n",
+            ["plan", "recipe.yaml", "layout=shared"],
+            "command line: layout=shared: expected one of 'disjoint', 'colocated', got 'shared' "
+            "(str)\n",
         ),
         (
             ["plan", "recipe.yaml", "data.plugin=broken"],

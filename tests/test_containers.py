@@ -31,3 +31,13 @@ def test_a_parameter_that_the_checkpoint_would_lose_is_an_error(
     assert contained[0]["saved"] >= contained[0]["parameters"] > 0
     assert "the checkpoint would not hold" in contained[0]["said"]
     assert "encoders.tower.linear.weight" in contained[0]["said"]
+
+
+def test_what_cannot_pass_between_stages_is_an_error_before_it_is_sent(
+    contained: list[dict[str, Any]],
+) -> None:
+    for rank in contained:
+        assert rank["hidden"] == [2, 5, 6]
+        assert "Tower put out [5, 6] in torch.float32 on a pipeline stage before" in rank["flat"]
+        for said in rank["apart"]:
+            assert "one pipeline stage has a batch and another has none" in said

@@ -173,6 +173,23 @@ def test_placeholders_stand_for_rows_and_only_learned_text_has_loss(builder):
     assert built.loss_mask.dtype == np.float32
 
 
+def test_packed_samples_that_ranks_share_are_each_padded_to_two_chunks_a_rank():
+    sizes = ["modules.language.grid={tp: 2, cp: 2}", "modules.language.packing=true"]
+    graph = build_graph(load_text(TWO_KINDS, "recipe.yaml", sizes), HOST)
+    built = SequenceBuilder(graph=graph, length=LENGTH).build(
+        [sample(Text(text="abc", loss=True)), sample(image(4), Text(text="xyz", loss=True))],
+        [True, True],
+    )
+    first, second = [*b"abc", END], [*[VISION] * 4, *b"xyz", END]
+    # Then to what tp must divide on every rank.
+    assert built.lengths.tolist() == [4, 8, 4]
+    assert built.input_ids.tolist() == [[*first, *second, *[PAD] * 4]]
+    assert built.labels.tolist() == [[*first[1:], PAD, *second[1:], PAD, *[PAD] * 4]]
+    learned = [1, 1, 1, 0, *[0, 0, 0, 1, 1, 1, 1, 0], *[0] * 4]
+    assert built.loss_mask.tolist() == [learned]
+    assert built.position_ids.tolist() == [[*range(4), *range(8), *range(4)]]
+
+
 @pytest.mark.parametrize(
     "parts",
     [
@@ -227,8 +244,10 @@ def test_a_sample_that_is_too_long_loses_the_end_of_its_text_where_that_is_wante
     full, cut = whole.build([long], [True]), short.build([long], [True])
     for name in ("input_ids", "labels", "loss_mask"):
         assert getattr(cut, name).tolist() == getattr(full, name)[:, :4].tolist()
-    with pytest.raises(ValueError, match="its media alone are too long"):
-        attrs.evolve(builder, length=0, cut=True).build([long], [True])
+    # Also where the last placeholder would be left as a label only.
+    for length in (0, 1):
+        with pytest.raises(ValueError, match="its media alone are too long"):
+            attrs.evolve(builder, length=length, cut=True).build([long], [True])
 
 
 def test_media_that_no_encoder_reads_is_refused(builder):
@@ -248,6 +267,7 @@ def slices(
     order: Any = None,
     training: bool = True,
     seed: int = 5,
+    first_stage: bool = True,
     inputs: bool = True,
 ) -> Slices:
     node = graph.modules[module]
@@ -258,7 +278,9 @@ def slices(
         source="plugin 'pairs'",
         dataset=data,
         order=order or GlobalOrder(len(data), seed=1),
-        role=Role(module=node, dp_rank=dp_rank, inputs=inputs, rows=rows),
+        roles=[
+            Role(module=node, dp_rank=dp_rank, first_stage=first_stage, inputs=inputs, rows=rows)
+        ],
         microbatch=microbatch,
         training=training,
         seed=seed,
@@ -277,7 +299,7 @@ def test_encoder_and_language_ranks_hold_the_same_samples_in_the_same_order(
 
     def joined(module: str, dp: int, number: int) -> tuple[list[str], list[int]]:
         parts = [slices(graph, module, dp=dp, dp_rank=rank)[number] for rank in range(dp)]
-        keys = [key for part in parts for key in part.inputs["keys"]]
+        keys = [key for part in parts for key in part.inputs[module]["keys"]]
         return keys, [count for part in parts for count in part.rows["vision"]]
 
     order = GlobalOrder(10, seed=1)
@@ -302,11 +324,12 @@ def test_only_encoders_decode(graph):
 
     batch = slices(graph, LANGUAGE, dataset=Forbidden())[0]
     assert (batch.decoded, batch.rows["vision"], batch.rows["sound"]) == (0, (2,) * 4, (0,) * 4)
-    # Another kind's media are not decoded either, nor those of a stage without inputs.
+    # Another kind's media are not decoded either.
     assert slices(graph, "sound", dataset=Forbidden())[0].decoded == 0
-    later_stage = slices(graph, "vision", dataset=Forbidden(), inputs=False)[0]
-    assert (later_stage.inputs, later_stage.decoded) == (None, 0)
-    assert later_stage.rows == {"vision": (2,) * 4}
+    middle_stage = slices(graph, LANGUAGE, dataset=Forbidden(), inputs=False)[0]
+    assert (middle_stage.inputs, middle_stage.decoded) == ({}, 0)
+    with pytest.raises(PluginError, match="media are decoded on the first pipeline stage alone"):
+        slices(graph, "vision", dataset=Forbidden(), first_stage=False)[0]
     assert slices(graph, "vision")[0].decoded == 4
 
 
@@ -322,7 +345,9 @@ def test_a_picture_that_cannot_be_decoded_names_its_sample(graph):
 def decoded(graph: Graph, count: int = 5, **given: Any) -> list[float]:
     """What is decoded of the first microbatches, flat."""
     part = slices(graph, "vision", **given)
-    return [value for number in range(count) for (value,) in part[number].inputs["decoded"]]
+    return [
+        value for number in range(count) for (value,) in part[number].inputs["vision"]["decoded"]
+    ]
 
 
 class Faulty:
@@ -353,7 +378,7 @@ def test_augmentation_is_a_function_of_seed_and_position(graph):
     whole = decoded(graph)
     assert decoded(graph) == whole
     # Whoever holds the sample, and from whatever microbatch the run goes on.
-    assert slices(graph, "vision", dp=2, dp_rank=1)[3].inputs["decoded"] == [
+    assert slices(graph, "vision", dp=2, dp_rank=1)[3].inputs["vision"]["decoded"] == [
         [value] for value in whole[14:16]
     ]
     assert decoded(graph, seed=6) != whole
@@ -380,8 +405,8 @@ def test_fillers_of_an_evaluation_carry_no_loss(graph):
     The first sample has no rows: the first of its three ids is nobody's label.
     """
     part = slices(graph, LANGUAGE, dataset=Pairs.of(3), order=InOrder(3), training=False)
-    assert part[0].inputs["mask"] == [2.0, 3.0, 3.0, 0.0]
-    assert part[1].inputs["mask"] == [0.0] * 4
+    assert part[0].inputs[LANGUAGE]["mask"] == [2.0, 3.0, 3.0, 0.0]
+    assert part[1].inputs[LANGUAGE]["mask"] == [0.0] * 4
 
 
 def test_samples_of_another_batch_are_refused(graph):

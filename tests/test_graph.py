@@ -208,6 +208,11 @@ def test_a_plan_holds_recipe_graph_and_layout(tmp_path: Path):
             "modules.language.grid={tp: 8}",
             "modules.language.grid.tp: 8 does not divide groups 4; choose one of 1, 2, 4",
         ),
+        (
+            "modules.language.grid={tp: 2, cp: 9}",
+            "modules.language.grid.cp: tp 2 x cp 9 = 18 does not divide states 48; choose one of "
+            "1, 2, 3, 4, 6, 8, 12, 16, 24, 48",
+        ),
         ("modules.vision.grid={dp: 2, ep: 2}", "grid.ep: 2, but this module has no experts"),
         (
             "train.sequence_length=65",

@@ -17,6 +17,7 @@ PURE = (
     "weight_map.py",
     "hookspecs.py",
     "errors.py",
+    "checkpoints.py",
     "plugins",
     "recipe",
     "graph.py",
@@ -102,7 +103,10 @@ def test_a_fresh_process_that_plans_has_loaded_nothing_heavy():
 
 
 LAYERS = (
-    ("contract", "weight_map", "hookspecs", "errors", "rank", "run_folder", "tokenizer"),
+    (
+        *("contract", "weight_map", "hookspecs", "errors", "rank", "run_folder", "checkpoints"),
+        *("termination", "tokenizer"),
+    ),
     ("plugins", "recipe", "layout"),
     ("graph", "star", "stock_settings", "validate", "memory", "sources", "plan", "weights"),
     ("platforms", "data", "report", "testing"),
@@ -110,7 +114,7 @@ LAYERS = (
     ("model", "gradients", "optimizer"),
     ("train",),
     ("launch",),
-    ("api",),
+    ("api", "verify"),
     ("cli",),
 )
 """From the lowest up: each imports from its own layer and from those below."""

@@ -74,11 +74,11 @@ def test_a_killed_rank_ends_the_run_and_is_named(
     assert "beyond train.iterations = 2" in resumed.errors
 
 
-def test_a_signal_to_the_launcher_ends_all_ranks(
+def test_a_lost_terminal_ends_all_ranks(
     endless: tuple[subprocess.Popen[str], Path],
 ) -> None:
     launcher, folder = endless
-    launcher.send_signal(signal.SIGTERM)
+    launcher.send_signal(signal.SIGHUP)
     _, errors = launcher.communicate(timeout=20)
     assert launcher.returncode == 130
     assert "all ranks have ended" in errors

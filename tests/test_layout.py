@@ -91,8 +91,13 @@ def test_colocated_puts_all_on_the_one_rank():
             r"rank 1 belongs to both a and b(.|\n)*rank 2 belongs to both a and language",
         ),
         (GRIDS, "disjoint", 8, r"needs 19 ranks, but 8 were started. Start 19 \(torchrun"),
-        ({"language": Grid(dp=2)}, "colocated", None, "not built yet; use layout: disjoint"),
-        ({"language": Grid()}, "colocated", 2, "not built yet.*2 ranks were started"),
+        (
+            {"language": Grid(dp=2)},
+            "colocated",
+            None,
+            "one rank, but language has dp 2; .*disjoint",
+        ),
+        ({"language": Grid()}, "colocated", 2, "one rank, but 2 were started"),
         ({"language": Grid(first_rank=1)}, "colocated", None, "has rank 0 only"),
         (
             {"language": Grid(tp=2, dp=3, ep=4)},

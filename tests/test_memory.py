@@ -142,15 +142,18 @@ def test_modules_come_in_the_order_of_their_ranks():
 
 
 def test_ranks_hold_what_the_plan_says():
-    """An fp32 encoder whose tower is frozen, beside a bf16 language model with experts."""
+    """An fp32 encoder of two stages whose tower is frozen, beside a bf16 language model with
+    experts."""
     tiny = str(HERE / "recipes" / "tiny.yaml")
     overrides = [
         "train.precision=bf16",
         "modules.vision.precision=fp32",
         "modules.vision.freeze=[encoder]",
+        "modules.vision.options.layers=2",
+        "modules.vision.grid.pp=2",
         "modules.language.grid={dp: 2, ep: 2}",
     ]
-    ranks = run_ranks(f"{HERE / 'ranks_memory.py'}:held", ranks=3, recipe=tiny, overrides=overrides)
+    ranks = run_ranks(f"{HERE / 'ranks_memory.py'}:held", ranks=4, recipe=tiny, overrides=overrides)
     plan = make_plan(tiny, overrides)
     for planned in rank_memory(plan.graph, plan.layout):
         real = [ranks[rank] for rank in planned.ranks]

@@ -10,7 +10,8 @@ import pytest
 
 from mimo_core import Edge, Media, Sample, Text, hookimpl
 from mimo_core.errors import MimoError
-from mimo_core.plan import COLOCATED, make_plan
+from mimo_core.layout import SEVERAL
+from mimo_core.plan import make_plan
 from mimo_core.recipe import packaged
 
 from .conftest import start
@@ -98,9 +99,10 @@ MISTAKES = (
         "get_fp8_context), which a run of several grids has not; use bf16",
     ),
     Mistake(
-        of="colocated layout",
+        of="colocated layout on several ranks",
         overrides=("layout=colocated",),
-        said=f"command line: layout=colocated: {COLOCATED}",
+        said="command line: layout=colocated: colocated puts all modules on one rank, but vision "
+        f"has tp 2, dp 2; {SEVERAL}",
     ),
     Mistake(
         of="stock flag that the engine owns",

@@ -37,6 +37,11 @@ CASES: dict[str, dict[str, Any]] = {
         "counts": {"vision": [[1], [2], [1], [0]], "audio": [[2], [0], [1], [1]]},
         "frozen": ["vision"],
     },
+    "frozen stages": {
+        "grids": {"vision": {}, "audio": {"pp": 2}, LANGUAGE: {"pp": 2}},
+        "counts": {"vision": [[1], [2], [1], [0]], "audio": [[2], [0], [1], [1]]},
+        "frozen": ["audio"],
+    },
 }
 EVALUATIONS, STEPS, ONE_STEP, ONE_EVALUATION = (1, 4), (2, 3), 5, 0
 """Indices into each case's runs; see ``ranks_pipeline.everything``."""
@@ -85,6 +90,7 @@ PLACES = {
     "depths": [("vision", 0), ("audio", 0), ("audio", 1), (LANGUAGE, 0), (LANGUAGE, 1)],
     "replicas": [("vision", 0), ("vision", 0), ("audio", 0), (LANGUAGE, 0), (LANGUAGE, 1)],
     "frozen": [("vision", 0), ("audio", 0), ("audio", 1), (LANGUAGE, 0), (LANGUAGE, 1)],
+    "frozen stages": [("vision", 0), ("audio", 0), ("audio", 1), (LANGUAGE, 0), (LANGUAGE, 1)],
 }
 """(module, stage) of every rank."""
 
@@ -150,3 +156,6 @@ def test_a_frozen_encoder_runs_forward_only_beside_one_that_learns(ranks):
     events = [rank["frozen"]["runs"][STEPS[0]]["events"] for rank in ranks]
     assert events[0] == "FFFF"
     assert events[2].count("B") == 4
+    events = [rank["frozen stages"]["runs"][STEPS[0]]["events"] for rank in ranks]
+    assert events[1] == events[2] == "FFFF"
+    assert events[0].count("B") == 4

@@ -31,7 +31,12 @@ def screen(iterations: int = 100, every: int = 10) -> tuple[Screen, io.StringIO]
 
 def row(iteration: int, loss: float | None = 2.0, seconds: float = 0.5) -> Iteration:
     return Iteration(
-        iteration=iteration, loss=loss, gradient_norm=1.5, step_seconds=seconds, positions=1000
+        iteration=iteration,
+        loss=loss,
+        gradient_norm=1.5,
+        gradient_norms={"vision": None if loss is None else 0.9, "language": 1.2},
+        step_seconds=seconds,
+        positions=1000,
     )
 
 
@@ -105,10 +110,13 @@ def test_a_run_that_stops_early_says_so_and_how_to_go_on(tmp_path):
     run.step(row(3, seconds=0.01))
     assert run.end([], {})["finished"] is False
     shown, told = screen(iterations=5)
-    shown.stopped(run.reached, "mimo-pretrain x/recipe.yaml --run-dir x")
+    shown.stopped(run.reached, None, "mimo-pretrain x/recipe.yaml --run-dir x")
+    shown.stopped(run.reached, "SIGTERM", None)
     assert told.getvalue().splitlines() == [
         "  stopped after iteration 3 of 5: not finished; go on:",
         "    mimo-pretrain x/recipe.yaml --run-dir x",
+        "  stopped by SIGTERM after iteration 3 of 5: not finished, and nothing was saved "
+        "(checkpoint.save is false)",
     ]
     run.step(row(5))
     assert run.end([], {})["finished"] is True
@@ -143,6 +151,7 @@ def test_the_summary_holds_every_iteration_evaluation_and_fact(tmp_path):
         "iteration": 2,
         "loss": 2.0,
         "gradient_norm": 1.5,
+        "gradient_norms": {"vision": 0.9, "language": 1.2},
         "step_seconds": 1.0,
         "positions": 1000,
     }
@@ -192,7 +201,8 @@ def test_a_skipped_step_is_in_the_summary_and_not_in_the_curve(tmp_path):
     run.step(row(1, loss=None))
     summary = run.end([], {})
     assert summary["iterations"][0]["loss"] is None
-    assert (stream.getvalue(), (tmp_path / "loss.png").exists()) == ("", False)
+    assert stream.getvalue() == "  iteration 1 was skipped: the gradient of vision is not finite\n"
+    assert not (tmp_path / "loss.png").exists()
 
 
 def test_a_run_without_a_step_has_a_summary(tmp_path):

@@ -56,19 +56,24 @@ def edges(language: Grid):
 )
 def test_both_sides_agree_on_every_message_and_each_sample_comes_once(language):
     for edge in edges(language):
-        layout = edge.layout
-        forward = edge.messages("vision", "forward", sends=True)
-        backward = edge.messages("vision", "backward", sends=False)
-        assert sorted(forward) == sorted(edge.messages(LANGUAGE, "forward", sends=False)), layout
-        assert sorted(backward) == sorted(edge.messages(LANGUAGE, "backward", sends=True)), layout
-        for messages in (forward, backward):
-            # One message a pair and direction: no order between two to get wrong.
-            assert max(Counter(message[:2] for message in messages).values()) == 1
-        _rows_arrive_once(edge, forward)
-        _gradients_arrive_once_from_each_shard(edge, backward)
-        _holders_share_the_work(edge, forward)
-        talking = {rank for message in forward + backward for rank in message[:2]}
-        assert bridge_ranks(layout) == sorted(talking), layout
+        talking = check(edge)
+        assert bridge_ranks(edge.layout) == sorted(talking), edge.layout
+
+
+def check(edge: Edge) -> set[int]:
+    """Every row and every gradient comes, once; gives the ranks that send or receive."""
+    layout = edge.layout
+    forward = edge.messages(edge.encoder, "forward", sends=True)
+    backward = edge.messages(edge.encoder, "backward", sends=False)
+    assert sorted(forward) == sorted(edge.messages(LANGUAGE, "forward", sends=False)), layout
+    assert sorted(backward) == sorted(edge.messages(LANGUAGE, "backward", sends=True)), layout
+    for messages in (forward, backward):
+        # One message a pair and direction: no order between two to get wrong.
+        assert max(Counter(message[:2] for message in messages).values()) == 1
+    _rows_arrive_once(edge, forward)
+    _gradients_arrive_once_from_each_shard(edge, backward)
+    _holders_share_the_work(edge, forward)
+    return {rank for message in forward + backward for rank in message[:2]}
 
 
 def _rows_arrive_once(edge: Edge, forward: list[Message]) -> None:
@@ -89,12 +94,12 @@ def _gradients_arrive_once_from_each_shard(edge: Edge, backward: list[Message]) 
         assert set(samples) <= set(edge.own_samples(sender, LANGUAGE))
         for sample in samples:
             arrived[to, sample].append(at["cp"])
-    last = layout.grids["vision"].pp - 1
+    last = layout.grids[edge.encoder].pp - 1
     expected = {
         (rank, sample)
-        for rank in layout.ranks("vision")
-        if layout.coordinates(rank, "vision")["pp"] == last
-        for sample in edge.own_samples(rank, "vision")
+        for rank in layout.ranks(edge.encoder)
+        if layout.coordinates(rank, edge.encoder)["pp"] == last
+        for sample in edge.own_samples(rank, edge.encoder)
     }
     assert set(arrived) == expected, layout
     shards = list(range(layout.grids[LANGUAGE].cp))
@@ -103,10 +108,10 @@ def _gradients_arrive_once_from_each_shard(edge: Edge, backward: list[Message]) 
 
 def _holders_share_the_work(edge: Edge, forward: list[Message]) -> None:
     """Of one encoder replica's messages to one replica of the language model."""
-    layout, grid = edge.layout, edge.layout.grids["vision"]
+    layout, grid = edge.layout, edge.layout.grids[edge.encoder]
     sent: dict[tuple[int, int], Counter[int]] = defaultdict(Counter)
     for sender, to, _ in forward:
-        at = layout.coordinates(sender, "vision")
+        at = layout.coordinates(sender, edge.encoder)
         sent[at["dp"], layout.coordinates(to, LANGUAGE)["dp"]][at["tp"]] += 1
     for counts in sent.values():
         loads = [counts[tp] for tp in range(grid.tp)]

@@ -8,45 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from mimo_core.run_folder import RunFolder, latest_checkpoint
-
-TRACKER = "latest_checkpointed_iteration.txt"
+from mimo_core.run_folder import RunFolder
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> RunFolder:
     return RunFolder(tmp_path)
-
-
-def test_no_checkpoint_is_found_where_none_was_saved(tmp_path):
-    assert latest_checkpoint(tmp_path) is None
-    assert latest_checkpoint(tmp_path / "missing") is None
-    # Half a checkpoint, whose tracker was not yet written, is none.
-    (tmp_path / "iter_0000010").mkdir()
-    assert latest_checkpoint(tmp_path) is None
-
-
-def test_the_tracker_tells_the_newest_checkpoint(tmp_path):
-    (tmp_path / TRACKER).write_text("20\n")
-    (tmp_path / "iter_0000010").mkdir()
-    with pytest.raises(ValueError, match=r"names iteration 20, but there is no folder.*_0000010"):
-        latest_checkpoint(tmp_path)
-    (tmp_path / "iter_0000020").mkdir()
-    assert latest_checkpoint(tmp_path) == 20
-
-
-@pytest.mark.parametrize("text", ["", "release", "-1", "1.5"])
-def test_a_tracker_without_an_iteration_is_refused_with_the_way_out(tmp_path, text):
-    for name in ("iter_0000020", "iter_0000010"):
-        (tmp_path / name).mkdir()
-    (tmp_path / TRACKER).write_text(text)
-    with pytest.raises(ValueError) as caught:
-        latest_checkpoint(tmp_path)
-    assert str(caught.value) == (
-        f"{tmp_path / TRACKER} should hold the newest checkpoint's iteration, but holds {text!r}; "
-        "write the number of the one to go on from into it (folders here: "
-        "['iter_0000010', 'iter_0000020'])"
-    )
 
 
 def test_the_summary_is_read_back_and_replaced(folder):

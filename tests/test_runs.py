@@ -84,7 +84,8 @@ def test_data_parallel_ranks_equal_one(tiny: Run, tmp_path: Path, wide: tuple[st
 
 
 def test_a_stopped_run_goes_on_to_the_last_bit(tmp_path: Path) -> None:
-    """With dropout, random augmentation and loader workers; and the same run twice is the same."""
+    """With dropout, random augmentation and loader workers, its modules on each other's ranks; and
+    the same run twice is the same."""
     random = (
         "modules.vision.options.dropout=0.2",
         "modules.vision.options.position_crop=true",
@@ -97,7 +98,8 @@ def test_a_stopped_run_goes_on_to_the_last_bit(tmp_path: Path) -> None:
     begun = start("tiny", *random, "megatron.exit_interval=2", folder=tmp_path / "parts")
     assert begun.code == 0, begun.screen + begun.errors
     assert begun.losses == whole.losses[:2], "the same run twice: the same losses"
-    resumed = start("tiny", *random, folder=tmp_path / "parts")
+    swapped = ("modules.vision.grid.first_rank=1", "modules.language.grid.first_rank=0")
+    resumed = start("tiny", *random, *swapped, folder=tmp_path / "parts")
     assert resumed.code == 0, resumed.screen + resumed.errors
     assert "going on after iteration 2" in resumed.screen
     assert (resumed.losses, resumed.norms) == (whole.losses, whole.norms)

@@ -4,32 +4,29 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import attrs
 import pytest
-import torch
-import torch.distributed.checkpoint as dcp
 
+from mimo_core.checkpoints import TRACKER, read_manifest, write_manifest
 from mimo_core.errors import RecipeError
 from mimo_core.plan import Plan, make_plan
-from mimo_core.recipe import dump
+from mimo_core.recipe.structure import plain
 from mimo_core.run_folder import RunFolder
-from mimo_core.train.going_on import iterations_done
+from mimo_core.train.going_on import checkpoint_of
 from mimo_core.train.starting import starting_weights
 
 from .fake_plugins import RECIPE, host
-
-pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
+from .test_manifest import checkpoint, manifest
 
 
 @pytest.fixture
 def saved(tmp_path: Path) -> Path:
     """A run folder with a checkpoint of iteration 3."""
-    checkpoints = tmp_path / "run" / "checkpoints"
-    newest = checkpoints / "iter_0000003"
-    newest.mkdir(parents=True)
-    (newest / "metadata.json").write_text("{}")
-    dcp.save({"weight": torch.ones(3)}, checkpoint_id=newest, no_dist=True)
-    (checkpoints / "latest_checkpointed_iteration.txt").write_text("3")
-    return tmp_path / "run"
+    folder = tmp_path / "run"
+    recipe = plain(plan(tmp_path).recipe)
+    checkpoint(folder / "checkpoints", 3, recipe=recipe)
+    (folder / "checkpoints" / TRACKER).write_text("3")
+    return folder
 
 
 def plan(folder: Path, *overrides: str) -> Plan:
@@ -41,35 +38,63 @@ def plan(folder: Path, *overrides: str) -> Plan:
 def test_a_run_folder_or_its_checkpoints_can_be_named(saved: Path, tmp_path: Path) -> None:
     for given in (saved, saved / "checkpoints"):
         found = starting_weights(plan(tmp_path, f"checkpoint.start_from={given}"), done=None)
-        assert found == saved / "checkpoints"
+        assert found is not None and found.path == saved / "checkpoints" / "iter_0000003"
     assert starting_weights(plan(tmp_path), done=None) is None
 
 
-def test_checkpoints_that_nothing_names_are_not_written_over(saved: Path, tmp_path: Path) -> None:
-    run = RunFolder(saved)
-    tracker = saved / "checkpoints" / "latest_checkpointed_iteration.txt"
-    assert iterations_done(plan(tmp_path), run) == 3
-    tracker.unlink()
-    with pytest.raises(
-        RecipeError, match=rf"whole checkpoints \(iterations 3\).*echo 3 > {tracker}"
-    ):
-        iterations_done(plan(tmp_path), run)
-    next(saved.rglob("*.distcp")).unlink()
-    assert iterations_done(plan(tmp_path), run) is None, "a first save that was not finished"
-
-
 @pytest.mark.parametrize(
-    "changed", ["train.global_batch_size=16", "train.learning_rate=2e-3", "train.seed=9"]
+    "changed",
+    [
+        "train.global_batch_size=16",
+        "train.learning_rate=2e-3",
+        "train.seed=9",
+        "modules.vision.options.patch_size=16",
+    ],
 )
-def test_what_the_place_in_the_data_stands_on_stays(
-    saved: Path, tmp_path: Path, changed: str
-) -> None:
-    run = RunFolder(saved)
-    run.keep_recipe(dump(plan(tmp_path).recipe))
+def test_what_a_run_stands_on_stays(saved: Path, tmp_path: Path, changed: str) -> None:
     key, _, value = changed.partition("=")
     with pytest.raises(RecipeError, match=rf"{key}: saved with \S+, now {float(value):g}"):
-        iterations_done(plan(tmp_path, changed), run)
-    assert iterations_done(plan(tmp_path, "train.micro_batch_size=2"), run) == 3
+        checkpoint_of(plan(tmp_path, changed), RunFolder(saved))
+
+
+def test_modules_that_are_not_in_both_are_named(saved: Path, tmp_path: Path) -> None:
+    path = saved / "checkpoints" / "iter_0000003"
+    recipe = plain(plan(tmp_path).recipe)
+    recipe["modules"]["audio"] = recipe["modules"].pop("vision")
+    write_manifest(path, attrs.evolve(manifest(3), recipe=recipe, files={}))
+    with pytest.raises(RecipeError) as caught:
+        checkpoint_of(plan(tmp_path), RunFolder(saved))
+    assert "modules.audio: only in the checkpoint" in str(caught.value)
+    assert "modules.vision: only in the recipe" in str(caught.value)
+
+
+LAYOUT = ("modules.vision.grid.dp=1", "modules.language.precision=bf16")
+
+
+def test_layout_and_precision_may_change_where_the_optimizer_can_be_resharded(
+    saved: Path, tmp_path: Path
+) -> None:
+    run = RunFolder(saved)
+    for changed in (
+        (),
+        LAYOUT,
+        (
+            "train.micro_batch_size=2",
+            "modules.vision.grid.first_rank=4",
+            "modules.language.grid.first_rank=0",
+        ),
+    ):
+        assert checkpoint_of(plan(tmp_path, *changed), run).iteration == 3
+    path = saved / "checkpoints" / "iter_0000003"
+    bound = attrs.evolve(read_manifest(path), optimizer="dp_reshardable")
+    write_manifest(path, bound)
+    assert checkpoint_of(plan(tmp_path), run).iteration == 3
+    with pytest.raises(RecipeError) as caught:
+        checkpoint_of(plan(tmp_path, *LAYOUT), run)
+    assert "modules.vision.grid.dp: saved with 2, now 1 (saved with megatron.dist_" in str(
+        caught.value
+    )
+    assert "modules.language.precision: saved with None, now bf16" in str(caught.value)
 
 
 def test_a_run_that_goes_on_has_its_weights(tmp_path: Path) -> None:
@@ -83,10 +108,7 @@ def test_a_place_without_a_checkpoint_is_refused(saved: Path, tmp_path: Path) ->
     with pytest.raises(RecipeError, match=r"checkpoint.start_from=.*: there is no such folder in"):
         starting_weights(plan(tmp_path, f"checkpoint.start_from={tmp_path / 'gone'}"), done=None)
     next(saved.rglob("*.distcp")).write_bytes(b"")
-    with pytest.raises(RecipeError, match=r"iteration 3, is damaged: .*\.distcp is cut off"):
-        starting_weights(plan(tmp_path, f"checkpoint.start_from={saved}"), done=None)
-    (saved / "checkpoints" / "latest_checkpointed_iteration.txt").unlink()
-    with pytest.raises(RecipeError, match="holds no checkpoint"):
+    with pytest.raises(RecipeError, match=r"no complete checkpoint\n.*iter_0000003 .*: __0_0"):
         starting_weights(plan(tmp_path, f"checkpoint.start_from={saved}"), done=None)
 
 
@@ -96,4 +118,4 @@ def test_weights_without_values_are_refused(saved: Path, tmp_path: Path, place: 
     with pytest.raises(RecipeError, match="weights without memory get values from a checkpoint"):
         starting_weights(plan(tmp_path, meta), done=None)
     begin = f"checkpoint.start_from={saved}"
-    assert starting_weights(plan(tmp_path, meta, begin), done=None) == saved / "checkpoints"
+    assert starting_weights(plan(tmp_path, meta, begin), done=None) is not None

@@ -56,3 +56,17 @@ def test_a_sample_is_right_when_all_its_learned_tokens_are_and_fillers_do_not_co
         assert told["reported"] == {"lm loss": [5.0, 5.0], "caption_accuracy": [1.0, 2.0]}
         samples = zip(predicted.tolist(), labels.tolist(), (mask > 0).tolist(), strict=True)
         assert told["answers"] == [list(sample) for sample in samples]
+
+
+@pytest.mark.parametrize("case", ["shared", "packed and shared"])
+def test_a_sample_that_ranks_share_is_judged_whole(ranks, case):
+    """The wrong token of the second sample is on one of the two context-parallel ranks alone."""
+    labels, mask = answer_sheet()
+    predicted = logits()["random"].argmax(-1)
+    losses = [rank[case]["reported"]["lm loss"] for rank in ranks]
+    assert losses == [[3.0, 3.0], [3.0, 3.0], [2.0, 2.0], [2.0, 2.0]]
+    samples = zip(predicted.tolist(), labels.tolist(), (mask > 0).tolist(), strict=True)
+    filled = [[p + [0] * 3, of + [0] * 3, learned + [False] * 3] for p, of, learned in samples]
+    for rank in ranks:
+        assert rank[case]["reported"]["caption_accuracy"] == [1.0, 2.0]
+        assert rank[case]["answers"] == filled

@@ -47,6 +47,7 @@ def test_flags_that_are_refused_are_flags(real: dict[str, Any]) -> None:
 
 def test_what_the_engine_sets_a_recipe_may_not(real: dict[str, Any]) -> None:
     never = {"fp16", "fp8", "fp4", "virtual_pipeline_model_parallel_size"}
+    never |= {"hierarchical_context_parallel_sizes", "hybrid_context_parallel"}
     assert set(real["refused"]) | never | {"sequence_parallel"} == set(stock.ENGINE_FIELDS)
 
 
@@ -62,6 +63,11 @@ def of_width(width: int):
 @pytest.mark.parametrize(
     ("override", "said"),
     [
+        (
+            "modules.language.megatron.cp_comm_type=a2a+p2p",
+            "'a2a+p2p' needs groups within the context-parallel group, which core 0.19 makes in "
+            "its global parallel state alone; choose p2p, all_gather or a2a",
+        ),
         (
             "modules.language.megatron.recompute_granularty=full",
             "megatron's TransformerConfig has no field 'recompute_granularty'. Did you mean "

@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from mimo_core.cli.export import modules_to_write
 from mimo_core.errors import MimoError
+from mimo_core.recipe import load_recipe
 from mimo_core.testing import run_ranks
 from mimo_core.weights.directory import INDEX, read_directory
 from mimo_core.weights.export import export
@@ -86,7 +87,7 @@ def saved(site: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def maps(site: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.syspath_prepend(site)
-    return lambda *names: modules_to_write(RECIPE, names, ())
+    return lambda *names: modules_to_write(load_recipe(RECIPE), names, ())
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -171,7 +172,7 @@ def test_a_checkpoint_of_another_model_is_refused(saved: Path, maps: Any, tmp_pa
     other = RECIPE.read_text().replace("projector_hidden_size: 48", "projector_hidden_size: 40")
     other = other.replace("ffn_hidden_size: 48, mamba", "mamba").replace('"M*-E"', '"M*EE"')
     (tmp_path / "other.yaml").write_text(other)
-    wrong = modules_to_write(tmp_path / "other.yaml", (), ())
+    wrong = modules_to_write(load_recipe(tmp_path / "other.yaml"), (), ())
     with pytest.raises(MimoError) as said:
         export(saved / "pp", tmp_path / "out", wrong)
     for part in (

@@ -2,52 +2,55 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from mimo_core.checkpoints import MANIFEST, Incomplete, newest, read_manifest
 from mimo_core.errors import MimoError, suggestion
 from mimo_core.graph import build_graph
 from mimo_core.plugins import Host
-from mimo_core.recipe import load_recipe
-from mimo_core.run_folder import RunFolder, latest_checkpoint
+from mimo_core.recipe import LoadedRecipe, load_recipe, load_text
+from mimo_core.run_folder import RunFolder
 from mimo_core.weight_map import WeightMap
 from mimo_core.weights.beginning import weight_map
 
 
-def find_checkpoint(given: Path, recipe: Path | None) -> tuple[Path, Path]:
-    """The checkpoint folder (``iter_…``), and the recipe that it was saved with.
+def find_checkpoint(given: Path) -> tuple[Path, LoadedRecipe]:
+    """The checkpoint folder (``iter_…``), and the recipe that its manifest holds.
 
     Args:
         given: A run folder (its newest checkpoint is meant), a folder of checkpoints, or one.
-        recipe: The recipe, where the checkpoint is not below its run folder.
 
     Raises:
-        MimoError: there is no checkpoint, or no recipe.
+        MimoError: there is no complete checkpoint.
     """
     if not given.is_dir():
         raise MimoError(f"{given}: there is no such folder in {Path.cwd()}")
     folder = given
-    if not (given / ".metadata").exists():
-        run = RunFolder(given)
-        directory = None
-        if run.recipe.exists():
-            directory = load_recipe(run.recipe).recipe.checkpoint.directory
-        inner = run.checkpoints(directory)
-        checkpoints = inner if inner.is_dir() else given
-        newest = latest_checkpoint(checkpoints)
-        if newest is None:
-            raise MimoError(f"{given} holds no checkpoint")
-        folder = checkpoints / f"iter_{newest:07d}"
-    if recipe is None:
-        places = [RunFolder(place).recipe for place in (given, *folder.absolute().parents[:2])]
-        recipe = next((place for place in places if place.exists()), None)
-        if recipe is None:
-            raise MimoError(f"there is no recipe.yaml beside {folder}; give one with --recipe")
-    return folder, recipe
+    if not given.name.startswith("iter_"):
+        found = newest(_checkpoints_of(given))
+        if found.manifest is None:
+            raise MimoError("\n".join([f"{given} holds no complete checkpoint", *found.told]))
+        folder = found.path
+    try:
+        manifest = read_manifest(folder)
+    except Incomplete as why:
+        raise MimoError(f"{folder} is no complete checkpoint: {why}") from None
+    return folder, load_text(json.dumps(manifest.recipe), str(folder / MANIFEST))
+
+
+def _checkpoints_of(given: Path) -> Path:
+    run = RunFolder(given)
+    directory = None
+    if run.recipe.exists():
+        directory = load_recipe(run.recipe).recipe.checkpoint.directory
+    inner = run.checkpoints(directory)
+    return inner if inner.is_dir() else given
 
 
 def modules_to_write(
-    recipe: Path, wanted: Sequence[str], disabled: Sequence[str]
+    loaded: LoadedRecipe, wanted: Sequence[str], disabled: Sequence[str]
 ) -> dict[str, WeightMap]:
     """How the modules are named in a directory; all of the recipe where none is named.
 
@@ -55,11 +58,11 @@ def modules_to_write(
         MimoError: the recipe has no such module, or its plugin tells no names.
     """
     host = Host.discover(disabled)
-    graph = build_graph(load_recipe(recipe), host)
+    graph = build_graph(loaded, host)
     for name in wanted:
         if name not in graph.modules:
             raise MimoError(
-                f"{recipe} has no module {name!r}.{suggestion(name, graph.modules)} Modules: "
+                f"the recipe has no module {name!r}.{suggestion(name, graph.modules)} Modules: "
                 f"{', '.join(graph.modules)}"
             )
     modules = [module for name, module in graph.modules.items() if not wanted or name in wanted]

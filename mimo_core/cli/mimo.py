@@ -111,19 +111,12 @@ def export_weights(
             help="A directory of the same model: its config.json and what is not ours are taken.",
         ),
     ] = None,
-    recipe: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="The recipe, if RUN is outside its run folder."),
-    ] = None,
     no_plugin: NoPlugin = None,
 ) -> None:
     """Writes the weights of a checkpoint as a Hugging Face directory of safetensors."""
     from mimo_core.cli.export import find_checkpoint, modules_to_write
-    from mimo_core.train.checkpoint_files import damage
 
-    checkpoint, recipe = find_checkpoint(source, recipe)
-    if (wrong := damage(checkpoint)) is not None:
-        raise MimoError(f"{checkpoint} is damaged: {wrong}")
+    checkpoint, recipe = find_checkpoint(source)
     maps = modules_to_write(recipe, module or (), no_plugin or ())
     # Imports torch.
     from mimo_core.weights.export import export
@@ -185,6 +178,53 @@ def plan_as_dict(plan: Plan) -> dict[str, Any]:
         "plugins": plan.host.versions(),
         "plugins_digest": plan.host.digest(),
     }
+
+
+@app.command("verify")
+def verify_recipe(
+    recipe: Annotated[
+        str,
+        typer.Argument(metavar="RECIPE", help="A recipe file, or one of the package by name."),
+    ],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="KEY.PATH=VALUE", help="Replaces values of the recipe."),
+    ] = None,
+    steps: Annotated[int, typer.Option(min=1, help="Iterations to compare.")] = 3,
+    run_dir: Annotated[
+        Path | None, typer.Option(help="Keep both runs in this folder, which must be empty.")
+    ] = None,
+    as_json: Json = False,
+    no_plugin: NoPlugin = None,
+) -> None:
+    """Trains a recipe for a few steps in fp32, in its own layout and as one process, from the same
+    weights on the same samples, and compares: loss, gradients and weights of every module.
+
+    Ends with status 1 where they differ by more than the order of fp32 sums explains.
+    """
+    from rich.console import Console
+
+    from mimo_core.launch.local import RunFailed
+    from mimo_core.verify import verify
+    from mimo_core.verify.table import verdict_as_dict, verdict_table
+
+    try:
+        verdict = verify(
+            recipe,
+            overrides=overrides or (),
+            steps=steps,
+            folder=run_dir,
+            disabled=no_plugin or (),
+        )
+    except RunFailed as error:
+        print(error, file=sys.stderr)
+        raise typer.Exit(1) from None
+    if as_json:
+        print(json.dumps(verdict_as_dict(verdict), indent=2))
+    else:
+        Console().print(verdict_table(verdict))
+    if not verdict.equal:
+        raise typer.Exit(1)
 
 
 def main() -> None:

@@ -31,13 +31,27 @@ def pretrain(
     no_plugin: Annotated[
         list[str] | None, typer.Option(help="Name of an installed plugin to leave out.")
     ] = None,
+    max_restarts: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="Where a rank is killed or fails, go on from the newest checkpoint, at most so "
+            "often without a new one in between.",
+        ),
+    ] = 0,
 ) -> None:
     from mimo_core.api import pretrain as run
     from mimo_core.launch.local import RunFailed
 
     recipe, overrides = _split(arguments or [])
     try:
-        run(recipe, overrides=overrides, run_dir=run_dir, disabled=no_plugin or ())
+        run(
+            recipe,
+            overrides=overrides,
+            run_dir=run_dir,
+            disabled=no_plugin or (),
+            max_restarts=max_restarts,
+        )
     except ValueError as error:
         print(error, file=sys.stderr)
         raise typer.Exit(2) from None

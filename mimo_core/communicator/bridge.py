@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 
 from mimo_core.communicator.routes import EdgeRoute, Leg
-from mimo_core.data.rows import Rows
+from mimo_core.data.rows import Rows, check_rows
 from mimo_core.platforms.base import RankPlatform
 
 
@@ -112,7 +112,7 @@ class Bridge:
         with self._platform.transfer():
             if send_forward is not None:
                 encoder, rows, counts = send_forward
-                self._check(encoder, rows, counts)
+                check_rows(encoder, rows, counts, self._width)
                 for leg, part in self._parts(self._routes[encoder].forward, rows, counts):
                     self._add(ops, dist.isend, part, leg)
             if receive_backward is not None:
@@ -172,13 +172,3 @@ class Bridge:
 
     def _empty(self, rows: int) -> torch.Tensor:
         return torch.empty(rows, self._width, dtype=self._dtype, device=self._platform.device)
-
-    def _check(self, encoder: str, rows: torch.Tensor, counts: Sequence[int]) -> None:
-        expected = (sum(counts), self._width)
-        if tuple(rows.shape) != expected:
-            raise ValueError(
-                f"module {encoder!r} put out rows of shape {list(rows.shape)}, expected "
-                f"{list(expected)}: by describe().positions its samples take {list(counts)} "
-                f"positions, and the language model is {self._width} wide; mend the plugin's "
-                "describe(), its tower or its projector"
-            )

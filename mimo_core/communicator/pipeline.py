@@ -40,17 +40,21 @@ class PipelineCommunicator:
         config: Any,
         pp_group: Any,
         bridge: Bridge,
+        layers_learn: bool,
     ) -> None:
         """
         Args:
-            module: The module on this rank.
+            module: The module on this rank; colocated, the language model.
             layout: Where all modules are.
             rank: This world rank.
             config: The module's ``ModelParallelConfig``.
             pp_group: The module's pipeline group on this rank.
             bridge: This rank's end of the edges.
+            layers_learn: Gradients travel between the module's stages. Where an encoder's tower is
+                frozen they do not: what learns, its projector, is on the last stage.
         """
         self.config = config
+        self._layers_learn = layers_learn
         self.rows: RowSource | None = None
         """Where rows of the next microbatch are told; the engine switches it for evaluation."""
         self._module = module
@@ -58,7 +62,9 @@ class PipelineCommunicator:
         self._stage = P2PCommunicator(pp_group, config)
         self._pp_rank = layout.coordinates(rank, module)["pp"]
         self._pp_size = layout.grids[module].pp
-        encoders = [grid.pp for name, grid in layout.grids.items() if name != LANGUAGE]
+        # Encoders on the language model's own ranks feed it without a message.
+        elsewhere = {} if layout.kind == "colocated" else layout.grids
+        encoders = [grid.pp for name, grid in elsewhere.items() if name != LANGUAGE]
         self._has_encoders = bool(encoders)
         stages = layout.grids[LANGUAGE].pp
         self.total_stages = stages + max(encoders, default=0)
@@ -124,6 +130,8 @@ class PipelineCommunicator:
             return self._receive_gradients()
         if self.is_pp_last_stage:
             return {}
+        if not self._layers_learn:
+            return {self._module: None}
         return {self._module: _one(self._stage.recv_backward(tensor_shapes, is_last_stage=False))}
 
     def send_backward(self, gradients: Tensors, is_first_stage: bool = False) -> None:
@@ -131,7 +139,7 @@ class PipelineCommunicator:
         if self._receives_bridge:
             transfer, _ = self._bridge.exchange(send_backward=self._gradients_to_send(gradients))
             self._sent(transfer)
-        elif self._pp_rank > 0:
+        elif self._pp_rank > 0 and self._layers_learn:
             self._stage.send_backward(gradients[self._module], is_first_stage=False)
 
     def send_forward_recv_backward(
@@ -142,6 +150,9 @@ class PipelineCommunicator:
             return self._send_rows(output, receive_backward=True)
         if self.is_pp_last_stage:
             return {}
+        if not self._layers_learn:
+            self.send_forward(output)
+            return {self._module: None}
         gradient = self._stage.send_forward_recv_backward(
             output[self._module], tensor_shapes, is_last_stage=False
         )
@@ -153,8 +164,8 @@ class PipelineCommunicator:
         """Both at once, towards the stages before this one."""
         if self._receives_bridge:
             return self._receive_rows(send_backward=gradients)
-        if self._pp_rank == 0:
-            return {}
+        if self._pp_rank == 0 or not self._layers_learn:
+            return self.recv_forward(tensor_shapes)
         received = self._stage.send_backward_recv_forward(
             gradients[self._module], tensor_shapes, is_first_stage=False
         )

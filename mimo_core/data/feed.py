@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 
 import torch
@@ -27,7 +28,7 @@ class Feed:
             seed: Of the loader's own generator: the default generator belongs to the model, and
                 DataLoader would draw from it.
         """
-        self._loader = DataLoader(
+        self._loader: DataLoader | None = DataLoader(
             slices,
             batch_size=None,
             sampler=range(first, last),
@@ -35,6 +36,7 @@ class Feed:
             collate_fn=_as_it_is,
             generator=torch.Generator().manual_seed(seed),
             persistent_workers=workers > 0,
+            worker_init_fn=_ignore_termination,
         )
         self._iterator: Iterator[Batch] | None = None
         self._next: Batch | None = None
@@ -54,8 +56,17 @@ class Feed:
         """Rows of the microbatch that the next ``next()`` gives."""
         return self._look().rows
 
+    def close(self) -> None:
+        """End the loader's workers, which would not be ended with the process by SIGTERM."""
+        workers = getattr(self._iterator, "_workers", [])
+        self._iterator = self._loader = None
+        for worker in workers:
+            if worker.is_alive():
+                worker.kill()
+
     def _look(self) -> Batch:
         if self._next is None:
+            assert self._loader is not None, "closed"
             if self._iterator is None:
                 self._iterator = iter(self._loader)
             try:
@@ -64,6 +75,12 @@ class Feed:
                 self._iterator = iter(self._loader)
                 self._next = next(self._iterator)
         return self._next
+
+
+def _ignore_termination(_worker: int) -> None:
+    """A cluster sends SIGTERM to every process of a job: the rank needs its workers to go on until
+    it has saved. They end with it."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def _as_it_is(batch: Batch) -> Batch:

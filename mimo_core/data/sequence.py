@@ -74,10 +74,15 @@ class SequenceBuilder:
     def _packed(self, tokens: list[list[int]], learned: list[list[float]]) -> Sequences:
         """All samples in one row, each without its last id, whose label it is."""
         grid = self.graph.modules[LANGUAGE].grid
-        multiple = grid.tp * (2 * grid.cp if grid.cp > 1 else 1)
-        padding = -sum(len(ids) - 1 for ids in tokens) % multiple
+        pad = self.graph.tokenizer.pad
+        # Context-parallel ranks take two chunks of every sample: it is padded to that by itself.
+        chunks = 2 * grid.cp if grid.cp > 1 else 1
+        fills = [-(len(ids) - 1) % chunks for ids in tokens]
+        tokens = [ids + [pad] * fill for ids, fill in zip(tokens, fills, strict=True)]
+        learned = [learn + [0.0] * fill for learn, fill in zip(learned, fills, strict=True)]
+        padding = -sum(len(ids) - 1 for ids in tokens) % (grid.tp * chunks)
         if padding:
-            tokens = [*tokens, [self.graph.tokenizer.pad] * (padding + 1)]
+            tokens = [*tokens, [pad] * (padding + 1)]
             learned = [*learned, [0.0] * (padding + 1)]
         lengths = np.array([len(ids) - 1 for ids in tokens], dtype=np.int32)
 
@@ -102,7 +107,7 @@ class SequenceBuilder:
             learn += [float(piece.learned)] * len(piece.ids)
             media = len(tokens) if piece.encoder else media
         most = self.length + 1
-        if len(tokens) > most and not (self.cut and media <= most):
+        if len(tokens) > most and not (self.cut and media <= self.length):
             raise SampleError(
                 f"sample {sample.key} takes {len(tokens) - 1} positions, more than "
                 f"train.sequence_length = {self.length}; raise it, shorten the sample"

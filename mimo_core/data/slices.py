@@ -19,10 +19,11 @@ from mimo_core.layout import sample_slice
 
 @attrs.frozen(kw_only=True)
 class Role:
-    """What a rank needs of every microbatch."""
+    """What a rank needs of every microbatch for one of its modules."""
 
     module: Module
     dp_rank: int
+    first_stage: bool
     inputs: bool
     """The module's own batch (``provide_batch``)."""
     rows: tuple[str, ...]
@@ -33,7 +34,8 @@ class Role:
 class Batch:
     """One rank's part of a microbatch."""
 
-    inputs: dict[str, Any] | None
+    inputs: Mapping[str, dict[str, Any] | None]
+    """By module of the rank: what ``provide_batch`` gave."""
     rows: Mapping[str, tuple[int, ...]]
     """By encoder: rows of each sample of the slice."""
     decoded: int
@@ -45,6 +47,7 @@ class SliceContext:
     """``BatchContext`` of one slice; see ``mimo_core.contract``."""
 
     training: bool
+    first_stage: bool
     samples: Sequence[Sample]
     places: Sequence[int]
     """Positions of the samples in the run."""
@@ -59,6 +62,11 @@ class SliceContext:
         return self.builder.build(samples, [self.counted[self._index(s)] for s in samples])
 
     def load(self, samples: Sequence[Sample]) -> list[np.ndarray]:
+        if not self.first_stage:
+            raise ValueError(
+                "media are decoded on the first pipeline stage alone; where context.first_stage is "
+                "false, provide_batch must tell what the stage needs from the samples' metadata"
+            )
         arrays = []
         for sample in samples:
             generator = None
@@ -97,7 +105,7 @@ class Slices(TorchDataset[Batch]):
         dataset: Dataset,
         source: str,
         order: GlobalOrder | InOrder,
-        role: Role,
+        roles: Sequence[Role],
         microbatch: int,
         training: bool,
         seed: int,
@@ -109,7 +117,7 @@ class Slices(TorchDataset[Batch]):
             dataset: Samples of the split.
             source: The plugin that they come from, as messages name it.
             order: Position -> sample index.
-            role: What this rank needs.
+            roles: What this rank needs, for each of its modules.
             microbatch: Samples of a microbatch over all data-parallel ranks of the language model.
             training: Augment.
             seed: Of augmentation.
@@ -119,7 +127,7 @@ class Slices(TorchDataset[Batch]):
         self._dataset = dataset
         self._source = source
         self._order = order
-        self._role = role
+        self._roles = roles
         self._microbatch = microbatch
         self._training = training
         self._seed = seed
@@ -142,26 +150,29 @@ class Slices(TorchDataset[Batch]):
         return sample
 
     def __getitem__(self, number: int) -> Batch:
-        role = self._role
-        begin, end = sample_slice(self._microbatch, role.module.grid.dp, role.dp_rank)
-        places = [number * self._microbatch + offset for offset in range(begin, end)]
-        indices = [self._order[place] for place in places]
-        # Objects of their own: a dataset may give the same one for a filler, or an epoch later.
-        samples = [attrs.evolve(self._sample(index or 0)) for index in indices]
-        rows = {
-            encoder: tuple(self._builder.rows(encoder, sample) for sample in samples)
-            for encoder in role.rows
-        }
-        if not role.inputs:
-            return Batch(inputs=None, rows=rows, decoded=0)
-        context = SliceContext(
-            training=self._training,
-            samples=samples,
-            places=places,
-            counted=[index is not None for index in indices],
-            encoder=None if role.module.is_language else role.module.name,
-            seed=self._seed,
-            builder=self._builder,
-        )
-        inputs = self._provide(role.module, samples, context)
-        return Batch(inputs=inputs, rows=rows, decoded=context.decoded)
+        inputs: dict[str, dict[str, Any] | None] = {}
+        rows: dict[str, tuple[int, ...]] = {}
+        decoded = 0
+        for role in self._roles:
+            begin, end = sample_slice(self._microbatch, role.module.grid.dp, role.dp_rank)
+            places = [number * self._microbatch + offset for offset in range(begin, end)]
+            indices = [self._order[place] for place in places]
+            # Objects of their own: a dataset may give the same one for a filler, or an epoch later.
+            samples = [attrs.evolve(self._sample(index or 0)) for index in indices]
+            for encoder in role.rows:
+                rows[encoder] = tuple(self._builder.rows(encoder, sample) for sample in samples)
+            if not role.inputs:
+                continue
+            context = SliceContext(
+                training=self._training,
+                first_stage=role.first_stage,
+                samples=samples,
+                places=places,
+                counted=[index is not None for index in indices],
+                encoder=None if role.module.is_language else role.module.name,
+                seed=self._seed,
+                builder=self._builder,
+            )
+            inputs[role.module.name] = self._provide(role.module, samples, context)
+            decoded += context.decoded
+        return Batch(inputs=inputs, rows=rows, decoded=decoded)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
@@ -19,6 +20,12 @@ from mimo_core.run_folder import RunFolder
 LAUNCHED = "MIMO_LAUNCHED"
 """When our launcher started this rank (seconds of the epoch); it has shown the run's header, and
 tells why a run failed."""
+RESTARTS = "MIMO_RESTARTS"
+"""What our launcher has restarted so far (JSON): a list of time, iteration and cause."""
+NOTHING_DONE = "before an iteration was done: there is nothing new to save"
+"""Said where SIGTERM comes while ranks start."""
+LITTLE = 1 << 20
+"""Bytes free of a disk that is as good as full."""
 _ELASTIC_FILE = "TORCHELASTIC_ERROR_FILE"
 """Where torchrun reads what it shows as the cause."""
 _WORKER = " in DataLoader worker process "
@@ -37,7 +44,7 @@ class Ending:
 
     def failure(self, error: BaseException) -> Failure:
         """This rank's own failure; its traceback goes to the log."""
-        expected = _is_a_mistake(error)
+        expected = _is_a_mistake(error) or lacks_room(error)
         if self.logged or not expected:
             with suppress(OSError):  # the disk may be what is full
                 traceback.print_exception(error)
@@ -63,9 +70,12 @@ class Ending:
             with suppress(OSError):
                 print(f"this rank ends with {first.label}, which {first.said()}", file=sys.stderr)
                 sys.stderr.flush()
-        with suppress(OSError):
+        try:
             _replace(self.folder.failure(self.rank.rank), first.to_json())
-        if os.environ.get(LAUNCHED):
+            untold = False
+        except OSError:
+            untold = mine  # the launcher will not hear of it
+        if os.environ.get(LAUNCHED) and not untold:
             return
         elsewhere = first.silent or first.screen != self.rank.screen
         if mine or (elsewhere and self.rank.speaks):
@@ -77,6 +87,11 @@ class Ending:
             said = {"message": cause, "extraInfo": {"timestamp": str(int(first.time))}}
             with suppress(OSError):
                 Path(os.environ[_ELASTIC_FILE]).write_text(json.dumps({"message": said}))
+
+
+def lacks_room(error: BaseException) -> bool:
+    """Whether a disk or a quota is full; starting anew does not help."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def _is_a_mistake(error: BaseException) -> bool:

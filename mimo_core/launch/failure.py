@@ -32,12 +32,14 @@ class Failure:
     """The process ended without saying why."""
     screen: int = 0
     """The screen that the rank writes to (:attr:`mimo_core.rank.Rank.screen`)."""
+    code: int = 1
+    """Exit code of the ranks' processes; 0 where the run only was told to stop."""
     time: float = attrs.field(factory=time.time)
     """Seconds of the epoch."""
 
     def said(self) -> str:
         """What the rank did: ``failed: …``."""
-        return self.message if self.silent else f"failed: {self.message}"
+        return self.message if self.silent or not self.code else f"failed: {self.message}"
 
     def text(self) -> str:
         """What a person reads: the cause, the last lines of the rank's log, and where that is."""

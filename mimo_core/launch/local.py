@@ -1,52 +1,48 @@
-"""Starts all ranks of a run on this machine, and ends them together."""
+"""A run on this machine: its ranks, started again where they fail, and ended together."""
 
 from __future__ import annotations
 
-import os
-import shutil
+import json
 import signal
-import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from types import TracebackType
 from typing import Any
 
-import attrs
-
-from mimo_core.launch.ending import LAUNCHED
+from mimo_core.launch.ending import NOTHING_DONE, RESTARTS
 from mimo_core.launch.failure import Failure
+from mimo_core.launch.ranks import attempt
 from mimo_core.plan import Plan
-from mimo_core.rank import free_port
 from mimo_core.recipe import dump
 from mimo_core.run_folder import RunFolder
-
-_GRACE = 5.0
-"""Seconds that ranks have to end after SIGTERM."""
-
-
-_LITTLE = 1 << 20
-"""Bytes of a disk that is as good as full."""
+from mimo_core.termination import AGAIN
+from mimo_core.train.going_on import checkpoint_of
 
 
 class RunFailed(RuntimeError):
     """A rank failed; the message is what a person should read."""
 
 
-def launch(plan: Plan, folder: RunFolder, disabled: Sequence[str] = ()) -> dict[str, Any]:
+def launch(
+    plan: Plan, folder: RunFolder, disabled: Sequence[str] = (), max_restarts: int = 0
+) -> dict[str, Any] | None:
     """Run a plan on ranks of this machine.
 
     Args:
         plan: What to run.
         folder: The run's folder.
         disabled: Plugins that ranks must not import.
+        max_restarts: How often in a row, without a new checkpoint in between, ranks are started
+            again after an unexpected failure.
 
     Returns:
-        The run's summary.
+        The run's summary; ``None`` where it was stopped before an iteration was done.
 
     Raises:
         RunFailed: a rank failed; says which, and its last lines.
+        ValueError: the folder cannot be used.
         KeyboardInterrupt: after all ranks have ended.
     """
     try:
@@ -54,26 +50,13 @@ def launch(plan: Plan, folder: RunFolder, disabled: Sequence[str] = ()) -> dict[
         _prepare(plan, folder)
     except OSError as error:
         raise ValueError(f"--run-dir {folder.path} cannot be used: {error}") from error
-    command = [sys.executable, "-m", "mimo_core.cli.pretrain", str(folder.recipe)]
-    command += ["--run-dir", str(folder.path)]
-    for name in disabled:
-        command += ["--no-plugin", name]
-    port = free_port()
-    ranks = [
-        subprocess.Popen(command, env=_environment(plan, rank, port), start_new_session=True)
-        for rank in range(plan.layout.world_size)
-    ]
-    with _terminated_as_interrupted():
-        try:
-            failed = _wait(ranks)
-        finally:
-            _end(ranks)
-            lock.close()
-            if sys.stdout.isatty():
-                # The progress line of a rank that was ended midway leaves it hidden.
-                print("\x1b[?25h", end="", flush=True)
-    if failed:
-        raise RunFailed(_cause(plan, folder, failed))
+    with lock, _Signals() as signals:
+        failure = _attempts(plan, folder, disabled, max_restarts, signals)
+    if failure is not None and failure.code:
+        raise RunFailed(failure.text())
+    if failure is not None:
+        print(f"\n  stopped by SIGTERM {NOTHING_DONE}; go on:\n    {folder.go_on_command}")
+        return None
     summary = folder.read_summary()
     if summary is None:
         raise RunFailed(
@@ -89,101 +72,69 @@ def _prepare(plan: Plan, folder: RunFolder) -> None:
     folder.keep_recipe(dump(plan.recipe))
     if plan.recipe.checkpoint.save:
         folder.try_checkpoints(plan.recipe.checkpoint.directory)
-    for rank in range(plan.layout.world_size):
-        folder.failure(rank).unlink(missing_ok=True)
 
 
-@contextmanager
-def _terminated_as_interrupted() -> Iterator[None]:
-    """SIGTERM and SIGHUP end the run as Ctrl-C does: with all its ranks."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
+def _attempts(
+    plan: Plan,
+    folder: RunFolder,
+    disabled: Sequence[str],
+    max_restarts: int,
+    signals: _Signals,
+) -> Failure | None:
+    """Until all ranks end well, or fail for good. Gives the last attempt's failure."""
+    restarts: list[dict[str, Any]] = []
+    begun_at, in_a_row = checkpoint_of(plan, folder).iteration, 0
+    while True:
+        told = {RESTARTS: json.dumps(restarts)}
+        failure = attempt(plan, folder, disabled, told, lambda: signals.told)
+        if failure is None or failure.expected or not failure.code or signals.told:
+            return failure
+        done = checkpoint_of(plan, folder).iteration
+        in_a_row = in_a_row + 1 if done == begun_at else 1
+        if in_a_row > max_restarts:
+            return failure
+        begun_at = done
+        cause = f"{failure.label} {failure.said()}"
+        restarts.append({"time": time.time(), "after_iteration": done or 0, "cause": cause})
+        goes = "begins anew, as nothing was saved"
+        if done is not None:
+            goes = f"goes on after iteration {done}"
+        print(f"\n{failure.text()}\n", file=sys.stderr)
+        print(f"  restart {in_a_row} of {max_restarts}: {goes}", file=sys.stderr, flush=True)
 
-    def interrupt(_number: int, _frame: object) -> None:
-        raise KeyboardInterrupt
 
-    kept = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
-    try:
-        yield
-    finally:
-        for number, handler in kept.items():
+class _Signals:
+    """SIGTERM is told to the ranks, which save and end; once more, it ends the run as Ctrl-C does,
+    and as SIGHUP always does: with all its ranks, at once."""
+
+    def __init__(self) -> None:
+        self.told = False
+        """Whether the run was told to stop."""
+        self._since = 0.0
+        self._kept: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> _Signals:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGHUP):
+                self._kept[number] = signal.signal(number, self._hear)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for number, handler in self._kept.items():
             signal.signal(number, handler)
 
-
-def _environment(plan: Plan, rank: int, port: int) -> dict[str, str]:
-    return os.environ | {
-        "RANK": str(rank),
-        "LOCAL_RANK": str(rank),
-        "WORLD_SIZE": str(plan.layout.world_size),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        LAUNCHED: str(time.time()),
-    }
-
-
-def _wait(ranks: Sequence[subprocess.Popen[bytes]]) -> dict[int, int]:
-    """Until all ranks have ended, or one has failed. Gives the exit codes of failed ranks."""
-    while True:
-        running = any(process.poll() is None for process in ranks)
-        failed = {rank: process.returncode for rank, process in enumerate(ranks)}
-        failed = {rank: code for rank, code in failed.items() if code}
-        if failed or not running:
-            return failed
-        time.sleep(0.05)
-
-
-def _end(ranks: Sequence[subprocess.Popen[bytes]]) -> None:
-    """End what still runs, with all that it started."""
-    for process in ranks:
-        if process.poll() is None:
-            _signal(process, signal.SIGTERM)
-    deadline = time.monotonic() + _GRACE
-    for process in ranks:
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(max(0.0, deadline - time.monotonic()))
-    for process in ranks:
-        # The rank, if it still runs, and whatever it left behind: its group outlives it.
-        _signal(process, signal.SIGKILL)
-        process.wait()
-
-
-def _signal(process: subprocess.Popen[bytes], number: int) -> None:
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, number)
-
-
-def _cause(plan: Plan, folder: RunFolder, codes: Mapping[int, int]) -> str:
-    """What went wrong first, in the words of the rank that it happened to.
-
-    Args:
-        plan: What was run.
-        folder: The run's folder, where ranks leave the first failure that they know of.
-        codes: Exit codes of the ranks that had failed before the launcher ended any.
-    """
-    left = [folder.failure(rank) for rank in range(plan.layout.world_size)]
-    told = [Failure.from_json(path.read_text()) for path in left if path.exists()]
-    if told:
-        first = min(told, key=lambda failure: failure.time)
-        if first.silent and first.rank in codes:
-            first = attrs.evolve(first, message=_how(codes[first.rank]))
-    else:
-        rank = min(codes, key=lambda rank: (codes[rank] > 0, rank))
-        full = shutil.disk_usage(folder.path).free < _LITTLE
-        first = Failure(
-            rank=rank,
-            label=plan.layout.label(rank),
-            message=_how(codes[rank]) + (f"; the disk of {folder.path} is full" if full else ""),
-            log=str(folder.log(rank)),
-            silent=True,
-        )
-    return first.text()
-
-
-def _how(code: int) -> str:
-    """How a process ended that did not say why."""
-    if code >= 0:
-        return f"ended with exit code {code}, without a word"
-    name = signal.Signals(-code).name
-    hint = "; the system does so where memory is short (see dmesg)" if name == "SIGKILL" else ""
-    return f"was ended by signal {name}{hint}"
+    def _hear(self, number: int, _frame: object) -> None:
+        if number == signal.SIGTERM and not self.told:
+            self.told, self._since = True, time.monotonic()
+            print(
+                "  told to stop (SIGTERM): after this iteration; once more, or Ctrl-C: at once",
+                file=sys.stderr,
+                flush=True,
+            )
+        elif number == signal.SIGHUP or time.monotonic() - self._since > AGAIN:
+            raise KeyboardInterrupt

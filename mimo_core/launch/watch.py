@@ -112,6 +112,10 @@ class Watch:
         self._heard.wait(_PATIENCE)
         self._end(self._first or failure)
 
+    def stop(self, stop: Failure) -> None:
+        """End all ranks by what is no failure (``stop.code`` is 0), unless one came first."""
+        self._send({"failure": attrs.asdict(stop)})
+
     def leave(self) -> None:
         """This rank is done. Rank 0 waits for the others, as they could still fail."""
         if self._hub is not None:
@@ -136,7 +140,7 @@ class Watch:
             if self._hub is not None:
                 self._hub.wait_for_others(_PATIENCE)
         finally:
-            os._exit(1)
+            os._exit(failure.code)
 
     def _failure(self, said: dict[str, Any]) -> Failure:
         if "failure" in said:

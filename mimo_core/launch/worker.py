@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import datetime
 import faulthandler
+import json
 import os
 import shutil
 import signal
@@ -12,19 +13,27 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import IO, Any
 
-from mimo_core.errors import RecipeError
-from mimo_core.launch.ending import LAUNCHED, Ending
-from mimo_core.launch.failure import PART
+from mimo_core.checkpoints import checkpoint_path, newest, way_back
+from mimo_core.errors import CheckpointError, DiskFull, RecipeError
+from mimo_core.launch.ending import (
+    LAUNCHED,
+    LITTLE,
+    NOTHING_DONE,
+    RESTARTS,
+    Ending,
+    lacks_room,
+)
+from mimo_core.launch.failure import PART, Failure
 from mimo_core.plan import Plan
 from mimo_core.rank import Rank
 from mimo_core.recipe import dump
-from mimo_core.run_folder import RunFolder, latest_checkpoint
-from mimo_core.train.checkpoint_files import way_back
-from mimo_core.train.going_on import iterations_done
+from mimo_core.run_folder import RunFolder
+from mimo_core.termination import Termination
+from mimo_core.train.going_on import checkpoint_of
 
 MEETING_TIMEOUT = datetime.timedelta(minutes=10)
 _SILENT_FIRST = 0.2
@@ -37,6 +46,7 @@ def run_rank(make_plan: Callable[[], Plan], rank: Rank, folder: RunFolder) -> di
 
     Where it fails, all other ranks are told and the process ends at once with exit code 1, its
     process groups as they are: taking them down would wait for ranks that wait for this one.
+    SIGTERM to any rank ends all of them with exit code 0, see :class:`Termination`.
 
     Args:
         make_plan: Gives what to run, the same on all ranks.
@@ -50,6 +60,7 @@ def run_rank(make_plan: Callable[[], Plan], rank: Rank, folder: RunFolder) -> di
     # The stock argument check asks for it where tp or cp overlap with compute.
     os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")
     rank.export()
+    termination = Termination()
     if os.environ.get(LAUNCHED):
         _end_with_the_parent()
     os.register_at_fork(after_in_child=_end_with_the_parent)
@@ -60,6 +71,7 @@ def run_rank(make_plan: Callable[[], Plan], rank: Rank, folder: RunFolder) -> di
 
         watch = Watch.join(rank, folder, MEETING_TIMEOUT, ending.tell)
         ending.folder = watch.folder
+        _obey(termination, watch, ending)
         screen, ending.screen = _divert_output(watch.folder.log(rank.rank))
         ending.logged = True
         print(f"{PART} {time.strftime('%Y-%m-%d %H:%M:%S')}, rank {rank.rank} of {rank.world_size}")
@@ -68,7 +80,7 @@ def run_rank(make_plan: Callable[[], Plan], rank: Rank, folder: RunFolder) -> di
         watch.name_ranks(plan.layout.label)
         alone = rank.rank == 0 and not os.environ.get(LAUNCHED)
         with watch.folder.lock() if alone else nullcontext():
-            summary = _meet_and_run(plan, rank, watch, screen)
+            summary = _meet_and_run(plan, rank, watch, screen, termination)
         watch.leave()
         return summary
     except BaseException as error:
@@ -83,16 +95,36 @@ def run_rank(make_plan: Callable[[], Plan], rank: Rank, folder: RunFolder) -> di
             os._exit(1)
 
 
-def _meet_and_run(plan: Plan, rank: Rank, watch: Any, screen: IO[str]) -> dict[str, Any] | None:
+def _obey(termination: Termination, watch: Any, ending: Ending) -> None:
+    """End all ranks where this one is told to by SIGTERM, and cannot wait for an iteration."""
+
+    def failure(message: str, code: int) -> Failure:
+        return Failure(
+            rank=ending.rank.rank,
+            label=ending.label,
+            message=message,
+            log=None,
+            expected=True,
+            screen=ending.rank.screen,
+            code=code,
+        )
+
+    termination.join(
+        leave=lambda: watch.stop(failure(f"was told to stop (SIGTERM) {NOTHING_DONE}", 0)),
+        hurry=lambda: watch.fail(failure("was told to end again (SIGTERM) while it stopped", 1)),
+    )
+
+
+def _meet_and_run(
+    plan: Plan, rank: Rank, watch: Any, screen: IO[str], termination: Termination
+) -> dict[str, Any] | None:
     folder = watch.folder
     if rank.rank == 0 and not os.environ.get(LAUNCHED):
-        iterations_done(plan, folder)
+        checkpoint_of(plan, folder)
         folder.keep_recipe(dump(plan.recipe))
         if plan.recipe.checkpoint.save:
             folder.try_checkpoints(plan.recipe.checkpoint.directory)
     checkpoints = folder.checkpoints(plan.recipe.checkpoint.directory)
-    done = latest_checkpoint(checkpoints)
-    print("begins" if done is None else f"goes on after iteration {done}")
     from mimo_core import platforms
 
     platform = platforms.select(rank.local_rank)
@@ -105,37 +137,54 @@ def _meet_and_run(plan: Plan, rank: Rank, watch: Any, screen: IO[str]) -> dict[s
     prepare_checkpoint_queue()
     meeting.open(platform.backend)
     try:
-        return _run(plan, rank, folder, platform, screen, meeting.plugins)
+        return _run(plan, rank, folder, platform, screen, meeting.plugins, termination)
     except (Exception, CheckpointException) as error:
-        _explain(error, checkpoints)
+        _explain(error, folder, checkpoints)
         raise
 
 
-def _explain(error: BaseException, checkpoints: Path) -> None:
-    """Say more where the stock loop failed over a checkpoint.
+def _explain(error: BaseException, folder: RunFolder, checkpoints: Path) -> None:
+    """Say more where the stock loop failed over a checkpoint, or over a full disk.
 
     Raises:
         RecipeError: the newest one could not be loaded.
-        OSError: one could not be written.
+        DiskFull: something of the run could not be written for want of room.
+        OSError: a checkpoint could not be written for another reason.
     """
+    if isinstance(error, CheckpointError):
+        return
     functions = {frame.f_code.co_name for frame, _ in traceback.walk_tb(error.__traceback__)}
-    done = latest_checkpoint(checkpoints)
+    done = newest(checkpoints).iteration
     if "load_checkpoint" in functions and done is not None:
         traceback.print_exception(error)
-        path = checkpoints / f"iter_{done:07d}"
+        path = checkpoint_path(checkpoints, done)
         raise RecipeError(f"{path}: {error}; {way_back(checkpoints, done)}") from None
+    kept = "there is no earlier one" if done is None else f"that of iteration {done} is whole"
     if "save_checkpoint" in functions:
-        place = next(folder for folder in (checkpoints, *checkpoints.parents) if folder.exists())
-        free = shutil.disk_usage(place).free / 1e9
-        newest = "there is no earlier one" if done is None else f"that of iteration {done} is whole"
-        raise OSError(
-            f"a checkpoint could not be written to {checkpoints}, where {free:.1f} GB are free; "
-            f"{newest} ({type(error).__name__}: {str(error).strip()})"
-        ) from error
+        place = next(path for path in (checkpoints, *checkpoints.parents) if path.exists())
+        free = shutil.disk_usage(place).free
+        what = f"a checkpoint could not be written to {checkpoints}, where {free / 1e9:.1f} GB"
+        if free < LITTLE or lacks_room(error):
+            with suppress(OSError):
+                traceback.print_exception(error)
+            raise DiskFull(f"{what} are free: the disk is full; {kept}") from None
+        said = f"{type(error).__name__}: {str(error).strip()}"
+        raise OSError(f"{what} are free; {kept} ({said})") from error
+    if lacks_room(error):
+        raise DiskFull(
+            f"the disk of {folder.path} (or one that a plugin writes to) is full: {error}; of the "
+            f"checkpoints, {kept}"
+        ) from None
 
 
 def _run(
-    plan: Plan, rank: Rank, folder: RunFolder, platform: Any, stream: IO[str], plugins: Any
+    plan: Plan,
+    rank: Rank,
+    folder: RunFolder,
+    platform: Any,
+    stream: IO[str],
+    plugins: Any,
+    termination: Termination,
 ) -> dict[str, Any] | None:
     import psutil
     import torch.distributed as dist
@@ -146,7 +195,7 @@ def _run(
     from mimo_core.train.engine import Engine
 
     if rank.rank != reporting_rank(plan):
-        engine = Engine(plan, platform, folder, None)
+        engine = Engine(plan, platform, folder, None, termination)
         engine.run()
         engine.finish()
         dist.destroy_process_group()
@@ -165,8 +214,9 @@ def _run(
             facts=facts,
             started=started,
             save_every=plan.recipe.checkpoint.save_every,
+            restarts=json.loads(os.environ.get(RESTARTS, "[]")),
         )
-        engine = Engine(plan, platform, folder, reporter)
+        engine = Engine(plan, platform, folder, reporter, termination)
         engine.run()
         summary = engine.finish()
     dist.destroy_process_group()
@@ -181,7 +231,10 @@ def _run(
         }
     )
     if not summary["finished"]:
-        screen.stopped(reporter.reached, f"mimo-pretrain {folder.recipe} --run-dir {folder.path}")
+        saved = plan.recipe.checkpoint.save
+        screen.stopped(
+            reporter.reached, summary["stopped_by"], folder.go_on_command if saved else None
+        )
     return summary
 
 

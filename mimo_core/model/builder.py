@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -51,15 +51,25 @@ class BuildConfig(ModelConfig):
         self.submodules = {name: self._ask(module) for name, module in self.graph.modules.items()}
 
     @property
-    def module(self) -> Module:
-        """The module of this rank."""
-        (name,) = self.topology.groups
-        return self.graph.modules[name]
+    def modules(self) -> dict[str, Module]:
+        """The modules of this rank."""
+        return {name: self.graph.modules[name] for name in self.topology.groups}
 
     def config_of(self, name: str) -> Any:
         """A module's ``TransformerConfig``."""
         parts = self.submodules[name]
         return parts.config if isinstance(parts, Encoder) else parts.params["config"]
+
+    def loaded_later(self, name: str) -> bool:
+        """Whether a module is built without values, on the meta device."""
+        return bool(self.config_of(name).init_model_with_meta_device)
+
+    @contextmanager
+    def building(self, name: str) -> Iterator[None]:
+        """A module of this rank is built in this: from its seed, on its device."""
+        seed_module(self.seed, self.graph.rng_prefixes[name], self.topology.groups[name])
+        with torch.device("meta") if self.loaded_later(name) else nullcontext():
+            yield
 
     def _ask(self, module: Module) -> Encoder | ModuleSpec:
         groups = self.topology.groups.get(module.name)
@@ -94,17 +104,15 @@ class Builder(ModelBuilder[Model, BuildConfig]):
     ) -> Model:
         """This rank's model, unwrapped, its frozen parts frozen."""
         config: BuildConfig = self._model_config  # type: ignore[assignment]
-        graph, module = config.graph, config.module
-        groups = config.topology.groups[module.name]
-        prefix = graph.rng_prefixes[module.name]
-        seed_module(config.seed, prefix, groups)
+        graph, topology = config.graph, config.topology
+        prefixes = [graph.rng_prefixes[name] for name in config.modules]
         width = graph.descriptions[LANGUAGE].width
         encoders = {}
         for name in graph.encoders:
             parts = config.submodules[name]
             assert isinstance(parts, Encoder)
             encoders[name] = container_spec(
-                parts, config.topology.groups.get(name), width, graph.descriptions[name].width
+                parts, topology.groups.get(name), width, graph.descriptions[name].width
             )
         model = Model(
             MimoModelConfig(
@@ -114,13 +122,14 @@ class Builder(ModelBuilder[Model, BuildConfig]):
                     name: graph.tokenizer.placeholder_id(graph.edge_of(name).placeholder)
                     for name in graph.encoders
                 },
-                module_to_grid_map=dict(config.topology.grids),
+                module_to_grid_map=dict(topology.grids),
             ),
-            module=module,
-            groups=groups,
-            rng_prefix=prefix,
+            modules=config.modules,
+            groups=topology.groups,
+            rng_prefix="".join(prefixes),
+            building=config.building,
         )
-        model.freeze(module.freeze)
+        model.freeze()
         return model
 
     def build_distributed_models(
@@ -135,23 +144,21 @@ class Builder(ModelBuilder[Model, BuildConfig]):
         mixed_precision_wrapper: Callable[..., Any] | None = None,
         model_type: Any = None,
     ) -> list[Model]:
-        """The model with its module wrapped: mixed precision, then distributed data parallel."""
+        """The model with its modules wrapped: mixed precision, then distributed data parallel."""
         config: BuildConfig = self._model_config  # type: ignore[assignment]
-        meta = config.config_of(config.module.name).init_model_with_meta_device
-        with torch.device("meta") if meta else nullcontext():
-            model = self.build_model(pg_collection)
-        if meta:
-            _check_all_is_loaded(model)
-        language = model.module_name == LANGUAGE
-        (wrapped,) = prepare_existing_model_chunks_for_distributed_training(
-            [model.active],
-            config.config_of(model.module_name),
-            model.pg_collection,
-            ddp_config=ddp_config,
-            wrap_with_ddp=wrap_with_ddp,
-            mixed_precision_wrapper=Float16Module if language else EncoderFloat16Module,
-        )
-        model.replace_active(wrapped)
+        model = self.build_model(pg_collection)
+        for name in config.modules:
+            if config.loaded_later(name):
+                _check_all_is_loaded(model, name)
+            (wrapped,) = prepare_existing_model_chunks_for_distributed_training(
+                [model.active(name)],
+                config.config_of(name),
+                model.groups[name],
+                ddp_config=ddp_config,
+                wrap_with_ddp=wrap_with_ddp,
+                mixed_precision_wrapper=Float16Module if name == LANGUAGE else EncoderFloat16Module,
+            )
+            model.replace(name, wrapped)
         if config.weights:
             # Into tensors of their final type (the router's bias is float32 in a bf16 model), and
             # before the optimizer makes its main parameters from them.
@@ -161,18 +168,17 @@ class Builder(ModelBuilder[Model, BuildConfig]):
         return [model]
 
 
-def _check_all_is_loaded(model: Model) -> None:
+def _check_all_is_loaded(model: Model, module: str) -> None:
     """A checkpoint gives values to what is in it alone.
 
     Raises:
         ValueError: buffers that no checkpoint holds have none.
     """
-    saved = model.bare.state_dict()
-    lost = [
-        name for name, buffer in model.bare.named_buffers() if buffer.is_meta and name not in saved
-    ]
+    bare = model.bare(module)
+    saved = bare.state_dict()
+    lost = [name for name, buffer in bare.named_buffers() if buffer.is_meta and name not in saved]
     if lost:
         raise ValueError(
-            f"module {model.module_name!r} cannot be built on the meta device: no checkpoint holds "
-            f"its buffers {', '.join(lost)}; leave init_model_with_meta_device out for it"
+            f"module {module!r} cannot be built on the meta device: no checkpoint holds its "
+            f"buffers {', '.join(lost)}; leave init_model_with_meta_device out for it"
         )

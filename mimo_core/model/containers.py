@@ -23,13 +23,15 @@ TOWER = "tower"
 class EncoderContainer(ModalitySubmodules):
     """An encoder's tower and projector.
 
-    Adds to megatron-core 0.19's container what it lacks: a ``config`` (the DDP wrap reads it) and
-    sharded states that hold every parameter (its own drops direct parameters and leaf children).
+    Adds to megatron-core 0.19's container what it lacks: a ``config`` (the DDP wrap reads it),
+    towers on several pipeline stages (its own calls the encoder on the first alone), and sharded
+    states that hold every parameter (its own drops direct parameters and leaf children).
     """
 
-    def __init__(self, *, config: Any, **parts: Any) -> None:
+    def __init__(self, *, config: Any, language_width: int, **parts: Any) -> None:
         super().__init__(**parts)
         self.config = config
+        self._language_width = language_width
 
     @property
     def tower(self) -> torch.nn.Module:
@@ -43,12 +45,71 @@ class EncoderContainer(ModalitySubmodules):
     def decode(self, embeddings: torch.Tensor, data_batch: dict[str, Any]) -> torch.Tensor:
         raise AssertionError("encoders only encode")
 
-    def forward(self, *args: Any, **kwargs: Any) -> torch.Tensor | None:
-        """Rows ``[N, H]``, no view of another tensor: the schedule frees what was sent."""
-        rows = super().forward(*args, **kwargs)
-        if rows is None or rows._base is None:
-            return rows  # type: ignore[no-any-return]
-        return make_viewless_tensor(rows, requires_grad=rows.requires_grad, keep_graph=True)  # type: ignore[no-any-return]
+    def forward(
+        self,
+        encoder_inputs: dict[str, Any] | None = None,
+        hidden_states: torch.Tensor | None = None,
+    ) -> torch.Tensor | None:
+        """One microbatch through this stage.
+
+        Args:
+            encoder_inputs: The tower's batch under ``TOWER``; ``None`` where the samples have
+                nothing for it.
+            hidden_states: What the stage before put out; ``None`` on the first.
+
+        Returns:
+            Rows ``[N, H]`` on the last stage, hidden states ``[S, B, H]`` on others; no view of
+            another tensor, as the schedule frees what was sent. ``None`` (no rows) where an encoder
+            of one stage has nothing to do.
+
+        Raises:
+            ValueError: the tower put out what cannot travel, or one stage has a batch for these
+                samples and another has none.
+        """
+        assert (hidden_states is None) == self.is_first_stage
+        if hidden_states is not None and (encoder_inputs is None) != _is_nothing(hidden_states):
+            raise ValueError(
+                f"{type(self.tower).__name__}: for the same samples one pipeline stage has a batch "
+                "and another has none; provide_batch must give None on all stages or on none"
+            )
+        if encoder_inputs is None:
+            output = self._nothing(hidden_states)
+        else:
+            batch = encoder_inputs[TOWER]
+            if hidden_states is not None:
+                batch = {**batch, "hidden_states": hidden_states}
+            if self.is_last_stage:
+                output = self.project_embeddings(self.encode({TOWER: batch}))
+            else:
+                output = self._hidden_states(self.tower(**batch))
+        if output is None or output._base is None:
+            return output
+        return make_viewless_tensor(output, requires_grad=output.requires_grad, keep_graph=True)  # type: ignore[no-any-return]
+
+    def _hidden_states(self, output: torch.Tensor) -> torch.Tensor:
+        """As they travel: megatron's stages tell each other three sizes."""
+        dtype = self.config.pipeline_dtype
+        if output.dim() != 3 or output.dtype != dtype:
+            raise ValueError(
+                f"{type(self.tower).__name__} put out {list(output.shape)} in {output.dtype} on a "
+                f"pipeline stage before its last; expected hidden states [S, B, H] in {dtype}"
+            )
+        return output.contiguous()
+
+    def _nothing(self, hidden_states: torch.Tensor | None) -> torch.Tensor | None:
+        """What a stage puts out for samples that have nothing for the encoder.
+
+        One element stands for hidden states, since not every backend sends an empty tensor; a
+        gradient of it comes back from the stage after this one.
+        """
+        if hidden_states is None:
+            if self.is_last_stage:
+                return None
+            device = next(self.tower.parameters()).device
+            return torch.zeros(1, 1, 1, dtype=self.config.pipeline_dtype, device=device)
+        if self.is_last_stage:
+            return hidden_states.flatten()[:0, None].expand(0, self._language_width)
+        return hidden_states.clone()
 
     def sharded_state_dict(
         self, prefix: str = "", sharded_offsets: Any = (), metadata: Any = None
@@ -69,6 +130,10 @@ class EncoderContainer(ModalitySubmodules):
         return state
 
 
+def _is_nothing(hidden_states: torch.Tensor) -> bool:
+    return hidden_states.numel() == 1
+
+
 def container_spec(
     encoder: Encoder, groups: ProcessGroupCollection | None, language_width: int, width: int
 ) -> ModuleSpec:
@@ -83,7 +148,11 @@ def container_spec(
     projector = encoder.projector or _affine_projector(encoder, groups, language_width, width)
     return ModuleSpec(
         module=EncoderContainer,
-        params={"config": encoder.config, "pg_collection": groups},
+        params={
+            "config": encoder.config,
+            "language_width": language_width,
+            "pg_collection": groups,
+        },
         submodules={"encoders": {TOWER: encoder.tower}, "input_projections": [projector]},
     )
 

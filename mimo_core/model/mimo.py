@@ -1,8 +1,9 @@
-"""The outer model of a rank: megatron's ``MimoModel`` with only the module that is active here."""
+"""The outer model of a rank: megatron's ``MimoModel`` with the modules that are here."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -14,81 +15,110 @@ from megatron.core.utils import unwrap_model
 
 from mimo_core.contract import LANGUAGE, Module
 from mimo_core.model.containers import TOWER, EncoderContainer
+from mimo_core.model.context import OwnPositions
 
 
 class Model(MimoModel):
-    """One rank's model: an encoder's container or the language model, wrapped by the builder.
+    """One rank's model: an encoder's container, the language model, or (colocated) all of them;
+    each wrapped by the builder.
 
     Mends in megatron-core 0.19's ``MimoModel``:
 
     - a language model alone on its grid is taken for a colocated layout, whose forward knows no
-      pipeline stages: the role is always told by the grids here;
+      pipeline stages, and a colocated one's wants even counts and skips encoders without input:
+      the role is always told by the grids here, and the forward step calls modules one by one;
     - checkpoint keys count the wrappers around a module, so that fp32 and bf16 runs cannot read
       each other: keys are free of wrappers here;
-    - ``train()`` reaches frozen parts, also after every evaluation: they stay in eval mode here.
+    - ``train()`` reaches frozen parts, also after every evaluation: they stay in eval mode here;
+    - which positions a context-parallel rank holds is asked of TransformerEngine where samples are
+      packed: see :class:`~mimo_core.model.context.OwnPositions`.
     """
 
     def __init__(
         self,
         config: MimoModelConfig,
         *,
-        module: Module,
-        groups: ProcessGroupCollection,
+        modules: Mapping[str, Module],
+        groups: Mapping[str, ProcessGroupCollection],
         rng_prefix: str,
+        building: Callable[[str], AbstractContextManager[None]],
     ) -> None:
         """
         Args:
             config: Specs and grids of all modules.
-            module: The module of this rank.
-            groups: Its process groups; the stock loop reads ``pg_collection`` for reductions,
-                logging and checkpoints of this rank.
-            rng_prefix: Its random state's namespace in checkpoints.
+            modules: The modules of this rank.
+            groups: Their process groups.
+            rng_prefix: Namespace of this rank's random state in checkpoints.
+            building: Gives what a module of this name is built in: its seed, its device.
         """
-        super().__init__(config, cp_group=groups.cp, tp_group=groups.tp)
+        self._building = building
+        one = groups[LANGUAGE] if LANGUAGE in groups else next(iter(groups.values()))
+        super().__init__(config, cp_group=one.cp, tp_group=one.tp)
         assert config.module_to_grid_map is not None
         self.role = RankRole._from_grid_map(config.module_to_grid_map)
         assert self.role.mode is ModuleLayout.NON_COLOCATED
-        self.node = module
-        self.module_name = module.name
-        self.pg_collection = groups
+        self.nodes = dict(modules)
+        self.groups = dict(groups)
+        # The stock loop reads these for reductions, logging and checkpoints of this rank.
+        self.pg_collection = one
         self.rng_state_key_prefix = rng_prefix
         self._frozen: list[torch.nn.Module] = []
+        if self.partition_adapter is not None:
+            self.partition_adapter = OwnPositions(self.partition_adapter.cfg)
 
-    # Parts of this rank
+    def _initialize_submodules(self) -> None:
+        """Core's, each module in its own surroundings."""
+        for name, spec in self.mimo_config.modality_submodules_spec.items():
+            if name in self.role.modules:
+                stage = self.role.modules[name]
+                with self._building(name):
+                    self.modality_submodules[name] = spec.module.from_spec(
+                        spec, is_first_stage=stage.is_first_stage, is_last_stage=stage.is_last_stage
+                    )
+
+    def _initialize_language_model(self) -> None:
+        with self._building(LANGUAGE) if self.role.has_language_module else nullcontext():
+            super()._initialize_language_model()
+
+    # Modules of this rank
     @property
-    def active(self) -> torch.nn.Module:
-        """This rank's module with its wrappers."""
-        if self.module_name == LANGUAGE:
-            return self.language_model  # type: ignore[no-any-return]
-        return self.modality_submodules[self.module_name]
+    def has_language(self) -> bool:
+        """Whether the language model, or a stage of it, is on this rank."""
+        return LANGUAGE in self.nodes
 
-    def replace_active(self, wrapped: torch.nn.Module) -> None:
+    def active(self, name: str) -> torch.nn.Module:
+        """One of this rank's modules with its wrappers."""
+        if name == LANGUAGE:
+            return self.language_model  # type: ignore[no-any-return]
+        return self.modality_submodules[name]
+
+    def replace(self, name: str, wrapped: torch.nn.Module) -> None:
         """Put the wrapped module in place of the bare one."""
-        if self.module_name == LANGUAGE:
+        if name == LANGUAGE:
             self.language_model = wrapped
         else:
-            self.modality_submodules[self.module_name] = wrapped
+            self.modality_submodules[name] = wrapped
 
-    @property
-    def bare(self) -> torch.nn.Module:
-        """This rank's module without wrappers."""
-        return unwrap_model(self.active)  # type: ignore[no-any-return]
+    def bare(self, name: str) -> torch.nn.Module:
+        """One of this rank's modules without wrappers."""
+        return unwrap_model(self.active(name))  # type: ignore[no-any-return]
 
-    def part(self, name: str) -> torch.nn.Module | None:
-        """``encoder``, ``projector`` or ``language`` on this rank: the words of ``freeze``."""
-        bare = self.bare
+    def part(self, name: str, word: str) -> torch.nn.Module | None:
+        """``encoder``, ``projector`` or ``language`` of a module: the words of ``freeze``."""
+        bare = self.bare(name)
         if isinstance(bare, EncoderContainer):
-            return {"encoder": bare.tower, "projector": bare.projector}.get(name)
-        return bare if name == LANGUAGE else None
+            return {"encoder": bare.tower, "projector": bare.projector}.get(word)
+        return bare if word == LANGUAGE else None
 
-    def freeze(self, names: tuple[str, ...]) -> None:
+    def freeze(self) -> None:
         """Stop parts from learning; before wrapping, so that no gradient buffers are made."""
-        for name in names:
-            part = self.part(name)
-            if part is not None:
-                part.requires_grad_(False)
-                part.eval()
-                self._frozen.append(part)
+        for name, module in self.nodes.items():
+            for word in module.freeze:
+                part = self.part(name, word)
+                if part is not None:
+                    part.requires_grad_(False)
+                    part.eval()
+                    self._frozen.append(part)
 
     def train(self, mode: bool = True) -> Model:
         super().train(mode)
@@ -97,34 +127,53 @@ class Model(MimoModel):
         return self
 
     # Steps
-    def encode(self, inputs: dict[str, Any] | None) -> dict[str, torch.Tensor]:
-        """Rows ``{module: [N, H]}`` of one microbatch, or this stage's activations.
+    def encode(self, name: str, inputs: dict[str, Any] | None) -> torch.Tensor:
+        """Rows ``[N, H]`` of one microbatch, or this stage's activations.
 
         Args:
-            inputs: The module's batch on its first stage; ``None`` where there is nothing to
-                encode, which gives no rows.
+            name: An encoder of this rank.
+            inputs: The module's batch; ``None`` where there is nothing to encode, which gives no
+                rows.
         """
-        batch = None if inputs is None else {self.module_name: {TOWER: inputs}}
-        output, _ = self(input_ids=None, modality_inputs=batch)
-        return output  # type: ignore[no-any-return]
+        batch = None if inputs is None else {name: {TOWER: inputs}}
+        received = getattr(self, "input_tensors", None) or {}
+        if "encoder" in self.nodes[name].freeze:
+            # No gradient travels between stages whose layers do not learn.
+            received = {source: tensor.detach() for source, tensor in received.items()}
+        outputs = self._forward_encoders(None, batch, received)
+        return outputs[name]  # type: ignore[no-any-return]
 
     def logits(
-        self, inputs: Mapping[str, torch.Tensor], packing: dict[str, Any] | None = None
+        self,
+        inputs: Mapping[str, torch.Tensor],
+        packing: dict[str, Any] | None = None,
+        *,
+        rows: Mapping[str, torch.Tensor] | None = None,
+        own: torch.Tensor | None = None,
     ) -> torch.Tensor | dict[str, torch.Tensor]:
-        """Logits ``[B, S, V / tp]`` on the last stage, activations by module on others.
+        """Logits ``[B, S / cp, V / tp]`` on the last stage, activations by module on others.
 
         Args:
-            inputs: The module's batch on its first and last stage, else nothing.
+            inputs: The module's batch on its first and last stage, else nothing; whole rows.
             packing: What :func:`~mimo_core.model.packing.packing_kwargs` gives, where samples lie
                 end to end.
+            rows: Rows ``[N, H]`` of the encoders on this rank; by default what was received.
+            own: This rank's positions of the sequences, with context parallelism.
         """
-        given = {"input_ids": None, **inputs, "labels": None, "packing_kwargs": packing}
-        output, _ = self(**given)
+        if self.partition_adapter is not None:
+            self.partition_adapter.own = own
+        given = {"input_ids": None, "position_ids": None, "attention_mask": None, **inputs}
+        received = getattr(self, "input_tensors", None) if rows is None else rows
+        # Labels and mask are the forward step's.
+        given |= {"labels": None, "loss_mask": None}
+        output, _ = self._forward_language_module(
+            **given, input_tensors=received, packing_kwargs=packing
+        )
         return output  # type: ignore[no-any-return]
 
     def losses(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Losses of every position ``[B, S]`` from logits ``[B, S, V / tp]``."""
-        bare = self.bare
+        """Losses ``[B, S / cp]`` of labels ``[B, S / cp]`` from logits ``[B, S / cp, V / tp]``."""
+        bare = self.bare(LANGUAGE)
         return bare.compute_language_model_loss(  # type: ignore[no-any-return, operator]
             labels, logits.transpose(0, 1).contiguous()
         )
@@ -134,10 +183,13 @@ class Model(MimoModel):
         self, prefix: str = "", sharded_offsets: Any = (), metadata: Any = None
     ) -> dict[str, Any]:
         """This rank's sharded state; checkpoint keys without wrappers, local keys with them."""
-        metadata = {**(metadata or {}), "dp_cp_group": self.pg_collection.dp_cp}
-        clean, wrapped = self._key_prefixes(prefix)
-        state = self.bare.sharded_state_dict(clean, sharded_offsets, metadata)  # type: ignore[operator]
-        return {wrapped + key.removeprefix(clean): value for key, value in state.items()}
+        found: dict[str, Any] = {}
+        for name, groups in self.groups.items():
+            own = {**(metadata or {}), "dp_cp_group": groups.dp_cp}
+            clean, wrapped = self._key_prefixes(name, prefix)
+            state = self.bare(name).sharded_state_dict(clean, sharded_offsets, own)  # type: ignore[operator]
+            found |= {wrapped + key.removeprefix(clean): value for key, value in state.items()}
+        return found
 
     def load_state_dict(
         self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
@@ -153,16 +205,19 @@ class Model(MimoModel):
         unexpected = [key for key in result.unexpected_keys if not key.endswith("_extra_state")]
         if missing or unexpected:
             raise ValueError(
-                f"the checkpoint does not fit module {self.module_name!r}: it lacks {missing}, "
+                f"the checkpoint does not fit {self._told()}: it lacks {missing}, "
                 f"and has {unexpected} that the model has not; load it with the recipe it was "
                 "saved with"
             )
         return result
 
-    def _key_prefixes(self, prefix: str) -> tuple[str, str]:
-        place = LANGUAGE + "_model" if self.module_name == LANGUAGE else None
-        clean = f"{prefix}{place or f'modality_submodules.{self.module_name}'}."
-        return clean, clean + "module." * _depth(self.active)
+    def _told(self) -> str:
+        return f"module{'s' if len(self.nodes) > 1 else ''} {', '.join(map(repr, self.nodes))}"
+
+    def _key_prefixes(self, name: str, prefix: str) -> tuple[str, str]:
+        place = LANGUAGE + "_model" if name == LANGUAGE else f"modality_submodules.{name}"
+        clean = f"{prefix}{place}."
+        return clean, clean + "module." * _depth(self.active(name))
 
 
 def _depth(module: torch.nn.Module) -> int:

@@ -29,5 +29,10 @@ class RankPlatform(Protocol):
     def synchronize(self) -> None:
         """Wait for the device."""
 
+    def random_state(self) -> torch.Tensor:
+        """State of the device's default generator, bytes on the CPU."""
+
+    def set_random_state(self, state: torch.Tensor) -> None: ...
+
     def peak_memory(self) -> int:
         """Bytes of device memory allocated at most so far (0 on a CPU)."""

@@ -47,5 +47,11 @@ class CudaPlatform:
     def synchronize(self) -> None:
         torch.cuda.synchronize()
 
+    def random_state(self) -> torch.Tensor:
+        return torch.cuda.get_rng_state(self._device)
+
+    def set_random_state(self, state: torch.Tensor) -> None:
+        torch.cuda.set_rng_state(state, self._device)
+
     def peak_memory(self) -> int:
         return torch.cuda.max_memory_allocated()

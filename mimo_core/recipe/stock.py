@@ -73,6 +73,11 @@ ENGINE_FIELDS: Mapping[str, str] = {
         "parallel state (fp4_utils.py, get_fp4_context), which a run of several grids has not; "
         "use bf16"
     ),
+    **dict.fromkeys(
+        ("hierarchical_context_parallel_sizes", "hybrid_context_parallel"),
+        "every sample is shared by the whole context-parallel group (modules.NAME.grid.cp): core "
+        "0.19 makes the groups that this needs in its global parallel state alone",
+    ),
     "virtual_pipeline_model_parallel_size": (
         "virtual pipeline stages are refused: core 0.19's schedule across grids knows none "
         "(MultiModulePipelineCommunicator)"
@@ -90,7 +95,10 @@ ENGINE_FLAGS = frozenset(
         *("seed", "bf16", "dataloader_type", "use_distributed_optimizer"),
         *("calculate_per_token_loss", "eval_iters", "eval_interval", "save", "save_interval"),
         *("ckpt_format", "data_parallel_random_init", "load", "pretrained_checkpoint"),
+        *("no_save_rng", "no_load_rng"),
         *("override_opt_param_scheduler", "log_interval", "finetune"),
+        "no_check_for_nan_in_loss_and_grad",
+        *("exit_signal", "exit_signal_handler", "exit_signal_handler_for_training"),
     )
 )
 """Stock flags that follow from the rest of the recipe."""
@@ -119,6 +127,35 @@ UNREAD_FLAGS: Mapping[str, str] = {
     "tensorboard_dir": "TensorBoard events are in the run folder",
 }
 """Stock flags that the stock parser knows and nothing here reads, and why."""
+
+_NEWEST = (
+    "the run goes on from the newest complete checkpoint, or from that which the tracker names"
+)
+REFUSED_FLAGS: Mapping[str, str] = {
+    **dict.fromkeys(("ckpt_step", "override_ckpt_iteration", "auto_detect_ckpt_format"), _NEWEST),
+    **dict.fromkeys(
+        (
+            *("non_persistent_ckpt_type", "non_persistent_save_interval"),
+            *("non_persistent_global_ckpt_dir", "non_persistent_local_ckpt_dir"),
+        ),
+        "core 0.19 loads such a checkpoint by its name alone, whole or not "
+        "(training/checkpointing.py, _load_base_checkpoint); use checkpoint.save_every",
+    ),
+    "async_save": (
+        "a checkpoint is complete when rank 0 has seen that all ranks have written theirs, which "
+        "core 0.19 finds out in later iterations; checkpoints are saved between iterations"
+    ),
+    **dict.fromkeys(
+        ("no_save_optim", "no_load_optim", "dist_ckpt_strictness"),
+        "a run goes on with all of its state; checkpoint.start_from takes weights alone",
+    ),
+    "distrib_optim_fully_reshardable_mem_efficient": (
+        "core 0.19 gathers over gloo groups then (optimizer/distrib_optimizer.py, "
+        "get_parameter_state_dp_zero), which it makes of its global parallel state; where memory "
+        "is short set dist_ckpt_optim_fully_reshardable: false"
+    ),
+}
+"""Stock flags that would break what a run promises of its checkpoints, and why."""
 
 
 @cache

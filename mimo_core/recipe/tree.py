@@ -26,6 +26,17 @@ class Dumper(yaml.SafeDumper):
         return True
 
 
+_BREAKS = re.compile("[\x85\u2028\u2029]")
+"""Line breaks of Unicode: PyYAML writes them as they are, and reads them as spaces or newlines."""
+
+
+def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    """Between double quotes, in which they are escaped, where it holds such breaks."""
+    style = '"' if _BREAKS.search(text) else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+Dumper.add_representer(str, _text)
 for _side in (Loader, Dumper):
     _side.add_implicit_resolver(
         "tag:yaml.org,2002:float",

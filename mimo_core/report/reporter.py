@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -21,9 +21,18 @@ class Iteration:
     loss: float | None
     """Mean over the learned tokens of the global batch; ``None`` for a skipped step."""
     gradient_norm: float | None
+    """Of the whole model, before clipping; ``None`` for a skipped step."""
+    gradient_norms: Mapping[str, float | None] = attrs.field(factory=dict)
+    """Of each module, before clipping; ``None`` where a gradient is not finite."""
     step_seconds: float
     positions: int
     """Sequence positions of the global batch; of packed samples those that they take."""
+
+
+def not_finite(row: Iteration) -> str:
+    """Why an iteration was skipped."""
+    named = [name for name, norm in row.gradient_norms.items() if norm is None]
+    return f"the gradient of {' and of '.join(named) or 'the model'} is not finite"
 
 
 _UNWRITTEN = 20.0
@@ -41,6 +50,7 @@ class Reporter:
         facts: Mapping[str, Any],
         started: float,
         save_every: int = 0,
+        restarts: Sequence[Mapping[str, Any]] = (),
     ) -> None:
         """
         Args:
@@ -51,6 +61,7 @@ class Reporter:
             started: When the command was given, in seconds of the epoch.
             save_every: Iterations between checkpoints: a run that goes on from one has the
                 figures up to it.
+            restarts: What the launcher has restarted so far, each with its time.
         """
         self._folder = folder
         self._screen = screen
@@ -58,6 +69,8 @@ class Reporter:
         earlier = folder.read_summary() or {}
         self._iterations: list[dict[str, Any]] = earlier.get("iterations", [])
         self._evaluations: list[dict[str, Any]] = earlier.get("evaluations", [])
+        known = [*earlier.get("restarts", []), *restarts]
+        self._restarts = list({row["time"]: row for row in known}.values())
         self._started = started
         self._first_step: float | None = None
         self._save_every = save_every
@@ -84,7 +97,9 @@ class Reporter:
         saves = self._save_every and row.iteration % self._save_every == 0
         if saves or time.monotonic() - self._written > _UNWRITTEN:
             self.write({})
-        if row.loss is not None:
+        if row.loss is None:
+            self._screen.say(f"iteration {row.iteration} was skipped: {not_finite(row)}")
+        else:
             self._screen.step(row.iteration, row.loss, row.step_seconds, row.positions)
 
     def evaluation(self, iteration: int, results: Mapping[str, float]) -> None:
@@ -124,6 +139,7 @@ class Reporter:
             "evaluation": {key: value for key, value in latest.items() if key != "iteration"},
             "evaluations": self._evaluations,
             "iterations": self._iterations,
+            "restarts": self._restarts,
             **more,
         }
         self._folder.write_summary(summary)

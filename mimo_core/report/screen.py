@@ -113,7 +113,18 @@ class Screen:
         for name, place in places.items():
             self.say(f"{name:<{width}}  {place}")
 
-    def stopped(self, iteration: int, command: str) -> None:
-        """The run ended before its last iteration, as it was told to."""
-        self.say(f"stopped after iteration {iteration} of {self.iterations}: not finished; go on:")
+    def stopped(self, iteration: int, by: str | None, command: str | None) -> None:
+        """The run ended before its last iteration, as it was told to.
+
+        Args:
+            iteration: The last one done.
+            by: The signal that told it to.
+            command: What goes on from there; ``None`` where nothing was saved.
+        """
+        how = f"stopped by {by}" if by else "stopped"
+        what = f"{how} after iteration {iteration} of {self.iterations}: not finished"
+        if command is None:
+            self.say(f"{what}, and nothing was saved (checkpoint.save is false)")
+            return
+        self.say(f"{what}; go on:")
         self.say(f"  {command}")

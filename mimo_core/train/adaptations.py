@@ -5,11 +5,16 @@
 
 from __future__ import annotations
 
+import pickle
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+
+from mimo_core.errors import CheckpointError
+from mimo_core.termination import children_ignore
 
 
 def adapt_stock_loop(
@@ -41,6 +46,31 @@ def adapt_stock_loop(
     training.load_checkpoint = _loading_named(training.load_checkpoint)
 
 
+def adapt_checkpoints(
+    *,
+    iteration: int | None,
+    save: Callable[[Callable[..., Any]], Callable[..., Any]],
+    load: Callable[[Callable[..., Any]], Callable[..., Any]],
+) -> None:
+    """Adapt what megatron saves and loads in this process, once, before ``pretrain()``.
+
+    Args:
+        iteration: Of the checkpoint to load, on all ranks. Stock code reads the tracker file on
+            each, takes the highest number, and ends the process with status 0 where there is none.
+        save: Gives the function that stands around ``dist_checkpointing.save``, after which the
+            stock code writes the tracker: a checkpoint must be complete before.
+        load: The same around ``dist_checkpointing.load``, which leaves out what it is not asked
+            for.
+    """
+    from megatron.core import dist_checkpointing
+    from megatron.training import checkpointing
+
+    ours = {"save": save(dist_checkpointing.save), "load": load(dist_checkpointing.load)}
+    checkpointing.dist_checkpointing = SimpleNamespace(**{**vars(dist_checkpointing), **ours})
+    checkpointing.checkpoint_exists = lambda folder: folder is not None
+    checkpointing.read_metadata = lambda _tracker: (-1 if iteration is None else iteration, False)
+
+
 def _nothing_to_compile() -> None: ...
 
 
@@ -53,6 +83,8 @@ def _loading_named(stock: Callable[..., Any]) -> Callable[..., Any]:
         folder = given.load or given.pretrained_checkpoint
         try:
             return stock(*args, **kwargs)
+        except CheckpointError:
+            raise
         # torch's CheckpointException is a BaseException.
         except (Exception, CheckpointException) as error:
             raise ValueError(
@@ -68,6 +100,9 @@ def _first_cause(error: BaseException) -> str:
     failures = getattr(error, "failures", None)
     if failures:
         return _first_cause(failures[min(failures)][0])
+    if isinstance(error, pickle.UnpicklingError):
+        # torch advises to unpickle whatever it is.
+        return "a file holds other bytes than were saved"
     # Where a key is missing, all keys of the checkpoint follow.
     return (str(error.args[0]) if error.args else type(error).__name__).partition(": [")[0]
 
@@ -82,7 +117,8 @@ def prepare_checkpoint_queue() -> None:
         get_write_results_queue,
     )
 
-    get_write_results_queue("fork")
+    with children_ignore():
+        get_write_results_queue("fork")
 
 
 def write_tensorboard(folder: Path) -> None:
@@ -96,10 +132,27 @@ def write_tensorboard(folder: Path) -> None:
     global_vars._GLOBAL_TENSORBOARD_WRITER = SummaryWriter(log_dir=str(folder))
 
 
+def stop_where_agreed(args: Any, agreed: Callable[[], bool]) -> None:
+    """Have the stock loop ask ``agreed`` after each iteration: it saves and ends where that is so.
+
+    Its own handler (``--exit-signal-handler``) gathers a tensor of every rank and reads them one
+    by one, after every iteration, and knows nothing of a signal before arguments are parsed.
+    Called after the globals are set.
+    """
+    from megatron.training import global_vars
+
+    class Agreed:
+        def signals_received(self) -> list[bool]:
+            return [agreed()]
+
+    global_vars._GLOBAL_SIGNAL_HANDLER = Agreed()
+    args.exit_signal_handler = True
+
+
 @contextmanager
 def exit_is_an_end() -> Iterator[None]:
-    """The stock loop ends the process where an exit flag says so (``exit_interval``): the run is
-    done then, with its checkpoint saved, and what comes after it still has to happen.
+    """The stock loop ends the process where an exit flag says so (``exit_interval``), or a signal:
+    the run is done then, with its checkpoint saved, and what comes after it still has to happen.
 
     Raises:
         RuntimeError: something else ended the process.

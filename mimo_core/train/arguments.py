@@ -70,18 +70,23 @@ def flags(plan: Plan, steps: Steps) -> dict[str, Any]:
         "save": str(steps.save) if recipe.checkpoint.save else None,
         "save_interval": recipe.checkpoint.save_every or train.iterations,
         "ckpt_format": "torch_dist",
-        # Random state of every data-parallel rank is saved, not of the first alone.
-        "data_parallel_random_init": True,
+        # Every rank's random state has a file of its own: see mimo_core.train.random_states.
+        "no_save_rng": True,
+        "no_load_rng": True,
         "load": str(steps.save) if steps.resume else None,
         "pretrained_checkpoint": None if steps.start_from is None else str(steps.start_from),
         # The schedule is the recipe's, also where a run goes on for longer than it was planned.
         "override_opt_param_scheduler": True,
         "log_interval": train.log_every,
+        # Would end the run at the first gradient that is not finite; see mimo_core.optimizer.
+        "no_check_for_nan_in_loss_and_grad": True,
     }
     defaults: dict[str, Any] = {
         "no_gradient_accumulation_fusion": True,
         "no_masked_softmax_fusion": True,
         "rerun_mode": "disabled",
+        # Any other layout can go on; false saves in less time and memory, for this layout alone.
+        "dist_ckpt_optim_fully_reshardable": True,
     }
     assert not set(owned) - stock.ENGINE_FLAGS, set(owned) - stock.ENGINE_FLAGS
     return owned | defaults | recipe.megatron

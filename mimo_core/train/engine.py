@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from megatron.core.dist_checkpointing import load_common_state_dict
 from megatron.core.enums import ModelType
+from megatron.training import training
 from megatron.training.argument_utils import pretrain_cfg_container_from_args
-from megatron.training.training import pretrain
 
+from mimo_core.checkpoints import newest
 from mimo_core.communicator.bridge import Bridge
 from mimo_core.communicator.pipeline import PipelineCommunicator
 from mimo_core.communicator.routes import bridge_ranks, edge_route
@@ -23,17 +24,26 @@ from mimo_core.model.builder import BuildConfig
 from mimo_core.model.config import DTYPES
 from mimo_core.plan import Plan
 from mimo_core.platforms.base import RankPlatform
-from mimo_core.report.reporter import Iteration, Reporter
-from mimo_core.run_folder import RunFolder, latest_checkpoint
+from mimo_core.report.reporter import Iteration, Reporter, not_finite
+from mimo_core.run_folder import RunFolder
+from mimo_core.termination import Termination
 from mimo_core.topology import build_topology
-from mimo_core.train.adaptations import adapt_stock_loop, exit_is_an_end, write_tensorboard
+from mimo_core.train.adaptations import (
+    adapt_stock_loop,
+    exit_is_an_end,
+    stop_where_agreed,
+    write_tensorboard,
+)
 from mimo_core.train.answers import AnswerSheet
 from mimo_core.train.arguments import Steps, flags, parse
-from mimo_core.train.facts import changes, facts_to_keep
+from mimo_core.train.facts import facts_to_keep
+from mimo_core.train.history import History
 from mimo_core.train.samples import Samples
-from mimo_core.train.starting import starting_weights
 from mimo_core.train.step import LOSS, POSITIONS, ForwardStep
 from mimo_core.weights.beginning import directories, notes
+
+SKIPPED_IN_A_ROW = 10
+"""Steps that are not taken because a gradient is not finite, before the run ends."""
 
 
 class Engine:
@@ -45,6 +55,7 @@ class Engine:
         platform: RankPlatform,
         folder: RunFolder,
         reporter: Reporter | None,
+        termination: Termination,
     ) -> None:
         """Make groups, communicator and data. Called by all ranks of the world.
 
@@ -53,12 +64,17 @@ class Engine:
             platform: This rank's machine.
             folder: The run's folder, shared by all ranks.
             reporter: On the rank that reports, else ``None``.
+            termination: What SIGTERM does to this rank.
         """
         self._plan = plan
         self._platform = platform
         self._reporter = reporter
+        self._termination = termination
+        self._stopped = False
         self._rank = dist.get_rank()
-        self._name = plan.layout.module_of(self._rank)
+        self.checkpoints = folder.checkpoints(plan.recipe.checkpoint.directory)
+        self._history = History.find(plan, self.checkpoints)
+        self._names = plan.layout.modules_of(self._rank)
         self._train = plan.recipe.train
         self._topology = build_topology(
             plan.layout.grids, plan.layout.first_ranks, platform.backend
@@ -74,17 +90,16 @@ class Engine:
         self._samples = Samples(plan, self._rank)
         metric = getattr(self._samples.held_out, "metric", "exact_match")
         self._forward_step = ForwardStep(self._communicator, platform, metric)
-        self.checkpoints = folder.checkpoints(plan.recipe.checkpoint.directory)
-        self._latest = latest_checkpoint(self.checkpoints)
-        self._build.weights = directories(plan, self._latest)
+        self._facts = facts_to_keep(plan, self._samples)
+        self._build.weights = directories(plan, self._history.newest.iteration)
         self._args = parse(plan, flags(plan, self._steps()))
-        # Saved with every checkpoint, as all arguments are.
-        self._args.mimo_facts = facts_to_keep(plan, self._samples)
+        stop_where_agreed(self._args, self._agreed_to_stop)
         if reporter is not None:
             write_tensorboard(folder.tensorboard)
             self._tell(reporter)
         self._feeds: dict[Split, Feed] = {}
         self._evaluated: dict[int, Any] = {}
+        self._skipped = 0
         self._answers = AnswerSheet(
             plan=plan,
             topology=self._topology,
@@ -94,10 +109,11 @@ class Engine:
 
     def run(self) -> None:
         """Train, evaluate and save by the stock loop."""
+        self._history.adapt(self._facts, self._platform)
         adapt_stock_loop(train_step=self._around_step, evaluate=self._around_evaluation)
         self._build.config_of(LANGUAGE).finalize_model_grads_func = finalize_gradients
         with exit_is_an_end():
-            pretrain(
+            training.pretrain(
                 pretrain_cfg_container_from_args(self._args, self._build),
                 _distributed(self._make_feeds),
                 ModelType.encoder_or_decoder,
@@ -112,66 +128,74 @@ class Engine:
         """What all ranks have to tell, at the reporter. Called by all ranks."""
         mine = {
             "rank": self._rank,
-            "module": self._name,
+            "module": ", ".join(self._names),
             "decoded": sum(feed.decoded for feed in self._feeds.values()),
             "peak_memory_bytes": self._platform.peak_memory(),
+            "dropout": {name: self._dropout(name) for name in self._names},
         }
         ranks: list[Any] = [None] * dist.get_world_size()
         dist.all_gather_object(ranks, mine)
         answers = self._answers.gather()
+        for feed in self._feeds.values():
+            feed.close()
         if self._reporter is None:
             return None
-        iteration = latest_checkpoint(self.checkpoints)
-        saved = None if iteration is None else self.checkpoints / f"iter_{iteration:07d}"
+        saved = newest(self.checkpoints)
+        path = None if saved.manifest is None else str(saved.path)
+        told_by = "SIGTERM" if self._stopped else None
         return self._reporter.end(
-            answers, {"ranks": ranks, "checkpoint": None if saved is None else str(saved)}
+            answers, {"ranks": ranks, "checkpoint": path, "stopped_by": told_by}
         )
+
+    def _dropout(self, module: str) -> float:
+        config = self._build.config_of(module)
+        return float(max(config.hidden_dropout, config.attention_dropout))
 
     # Parts
     def _make_communicator(self) -> PipelineCommunicator:
         graph, layout = self._plan.graph, self._plan.layout
-        groups = self._topology.groups[self._name]
-        silent = {name for name in graph.encoders if graph.modules[name].wholly_frozen}
+        name = LANGUAGE if LANGUAGE in self._names else self._names[0]
+        apart = bool(graph.encoders) and layout.kind == "disjoint"
+        silent = {encoder for encoder in graph.encoders if graph.modules[encoder].wholly_frozen}
         bridge = Bridge(
             routes=[
                 edge_route(edge.source, layout, self._plan.microbatch, self._rank)
                 for edge in graph.edges
-                if self._name in (edge.source, LANGUAGE)
+                if apart and name in (edge.source, LANGUAGE)
             ],
-            ranks=bridge_ranks(layout) if graph.encoders else [],
+            ranks=bridge_ranks(layout) if apart else [],
             width=graph.descriptions[LANGUAGE].width,
             dtype=DTYPES[graph.modules[LANGUAGE].precision],
             silent=frozenset(silent),
             platform=self._platform,
         )
         return PipelineCommunicator(
-            module=self._name,
+            module=name,
             layout=layout,
             rank=self._rank,
-            config=self._build.config_of(self._name),
-            pp_group=groups.pp,
+            config=self._build.config_of(name),
+            pp_group=self._topology.groups[name].pp,
             bridge=bridge,
+            layers_learn="encoder" not in graph.modules[name].freeze,
         )
 
     def _steps(self) -> Steps:
         return Steps(
             evaluation_iterations=-(-self._samples.looked_at // self._train.global_batch_size),
             save=self.checkpoints,
-            resume=self._latest is not None,
-            start_from=starting_weights(self._plan, self._latest),
+            resume=self._history.newest.manifest is not None,
+            start_from=self._history.start_from,
         )
 
     def _tell(self, reporter: Reporter) -> None:
         """What a person should know before the run begins, or goes on."""
-        for line in (*notes(self._build.weights), *self._samples.notes):
+        told = (*notes(self._build.weights), *self._samples.notes)
+        for line in (*told, *self._history.notes(self._facts)):
             reporter.note(line)
-        if self._latest is not None:
-            saved = load_common_state_dict(self.checkpoints / f"iter_{self._latest:07d}")["args"]
-            for line in changes(getattr(saved, "mimo_facts", {}), self._args.mimo_facts):
-                reporter.note(line)
 
     def _make_feeds(self, _samples: Any) -> tuple[Feed, Feed | None, None]:
         """Training and validation iterators; the stock loop calls it after loading."""
+        self._history.go_on(self._facts, self._platform, self._topology)
         train = self._feeds["train"] = self._samples.training(self._args.consumed_train_samples)
         self._communicator.begin(train)
         if self._reporter is not None:
@@ -184,26 +208,46 @@ class Engine:
     # Around the stock loop
     def _around_step(self, stock: Callable[..., Any]) -> Callable[..., Any]:
         def train_step(*args: Any, iteration: int, **kwargs: Any) -> Any:
+            self._termination.begin()
             self._communicator.begin(self._feeds["train"])
+            _, _, model, optimizer, scheduler, *_ = args
+            if iteration == 0 and self._plan.recipe.checkpoint.save_initial:
+                training.save_checkpoint_and_time(0, model, optimizer, scheduler, 0, {})
             started = time.perf_counter()
             result = stock(*args, iteration=iteration, **kwargs)
             self._platform.synchronize()
-            seconds = time.perf_counter() - started
+            losses, skipped, *_, norm, _zeros, _logit = result
+            row = Iteration(
+                iteration=iteration + 1,
+                loss=None if skipped or LOSS not in losses else losses[LOSS].item(),
+                gradient_norm=None if norm is None else float(norm),
+                gradient_norms={
+                    name: norm if math.isfinite(norm) else None
+                    for name, norm in optimizer.norms.items()
+                },
+                step_seconds=time.perf_counter() - started,
+                positions=self._positions(losses),
+            )
             if self._reporter is not None:
-                losses, skipped, *_, norm, _zeros, _logit = result
-                loss = None if skipped or LOSS not in losses else losses[LOSS].item()
-                self._reporter.step(
-                    Iteration(
-                        iteration=iteration + 1,
-                        loss=loss,
-                        gradient_norm=None if norm is None else float(norm),
-                        step_seconds=seconds,
-                        positions=self._positions(losses),
-                    )
-                )
+                self._reporter.step(row)
+            self._count_skipped(row, bool(skipped))
             return result
 
         return train_step
+
+    def _count_skipped(self, row: Iteration, skipped: bool) -> None:
+        """End a run that no longer learns; on all ranks, which know the same norms.
+
+        Raises:
+            ValueError: too many steps in a row were skipped.
+        """
+        self._skipped = self._skipped + 1 if skipped else 0
+        if self._skipped == SKIPPED_IN_A_ROW:
+            raise ValueError(
+                f"iterations {row.iteration - SKIPPED_IN_A_ROW + 1} to {row.iteration} were all "
+                f"skipped: {not_finite(row)}; go on from the last checkpoint with a smaller "
+                "train.learning_rate or other data (weights were not changed by skipped steps)"
+            )
 
     def _positions(self, losses: Mapping[str, torch.Tensor]) -> int:
         """Of the global batch; packed ones are reported as a mean over ranks and microbatches."""
@@ -217,6 +261,9 @@ class Engine:
             iteration = self._iterations_done()
             # The stock loop looks once more after the last iteration.
             if iteration not in self._evaluated:
+                if self._agreed_to_stop():
+                    # There may be no time for it: as where the stock loop's time is up.
+                    return None, None, True
                 self._communicator.begin(self._feeds["validation"])
                 self._forward_step.answers = self._answers.open()
                 self._evaluated = {iteration: stock(*args, **kwargs)}
@@ -226,6 +273,15 @@ class Engine:
             return self._evaluated[iteration]
 
         return evaluate
+
+    def _agreed_to_stop(self) -> bool:
+        """Whether any rank was told to stop. Called by all ranks, which get the same answer."""
+        if not self._stopped:
+            asked = torch.tensor([self._termination.asked], dtype=torch.int32)
+            asked = asked.to(self._platform.device)
+            dist.all_reduce(asked, op=dist.ReduceOp.MAX)
+            self._stopped = bool(asked.item())
+        return self._stopped
 
     def _report_evaluation(self, iteration: int, losses: Mapping[str, torch.Tensor]) -> None:
         if self._reporter is not None:

@@ -1,42 +1,87 @@
-"""What a run stands on beside its recipe: kept in every checkpoint, compared when it goes on."""
+"""What a run stands on: in the manifest of every checkpoint, compared when one is gone on from."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from mimo_core.checkpoints import Manifest
+from mimo_core.layout import Layout
 from mimo_core.plan import Plan
+from mimo_core.recipe.structure import plain
 
 if TYPE_CHECKING:
     from mimo_core.train.samples import Samples
 
+SIZES = ("tp", "cp", "pp", "dp", "ep", "expert_tp")
+
 
 def facts_to_keep(plan: Plan, samples: Samples) -> dict[str, Any]:
-    """The plugins by version, the tokenizer, and the samples of both splits."""
+    """Of the run, not of one checkpoint; plain values, named as in the manifest."""
     return {
+        "recipe": plain(plan.recipe),
+        "layout": _layout(plan.layout),
         "plugins": plan.host.versions(),
-        "plugins digest": plan.host.digest(),
+        "plugins_digest": plan.host.digest(),
         "tokenizer": plan.graph.tokenizer.digest,
-        "samples": samples.facts,
+        "samples": {split: list(facts) for split, facts in samples.facts.items()},
     }
 
 
-def changes(saved: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
+def _layout(layout: Layout) -> dict[str, Any]:
+    modules = {
+        name: {
+            "grid": {size: getattr(grid, size) for size in SIZES},
+            "first_rank": layout.first_ranks[name],
+        }
+        for name, grid in layout.grids.items()
+    }
+    return {"kind": layout.kind, "world_size": layout.world_size, "modules": modules}
+
+
+def changes(saved: Manifest, now: Mapping[str, Any]) -> Iterator[str]:
     """A line for each thing that is no longer as it was, and that is the user's to judge.
+
+    Args:
+        saved: Of the checkpoint.
+        now: What :func:`facts_to_keep` gives.
 
     Raises:
         ValueError: the tokenizer is another: the weights would mean other tokens.
     """
-    if not saved:
-        return
-    if saved["tokenizer"] != now["tokenizer"]:
+    if saved.tokenizer != now["tokenizer"]:
         raise ValueError(
             "the checkpoint was saved with another tokenizer: its token ids mean other texts; go "
             "on with the one it was saved with, or begin anew (checkpoint.start_from takes weights "
             "alone) in another run folder"
         )
-    if saved["plugins digest"] != now["plugins digest"]:
-        before, after = saved["plugins"], now["plugins"]
+    yield from plugin_changes(saved, now)
+    for split, (size, digest) in now["samples"].items():
+        was, before = saved.samples[split]
+        if (was, before) != (size, digest):
+            count = f"{was} samples, now {size}" if was != size else f"{size} samples, now others"
+            yield (
+                f"the {split} split changed since the checkpoint was saved ({count}): the place in "
+                "the data means other samples"
+            )
+    for name, module in now["layout"]["modules"].items():
+        was, grid = saved.layout["modules"][name]["grid"], module["grid"]
+        changed = [
+            f"{size} {was[size]} -> {grid[size]}" for size in SIZES if was[size] != grid[size]
+        ]
+        if not changed and saved.layout["kind"] != now["layout"]["kind"]:
+            changed = [f"{saved.layout['kind']} -> {now['layout']['kind']}"]
+        if changed:
+            yield (
+                f"{name} goes on in another grid ({', '.join(changed)}): its random numbers "
+                "(dropout) are drawn anew"
+            )
+
+
+def plugin_changes(saved: Manifest, now: Mapping[str, Any]) -> Iterator[str]:
+    """That plugins are others than those that saved, in a line."""
+    if saved.plugins_digest != now["plugins_digest"]:
+        before, after = saved.plugins, now["plugins"]
         changed = [
             f"{name} {before.get(name, 'absent')} -> {after.get(name, 'absent')}"
             for name in sorted({*before, *after})
@@ -44,11 +89,19 @@ def changes(saved: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
         ]
         told = ", ".join(changed) or "distributions"
         yield f"plugins changed since the checkpoint was saved: {told}"
-    for split, (size, digest) in now["samples"].items():
-        was, before = saved["samples"][split]
-        if (was, before) != (size, digest):
-            count = f"{was} samples, now {size}" if was != size else f"{size} samples, now others"
-            yield (
-                f"the {split} split changed since the checkpoint was saved ({count}): the place in "
-                "the data means other samples"
-            )
+
+
+def same_place(saved: Manifest, now: Mapping[str, Any], module: str, rank: int) -> str | None:
+    """The file of the random state that a rank of a module goes on with; ``None`` where the
+    module's grid is another now, so that nobody had this rank's place in it.
+
+    Args:
+        saved: Of the checkpoint.
+        now: What :func:`facts_to_keep` gives.
+        module: On this rank.
+        rank: World rank, now.
+    """
+    was, here = saved.layout["modules"][module], now["layout"]["modules"][module]
+    if saved.layout["kind"] != now["layout"]["kind"] or was["grid"] != here["grid"]:
+        return None
+    return saved.random_states[rank - here["first_rank"] + was["first_rank"]]

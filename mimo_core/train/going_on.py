@@ -2,82 +2,97 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
-import attrs
-
+from mimo_core.checkpoints import Manifest, Newest, newest
 from mimo_core.errors import RecipeError
 from mimo_core.plan import Plan
-from mimo_core.recipe import load_text
-from mimo_core.run_folder import TRACKER, RunFolder, latest_checkpoint
-from mimo_core.train.checkpoint_files import damage, way_back, whole
+from mimo_core.recipe.structure import plain
+from mimo_core.run_folder import RunFolder
 
-_FIXED = ("global_batch_size", "seed", "precision", "learning_rate", "minimum_learning_rate")
+_FIXED = ("global_batch_size", "seed", "learning_rate", "minimum_learning_rate")
 """Of ``train``: what the place in the data and core's parameter groups are told by."""
+_FREE = ("grid", "precision")
+"""Of a module: what the checkpoint's keys and shapes do not depend on."""
+RESHARDABLE = "fully_reshardable"
+"""Megatron's name of an optimizer's state that any layout and precision can load."""
 
 
-def iterations_done(plan: Plan, folder: RunFolder) -> int | None:
-    """Iterations of the checkpoint that the run goes on from; ``None`` where it begins.
+def checkpoint_of(plan: Plan, folder: RunFolder) -> Newest:
+    """The checkpoint of the run folder that the run goes on from, if there is one.
 
     Raises:
-        RecipeError: the checkpoint is damaged, of another model or layout, or beyond the run's
-            end.
-        ValueError: the folder's tracker file names no checkpoint.
+        RecipeError: the checkpoint is of another model, or beyond the run's end.
+        ValueError: it is of another format than this version reads.
     """
-    checkpoints = folder.checkpoints(plan.recipe.checkpoint.directory)
-    done = latest_checkpoint(checkpoints)
-    if done is None:
-        _refuse_untold(checkpoints)
-        return None
-    wrong = damage(checkpoints / f"iter_{done:07d}")
-    if wrong is not None:
-        raise RecipeError(
-            f"the newest checkpoint, {checkpoints / f'iter_{done:07d}'}, is damaged: {wrong}; "
-            f"{way_back(checkpoints, done)}"
-        )
+    found = newest(folder.checkpoints(plan.recipe.checkpoint.directory))
+    if found.manifest is None:
+        return found
+    done = found.manifest.iteration
     if done > plan.recipe.train.iterations:
         raise RecipeError(
             f"{folder.path} holds a checkpoint of iteration {done}, beyond train.iterations = "
             f"{plan.recipe.train.iterations}; raise it, or begin anew with another --run-dir"
         )
-    if folder.recipe.exists():
-        saved = load_text(folder.recipe.read_text(), str(folder.recipe)).recipe
-        changed = _changed(attrs.asdict(saved), attrs.asdict(plan.recipe))
-        if changed:
-            raise RecipeError(
-                f"{folder.path} holds a checkpoint of iteration {done} of another model, layout or "
-                "training, which cannot be gone on from:\n"
-                + "\n".join(f"  {line}" for line in changed)
-                + "\nuse the values it was saved with, or begin anew with another --run-dir "
-                "(checkpoint.start_from takes the weights along)"
-            )
-    return done
-
-
-def _refuse_untold(checkpoints: Path) -> None:
-    """A run that begins would write over checkpoints that nothing names as the newest."""
-    found = whole(checkpoints)
-    if found:
+    changed = _changed(found.manifest, plan)
+    if changed:
         raise RecipeError(
-            f"{checkpoints} holds whole checkpoints (iterations {', '.join(map(str, found))}), but "
-            f"no {TRACKER} that names the newest, as after a copy that was not finished; to go on: "
-            f"echo {found[-1]} > {checkpoints / TRACKER}; to begin anew, give another --run-dir"
+            f"{folder.path} holds a checkpoint of iteration {done} of another model or training, "
+            "which cannot be gone on from:\n"
+            + "\n".join(f"  {line}" for line in changed)
+            + "\nuse the values it was saved with, or begin anew with another --run-dir "
+            "(checkpoint.start_from takes the weights along)"
         )
-
-
-def _changed(saved: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
-    found = _differences("modules", saved["modules"], wanted["modules"])
-    for key in _FIXED:
-        found += _differences(f"train.{key}", saved["train"][key], wanted["train"][key])
     return found
+
+
+def module_differences(saved: Manifest, plan: Plan) -> list[str]:
+    """A line for each value of the recipe's modules that shapes the model and has changed."""
+    wanted = plain(plan.recipe)["modules"]
+    return _differences("modules", _fixed(saved.recipe["modules"]), _fixed(wanted))
+
+
+def _changed(saved: Manifest, plan: Plan) -> list[str]:
+    wanted = plain(plan.recipe)
+    found = module_differences(saved, plan)
+    for key in _FIXED:
+        found += _differences(f"train.{key}", saved.recipe["train"][key], wanted["train"][key])
+    if saved.optimizer != RESHARDABLE:
+        found += _bound_to_the_layout(saved, plan)
+    return found
+
+
+def _bound_to_the_layout(saved: Manifest, plan: Plan) -> list[str]:
+    """What may not change where the optimizer's state is cut as its ranks were."""
+    wanted, was = plain(plan.recipe), saved.recipe
+    found = _differences("train.precision", was["train"]["precision"], wanted["train"]["precision"])
+    for name, module in wanted["modules"].items():
+        for key in _FREE:
+            before, now = was["modules"][name][key], module[key]
+            if key == "grid":
+                before, now = ({**grid, "first_rank": None} for grid in (before, now))
+            found += _differences(f"modules.{name}.{key}", before, now)
+    why = "(saved with megatron.dist_ckpt_optim_fully_reshardable: false)"
+    return [f"{line} {why}" for line in found]
+
+
+def _fixed(modules: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    return {
+        name: {key: value for key, value in module.items() if key not in _FREE}
+        for name, module in modules.items()
+    }
 
 
 def _differences(place: str, saved: Any, wanted: Any) -> list[str]:
     """A line for each value that differs."""
-    if isinstance(saved, dict) and isinstance(wanted, dict):
-        found = []
-        for key in [*saved, *(key for key in wanted if key not in saved)]:
-            found += _differences(f"{place}.{key}", saved.get(key), wanted.get(key))
-        return found
-    return [] if saved == wanted else [f"{place}: saved with {saved}, now {wanted}"]
+    if not (isinstance(saved, dict) and isinstance(wanted, dict)):
+        return [] if saved == wanted else [f"{place}: saved with {saved}, now {wanted}"]
+    found = []
+    for key in [*saved, *(key for key in wanted if key not in saved)]:
+        if place == "modules" and (key not in saved or key not in wanted):
+            where = "the checkpoint" if key in saved else "the recipe"
+            found.append(f"{place}.{key}: only in {where}")
+            continue
+        found += _differences(f"{place}.{key}", saved.get(key), wanted.get(key))
+    return found

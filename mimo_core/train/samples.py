@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mimo_core.contract import Dataset, Split
+from mimo_core.contract import Dataset, Module, Split
 from mimo_core.data.feed import Feed
 from mimo_core.data.order import GlobalOrder, InOrder
 from mimo_core.data.sequence import SequenceBuilder
@@ -27,7 +27,7 @@ class Samples:
         """
         self._plan = plan
         self._rank = rank
-        self._module = plan.graph.modules[plan.layout.module_of(rank)]
+        self._modules = [plan.graph.modules[name] for name in plan.layout.modules_of(rank)]
         data = plan.graph.data
         self._datasets: dict[Split, Dataset] = {
             split: plan.host.ask("build_dataset", data.plugin, data=data, split=split)
@@ -95,7 +95,7 @@ class Samples:
             dataset=dataset,
             source=plan.host.require(plan.graph.data.plugin).title,
             order=order,
-            role=self._role(),
+            roles=[self._role(module) for module in self._modules],
             microbatch=plan.microbatch,
             training=training,
             seed=seed,
@@ -108,12 +108,12 @@ class Samples:
                 "provide_batch", module.plugin, module=module, samples=samples, context=context
             ),
         )
-        loader_seed = stable_seed(seed, self._module.name, self._rank, "loader")
+        loader_seed = stable_seed(seed, self._modules[0].name, self._rank, "loader")
         workers = plan.recipe.data.workers
         return Feed(slices, first=first, last=last, workers=workers, seed=loader_seed)
 
-    def _role(self) -> Role:
-        graph, layout, module = self._plan.graph, self._plan.layout, self._module
+    def _role(self, module: Module) -> Role:
+        graph, layout = self._plan.graph, self._plan.layout
         place = layout.coordinates(self._rank, module.name)
         first = place["pp"] == 0
         last = place["pp"] == module.grid.pp - 1
@@ -122,6 +122,7 @@ class Samples:
         return Role(
             module=module,
             dp_rank=place["dp"],
-            inputs=first or (module.is_language and (last or module.packing)),
+            first_stage=first,
+            inputs=first or last or not module.is_language or module.packing,
             rows=edges if at_an_end else (),
         )

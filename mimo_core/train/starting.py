@@ -4,24 +4,24 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from mimo_core.checkpoints import Newest, newest
 from mimo_core.plan import Plan
-from mimo_core.run_folder import RunFolder, latest_checkpoint
-from mimo_core.train.checkpoint_files import damage
+from mimo_core.run_folder import RunFolder
 
 META = "init_model_with_meta_device"
 """Field of ``TransformerConfig``: build without memory for weights, which must be loaded then."""
 
 
-def starting_weights(plan: Plan, done: int | None) -> Path | None:
-    """The folder of checkpoints whose newest one gives a new run its weights, and nothing else.
+def starting_weights(plan: Plan, done: int | None) -> Newest | None:
+    """The checkpoint that gives a new run its weights, and nothing else.
 
     Args:
         plan: What to run.
         done: Iterations of the checkpoint that the run goes on from; it has all weights then.
 
     Raises:
-        RecipeError: ``checkpoint.start_from`` holds no checkpoint, or weights would be left
-            without values.
+        RecipeError: ``checkpoint.start_from`` holds no complete checkpoint, or weights would be
+            left without values.
     """
     if done is not None:
         return None
@@ -37,17 +37,11 @@ def starting_weights(plan: Plan, done: int | None) -> Path | None:
         raise plan.loaded.error(
             [(path, f"{given!r}: there is no such folder in {Path.cwd()}; give a run folder")]
         )
-    newest = latest_checkpoint(folder)
-    if newest is None:
-        raise plan.loaded.error(
-            [(path, f"{given!r} holds no checkpoint (no latest_checkpointed_iteration.txt)")]
-        )
-    wrong = damage(folder / f"iter_{newest:07d}")
-    if wrong is not None:
-        raise plan.loaded.error(
-            [(path, f"the newest checkpoint in {given!r}, iteration {newest}, is damaged: {wrong}")]
-        )
-    return folder.absolute()
+    found = newest(folder.absolute())
+    if found.manifest is None:
+        told = "".join(f"\n  {line}" for line in found.told)
+        raise plan.loaded.error([(path, f"{given!r} holds no complete checkpoint{told}")])
+    return found
 
 
 def _refuse_meta(plan: Plan) -> None:

@@ -11,7 +11,9 @@ import torch.distributed as dist
 
 from mimo_core.communicator.pipeline import PipelineCommunicator
 from mimo_core.contract import LANGUAGE
+from mimo_core.data.rows import Rows, check_rows
 from mimo_core.data.slices import Batch
+from mimo_core.model.context import gather_positions, own_positions, whole_order
 from mimo_core.model.mimo import Model
 from mimo_core.model.packing import packing_kwargs, sample_of_position
 from mimo_core.platforms.base import RankPlatform
@@ -28,7 +30,7 @@ Prediction = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
 class ForwardStep:
-    """One microbatch through this rank's module. Called by the schedule on every rank."""
+    """One microbatch through this rank's modules. Called by the schedule on every rank."""
 
     def __init__(
         self, communicator: PipelineCommunicator, platform: RankPlatform, metric: str
@@ -49,15 +51,21 @@ class ForwardStep:
         self, data_iterator: Iterator[Batch], model: Model
     ) -> tuple[Any, Callable[..., Any] | None]:
         batch = next(data_iterator)
-        given = dict(batch.inputs or {})
-        if model.module_name != LANGUAGE:
+        rows = {
+            name: model.encode(name, self._on_device(batch.inputs.get(name)))
+            for name in model.nodes
+            if name != LANGUAGE
+        }
+        if not model.has_language:
             self._communicator.produced(batch.rows)
-            inputs = None if batch.inputs is None else self._on_device(given)
-            return model.encode(inputs), None
+            return rows, None
+        given = dict(batch.inputs.get(LANGUAGE) or {})
         lengths = given.pop("lengths", None)
-        inputs = self._on_device(given)
+        inputs = self._on_device(given) or {}
         packing = None if lengths is None else packing_kwargs(lengths, self._platform.device)
-        output = model.logits(inputs, packing)
+        own = self._own_positions(inputs, lengths, model)
+        here = _checked(rows, batch.rows, model) if rows else None
+        output = model.logits(inputs, packing, rows=here, own=own)
         if not self._communicator.is_pp_last_stage:
             return output, None
         more = {}
@@ -67,10 +75,25 @@ class ForwardStep:
         elif lengths is not None:
             positions = [float(inputs["labels"].numel()), 1.0]
             more[POSITIONS] = torch.tensor(positions, device=self._platform.device)
-        losses = model.losses(output, inputs["labels"])
-        return losses, partial(token_loss, inputs["loss_mask"], more=more)
+        labels, mask = inputs["labels"], inputs["loss_mask"]
+        if own is not None:
+            labels, mask = labels.index_select(1, own), mask.index_select(1, own)
+        return model.losses(output, labels), partial(token_loss, mask, more=more)
 
-    def _on_device(self, inputs: dict[str, Any]) -> dict[str, Any]:
+    def _own_positions(
+        self, inputs: dict[str, Any], lengths: torch.Tensor | None, model: Model
+    ) -> torch.Tensor | None:
+        """This rank's positions of the rows, where context parallelism shares them and something
+        of them is cut here."""
+        cp = model.pg_collection.cp
+        if cp.size() == 1 or not inputs:
+            return None
+        own = own_positions(_samples(inputs["labels"], lengths), cp.size(), cp.rank())
+        return own.to(self._platform.device, non_blocking=True)
+
+    def _on_device(self, inputs: dict[str, Any] | None) -> dict[str, Any] | None:
+        if inputs is None:
+            return None
         return {
             name: value.to(self._platform.device, non_blocking=True)
             if isinstance(value, torch.Tensor)
@@ -88,6 +111,11 @@ class ForwardStep:
         """``[samples answered exactly, samples]``: argmax of every learned token is the label."""
         predicted = parallel_argmax(logits, model.pg_collection.tp)
         labels, mask = inputs["labels"], inputs["loss_mask"] > 0
+        cp = model.pg_collection.cp
+        if cp.size() > 1:
+            # A sample is judged whole; all ranks of the group say the same of it.
+            order = whole_order(_samples(labels, lengths), cp.size())
+            predicted = gather_positions(predicted, order, cp)
         if lengths is None:
             lengths = torch.full((len(labels),), labels.shape[1])
         predicted, labels, mask = predicted.flatten(), labels.flatten(), mask.flatten()
@@ -100,6 +128,19 @@ class ForwardStep:
         wrong = none.index_add(0, sample, ((predicted != labels) & mask).float())
         counted = learned > 0
         return torch.stack([(counted & (wrong == 0)).sum(), counted.sum()]).float()
+
+
+def _checked(rows: dict[str, torch.Tensor], counts: Rows, model: Model) -> dict[str, torch.Tensor]:
+    """Rows of encoders on the language model's own rank, in its precision."""
+    width, dtype = model.config.hidden_size, model.config.params_dtype
+    for encoder, tensor in rows.items():
+        check_rows(encoder, tensor, counts[encoder], width)
+    return {encoder: tensor.to(dtype) for encoder, tensor in rows.items()}
+
+
+def _samples(labels: torch.Tensor, lengths: torch.Tensor | None) -> list[int]:
+    """Positions of each sample of a row of labels ``[B, S]``."""
+    return [labels.shape[1]] if lengths is None else lengths.tolist()  # type: ignore[no-any-return]
 
 
 def token_loss(

@@ -178,7 +178,7 @@ def _write(
     out.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
     try:
-        places = {}
+        places: dict[str, str] = {}
         for number, part in enumerate(parts, start=1):
             whole = len(parts) == 1
             file = WHOLE if whole else f"model-{number:05d}-of-{len(parts):05d}.safetensors"

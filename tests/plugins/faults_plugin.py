@@ -13,6 +13,8 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 import mimo_core as mimo
 
 RANK, PLACE, NUMBER, DEED = os.environ["FAULT"].split()
@@ -37,8 +39,22 @@ def come_to(place: str) -> None:
             sys.exit(0)
         case "crash":
             os.kill(os.getpid(), signal.SIGSEGV)
+        case "hang":
+            time.sleep(1000)
+        case "terminate":
+            terminate_all()
         case "full":
             resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
+
+
+def terminate_all() -> None:
+    """SIGTERM to every process of the job, the launcher and this one included, as SLURM does."""
+    launcher = psutil.Process().parent()
+    while launcher is not None and "RANK" in launcher.environ():
+        launcher = launcher.parent()
+    assert launcher is not None
+    for process in [launcher, *launcher.children(recursive=True)]:
+        process.terminate()
 
 
 come_to("import")

@@ -36,6 +36,12 @@ class CpuPlatform:
 
     def synchronize(self) -> None: ...
 
+    def random_state(self) -> torch.Tensor:
+        return torch.get_rng_state()
+
+    def set_random_state(self, state: torch.Tensor) -> None:
+        torch.set_rng_state(state)
+
     def peak_memory(self) -> int:
         return 0
 

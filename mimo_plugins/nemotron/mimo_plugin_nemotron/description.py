@@ -26,7 +26,8 @@ def describe(module: Module) -> Description:
             "global groups that a run of several grids has not); leave tie_embeddings out, or set "
             "pp to 1"
         )
-    parallel = {"tp", "pp", "dp"}
+    _check_groups(module)
+    parallel = {"tp", "cp", "pp", "dp"}
     if "E" in pattern:
         parallel |= {"ep", "expert_tp"}
     return Description(
@@ -43,6 +44,19 @@ def describe(module: Module) -> Description:
         vocabulary=vocabulary,
         owns=owned.FIELDS,
     )
+
+
+def _check_groups(module: Module) -> None:
+    """Context-parallel ranks share the heads of a Mamba2 layer: whole groups, or parts of one."""
+    options: Options = module.options
+    groups = options.mamba_groups // module.grid.tp
+    cp = module.grid.cp
+    if "M" in options.pattern and groups and groups % cp and cp % groups:
+        raise ValueError(
+            f"modules.{module.name}.grid.cp: {cp} context-parallel ranks cannot share {groups} "
+            f"Mamba2 groups (mamba_groups {options.mamba_groups} / tp {module.grid.tp}); let cp "
+            "divide that, or be a multiple of it"
+        )
 
 
 def embedding_rows(module: Module) -> int:
@@ -140,7 +154,7 @@ def _divides(module: Module, vocabulary: int) -> tuple[tuple[str, int, str], ...
         ]
     if "M" in options.pattern:
         sizes += [
-            ("Mamba2 heads", options.mamba_head_count, "tp"),
+            ("Mamba2 heads", options.mamba_head_count, "tp x cp"),
             ("Mamba2 groups", options.mamba_groups, "tp"),
         ]
     if "-" in options.pattern:

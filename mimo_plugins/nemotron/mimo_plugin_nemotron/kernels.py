@@ -2,7 +2,8 @@
 
 megatron-core 0.19 takes them from ``mamba_ssm``, whose Triton kernels run on GPUs only, and looks
 for them once, when ``megatron.core.ssm.mamba_mixer`` is imported. On a CPU the pure-torch ones of
-``mixer`` answer to their names, in this process only.
+``mixer`` answer to their names, in this process only. Which positions of packed samples a
+context-parallel rank holds it asks of TransformerEngine's extension; there the core answers.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from mimo_core.contract import Platform
 from mimo_plugin_nemotron import mixer
 
 MIXER = "megatron.core.ssm.mamba_mixer"
+SHARING = "megatron.core.ssm.mamba_context_parallel"
 PACKAGES = ("mamba_ssm", "causal_conv1d")
 
 
@@ -46,6 +48,16 @@ def provide(platform: Platform) -> None:
     imported: Any = sys.modules.get(MIXER)
     if imported is not None and imported.RMSNormGated is not mixer.GatedRMSNorm:
         importlib.reload(imported)
+    sharing: Any = importlib.import_module(SHARING)
+    sharing.tex = types.SimpleNamespace(thd_get_partitioned_indices=_own_positions)
+    sharing.is_te_min_version = lambda *_args, **_kwargs: True
+
+
+def _own_positions(bounds: Any, _positions: int, ranks: int, rank: int) -> Any:
+    """Stands for ``transformer_engine_torch.thd_get_partitioned_indices``."""
+    from mimo_core.model.context import own_positions
+
+    return own_positions(bounds.diff().tolist(), ranks, rank)
 
 
 def _modules() -> dict[str, dict[str, Any]]:

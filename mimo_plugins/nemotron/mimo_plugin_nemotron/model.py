@@ -48,7 +48,7 @@ def hybrid_config(module: Module, platform: Platform) -> TransformerConfig:
     """The model's ``TransformerConfig`` on the module's grid.
 
     Raises:
-        ValueError: what the recipe wants recomputed cannot be on this platform.
+        ValueError: what the recipe wants recomputed, or the precision, cannot be on this platform.
     """
     defaults: dict[str, Any] = {}
     if "E" in module.options.pattern:
@@ -64,6 +64,13 @@ def hybrid_config(module: Module, platform: Platform) -> TransformerConfig:
             f"modules.{module.name}.megatron.recompute_modules: layernorm needs TransformerEngine "
             "(megatron-core 0.19 asks its FP8 state whatever the precision is, in "
             "CheckpointWithoutOutputFunction); leave layernorm out on this machine"
+        )
+    shared = module.grid.cp > 1 and "*" in module.options.pattern
+    if platform.transformer_engine and shared and module.precision == "fp32":
+        raise ValueError(
+            f"modules.{module.name}: attention (* in the pattern) with cp {module.grid.cp} needs "
+            "bf16 on a GPU: TransformerEngine has no kernel of context parallelism for fp32; set "
+            f"precision: bf16, or modules.{module.name}.grid.cp to 1"
         )
     return config
 

@@ -56,8 +56,10 @@ def chunked_scan(
         x, dt, b, c = (_pad_positions(t, padding) for t in (x, dt, b, c))
         segments = None if segments is None else _pad_positions(segments, padding)
 
-    # [B, C, G, R, Q]: sum of the log decays of a chunk, up to and with each position.
-    decay = (dt * a).view(batch, chunks, chunk, groups, shared).permute(0, 1, 3, 4, 2).cumsum(-1)
+    # [B, C, G, R, Q]: sum of the log decays of a chunk, up to and with each position. In float64:
+    # differences of two are wanted, whose float32 would be lost to the rounding of the sums.
+    decay = (dt.double() * a.double()).view(batch, chunks, chunk, groups, shared)
+    decay = decay.permute(0, 1, 3, 4, 2).cumsum(-1)
     stepped = (x * dt[..., None]).view(batch, chunks, chunk, groups, shared, width)
     stepped = stepped.permute(0, 1, 3, 4, 2, 5)  # [B, C, G, R, Q, P]
     b = b.view(batch, chunks, chunk, groups, state).transpose(2, 3)  # [B, C, G, Q, N]
@@ -66,7 +68,8 @@ def chunked_scan(
         segments = segments.view(batch, chunks, 1, 1, chunk)
 
     # Within each chunk.
-    scores = (c @ b.transpose(-1, -2))[:, :, :, None] * _decay_between(decay, segments)
+    between = _decay_between(decay, segments, x.dtype)
+    scores = (c @ b.transpose(-1, -2))[:, :, :, None] * between
     y = scores @ stepped  # [B, C, G, R, Q, P]
     if chunks > 1:
         y = y + _from_earlier_chunks(stepped, decay, b, c, segments)
@@ -79,19 +82,20 @@ def _pad_positions(tensor: Tensor, padding: int) -> Tensor:
     return F.pad(tensor, (0, 0) * (tensor.dim() - 2) + (0, padding))
 
 
-def _decay_between(decay: Tensor, segments: Tensor | None) -> Tensor:
+def _decay_between(decay: Tensor, segments: Tensor | None, dtype: torch.dtype) -> Tensor:
     """``exp(decay_i - decay_j)`` for ``i >= j`` of one sample, else 0: ``[..., Q] -> [..., Q, Q]``.
 
     Args:
-        decay: ``[..., Q]``.
+        decay: Float64 ``[..., Q]``.
         segments: Sample of each, ``[..., Q]`` up to broadcasting.
+        dtype: Of the result.
     """
     length = decay.shape[-1]
     apart = torch.ones(length, length, dtype=torch.bool, device=decay.device).triu(1)
     if segments is not None:
         apart = apart | (segments[..., :, None] != segments[..., None, :])
     difference = decay[..., :, None] - decay[..., None, :]
-    return difference.masked_fill(apart, -torch.inf).exp()
+    return difference.to(dtype).masked_fill_(apart, -torch.inf).exp()
 
 
 def _from_earlier_chunks(
@@ -104,8 +108,8 @@ def _from_earlier_chunks(
     """
     shared, width = stepped.shape[3], stepped.shape[-1]
     total = decay[..., -1]  # [B, C, G, R]
-    to_end = (total[..., None] - decay).exp()
-    from_start = decay.exp()
+    to_end = (total[..., None] - decay).to(stepped.dtype).exp()
+    from_start = decay.to(stepped.dtype).exp()
     ends = None
     if segments is not None:
         # A chunk leaves the state of its last sample; only that sample's positions read it.
@@ -120,7 +124,7 @@ def _from_earlier_chunks(
     # The state at the start of chunk i: what chunks j < i left, decayed over those between.
     by_head = torch.unflatten(states, -1, (shared, width)).permute(0, 2, 4, 1, 3, 5).flatten(4)
     passed = total.permute(0, 2, 3, 1).cumsum(-1)  # [B, G, R, C]
-    between = _decay_between(F.pad(passed, (1, 0)), ends)[..., :-1, 1:]
+    between = _decay_between(F.pad(passed, (1, 0)), ends, stepped.dtype)[..., :-1, 1:]
     starts = torch.unflatten(between.tril(-1) @ by_head, -1, (-1, width))  # [B, G, R, C, N, P]
     starts = starts.permute(0, 3, 1, 4, 2, 5).flatten(4)  # [B, C, G, N, R P]
 

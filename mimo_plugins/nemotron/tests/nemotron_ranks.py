@@ -227,7 +227,8 @@ def gradient_error(whole: Built, part: Built) -> float:
         if getattr(parameter, "sequence_parallel", False):
             dist.all_reduce(gradient, group=part.groups.tp)
         dense = getattr(parameter, "allreduce", True)
-        dist.all_reduce(gradient, group=part.groups.dp if dense else part.groups.expt_dp)
+        group = part.groups.dp_cp if dense else part.groups.expt_dp
+        dist.all_reduce(gradient, group=group)
         reference = _whole_parameter(whole, part, name).grad
         assert reference is not None
         expected = _shard(part, name, parameter, reference)

@@ -46,7 +46,7 @@ def test_description() -> None:
     assert description.layers == 4
     assert description.heads == 4
     assert description.experts == 4
-    assert description.parallel == {"tp", "pp", "dp", "ep", "expert_tp"}
+    assert description.parallel == {"tp", "cp", "pp", "dp", "ep", "expert_tp"}
     assert ("experts", 4, "ep") in description.divides
     assert ("key and value heads", 2, "tp") in description.divides
     assert ("Mamba2 groups", 2, "tp") in description.divides
@@ -59,7 +59,7 @@ def test_description() -> None:
 def test_without_experts_there_is_nothing_to_spread_them_over() -> None:
     description = plugin.describe(language_module(pattern="M*"))
     assert description.experts == 0
-    assert description.parallel == {"tp", "pp", "dp"}
+    assert description.parallel == {"tp", "cp", "pp", "dp"}
 
 
 def test_rows_of_a_pretrained_embedding() -> None:

@@ -2,24 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
 from mimo_plugin_nemotron import mixer, scan
+from scan_reference import gated_mixer, gated_norm, numbered, recurrence
 from torch import Tensor
-
-
-def recurrence(x: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor) -> Tensor:
-    """One position after the other; shapes as ``scan.chunked_scan``."""
-    heads, width = x.shape[2:]
-    b, c = (t.repeat_interleave(heads // t.shape[2], dim=2) for t in (b, c))
-    state = torch.zeros(x.shape[0], heads, width, b.shape[-1], dtype=x.dtype)
-    outputs = []
-    for t in range(x.shape[1]):
-        kept = torch.exp(dt[:, t] * a)[..., None, None] * state
-        state = kept + (dt[:, t, :, None] * x[:, t])[..., None] * b[:, t, :, None]
-        outputs.append((state * c[:, t, :, None]).sum(-1))
-    return torch.stack(outputs, dim=1)
 
 
 def scan_inputs(length: int, *, batch: int = 2, heads: int = 4, groups: int = 2) -> list[Tensor]:
@@ -51,18 +41,34 @@ def test_any_number_of_groups(groups: int) -> None:
     torch.testing.assert_close(scan.chunked_scan(*inputs, chunk=4), recurrence(*inputs))
 
 
-def test_gradients_through_several_chunks() -> None:
-    inputs = [t.requires_grad_() for t in scan_inputs(5, batch=1, heads=2, groups=1)]
+@pytest.mark.parametrize("length", [2, 4, 5], ids=["one chunk", "whole chunks", "and a rest"])
+def test_gradient_of_every_input(length: int) -> None:
+    inputs = [t.requires_grad_() for t in scan_inputs(length, batch=1, heads=2, groups=1)]
     assert torch.autograd.gradcheck(lambda *t: scan.chunked_scan(*t, chunk=2), inputs)
+
+
+@pytest.mark.parametrize("lengths", [None, [100, 92]], ids=["one sample", "packed"])
+def test_float32_loses_its_rounding_only(lengths: list[int] | None) -> None:
+    """Steps large and small, whose log decays sum up to thousands: differences of such sums in
+    float32 would show 4e-5 to 2e-4; rounding shows up to 2e-7 of the largest entry."""
+    segments = None if lengths is None else numbered(lengths).expand(2, -1)
+    x, dt, _, b, c = scan_inputs(192)
+    dt = F.softplus(6 * torch.randn_like(dt))
+    a = -torch.tensor([1.0, 4.0, 9.0, 16.0], dtype=torch.float64)
+    factors = torch.randn_like(x)
+    told = []
+    for dtype in (torch.float32, torch.float64):
+        inputs = [t.float().to(dtype).requires_grad_() for t in (x, dt, a, b, c)]
+        y = scan.chunked_scan(*inputs, chunk=64, segments=segments)
+        (y * factors).sum().backward()
+        told.append([y, *(t.grad for t in inputs)])
+    for single, double in zip(*told, strict=True):
+        assert single is not None and double is not None
+        assert (single - double).abs().max() < 2e-6 * double.abs().max()
 
 
 SAMPLES = [[17], [4, 4, 9], [3, 1, 1, 12], [1, 7, 5, 4], [5, 12]]
 """Lengths of samples that make 17 positions."""
-
-
-def numbered(lengths: list[int]) -> Tensor:
-    """``[S]``: the sample of each position."""
-    return torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths)).int()
 
 
 @pytest.mark.parametrize("chunk", [1, 4, 7, 128])
@@ -106,10 +112,7 @@ def test_gated_norm_formula(norm_before_gate: bool) -> None:
     x, z = torch.randn(2, 3, 8), torch.randn(2, 3, 8)
     norm = mixer.GatedRMSNorm(8, eps=1e-3, group_size=4, norm_before_gate=norm_before_gate)
     torch.nn.init.normal_(norm.weight)
-    gated = x if norm_before_gate else x * F.silu(z)
-    halves = [h / (h.pow(2).mean(-1, keepdim=True) + 1e-3).sqrt() for h in gated.split(4, dim=-1)]
-    expected = torch.cat(halves, dim=-1) * norm.weight
-    expected = expected * F.silu(z) if norm_before_gate else expected
+    expected = gated_norm(x, z, norm.weight, eps=1e-3, group=4, norm_before_gate=norm_before_gate)
     torch.testing.assert_close(norm(x, z), expected)
 
 
@@ -138,20 +141,8 @@ def mixer_inputs(length: int, *, skip_per_feature: bool = False) -> dict[str, Te
     }
 
 
-def plain_mixer(inputs: dict[str, Tensor], dt_limit: tuple[float, float]) -> Tensor:
-    """The mixer between its projections, from its definition; gated, not normalized."""
-    z, xbc, dt = inputs["zxbcdt"].split([INNER, CHANNELS, HEADS], dim=-1)
-    length = xbc.shape[1]
-    weight, bias = inputs["conv1d_weight"], inputs["conv1d_bias"]
-    xbc = F.conv1d(xbc.mT, weight[:, None], bias, padding=TAPS - 1, groups=CHANNELS)
-    xbc = F.silu(xbc[..., :length].mT)
-    x, b, c = xbc.split([INNER, GROUPS * STATE, GROUPS * STATE], dim=-1)
-    x = x.reshape(2, length, HEADS, WIDTH)
-    b, c = (t.reshape(2, length, GROUPS, STATE) for t in (b, c))
-    dt = F.softplus(dt + inputs["dt_bias"]).clamp(*dt_limit)
-    skip = inputs["D"] if inputs["D"].dim() == 2 else inputs["D"][:, None]
-    y = recurrence(x, dt, inputs["A"], b, c) + x * skip
-    return y.reshape(2, length, INNER) * F.silu(z)
+def plain_mixer(inputs: dict[str, Tensor], **given: Any) -> Tensor:
+    return gated_mixer(inputs, width=WIDTH, groups=GROUPS, **given)
 
 
 @pytest.mark.parametrize("length", [1, 2, 11, 70])
@@ -165,7 +156,7 @@ def test_split_convolution_scan(length: int, skip_per_feature: bool) -> None:
         ngroups=GROUPS,
         norm_before_gate=False,
     )
-    torch.testing.assert_close(y, plain_mixer(inputs, (0.0, float("inf"))))
+    torch.testing.assert_close(y, plain_mixer(inputs))
 
 
 def test_samples_of_a_sequence_are_mixed_as_each_alone() -> None:
@@ -180,11 +171,32 @@ def test_samples_of_a_sequence_are_mixed_as_each_alone() -> None:
         norm_before_gate=False,
         seq_idx=numbered(lengths).expand(2, -1),
     )
-    alone = [
-        plain_mixer(inputs | {"zxbcdt": part}, (0.0, float("inf")))
-        for part in inputs["zxbcdt"].split(lengths, dim=1)
-    ]
-    torch.testing.assert_close(y, torch.cat(alone, dim=1))
+    torch.testing.assert_close(y, plain_mixer(inputs, lengths=lengths))
+
+
+@pytest.mark.parametrize(
+    ("lengths", "norm"),
+    [([4], "norm before gate"), ([5], "gate before norm"), ([1, 3, 1], "no norm")],
+    ids=str,
+)
+def test_gradient_of_every_parameter(lengths: list[int], norm: str) -> None:
+    """Of all that lies between the projections, in chunks of two."""
+    inputs = mixer_inputs(sum(lengths))
+    inputs["zxbcdt"] = inputs["zxbcdt"][:1]
+    if norm != "no norm":
+        inputs["rmsnorm_weight"] = torch.randn(INNER, dtype=torch.float64)
+    given = [t.requires_grad_() for t in inputs.values()]
+    assert torch.autograd.gradcheck(
+        lambda *t: mixer.mamba_split_conv1d_scan_combined(
+            **dict(zip(inputs, t, strict=True)),
+            chunk_size=2,
+            headdim=WIDTH,
+            ngroups=GROUPS,
+            norm_before_gate=norm == "norm before gate",
+            seq_idx=numbered(lengths)[None] if len(lengths) > 1 else None,
+        ),
+        given,
+    )
 
 
 def test_step_limits() -> None:
@@ -192,7 +204,7 @@ def test_step_limits() -> None:
     y = mixer.mamba_split_conv1d_scan_combined(
         **inputs, chunk_size=4, headdim=WIDTH, ngroups=GROUPS, dt_limit=(0.3, 0.9)
     )
-    torch.testing.assert_close(y, plain_mixer(inputs, (0.3, 0.9)))
+    torch.testing.assert_close(y, plain_mixer(inputs, dt_limit=(0.3, 0.9)))
 
 
 def test_norm_weight_given() -> None:
@@ -207,7 +219,7 @@ def test_norm_weight_given() -> None:
         rmsnorm_eps=1e-5,
         norm_before_gate=False,
     )
-    gated = plain_mixer(inputs, (0.0, float("inf")))
+    gated = plain_mixer(inputs)
     size = INNER // GROUPS
     norm = torch.cat([F.rms_norm(h, (size,), eps=1e-5) for h in gated.split(size, -1)], dim=-1)
     torch.testing.assert_close(y, norm * weight)
@@ -221,7 +233,7 @@ def test_bfloat16_in_and_out() -> None:
     )
     assert y.dtype is torch.bfloat16
     inputs["zxbcdt"] = inputs["zxbcdt"].float()
-    expected = plain_mixer(inputs, (0.0, float("inf")))
+    expected = plain_mixer(inputs)
     torch.testing.assert_close(y.float(), expected, atol=0.0, rtol=2**-8)
 
 
@@ -234,8 +246,9 @@ def test_what_a_cpu_cannot_do_is_refused_by_name() -> None:
         mixer.mamba_chunk_scan_combined()
 
 
-def test_the_mixer_of_transformers() -> None:
-    """The same weights in transformers' Mamba2 mixer give the same output."""
+@pytest.mark.parametrize("length", [8, 10], ids=["whole chunks", "and a rest"])
+def test_the_mixer_of_transformers(length: int) -> None:
+    """The same weights in transformers' Mamba2 mixer give the same output and gradients."""
     from transformers import Mamba2Config
     from transformers.models.mamba2.modeling_mamba2 import Mamba2Mixer
 
@@ -255,7 +268,7 @@ def test_the_mixer_of_transformers() -> None:
     torch.nn.init.normal_(theirs.dt_bias)
     torch.nn.init.normal_(theirs.D)
     torch.nn.init.normal_(theirs.norm.weight)
-    states = torch.randn(2, 10, hidden)
+    states = torch.randn(2, length, hidden, requires_grad=True)
     y = mixer.mamba_split_conv1d_scan_combined(
         theirs.in_proj(states),
         theirs.conv1d.weight[:, 0],
@@ -269,4 +282,13 @@ def test_the_mixer_of_transformers() -> None:
         rmsnorm_eps=1e-5,
         norm_before_gate=False,
     )
-    torch.testing.assert_close(theirs.out_proj(y), theirs(states))
+    ours, expected = theirs.out_proj(y), theirs(states)
+    torch.testing.assert_close(ours, expected)
+    learned = [states, *theirs.parameters()]
+    factors = torch.randn_like(ours)
+    for own, other in zip(
+        *(torch.autograd.grad((given * factors).sum(), learned) for given in (ours, expected)),
+        strict=True,
+    ):
+        # Float32 sums in two orders: up to 1e-6 of the largest entry.
+        torch.testing.assert_close(own, other, rtol=0.0, atol=1e-5 * other.abs().max().item())

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from einops import rearrange
 
 from mimo_core import Sample
-from mimo_plugin_radio.options import KIND, Options
+from mimo_plugin_radio.options import Options
 from mimo_plugin_radio.sizes import Size, picture_sizes
 
 
@@ -43,8 +43,7 @@ def packed_batch(
 
     Returns:
         ``patches``: float32 ``[N, 3 * patch_size**2]``, picture after picture, patches in reading
-        order, in each colour after colour. ``sizes``: height and width of each picture in pixels.
-        ``cu_seqlens``: int32 ``[B + 1]``, where in ``N`` each picture begins, and the end.
+        order, in each colour after colour; and what :func:`packed_sizes` tells of them.
 
     Raises:
         ValueError: a picture is not uint8 ``[height, width, 3]``, or not of the shape that its
@@ -68,12 +67,23 @@ def packed_batch(
         )
         for picture, size in zip(pictures, sizes, strict=True)
     ]
-    ends = np.cumsum([0, *map(len, patches)], dtype=np.int32)
-    return {
-        "patches": torch.cat(patches),
-        "sizes": tuple(sizes),
-        "cu_seqlens": torch.from_numpy(ends),
-    }
+    return {"patches": torch.cat(patches), **_sizes(sizes, options)}
+
+
+def packed_sizes(samples: Sequence[Sample], options: Options) -> dict[str, Any]:
+    """Dynamic resolution: what every pipeline stage must know of the pictures.
+
+    Returns:
+        ``sizes``: height and width of each of ``B`` pictures in pixels. ``cu_seqlens``: int32
+        ``[B + 1]``, where in the patches each picture begins, and the end.
+    """
+    return _sizes([size for _, _, size in _sized(samples, options)], options)
+
+
+def _sizes(sizes: Sequence[Size], options: Options) -> dict[str, Any]:
+    patches = [height * width // options.patch_size**2 for height, width in sizes]
+    ends = np.cumsum([0, *patches], dtype=np.int32)
+    return {"sizes": tuple(sizes), "cu_seqlens": torch.from_numpy(ends)}
 
 
 def _sized(
@@ -81,7 +91,7 @@ def _sized(
 ) -> Iterator[tuple[str, tuple[int, ...], Size]]:
     """Sample key, metadata shape and size to be of every picture."""
     for sample in samples:
-        shapes = [medium.shape for medium in sample.media(KIND)]
+        shapes = [medium.shape for medium in sample.media(options.media)]
         for shape, size in zip(shapes, picture_sizes(shapes, options), strict=True):
             yield sample.key, shape, size
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mimo_core import Description, Media, Module
-from mimo_plugin_radio.options import KIND, Options, options_of
+from mimo_plugin_radio.options import Options, options_of
 from mimo_plugin_radio.sizes import picture_sizes
 from mimo_plugin_radio.weights import weights
 
@@ -28,6 +28,12 @@ OWNS = frozenset(
         "hidden_dropout",
         "attention_dropout",
         "num_moe_experts",
+        # Would put other layers on a pipeline stage than the weights' places say.
+        "num_layers_in_first_pipeline_stage",
+        "num_layers_in_last_pipeline_stage",
+        "account_for_embedding_in_pipeline_split",
+        "account_for_loss_in_pipeline_split",
+        "pipeline_model_parallel_layout",
     }
 )
 """What the options say, or RADIO itself: a recipe cannot set it beside them."""
@@ -49,9 +55,9 @@ def describe_encoder(module: Module) -> Description:
         heads=options.tower_heads,
         weights=weights(options, language_width),
         flops_per_position=_flops_per_image(options, language_width) / options.largest_patches,
-        accepts=KIND,
+        accepts=options.media,
         positions=positions,
-        parallel=frozenset({"tp", "dp"}),
+        parallel=frozenset({"tp", "pp", "dp"}),
         divides=_divides(options, language_width),
         owns=OWNS,
     )

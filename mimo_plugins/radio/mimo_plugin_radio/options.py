@@ -10,9 +10,6 @@ from mimo_core import Module
 
 Triple = tuple[float, float, float]
 
-KIND = "image"
-"""Of the media that radio reads."""
-
 PRESETS: dict[str, dict[str, int]] = {
     "base": {"hidden_size": 768, "layers": 12, "heads": 12},
     "large": {"hidden_size": 1024, "layers": 24, "heads": 16},
@@ -94,6 +91,8 @@ class Options:
     """``rms``: an RMS norm before the projector, as in NVIDIA's vision-language models."""
     projector_bias: bool = True
     """The projector's linear layers have biases."""
+    media: str = "image"
+    """The kind of the samples' media that it reads, so that two modules can read different ones."""
     placeholder: str | None = None
     """The symbol that stands for a picture's positions; by default the module's name in angle
     brackets, such as ``<vision>``, so that no two modules share one."""

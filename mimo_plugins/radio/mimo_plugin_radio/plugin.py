@@ -73,12 +73,13 @@ def provide_batch(
     module: Module, samples: Sequence[Sample], context: BatchContext
 ) -> dict[str, Any] | None:
     """What the tower's forward takes: see ``mimo_plugin_radio.batch``."""
-    from mimo_plugin_radio.batch import image_batch, packed_batch
+    from mimo_plugin_radio.batch import image_batch, packed_batch, packed_sizes
 
     options = options_of(module)
-    pictures = context.load(samples)
-    if not pictures:
+    if not any(True for sample in samples for _ in sample.media(options.media)):
         return None
-    if options.resolution == "fixed":
-        return image_batch(pictures, options)
-    return packed_batch(samples, pictures, options)
+    fixed = options.resolution == "fixed"
+    if not context.first_stage:
+        return {} if fixed else packed_sizes(samples, options)
+    pictures = context.load(samples)
+    return image_batch(pictures, options) if fixed else packed_batch(samples, pictures, options)

@@ -1,4 +1,8 @@
-"""The tower: megatron-core's RADIO model, from pictures to the language model's rows."""
+"""The tower: megatron-core's RADIO model, from pictures to the language model's rows.
+
+On several pipeline stages, the first embeds pictures; the last gives rows; between stages hidden
+states travel, ``[S, B, H]`` with class tokens.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +16,38 @@ from megatron.core.process_groups_config import ProcessGroupCollection
 from megatron.core.transformer import TransformerConfig
 from megatron.core.transformer.module import MegatronModule
 from megatron.core.transformer.spec_utils import ModuleSpec
+from megatron.core.transformer.transformer_block import TransformerBlock
 
 from mimo_plugin_radio.options import Options
 from mimo_plugin_radio.sizes import Size
+
+
+class LaterStage(MegatronModule):  # type: ignore[misc]
+    """The layers of a pipeline stage after the first, under the names of ``RADIOViTModel``.
+
+    In megatron-core 0.19 that builds every stage as the first (``models/vision/radio.py``).
+    """
+
+    def __init__(
+        self,
+        config: TransformerConfig,
+        layer_spec: ModuleSpec,
+        pg_collection: ProcessGroupCollection,
+    ) -> None:
+        super().__init__(config=config)
+        self.tp_group = pg_collection.tp
+        self.decoder = TransformerBlock(
+            config, layer_spec, post_process=False, pg_collection=pg_collection
+        )
+
+    def forward(
+        self, hidden_states: torch.Tensor, packed_seq_params: PackedSeqParams | None = None
+    ) -> torch.Tensor:
+        """Hidden states ``[S, B, H]`` to features ``[B, S, H]``."""
+        features = self.decoder(
+            hidden_states, attention_mask=None, packed_seq_params=packed_seq_params
+        )
+        return features.transpose(0, 1)  # type: ignore[no-any-return]
 
 
 class _Radio(MegatronModule):  # type: ignore[misc]
@@ -38,6 +71,10 @@ class _Radio(MegatronModule):  # type: ignore[misc]
         self.options = options
         # Read by MegatronModule.sharded_state_dict, which else asks the global parallel state.
         self.tp_group = pg_collection.tp
+        self.last_stage = pg_collection.pp.rank() == pg_collection.pp.size() - 1
+        if pg_collection.pp.rank() > 0:
+            self.vit = LaterStage(config, layer_spec, pg_collection)
+            return
         # Dynamic resolution does not read it.
         side = options.image_side if options.resolution == "fixed" else options.max_image_size
         self.vit = RADIOViTModel(
@@ -68,6 +105,10 @@ class _Radio(MegatronModule):  # type: ignore[misc]
         with torch.no_grad():
             weight.mul_(weight.shape[1] ** -0.5)
 
+    def _in_precision(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Pixels in the precision in which the first stage embeds them."""
+        return pixels.to(self.vit.position_embeddings.dtype)
+
     def _rows(self, features: torch.Tensor, columns: int) -> torch.Tensor:
         """Rows ``[N, width]`` of pictures of one size.
 
@@ -85,53 +126,73 @@ class _Radio(MegatronModule):  # type: ignore[misc]
 class SquareTower(_Radio):
     """Pictures of one size to rows of features, picture after picture."""
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self, images: torch.Tensor | None = None, hidden_states: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Rows of ``B`` pictures.
 
         Args:
-            images: ``[B, 3, image_size, image_size]``, normalised, of any float type.
+            images: On the first stage ``[B, 3, image_size, image_size]``, normalised, of any float
+                type.
+            hidden_states: On later stages ``[class tokens + patches, B, H]``.
 
         Returns:
             ``[N, width]`` in the model's precision, ``N`` = ``B`` times the positions of a
-            picture: its class tokens if they are kept, then its patches in reading order.
+            picture: its class tokens if they are kept, then its patches in reading order. Before
+            the last stage, hidden states.
         """
-        features = self.vit(images.to(self.vit.position_embeddings.dtype))
-        return self._rows(features, columns=images.shape[-1] // self.options.patch_size)
+        if images is not None:
+            features = self.vit(self._in_precision(images))
+        else:
+            features = self.vit(hidden_states)
+        if not self.last_stage:
+            return features.transpose(0, 1).contiguous()  # type: ignore[no-any-return]
+        return self._rows(features, columns=self.options.image_side // self.options.patch_size)
 
 
 class PackedTower(_Radio):
     """Pictures of any sizes, packed, to rows of features; each picture attends to itself."""
 
     def forward(
-        self, patches: torch.Tensor, sizes: Sequence[Size], cu_seqlens: torch.Tensor
+        self,
+        sizes: Sequence[Size],
+        cu_seqlens: torch.Tensor,
+        patches: torch.Tensor | None = None,
+        hidden_states: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Rows of ``B`` pictures.
 
         Args:
-            patches: ``[N, 3 * patch_size**2]`` of all pictures, normalised, of any float type.
             sizes: Height and width of each picture in pixels.
-            cu_seqlens: Where in ``N`` each picture begins, and the end: int32 ``[B + 1]``.
+            cu_seqlens: Where in the ``N`` patches of all pictures each picture begins, and the end:
+                int32 ``[B + 1]``.
+            patches: On the first stage ``[N, 3 * patch_size**2]``, normalised, of any float type.
+            hidden_states: On later stages ``[N + B * class tokens, 1, H]``.
 
         Returns:
             ``[N', width]`` in the model's precision, ``N'`` the positions of all pictures: of each
-            its class tokens if they are kept, then its patches in reading order.
+            its class tokens if they are kept, then its patches in reading order. Before the last
+            stage, hidden states.
         """
         side, class_tokens = self.options.patch_size, self.options.class_tokens
         grids = [(height // side, width // side) for height, width in sizes]
         lengths = [rows * columns for rows, columns in grids]
-        packed = PackedSeqParams(
-            qkv_format="thd",
-            cu_seqlens_q=cu_seqlens,
-            cu_seqlens_kv=cu_seqlens,
-            max_seqlen_q=max(lengths),
-            max_seqlen_kv=max(lengths),
-        )
-        # Adds the class tokens of each picture, to its bounds in `packed` too.
-        features = self.vit(
-            patches[None].to(self.vit.position_embeddings.dtype),
-            imgs_sizes=sizes,
-            packed_seq_params=packed,
-        )
+        if patches is not None:
+            # Adds the class tokens of each picture, to its bounds in the parameters too.
+            features = self.vit(
+                self._in_precision(patches[None]),
+                imgs_sizes=sizes,
+                packed_seq_params=_packed(cu_seqlens, max(lengths)),
+            )
+        else:
+            added = class_tokens * torch.arange(
+                len(cu_seqlens), dtype=torch.int32, device=cu_seqlens.device
+            )
+            features = self.vit(
+                hidden_states, _packed(cu_seqlens + added, max(lengths) + class_tokens)
+            )
+        if not self.last_stage:
+            return features.transpose(0, 1).contiguous()  # type: ignore[no-any-return]
         pictures = features.split([length + class_tokens for length in lengths], dim=1)
         return torch.cat(
             [
@@ -139,6 +200,16 @@ class PackedTower(_Radio):
                 for picture, (_, columns) in zip(pictures, grids, strict=True)
             ]
         )
+
+
+def _packed(cu_seqlens: torch.Tensor, longest: int) -> PackedSeqParams:
+    return PackedSeqParams(
+        qkv_format="thd",
+        cu_seqlens_q=cu_seqlens,
+        cu_seqlens_kv=cu_seqlens,
+        max_seqlen_q=longest,
+        max_seqlen_kv=longest,
+    )
 
 
 def pixel_shuffle(features: torch.Tensor, columns: int) -> torch.Tensor:

@@ -30,6 +30,7 @@ def tiny_module(
     *,
     name: str = "vision",
     tp: int = 1,
+    pp: int = 1,
     precision: Any = "fp32",
     megatron: dict[str, Any] | None = None,
     **options: Any,
@@ -39,7 +40,7 @@ def tiny_module(
     return Module(
         name=name,
         plugin="radio",
-        grid=Grid(tp=tp),
+        grid=Grid(tp=tp, pp=pp),
         train=Train(
             iterations=1,
             micro_batch_size=2,

@@ -21,7 +21,11 @@ class Context:
 
     training = False
 
+    def __init__(self, first_stage: bool = True) -> None:
+        self.first_stage = first_stage
+
     def load(self, samples: Sequence[Sample]) -> list[np.ndarray]:
+        assert self.first_stage
         return [medium.load(None) for sample in samples for medium in sample.media("image")]
 
     def sequences(self, samples: Sequence[Sample]) -> Any:
@@ -65,7 +69,19 @@ def test_channels_and_rows_keep_their_place() -> None:
 @pytest.mark.parametrize("resolution", ["fixed", "dynamic"])
 def test_no_pictures_no_batch(resolution: str) -> None:
     module = tiny_module(resolution=resolution)
-    assert plugin.provide_batch(module, [Sample(key="test/0", parts=())], Context()) is None
+    for context in (Context(), Context(first_stage=False)):
+        assert plugin.provide_batch(module, [Sample(key="test/0", parts=())], context) is None
+
+
+@pytest.mark.parametrize("resolution", ["fixed", "dynamic"])
+def test_later_stages_know_the_pictures_without_decoding_any(resolution: str) -> None:
+    module = tiny_module(resolution=resolution)
+    samples = _samples(*(np.zeros((*shape, 3), np.uint8) for shape in SHAPES))
+    first = plugin.provide_batch(module, samples, Context())
+    later = plugin.provide_batch(module, samples, Context(first_stage=False))
+    assert first is not None and later is not None
+    assert first.keys() - later.keys() == {"images" if resolution == "fixed" else "patches"}
+    assert all(str(later[name]) == str(first[name]) for name in later)
 
 
 @pytest.mark.parametrize("resolution", ["fixed", "dynamic"])

@@ -109,9 +109,9 @@ def test_positions_of_any_picture(options: dict[str, Any], positions: int, width
     assert description.accepts == "image"
 
 
-def test_grid_may_grow_in_tp_and_dp_and_tp_divides_the_widths() -> None:
+def test_grid_may_grow_in_tp_pp_and_dp_and_tp_divides_the_widths() -> None:
     description = plugin.describe(tiny_module(projector="mlp"))
-    assert description.parallel == {"tp", "dp"}
+    assert description.parallel == {"tp", "pp", "dp"}
     assert {(value, grid) for _, value, grid in description.divides} == {
         (2, "tp"),
         (16, "tp"),

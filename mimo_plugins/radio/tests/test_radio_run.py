@@ -1,4 +1,4 @@
-"""A whole run in dynamic resolution by the command, on two ranks."""
+"""Whole runs by the command, on rectangles of any shape, none to three in a sample."""
 
 from __future__ import annotations
 
@@ -45,9 +45,47 @@ def summary(environ: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -
     return json.loads((folder / "summary.json").read_text())  # type: ignore[no-any-return]
 
 
+@pytest.fixture(scope="module")
+def verified(
+    environ: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, dict[str, Any]]:
+    """Two encoders over stages, against the same model on one rank."""
+    folder = tmp_path_factory.mktemp("stages") / "kept"
+    command = [sys.executable, "-m", "mimo_core.cli.mimo", "verify", str(HERE / "stages.yaml")]
+    done = subprocess.run(
+        [*command, "--steps", "2", "--json", "--run-dir", str(folder)],
+        env=environ,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.stdout, done.stderr
+    return folder, json.loads(done.stdout)
+
+
 def test_run_learns_from_rectangles_of_any_shape_and_number(summary: dict[str, Any]) -> None:
     iterations = summary["iterations"]
     assert len(iterations) == 4
     assert all(math.isfinite(row["loss"]) and row["gradient_norm"] > 0 for row in iterations)
     assert iterations[-1]["loss"] < iterations[0]["loss"]
     assert math.isfinite(summary["evaluation"]["loss"])
+
+
+def test_encoders_over_stages_train_as_on_one_rank(
+    verified: tuple[Path, dict[str, Any]],
+) -> None:
+    """Losses, gradient norms and what every module learned; the first microbatch has no picture,
+    and of one encoder the first stage has nothing to learn."""
+    _, verdict = verified
+    assert verdict["equal"], [row for row in verdict["rows"] if not row["equal"]]
+    assert {row["module"] for row in verdict["rows"]} >= {"deep", "known", "language"}
+    assert all(row["judge"] for row in verdict["rows"])
+
+
+def test_later_stages_decode_no_picture(verified: tuple[Path, dict[str, Any]]) -> None:
+    folder, _ = verified
+    ranks = json.loads((folder / "layout" / "summary.json").read_text())["ranks"]
+    deep, behind, known, behind_known, language = (rank["decoded"] for rank in ranks)
+    assert deep == known > 0
+    assert behind == behind_known == language == 0

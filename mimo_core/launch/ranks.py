@@ -1,0 +1,149 @@
+"""The rank processes of one attempt at a run on this machine."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+
+import attrs
+
+from mimo_core.launch.ending import LAUNCHED, LITTLE, NOTHING_DONE
+from mimo_core.launch.failure import Failure
+from mimo_core.plan import Plan
+from mimo_core.rank import free_port
+from mimo_core.run_folder import RunFolder
+
+_GRACE = 1.0
+"""Seconds that ranks have to end by themselves where one has failed, and to say why."""
+
+
+def attempt(
+    plan: Plan,
+    folder: RunFolder,
+    disabled: Sequence[str],
+    environment: Mapping[str, str],
+    stopping: Callable[[], bool],
+) -> Failure | None:
+    """Start all ranks and wait for their end.
+
+    Args:
+        plan: What to run.
+        folder: The run's folder, prepared.
+        disabled: Plugins that ranks must not import.
+        environment: What ranks are told beside their place.
+        stopping: Whether the ranks are to stop, by SIGTERM.
+
+    Returns:
+        What went wrong first, or that the run was stopped before an iteration was done (``code``
+        0); ``None`` where all ranks ended well. No rank is left in any case.
+    """
+    for rank in range(plan.layout.world_size):
+        folder.failure(rank).unlink(missing_ok=True)
+    command = [sys.executable, "-m", "mimo_core.cli.pretrain", str(folder.recipe)]
+    command += ["--run-dir", str(folder.path)]
+    for name in disabled:
+        command += ["--no-plugin", name]
+    port = free_port()
+    ranks: list[subprocess.Popen[bytes]] = []
+    try:
+        for rank in range(plan.layout.world_size):
+            environ = {**os.environ, **_place(plan, rank, port), **environment}
+            ranks.append(subprocess.Popen(command, env=environ, start_new_session=True))
+        codes = _wait(ranks, stopping)
+        _let_end(ranks)
+    finally:
+        _end(ranks)
+        if sys.stdout.isatty():
+            # The progress line of a rank that was ended midway leaves it hidden.
+            print("\x1b[?25h", end="", flush=True)
+    return _first(plan, folder, codes, stopping())
+
+
+def _place(plan: Plan, rank: int, port: int) -> dict[str, str]:
+    return {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(plan.layout.world_size),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        LAUNCHED: str(time.time()),
+    }
+
+
+def _wait(ranks: Sequence[subprocess.Popen[bytes]], stopping: Callable[[], bool]) -> dict[int, int]:
+    """Until all ranks have ended, or one has failed. Gives the exit codes of failed ranks."""
+    told = False
+    while True:
+        running = any(process.poll() is None for process in ranks)
+        failed = {rank: process.returncode for rank, process in enumerate(ranks)}
+        failed = {rank: code for rank, code in failed.items() if code}
+        if failed or not running:
+            return failed
+        if stopping() and not told:
+            told = True
+            for process in ranks:
+                process.terminate()
+        time.sleep(0.05)
+
+
+def _let_end(ranks: Sequence[subprocess.Popen[bytes]]) -> None:
+    deadline = time.monotonic() + _GRACE
+    while any(process.poll() is None for process in ranks) and time.monotonic() < deadline:
+        time.sleep(0.02)
+
+
+def _end(ranks: Sequence[subprocess.Popen[bytes]]) -> None:
+    """End what still runs: a rank, and whatever it left behind, as its group outlives it."""
+    for process in ranks:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    for process in ranks:
+        process.wait()
+
+
+def _first(
+    plan: Plan, folder: RunFolder, codes: Mapping[int, int], stopping: bool
+) -> Failure | None:
+    """What went wrong first, in the words of the rank that it happened to.
+
+    Args:
+        plan: What was run.
+        folder: The run's folder, where ranks leave the first failure that they know of.
+        codes: Exit codes of the ranks that had failed before the launcher ended any.
+        stopping: Whether the ranks were told to stop.
+    """
+    left = [folder.failure(rank) for rank in range(plan.layout.world_size)]
+    told = [Failure.from_json(path.read_text()) for path in left if path.exists()]
+    if told:
+        first = min(told, key=lambda failure: failure.time)
+        if first.silent and first.rank in codes:
+            first = attrs.evolve(first, message=_how(codes[first.rank]))
+        return first
+    if not codes:
+        return None
+    rank = min(codes, key=lambda rank: (codes[rank] > 0, rank))
+    failure = Failure(
+        rank=rank, label=plan.layout.label(rank), message="", log=str(folder.log(rank)), silent=True
+    )
+    if stopping and codes[rank] == -signal.SIGTERM:
+        # A rank catches it as soon as it has begun.
+        return attrs.evolve(failure, message=NOTHING_DONE, code=0, log=None)
+    if codes[rank] > 0 and shutil.disk_usage(folder.path).free < LITTLE:
+        message = f"ended, and could not leave word: the disk of {folder.path} is full (see above)"
+        return attrs.evolve(failure, message=message, log=None, expected=True)
+    return attrs.evolve(failure, message=_how(codes[rank]))
+
+
+def _how(code: int) -> str:
+    """How a process ended that did not say why."""
+    if code >= 0:
+        return f"ended with exit code {code}, without a word"
+    name = signal.Signals(-code).name
+    hint = "; the system does so where memory is short (see dmesg)" if name == "SIGKILL" else ""
+    return f"was ended by signal {name}{hint}"

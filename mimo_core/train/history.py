@@ -1,0 +1,113 @@
+"""What a run goes on from, or starts with, as all its ranks see it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+import torch.distributed as dist
+
+from mimo_core.checkpoints import Newest, newest, put_tracker_right
+from mimo_core.plan import Plan
+from mimo_core.platforms.base import RankPlatform
+from mimo_core.rng import seed_module
+from mimo_core.topology import Topology
+from mimo_core.train.adaptations import adapt_checkpoints
+from mimo_core.train.facts import changes, plugin_changes, same_place
+from mimo_core.train.fitting import Fitting
+from mimo_core.train.going_on import module_differences
+from mimo_core.train.random_states import read_random_state, restore_random_state
+from mimo_core.train.saving import Saver
+from mimo_core.train.starting import starting_weights
+
+
+@attrs.frozen(kw_only=True)
+class History:
+    """Found by rank 0 alone, so that no two ranks see another folder."""
+
+    plan: Plan
+    newest: Newest
+    """Of the run's own folder."""
+    weights: Newest | None
+    """Of another run: a new one starts with its weights."""
+
+    @classmethod
+    def find(cls, plan: Plan, checkpoints: Path) -> History:
+        """Look, and let megatron's tracker name what was found. Called by all ranks.
+
+        Raises:
+            ValueError: on rank 0: see :func:`~mimo_core.train.starting.starting_weights` and
+                :func:`~mimo_core.checkpoints.newest`.
+        """
+        box: list[Any] = [None, None]
+        if dist.get_rank() == 0:
+            found = newest(checkpoints)
+            put_tracker_right(found)
+            box = [found, starting_weights(plan, found.iteration)]
+        dist.broadcast_object_list(box)
+        done = box[0].iteration
+        print("begins" if done is None else f"goes on after iteration {done}", flush=True)
+        return cls(plan=plan, newest=box[0], weights=box[1])
+
+    @property
+    def start_from(self) -> Path | None:
+        """The folder of checkpoints that a new run takes weights of."""
+        return None if self.weights is None else self.weights.checkpoints
+
+    def notes(self, facts: Mapping[str, Any]) -> Iterator[str]:
+        """What a person should know before the run begins, or goes on, a line each.
+
+        Args:
+            facts: Those of the run now (``facts_to_keep``).
+
+        Raises:
+            ValueError: the checkpoint is of another tokenizer.
+        """
+        yield from self.newest.told
+        if self.newest.told:
+            where = "begins anew" if self.newest.manifest is None else "goes on from the one before"
+            yield f"the run {where}, and writes these iterations anew when it gets there"
+        if self.newest.manifest is not None:
+            yield from changes(self.newest.manifest, facts)
+        if self.weights is not None and self.weights.manifest is not None:
+            yield from self.weights.told
+            yield from plugin_changes(self.weights.manifest, facts)
+
+    def adapt(self, facts: Mapping[str, Any], platform: RankPlatform) -> None:
+        """Have megatron load what was found, if it fits, and save complete checkpoints alone."""
+        source = self.newest if self.weights is None else self.weights
+        manifest = source.manifest
+        adapt_checkpoints(
+            iteration=source.iteration,
+            save=Saver(facts=facts, platform=platform, loaded=self.newest.iteration),
+            load=lambda stock: (
+                stock
+                if manifest is None
+                else Fitting(
+                    manifest=manifest,
+                    weights_only=self.weights is not None,
+                    differing=module_differences(manifest, self.plan),
+                    platform=platform,
+                )(stock)
+            ),
+        )
+
+    def go_on(self, facts: Mapping[str, Any], platform: RankPlatform, topology: Topology) -> None:
+        """Restore this rank's random state; after loading, which draws. Called by all ranks.
+
+        A module whose grid is another now draws anew, from the seed and the iteration.
+        """
+        saved = self.newest.manifest
+        if saved is None:
+            return
+        rank = dist.get_rank()
+        for module in self.plan.layout.modules_of(rank):
+            file = same_place(saved, facts, module, rank)
+            if file is not None:
+                restore_random_state(read_random_state(self.newest.path, file), platform)
+                continue
+            prefix = self.plan.graph.rng_prefixes[module]
+            seed = self.plan.recipe.train.seed
+            seed_module(seed, prefix, topology.groups[module], saved.iteration)

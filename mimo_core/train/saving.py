@@ -1,0 +1,115 @@
+"""Saving: around the stock save, so that a checkpoint is complete or is none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+from torch.distributed.checkpoint import FileSystemReader
+from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
+
+from mimo_core.checkpoints import FORMAT, Manifest, clear, sizes, write_manifest
+from mimo_core.platforms.base import RankPlatform
+from mimo_core.train.random_states import random_state, write_random_state
+
+COMMON = "common_state/shard_0_1"
+"""Megatron's key of what is no tensor and alike on all ranks; it loads that by itself."""
+
+
+class Saver:
+    """Saves checkpoints of one run on this rank."""
+
+    def __init__(
+        self, *, facts: Mapping[str, Any], platform: RankPlatform, loaded: int | None
+    ) -> None:
+        """
+        Args:
+            facts: Those of the run (``facts_to_keep``).
+            platform: This rank's machine.
+            loaded: Iteration of the complete checkpoint of this folder that the run goes on from.
+        """
+        self._facts = facts
+        self._platform = platform
+        self._loaded = loaded
+
+    def __call__(self, stock: Callable[..., Any]) -> Callable[..., Any]:
+        """Stands around ``dist_checkpointing.save``: before megatron's tracker is written."""
+
+        def save(
+            state: dict[str, Any],
+            checkpoint: str,
+            *args: Any,
+            content_metadata: Mapping[str, Any],
+            **kwargs: Any,
+        ) -> None:
+            """Called by all ranks.
+
+            Raises:
+                OSError: the checkpoint could not be written; it is none then.
+            """
+            folder, iteration = Path(checkpoint), state["iteration"]
+            if iteration == self._loaded:
+                print(f"{folder} is complete, and nothing was trained since", flush=True)
+                return
+            mine = random_state(self._platform)
+            if dist.get_rank() == 0:
+                clear(folder)
+            dist.barrier()
+            stock(state, checkpoint, *args, content_metadata=content_metadata, **kwargs)
+            names: list[Any] = [None] * dist.get_world_size()
+            dist.all_gather_object(names, write_random_state(folder, dist.get_rank(), mine))
+            if dist.get_rank() == 0:
+                metadata = FileSystemReader(folder).read_metadata()
+                write_manifest(
+                    folder,
+                    Manifest(
+                        format=FORMAT,
+                        iteration=iteration,
+                        consumed_samples=state["args"].consumed_train_samples,
+                        optimizer=content_metadata["distrib_optim_sharding_type"],
+                        files=_files(folder, metadata, names),
+                        random_states=tuple(names),
+                        **_keys(metadata),
+                        **self._facts,
+                    ),
+                )
+            self._loaded = None
+
+        return save
+
+
+def _files(folder: Path, metadata: Metadata, random_states: list[str]) -> dict[str, int]:
+    """Bytes by path.
+
+    Raises:
+        OSError: a file that some rank wrote is not to be seen from here.
+    """
+    there = sizes(folder)
+    assert metadata.storage_data is not None
+    due = {place.relative_path for place in metadata.storage_data.values()} | {*random_states}
+    lost = sorted(due - there.keys())
+    if lost:
+        raise OSError(
+            f"rank 0 does not see {len(lost)} files of {folder} that others wrote, {lost[0]} for "
+            "one; all ranks must see the same folder"
+        )
+    return there
+
+
+def _keys(metadata: Metadata) -> dict[str, Any]:
+    """The manifest's ``tensors`` and ``objects``."""
+    held = metadata.state_dict_metadata
+    return {
+        "tensors": {
+            key: {"shape": list(facts.size), "dtype": str(facts.properties.dtype)[6:]}
+            for key, facts in sorted(held.items())
+            if isinstance(facts, TensorStorageMetadata)
+        },
+        "objects": tuple(
+            key
+            for key, facts in sorted(held.items())
+            if not isinstance(facts, TensorStorageMetadata) and key != COMMON
+        ),
+    }

@@ -1,0 +1,70 @@
+"""The two recipes that are compared: the judge's, on one rank, and the layout's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import attrs
+
+from mimo_core.contract import LANGUAGE, Grid
+from mimo_core.recipe import Recipe
+
+META = "init_model_with_meta_device"
+
+
+def judges(recipe: Recipe, steps: int) -> Recipe:
+    """The same model and samples on one rank.
+
+    A microbatch holds the samples of all data-parallel ranks of the layout's, so that layers which
+    look at a microbatch as a whole (a router's balancing loss) see the same.
+    """
+    micro = recipe.train.micro_batch_size * recipe.modules[LANGUAGE].grid.dp
+    recipe = _measured(recipe, steps)
+    return attrs.evolve(
+        recipe,
+        layout="colocated",
+        modules={
+            name: attrs.evolve(
+                module,
+                grid=Grid(),
+                megatron={key: value for key, value in module.megatron.items() if key != META},
+            )
+            for name, module in recipe.modules.items()
+        },
+        train=attrs.evolve(recipe.train, micro_batch_size=micro),
+        checkpoint=attrs.evolve(recipe.checkpoint, save_initial=True),
+    )
+
+
+def layouts(recipe: Recipe, steps: int, initial: Path) -> Recipe:
+    """The recipe in its own layout, with the weights that the judge begins with.
+
+    Args:
+        recipe: What is verified.
+        steps: Iterations.
+        initial: Folder of checkpoints with the judge's of iteration 0.
+    """
+    recipe = _measured(recipe, steps)
+    return attrs.evolve(
+        recipe, checkpoint=attrs.evolve(recipe.checkpoint, start_from=str(initial.absolute()))
+    )
+
+
+def _measured(recipe: Recipe, steps: int) -> Recipe:
+    """A few steps in fp32 at the full learning rate, each of them saved."""
+    return attrs.evolve(
+        recipe,
+        modules={
+            name: attrs.evolve(module, precision="fp32") for name, module in recipe.modules.items()
+        },
+        train=attrs.evolve(
+            recipe.train,
+            precision="fp32",
+            iterations=steps,
+            warmup_iterations=0,
+            decay="constant",
+            log_every=1,
+        ),
+        evaluate=attrs.evolve(recipe.evaluate, every=0, samples=1, show=0),
+        checkpoint=attrs.evolve(recipe.checkpoint, save=True, save_every=1, directory=None),
+    )

@@ -1,0 +1,163 @@
+"""Runs the judge and a layout, and compares them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from mimo_core.checkpoints import TRACKER
+from mimo_core.errors import RecipeError
+from mimo_core.launch.local import RunFailed
+from mimo_core.plan import make_plan
+from mimo_core.recipe import Recipe, dump
+from mimo_core.run_folder import RunFolder
+from mimo_core.verify.compare import Verdict, compare_iterations
+from mimo_core.verify.recipes import judges, layouts
+
+STEPS = 3
+_FULL_PRODUCTS = {"NVIDIA_TF32_OVERRIDE": "0", "TRITON_F32_DEFAULT": "ieee"}
+"""On GPUs: products in fp32, not in TF32, whose 10 bits would hide what is wrong."""
+
+
+def verify(
+    recipe: Path | str | Recipe,
+    *,
+    overrides: Sequence[str] = (),
+    steps: int = STEPS,
+    folder: Path | None = None,
+    disabled: Sequence[str] = (),
+) -> Verdict:
+    """Train a recipe for a few steps in its own layout and on one rank, and compare.
+
+    Both run in fp32 on the same samples, from the same weights: those that the recipe has on one
+    rank, which the layout loads from the judge's checkpoint of iteration 0. The whole model must
+    fit one rank.
+
+    Args:
+        recipe: A recipe file, the name of a packaged one, or a recipe made in Python.
+        overrides: ``key.path=value``, as on the command line.
+        steps: Iterations, each with its row of every quantity.
+        folder: Where both runs are kept; by default they are not.
+        disabled: Installed plugins to leave out.
+
+    Raises:
+        MimoError: the recipe, a plugin or the layout is wrong, or draws random numbers (dropout).
+        RunFailed: one of both runs failed.
+    """
+    plan = make_plan(recipe, overrides, disabled=disabled)
+    with tempfile.TemporaryDirectory(prefix="mimo-verify-") as temporary:
+        base = folder or Path(temporary)
+        judge = Judge.run(plan.recipe, base, steps=steps, disabled=disabled)
+        return judge.compare(plan.recipe, "layout")
+
+
+@attrs.frozen(kw_only=True)
+class Judge:
+    """A run of the model on one rank, with which any number of layouts can be compared."""
+
+    recipe: Recipe
+    """Its own, on one rank."""
+    steps: int
+    base: Path
+    """Folder of its run, ``judge``, and of those compared with it."""
+    disabled: Sequence[str] = ()
+
+    @classmethod
+    def run(
+        cls, recipe: Recipe, base: Path, *, steps: int = STEPS, disabled: Sequence[str] = ()
+    ) -> Judge:
+        """Run it, and keep its weights of every iteration.
+
+        Args:
+            recipe: What is verified, in any layout.
+            base: A folder, made if needed.
+            steps: Iterations.
+            disabled: Installed plugins to leave out.
+
+        Raises:
+            RecipeError: a module draws random numbers.
+            RunFailed: the run failed.
+        """
+        judge = cls(recipe=judges(recipe, steps), steps=steps, base=base, disabled=disabled)
+        judge._run(judge.recipe, "judge")
+        for rank in judge._summary("judge")["ranks"]:
+            for module, dropout in rank["dropout"].items():
+                if dropout:
+                    raise RecipeError(
+                        f"module {module!r} has dropout {dropout}: it draws other numbers in every "
+                        "layout, so there is nothing to compare; verify it with dropout 0 (an "
+                        f"option of its plugin: modules.{module}.options)"
+                    )
+        judge._keep_initial()
+        return judge
+
+    def compare(self, recipe: Recipe, name: str) -> Verdict:
+        """Run a layout of the same model and samples from the judge's weights, and compare.
+
+        Args:
+            recipe: The model in its layout.
+            name: Of the folder that its run gets.
+
+        Raises:
+            ValueError: the recipe is of another model, or of other microbatches.
+            RunFailed: the run failed.
+        """
+        if judges(recipe, self.steps) != self.recipe:
+            raise ValueError(
+                "this recipe differs from the judge's in more than grids and the share of a "
+                "microbatch on each rank (micro_batch_size x dp of language must be equal)"
+            )
+        self._run(layouts(recipe, self.steps, self._initial), name)
+        from mimo_core.verify.weights import compare_weights
+
+        rows = compare_iterations(
+            self._summary("judge")["iterations"], self._summary(name)["iterations"]
+        )
+        changes, frozen = compare_weights(
+            {module: part.freeze for module, part in recipe.modules.items()},
+            self._checkpoints("judge"),
+            self._checkpoints(name),
+            self.steps,
+        )
+        rows = sorted(rows + changes, key=lambda row: row.step)
+        return Verdict(rows=tuple(rows), frozen=frozen)
+
+    @property
+    def _initial(self) -> Path:
+        return self.base / "initial"
+
+    def _checkpoints(self, name: str) -> Path:
+        return RunFolder(self.base / name).checkpoints(None)
+
+    def _summary(self, name: str) -> dict[str, Any]:
+        summary: dict[str, Any] = json.loads(RunFolder(self.base / name).summary.read_text())
+        return summary
+
+    def _run(self, recipe: Recipe, name: str) -> None:
+        """A run by the command."""
+        self.base.mkdir(parents=True, exist_ok=True)
+        path = self.base / f"{name}.yaml"
+        path.write_text(dump(recipe))
+        command = [sys.executable, "-m", "mimo_core.cli.pretrain", str(path)]
+        command += ["--run-dir", str(self.base / name)]
+        for plugin in self.disabled:
+            command += ["--no-plugin", plugin]
+        environ = {**os.environ, **_FULL_PRODUCTS, "COLUMNS": "100"}
+        done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise RunFailed(f"the run of the {name} failed: {done.stderr.strip()}")
+
+    def _keep_initial(self) -> None:
+        """A folder with the checkpoint of iteration 0 alone."""
+        checkpoint = self._checkpoints("judge") / "iter_0000000"
+        self._initial.mkdir()
+        (self._initial / checkpoint.name).symlink_to(checkpoint.absolute())
+        (self._initial / TRACKER).write_text("0")

@@ -1,0 +1,83 @@
+"""A verdict on the terminal, and as JSON."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from mimo_core.verify.compare import Row, Verdict
+
+
+def verdict_table(verdict: Verdict) -> RenderableType:
+    """Every quantity of every step, and what follows from them."""
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for at, heading in enumerate(
+        ("step", "quantity", "of", "one rank", "layout", "difference", "tolerance", "")
+    ):
+        right = at in (0, 3, 4, 5, 6)
+        table.add_column(
+            heading, justify="right" if right else "left", no_wrap=at != 2, overflow="fold"
+        )
+    for row in verdict.rows:
+        table.add_row(
+            str(row.step),
+            row.quantity,
+            ".".join(filter(None, (row.module or "all", row.parameter))),
+            f"{row.judge:.6g}",
+            f"{row.layout:.6g}",
+            f"{row.difference:.1e}",
+            f"{row.tolerance:.0e}",
+            _mark(row.equal),
+        )
+    frozen = [
+        Text.assemble(_mark(kept), f" {part} is frozen: ", "no" if kept else "some", " bit changed")
+        for part, kept in verdict.frozen.items()
+    ]
+    wrong = [row for row in verdict.rows if not row.equal]
+    return Group(table, *frozen, Text(), _conclusion(verdict, wrong))
+
+
+def verdict_as_dict(verdict: Verdict) -> dict[str, Any]:
+    """What ``mimo verify --json`` prints."""
+    return {
+        "equal": verdict.equal,
+        "worst": _json(verdict.worst),
+        "frozen": dict(verdict.frozen),
+        "rows": [
+            _json(attrs.asdict(row)) | {"tolerance": row.tolerance, "equal": row.equal}
+            for row in verdict.rows
+        ],
+    }
+
+
+def _json(values: Mapping[Any, Any]) -> dict[str, Any]:
+    """JSON has no NaN and no infinity."""
+    return {
+        key: None if isinstance(value, float) and not math.isfinite(value) else value
+        for key, value in values.items()
+    }
+
+
+def _mark(good: bool) -> Text:
+    return Text("✓", style="green") if good else Text("✗", style="bold red")
+
+
+def _conclusion(verdict: Verdict, wrong: list[Row]) -> Text:
+    if verdict.equal:
+        return Text("equal: this layout trains as one rank does", style="bold green")
+    if not wrong:
+        return Text("NOT equal: a frozen part changed", style="bold red")
+    first = wrong[0]
+    where = f" of {first.module}" if first.module else ""
+    return Text(
+        f"NOT equal: {len(wrong)} of {len(verdict.rows)} values differ by more than rounding, the "
+        f"{first.quantity}{where} in step {first.step} first. A module that draws random numbers "
+        "(dropout, random crops) is never equal: turn that off by its options",
+        style="bold red",
+    )

@@ -1,0 +1,70 @@
+"""A disk that is full, a real one, with the whole run on it: the run ends with that as its cause,
+keeps the checkpoint before, and goes on from it when there is room."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from mimo_core.checkpoints import newest
+
+from .conftest import Run, installed, start
+
+SAVING = "failed: a checkpoint could not be written to {folder}/checkpoints, where 0.0 GB are free"
+POINTS = {
+    "0:between the manifest's rename and the tracker's truncation": (1, SAVING),
+    "0:before the manifest's draft": (1, SAVING),
+    "1:before a shard is opened": (1, SAVING),
+    "0:between the shards and .metadata": (1, SAVING),
+    "1:a batch": (1, "failed: the disk of {folder} (or one that a plugin writes to) is full"),
+}
+"""Where it becomes full, which checkpoint is the newest then, and what is said."""
+SHORT = dict(list(POINTS.items())[:2])
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A small file system of its own."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(place)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("no file system can be mounted here")
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", "--lazy", str(place)], check=True)
+
+
+@pytest.mark.parametrize(
+    "points",
+    [pytest.param(SHORT, id="short"), pytest.param(POINTS, id="all", marks=pytest.mark.long)],
+)
+def test_a_full_disk_is_the_cause_and_the_checkpoint_before_is_kept(
+    points: dict[str, tuple[int, str]],
+    tiny: Run,
+    disk: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder, filler, site = disk / "run", disk / "filler", tmp_path / "site"
+    site.mkdir()
+    installed("kills", site)
+    monkeypatch.setenv("FILL", str(filler))
+    for point, (kept, said) in points.items():
+        monkeypatch.setenv("KILLS", point)
+        full = start("tiny", "checkpoint.save_every=1", folder=folder, site=site)
+        assert filler.exists() and full.code == 1, full.screen + full.errors
+        assert said.format(folder=folder) in full.errors, full.errors
+        assert f"that of iteration {kept} is whole" in full.errors
+        assert full.errors.strip().endswith(f"the disk of {folder} is full (see above)")
+        assert newest(folder / "checkpoints").iteration == kept
+        filler.unlink()
+    monkeypatch.setenv("KILLS", "none:none")
+    run = start("tiny", "checkpoint.save_every=1", folder=folder, site=site)
+    assert run.code == 0, run.screen + run.errors
+    assert "going on after iteration 1" in run.screen
+    assert (run.losses, run.norms) == (tiny.losses, tiny.norms)

@@ -1,0 +1,147 @@
+"""Layouts against the judge: the same model, weights and samples in one process.
+
+The samples are those of ``plugins/uneven_plugin.py``: none to three pictures of different sizes,
+microbatches of text alone, pictures on the first or the last data-parallel ranks only, a step in
+which one encoder sees nothing. Gradients are clipped in every step.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import attrs
+import pytest
+
+from mimo_core.contract import LANGUAGE
+from mimo_core.plan import make_plan
+from mimo_core.recipe import Recipe, dump
+from mimo_core.verify import TOLERANCES, Judge, Verdict
+
+from .conftest import HERE, installed, start
+
+RECIPE = HERE / "recipes" / "parity.yaml"
+
+LAYOUTS = {
+    "a rank a module": (),
+    "encoder dp 2 into 1": ("modules.vision.grid.dp=2",),
+    "encoders dp 4 and 2 into 1": ("modules.vision.grid.dp=4", "modules.depth.grid.dp=2"),
+    "encoders dp 1 and 2 into 2": (
+        "modules.depth.grid.dp=2",
+        "modules.language.grid.dp=2",
+        "train.micro_batch_size=2",
+    ),
+    "encoder tp 2": ("modules.vision.grid.tp=2", "modules.depth.grid.tp=2"),
+    "language tp 2, sequence parallel": ("modules.language.grid.tp=2",),
+    "language pp 2": ("modules.language.grid.pp=2",),
+    "language cp 2": ("modules.language.grid.cp=2",),
+    "language tp 2, cp 2, sequence parallel": (
+        "modules.language.grid.tp=2",
+        "modules.language.grid.cp=2",
+    ),
+    "encoder pp 2 beside pp 1": ("modules.vision.grid.pp=2",),
+    "encoders pp 2 and dp 2": ("modules.vision.grid.pp=2", "modules.depth.grid.dp=2"),
+    "language ep 2": (
+        "modules.language.grid.dp=2",
+        "modules.language.grid.ep=2",
+        "train.micro_batch_size=2",
+    ),
+    "everything on 8 ranks": (
+        "modules.vision.grid.tp=2",
+        "modules.depth.grid.dp=2",
+        "modules.language.grid.tp=2",
+        "modules.language.grid.dp=2",
+        "modules.language.grid.ep=2",
+        "train.micro_batch_size=2",
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    path = installed("uneven", tmp_path_factory.mktemp("site"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(path))
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(path), os.environ.get("PYTHONPATH", "")]))
+        yield path
+
+
+@pytest.fixture(scope="module")
+def judge(site: Path, tmp_path_factory: pytest.TempPathFactory) -> Judge:
+    return Judge.run(planned(), tmp_path_factory.mktemp("parity"))
+
+
+def planned(*overrides: str) -> Recipe:
+    return make_plan(RECIPE, overrides).recipe
+
+
+def agreed(verdict: Verdict) -> None:
+    """Says how far both are apart (``pytest -s``), and that it is no more than rounding."""
+    print(", ".join(f"{what} {worst:.1e}" for what, worst in verdict.worst.items()))
+    assert verdict.equal, "\n".join(map(str, verdict.rows))
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_a_layout_trains_as_one_process_does(judge: Judge, name: str) -> None:
+    print(name, end=": ")
+    verdict = judge.compare(planned(*LAYOUTS[name]), name)
+    agreed(verdict)
+    norms = {
+        (row.step, row.module): row.judge for row in verdict.rows if row.quantity == "gradient norm"
+    }
+    assert norms[2, "vision"] == 0 == norms[3, "depth"], "an encoder that sees nothing"
+    assert all(norms[step, LANGUAGE] > 0 for step in (1, 2, 3))
+
+
+@pytest.mark.parametrize(
+    ("frozen", "parts"),
+    [
+        pytest.param(
+            ("modules.vision.freeze=[encoder]", "modules.depth.freeze=[projector]"),
+            {"vision.encoder", "depth.projector"},
+            id="an encoder and another's projector",
+        ),
+        pytest.param(
+            ("modules.vision.freeze=[encoder, projector]", "modules.language.freeze=[language]"),
+            {"vision.encoder", "vision.projector", "language.language"},
+            id="an encoder with its projector, and the language model",
+        ),
+    ],
+)
+def test_what_is_frozen_keeps_every_bit_and_the_rest_learns_as_in_one_process(
+    site: Path, tmp_path: Path, frozen: tuple[str, ...], parts: set[str]
+) -> None:
+    wide = ("modules.vision.grid.dp=2", "modules.language.grid.tp=2")
+    verdict = Judge.run(planned(*frozen), tmp_path).compare(planned(*frozen, *wide), "layout")
+    assert verdict.frozen == dict.fromkeys(parts, True)
+    agreed(verdict)
+
+
+def test_packed_samples_train_as_in_one_process(site: Path, tmp_path: Path) -> None:
+    packed = "modules.language.packing=true"
+    wide = ("modules.language.grid.dp=2", "modules.language.grid.cp=2", "train.micro_batch_size=2")
+    verdict = Judge.run(planned(packed), tmp_path).compare(planned(packed, *wide), "layout")
+    agreed(verdict)
+
+
+def test_a_run_on_one_rank_goes_on_over_several(judge: Judge, tmp_path: Path) -> None:
+    """From the judge's second checkpoint, on 8 ranks; the third step is the judge's."""
+    folder = tmp_path / "run"
+    shutil.copytree(judge.base / "judge", folder, symlinks=True)
+    shutil.rmtree(folder / "checkpoints" / "iter_0000003")
+    wide = planned(*LAYOUTS["everything on 8 ranks"])
+    recipe = tmp_path / "wide.yaml"
+    train = attrs.evolve(judge.recipe.train, micro_batch_size=wide.train.micro_batch_size)
+    recipe.write_text(
+        dump(attrs.evolve(judge.recipe, modules=wide.modules, train=train, layout="disjoint"))
+    )
+    run = start(recipe, folder=folder)
+    assert run.code == 0, run.screen + run.errors
+    assert "going on after iteration 2" in run.screen
+    told = json.loads((judge.base / "judge" / "summary.json").read_text())["iterations"]
+    assert run.losses == pytest.approx([row["loss"] for row in told], rel=TOLERANCES["loss"])
+    norms = [row["gradient_norm"] for row in told]
+    assert run.norms == pytest.approx(norms, rel=TOLERANCES["gradient norm"])

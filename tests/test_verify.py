@@ -1,0 +1,107 @@
+"""``mimo verify``: what it says of a layout that is right, and of one that is wrong."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mimo_core.verify import TOLERANCES, Row, Verdict
+from mimo_core.verify.compare import compare_iterations
+
+from .conftest import HERE, TIMEOUT, installed
+
+TINY = str(HERE / "recipes" / "tiny.yaml")
+
+
+def mimo_verify(*words: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "mimo_core.cli.mimo", "verify", TINY, *words],
+        env={**os.environ, "COLUMNS": "120", **environ},
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT,
+        check=False,
+    )
+
+
+def test_a_gradient_that_is_wrong_by_a_percent_on_one_rank_is_found(tmp_path: Path) -> None:
+    """On the second of two encoder ranks, which the judge has not."""
+    site = installed("gradients", tmp_path)
+    done = mimo_verify(
+        *("modules.vision.grid.dp=2", "--steps=2", "--json"),
+        PYTHONPATH=os.pathsep.join([str(site), os.environ.get("PYTHONPATH", "")]),
+        GRADIENTS="1 1.01 1 99",
+    )
+    assert done.returncode == 1, done.stderr
+    verdict = json.loads(done.stdout)
+    assert verdict["equal"] is False
+    wrong = {(row["step"], row["quantity"], row["module"]) for row in verdict["rows"]}
+    wrong -= {
+        (row["step"], row["quantity"], row["module"]) for row in verdict["rows"] if row["equal"]
+    }
+    assert (1, "gradient norm", "vision") in wrong
+    assert (1, "loss", None) not in wrong and (1, "gradient norm", "language") not in wrong
+    assert 1e-3 < verdict["worst"]["gradient norm"] < 0.1
+
+
+def test_a_right_layout_is_shown_as_a_table_and_kept(tmp_path: Path) -> None:
+    done = mimo_verify(
+        "--steps=1", f"--run-dir={tmp_path / 'kept'}", "modules.vision.freeze=[encoder]"
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    for said in ("gradient norm", "vision", "language", "parameter change", "equal: this layout"):
+        assert said in done.stdout
+    assert "vision.encoder is frozen: no bit changed" in done.stdout
+    kept = {path.name for path in (tmp_path / "kept").iterdir() if path.is_dir()}
+    assert kept == {"judge", "initial", "layout"}
+
+
+def test_a_module_that_draws_random_numbers_is_refused() -> None:
+    done = mimo_verify("--steps=1", "modules.language.options.dropout=0.1")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert (
+        "module 'language' has dropout 0.1: it draws other numbers in every layout" in done.stderr
+    )
+
+
+def test_what_is_no_number_is_not_equal() -> None:
+    iteration = {"iteration": 1, "loss": 2.0, "gradient_norms": {"language": 0.5}}
+    skipped = {"iteration": 1, "loss": None, "gradient_norms": {"language": None}}
+    assert all(row.equal for row in compare_iterations([iteration], [iteration]))
+    for one, other in [(iteration, skipped), (skipped, iteration), (skipped, skipped)]:
+        rows = compare_iterations([one], [other])
+        assert not any(row.equal for row in rows)
+        assert all(
+            math.isnan(value) for value in Verdict(rows=tuple(rows), frozen={}).worst.values()
+        )
+
+
+@pytest.mark.parametrize(("difference", "equal"), [(0.5, True), (1.5, False)])
+def test_the_verdict_is_that_of_its_worst_value(difference: float, equal: bool) -> None:
+    rows = tuple(
+        Row(
+            step=1,
+            quantity="loss",
+            module=None,
+            judge=1.0,
+            layout=1.0,
+            difference=part * TOLERANCES["loss"],
+        )
+        for part in (0.0, difference)
+    )
+    assert Verdict(rows=rows, frozen={}).equal is equal
+    assert Verdict(rows=rows, frozen={"vision.encoder": False}).equal is False
+
+
+def test_where_both_are_zero_nothing_differs() -> None:
+    """An encoder that sees nothing in a step."""
+    silent = {"iteration": 1, "loss": 2.0, "gradient_norms": {"vision": 0.0}}
+    loud = {"iteration": 1, "loss": 2.0, "gradient_norms": {"vision": 1e-9}}
+    assert all(row.equal for row in compare_iterations([silent], [silent]))
+    assert [row.equal for row in compare_iterations([silent], [loud])] == [True, False]

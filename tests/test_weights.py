@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from mimo_core import Constant, Stored, WeightMap, WeightRule, hookimpl
 from mimo_core.errors import MimoError, RecipeError
 from mimo_core.plan import make_plan
+from mimo_core.verify.recipes import judges, layouts
 from mimo_core.weights.beginning import directories, notes
 from mimo_core.weights.checkpoint import Checkpoint
 from mimo_core.weights.directory import INDEX, WHOLE, Unreadable, read_directory
@@ -215,3 +216,14 @@ def test_weights_have_one_source(tmp_path: Path) -> None:
     both = ["modules.vision.weights=somewhere", "checkpoint.start_from=elsewhere"]
     with pytest.raises(RecipeError, match=r"modules.vision.weights.*start_from gives every module"):
         make_plan(recipe, both, host=weighted())
+
+
+def test_a_recipe_with_weights_can_be_verified(tmp_path: Path) -> None:
+    """Its layout begins with the judge's checkpoint, which began with them."""
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(RECIPE)
+    plan = make_plan(recipe, ["modules.vision.weights=somewhere"], host=weighted())
+    assert judges(plan.recipe, 1).modules["vision"].weights == "somewhere"
+    begun = layouts(plan.recipe, 1, tmp_path)
+    assert begun.modules["vision"].weights is None
+    assert begun.checkpoint.start_from == str(tmp_path)

@@ -183,6 +183,11 @@ def test_a_plan_of_a_dataset_that_shows_no_samples_leaves_positions_out(run, mon
             "command line: train.seed=x: expected an integer, got 'x' (str)\n",
         ),
         (
+            ["plan", "recipe.yaml", "modules.vision.weights=gone"],
+            "command line: modules.vision.weights=gone: plugin 'eye' does not say how its weights "
+            "are named (weight_map); leave it out\n",
+        ),
+        (
             ["plan", "recipe.yaml", "layout=shared"],
             "command line: layout=shared: expected one of 'disjoint', 'colocated', got 'shared' "
             "(str)\n",

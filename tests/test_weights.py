@@ -12,9 +12,11 @@ import torch
 from safetensors.torch import save_file
 
 from mimo_core import Constant, Stored, WeightMap, WeightRule, hookimpl
-from mimo_core.errors import RecipeError
+from mimo_core.errors import MimoError, RecipeError
 from mimo_core.plan import make_plan
+from mimo_core.verify.recipes import judges, layouts
 from mimo_core.weights.beginning import directories, notes
+from mimo_core.weights.checkpoint import Checkpoint
 from mimo_core.weights.directory import INDEX, WHOLE, Unreadable, read_directory
 from mimo_core.weights.match import Match, match
 
@@ -169,6 +171,12 @@ def test_what_is_no_safetensors_is_not_opened(tmp_path: Path) -> None:
         read_directory(tmp_path / "gone")
 
 
+def test_the_metadata_of_a_checkpoint_can_run_nothing(tmp_path: Path) -> None:
+    (tmp_path / ".metadata").write_bytes(pickle.dumps(Trap()))
+    with pytest.raises(MimoError, match=r"names _pytest.outcomes.+, which it should not"):
+        Checkpoint(tmp_path)
+
+
 def test_a_file_that_is_cut_off_is_told(tmp_path: Path) -> None:
     path = directory(tmp_path, TOWER) / WHOLE
     path.write_bytes(path.read_bytes()[:-1])
@@ -208,3 +216,14 @@ def test_weights_have_one_source(tmp_path: Path) -> None:
     both = ["modules.vision.weights=somewhere", "checkpoint.start_from=elsewhere"]
     with pytest.raises(RecipeError, match=r"modules.vision.weights.*start_from gives every module"):
         make_plan(recipe, both, host=weighted())
+
+
+def test_a_recipe_with_weights_can_be_verified(tmp_path: Path) -> None:
+    """Its layout begins with the judge's checkpoint, which began with them."""
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(RECIPE)
+    plan = make_plan(recipe, ["modules.vision.weights=somewhere"], host=weighted())
+    assert judges(plan.recipe, 1).modules["vision"].weights == "somewhere"
+    begun = layouts(plan.recipe, 1, tmp_path)
+    assert begun.modules["vision"].weights is None
+    assert begun.checkpoint.start_from == str(tmp_path)

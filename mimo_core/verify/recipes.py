@@ -46,7 +46,10 @@ def layouts(recipe: Recipe, steps: int, initial: Path) -> Recipe:
     """
     recipe = _measured(recipe, steps)
     return attrs.evolve(
-        recipe, checkpoint=attrs.evolve(recipe.checkpoint, start_from=str(initial.absolute()))
+        recipe,
+        # The judge's, who began with those of the recipe's directories.
+        modules={n: attrs.evolve(module, weights=None) for n, module in recipe.modules.items()},
+        checkpoint=attrs.evolve(recipe.checkpoint, start_from=str(initial.absolute())),
     )
 
 

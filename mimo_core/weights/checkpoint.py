@@ -17,6 +17,8 @@ from torch.distributed.checkpoint.metadata import (
 from torch.distributed.checkpoint.planner import LoadPlan, LoadPlanner, ReadItem
 from torch.distributed.checkpoint.planner_helpers import create_read_items_for_chunk_list
 
+from mimo_core.errors import MimoError
+
 _CLASSES = {
     ("torch", "Size"),
     ("torch.distributed.checkpoint.filesystem", "_StorageInfo"),
@@ -44,7 +46,7 @@ class Checkpoint:
         """Reads the names and shapes alone.
 
         Raises:
-            ValueError: the metadata names what no checkpoint holds.
+            MimoError: the metadata names what no checkpoint holds.
         """
         with (folder / ".metadata").open("rb") as file:
             metadata: Metadata = _Metadata(file).load()
@@ -75,7 +77,11 @@ class Checkpoint:
         return dtype
 
     def read(self, key: str, index: tuple[int, ...]) -> Tensor:
-        """One whole tensor, put together from what all ranks saved of it."""
+        """One whole tensor, put together from what all ranks saved of it.
+
+        Raises:
+            MimoError: they did not save all of it.
+        """
         held = self._tensors[key]
         offsets = torch.Size([*index, *[0] * (len(held.size) - len(index))])
         sizes = torch.Size([*[1] * len(index), *held.size[len(index) :]])
@@ -84,7 +90,7 @@ class Checkpoint:
         items = create_read_items_for_chunk_list(key, held, [wanted])
         read = sum(item.lengths.numel() for item in items)
         if read != tensor.numel():
-            raise ValueError(f"the checkpoint holds {read} of {tensor.numel()} numbers of {key}")
+            raise MimoError(f"the checkpoint holds {read} of {tensor.numel()} numbers of {key}")
         self._reader.read_data(LoadPlan(items), _Into(tensor)).wait()
         return tensor.reshape(sizes[len(index) :])
 
@@ -126,4 +132,4 @@ class _Metadata(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) in _CLASSES or isinstance(getattr(torch, name, None), torch.dtype):
             return super().find_class(module, name)
-        raise ValueError(f"the checkpoint's .metadata names {module}.{name}, which it should not")
+        raise MimoError(f"the checkpoint's .metadata names {module}.{name}, which it should not")

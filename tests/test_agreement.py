@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from mimo_core.train.facts import changes
+from mimo_core.train.facts import SIZES, changes
 
 from .conftest import start
 
@@ -48,19 +50,25 @@ def test_a_run_that_goes_on_with_other_plugins_says_so(site: Path, tmp_path: Pat
 
 
 def test_what_a_checkpoint_stands_on_is_compared() -> None:
-    saved = {
-        "plugins": {"words": "1.0"},
-        "plugins digest": "a",
-        "tokenizer": "bytes",
-        "samples": {"train": (40, "x"), "validation": (9, None)},
-    }
-    assert list(changes(saved, saved)) == list(changes({}, saved)) == []
-    now = {**saved, "samples": {"train": (40, "y"), "validation": (8, None)}}
+    def facts(**other: Any) -> dict[str, Any]:
+        samples = {"train": [40, "x"], "validation": [9, None]}
+        layout = {"kind": "disjoint", "modules": {"language": {"grid": dict.fromkeys(SIZES, 1)}}}
+        same = {"plugins": {"words": "1.0"}, "plugins_digest": "a", "tokenizer": "bytes"}
+        return {**same, "samples": samples, "layout": layout, **other}
+
+    saved: Any = SimpleNamespace(**facts())
+    assert list(changes(saved, facts())) == []
+    wide = {"language": {"grid": {**dict.fromkeys(SIZES, 1), "tp": 2}}}
+    now = facts(
+        samples={"train": [40, "y"], "validation": [8, None]},
+        layout={"kind": "disjoint", "modules": wide},
+    )
     assert list(changes(saved, now)) == [
         "the train split changed since the checkpoint was saved (40 samples, now others): the "
         "place in the data means other samples",
         "the validation split changed since the checkpoint was saved (9 samples, now 8): the "
         "place in the data means other samples",
+        "language goes on in another grid (tp 1 -> 2): its random numbers (dropout) are drawn anew",
     ]
     with pytest.raises(ValueError, match="saved with another tokenizer"):
-        list(changes(saved, {**saved, "tokenizer": "other"}))
+        list(changes(saved, facts(tokenizer="other")))

@@ -82,14 +82,6 @@ def test_weights_that_are_loaded_need_no_memory_before(tiny: Run, tmp_path: Path
     assert "weights without memory get values from a checkpoint alone" in refused.errors
 
 
-def test_a_checkpoint_of_another_model_is_refused_by_its_name(tiny: Run, tmp_path: Path) -> None:
-    other = ("modules.language.options.hidden_size=48", f"checkpoint.start_from={tiny.folder}")
-    run = start("tiny", *other, folder=tmp_path / "run")
-    assert run.code == 1
-    assert f"the checkpoint in {tiny.folder / 'checkpoints'} cannot be loaded" in run.errors
-    assert "shape mismatch" in run.errors
-
-
 def test_a_modules_factors_scale_its_learning_rate_and_weight_decay(
     tiny: Run, tmp_path: Path
 ) -> None:

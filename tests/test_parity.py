@@ -25,7 +25,7 @@ from .conftest import HERE, installed, start
 
 RECIPE = HERE / "recipes" / "parity.yaml"
 
-LAYOUTS = {
+LAYOUTS: dict[str, tuple[str, ...]] = {
     "a rank a module": (),
     "encoder dp 2 into 1": ("modules.vision.grid.dp=2",),
     "encoders dp 4 and 2 into 1": ("modules.vision.grid.dp=4", "modules.depth.grid.dp=2"),
@@ -49,6 +49,11 @@ LAYOUTS = {
         "modules.language.grid.ep=2",
         "train.micro_batch_size=2",
     ),
+    "encoder pp 2 and dp 2, language pp 2": (
+        "modules.vision.grid.pp=2",
+        "modules.depth.grid.dp=2",
+        "modules.language.grid.pp=2",
+    ),
     "everything on 8 ranks": (
         "modules.vision.grid.tp=2",
         "modules.depth.grid.dp=2",
@@ -58,6 +63,15 @@ LAYOUTS = {
         "train.micro_batch_size=2",
     ),
 }
+
+ALWAYS = {
+    "encoders dp 4 and 2 into 1",
+    "language tp 2, cp 2, sequence parallel",
+    "encoder pp 2 and dp 2, language pp 2",
+    "everything on 8 ranks",
+}
+"""The others have nothing that is not in these, one thing at a time: ``make test-long``."""
+CASES = [pytest.param(name, marks=() if name in ALWAYS else pytest.mark.long) for name in LAYOUTS]
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +98,7 @@ def agreed(verdict: Verdict) -> None:
     assert verdict.equal, "\n".join(map(str, verdict.rows))
 
 
-@pytest.mark.parametrize("name", LAYOUTS)
+@pytest.mark.parametrize("name", CASES)
 def test_a_layout_trains_as_one_process_does(judge: Judge, name: str) -> None:
     print(name, end=": ")
     verdict = judge.compare(planned(*LAYOUTS[name]), name)
@@ -108,6 +122,7 @@ def test_a_layout_trains_as_one_process_does(judge: Judge, name: str) -> None:
             ("modules.vision.freeze=[encoder, projector]", "modules.language.freeze=[language]"),
             {"vision.encoder", "vision.projector", "language.language"},
             id="an encoder with its projector, and the language model",
+            marks=pytest.mark.long,
         ),
     ],
 )
@@ -127,6 +142,7 @@ def test_packed_samples_train_as_in_one_process(site: Path, tmp_path: Path) -> N
     agreed(verdict)
 
 
+@pytest.mark.long
 def test_a_run_on_one_rank_goes_on_over_several(judge: Judge, tmp_path: Path) -> None:
     """From the judge's second checkpoint, on 8 ranks; the third step is the judge's."""
     folder = tmp_path / "run"

@@ -123,6 +123,7 @@ def loaded(directory: Path) -> dict[str, torch.Tensor]:
     return {name: tensor for file in files for name, tensor in load_file(file).items()}
 
 
+@pytest.mark.long
 def test_a_run_in_bf16_on_other_stages_ends_with_what_it_began_with(
     site: Path, maps: Any, tmp_path: Path
 ) -> None:

@@ -72,6 +72,7 @@ def test_run_learns_from_rectangles_of_any_shape_and_number(summary: dict[str, A
     assert math.isfinite(summary["evaluation"]["loss"])
 
 
+@pytest.mark.long
 def test_encoders_over_stages_train_as_on_one_rank(
     verified: tuple[Path, dict[str, Any]],
 ) -> None:
@@ -83,6 +84,7 @@ def test_encoders_over_stages_train_as_on_one_rank(
     assert all(row["judge"] for row in verdict["rows"])
 
 
+@pytest.mark.long
 def test_later_stages_decode_no_picture(verified: tuple[Path, dict[str, Any]]) -> None:
     folder, _ = verified
     ranks = json.loads((folder / "layout" / "summary.json").read_text())["ranks"]

@@ -16,6 +16,7 @@ from megatron.core.utils import unwrap_model
 from mimo_core.contract import LANGUAGE, Module
 from mimo_core.model.containers import TOWER, EncoderContainer
 from mimo_core.model.context import OwnPositions
+from mimo_core.weights.keys import module_prefix
 
 
 class Model(MimoModel):
@@ -215,8 +216,7 @@ class Model(MimoModel):
         return f"module{'s' if len(self.nodes) > 1 else ''} {', '.join(map(repr, self.nodes))}"
 
     def _key_prefixes(self, name: str, prefix: str) -> tuple[str, str]:
-        place = LANGUAGE + "_model" if name == LANGUAGE else f"modality_submodules.{name}"
-        clean = f"{prefix}{place}."
+        clean = prefix + module_prefix(name)
         return clean, clean + "module." * _depth(self.active(name))
 
 

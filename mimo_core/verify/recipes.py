@@ -8,8 +8,7 @@ import attrs
 
 from mimo_core.contract import LANGUAGE, Grid
 from mimo_core.recipe import Recipe
-
-META = "init_model_with_meta_device"
+from mimo_core.train.starting import META
 
 
 def judges(recipe: Recipe, steps: int) -> Recipe:

@@ -157,7 +157,8 @@ class Judge:
         done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
         if done.returncode:
             raise RunFailed(f"the run of the {name} failed: {done.stderr.strip()}")
-        if not self._summary(name)["finished"]:
+        summary = RunFolder(self.base / name).read_summary()
+        if summary is None or not summary["finished"]:
             raise RunFailed(
                 f"the run of the {name} was stopped before its end, so not all can be compared: by "
                 "SIGTERM, or by megatron.exit_interval or megatron.exit_duration_in_mins"

@@ -41,7 +41,6 @@ class Model(MimoModel):
         *,
         modules: Mapping[str, Module],
         groups: Mapping[str, ProcessGroupCollection],
-        rng_prefix: str,
         building: Callable[[str], AbstractContextManager[None]],
     ) -> None:
         """
@@ -49,7 +48,6 @@ class Model(MimoModel):
             config: Specs and grids of all modules.
             modules: The modules of this rank.
             groups: Their process groups.
-            rng_prefix: Namespace of this rank's random state in checkpoints.
             building: Gives what a module of this name is built in: its seed, its device.
         """
         self._building = building
@@ -60,9 +58,8 @@ class Model(MimoModel):
         assert self.role.mode is ModuleLayout.NON_COLOCATED
         self.nodes = dict(modules)
         self.groups = dict(groups)
-        # The stock loop reads these for reductions, logging and checkpoints of this rank.
+        # The stock loop reads it for reductions, logging and checkpoints of this rank.
         self.pg_collection = one
-        self.rng_state_key_prefix = rng_prefix
         self._frozen: list[torch.nn.Module] = []
         if self.partition_adapter is not None:
             self.partition_adapter = OwnPositions(self.partition_adapter.cfg)

@@ -158,7 +158,7 @@ class Judge:
         if done.returncode:
             raise RunFailed(f"the run of the {name} failed: {done.stderr.strip()}")
         summary = RunFolder(self.base / name).read_summary()
-        if summary is None or not summary["finished"]:
+        if not (summary or {}).get("finished"):
             raise RunFailed(
                 f"the run of the {name} was stopped before its end, so not all can be compared: by "
                 "SIGTERM, or by megatron.exit_interval or megatron.exit_duration_in_mins"

@@ -15,6 +15,8 @@ from typing import Any
 
 import attrs
 
+from mimo_core.errors import CheckpointError
+
 TRACKER = "latest_checkpointed_iteration.txt"
 """Megatron's file that names the newest checkpoint of a folder."""
 MANIFEST = "mimo.json"
@@ -110,7 +112,7 @@ def newest(checkpoints: Path) -> Newest:
     A run that is killed may leave the tracker empty or old, or a folder half-written.
 
     Raises:
-        ValueError: a checkpoint there is of another format than this version reads.
+        CheckpointError: a checkpoint there is of another format than this version reads.
     """
     there = sorted(_iterations(checkpoints), reverse=True)
     named = _named(checkpoints)
@@ -144,7 +146,7 @@ def read_manifest(checkpoint: Path) -> Manifest:
 
     Raises:
         Incomplete: there is none, or a file is missing or of another size than it says.
-        ValueError: it is of another format than this version reads.
+        CheckpointError: it is of another format than this version reads.
     """
     try:
         values = json.loads((checkpoint / MANIFEST).read_text())
@@ -154,7 +156,7 @@ def read_manifest(checkpoint: Path) -> Manifest:
         raise Incomplete(f"{MANIFEST} cannot be read") from None
     if not isinstance(values, dict) or values.get("format") != FORMAT:
         found = values.get("format") if isinstance(values, dict) else None
-        raise ValueError(
+        raise CheckpointError(
             f"{checkpoint / MANIFEST} has format {found}, and this version of mimo-core reads "
             f"format {FORMAT}; use the version that saved it"
         )

@@ -38,7 +38,7 @@ class DiskFull(ValueError):
 
 
 class CheckpointError(MimoError):
-    """A checkpoint does not fit the run; the message says in what."""
+    """A checkpoint does not fit the run, or this version; the message says in what."""
 
 
 class LayoutError(MimoError):

@@ -64,7 +64,7 @@ def module_edges(module: Module, modules: Mapping[str, Module]) -> Sequence[Edge
 
 @hookspec(firstresult=True)
 def rng_prefix(module: Module) -> str:  # type: ignore[empty-body]
-    """The namespace of the module's random state, for seeds and checkpoints.
+    """The namespace of the module's random numbers: its seeds come from it.
 
     Asked on every rank, before process groups exist; distinct for each module.
     """

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from mimo_core.checkpoints import newest
+from mimo_core.launch.worker import _explain
+from mimo_core.run_folder import RunFolder
 
 from .conftest import Run, installed, start
 
@@ -68,3 +70,15 @@ def test_a_full_disk_is_the_cause_and_the_checkpoint_before_is_kept(
     assert run.code == 0, run.screen + run.errors
     assert "going on after iteration 1" in run.screen
     assert (run.losses, run.norms) == (tiny.losses, tiny.norms)
+
+
+def test_a_mistake_that_saving_shows_stays_one(tmp_path: Path) -> None:
+    """It is told by its message, and nothing is restarted for it."""
+
+    def save_checkpoint() -> None:
+        raise ValueError("the checkpoint would not hold a weight")
+
+    try:
+        save_checkpoint()
+    except ValueError as error:
+        _explain(error, RunFolder(tmp_path), tmp_path / "checkpoints")

@@ -24,6 +24,7 @@ from mimo_core.checkpoints import (
     way_back,
     write_manifest,
 )
+from mimo_core.errors import MimoError
 
 
 def manifest(iteration: int, **facts: Any) -> Manifest:
@@ -144,7 +145,7 @@ def test_a_manifest_of_a_later_version_is_not_guessed_at(tmp_path: Path) -> None
     path = checkpoint(tmp_path, 2)
     values = json.loads((path / MANIFEST).read_text())
     (path / MANIFEST).write_text(json.dumps(values | {"format": 2}))
-    with pytest.raises(ValueError, match=r"has format 2, and this version .* reads format 1; use"):
+    with pytest.raises(MimoError, match=r"has format 2, and this version .* reads format 1; use"):
         newest(tmp_path)
 
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from mimo_core.checkpoints import checkpoint_path
-from mimo_core.verify.weights import prefix_of
 from mimo_core.weights.checkpoint import Checkpoint
+from mimo_core.weights.keys import module_prefix
 
 from .conftest import Run, installed, start
 
@@ -38,7 +38,7 @@ def test_a_gradient_that_is_not_finite_skips_the_step_on_all_ranks(planted: Run)
         before, skipped, after = (
             Checkpoint(checkpoint_path(planted.folder / "checkpoints", step)) for step in (1, 2, 3)
         )
-        weights = [key for key in before.keys if key.startswith(prefix_of(module))]
+        weights = [key for key in before.keys if key.startswith(module_prefix(module))]
         assert all(torch.equal(skipped.read(key, ()), before.read(key, ())) for key in weights)
         assert any(not torch.equal(after.read(key, ()), skipped.read(key, ())) for key in weights)
 

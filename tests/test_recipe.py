@@ -167,6 +167,11 @@ def test_a_recipe_is_read_with_its_defaults(tmp_path: Path):
             "recipe.yaml:22: checkpoint.save_every: must be at least 0, got -1",
         ),
         (
+            RECIPE + "checkpoint: {save: false, save_initial: true}\n",
+            "recipe.yaml:22: checkpoint.save_initial: saves the first weights, but save is false; "
+            "leave one of both out",
+        ),
+        (
             RECIPE + "checkpoint: {directory: 3}\n",
             "recipe.yaml:22: checkpoint.directory: expected text, got 3 (int)",
         ),

@@ -35,6 +35,15 @@ def plan(folder: Path, *overrides: str) -> Plan:
     return make_plan(recipe, overrides, host=host())
 
 
+def test_a_run_folder_says_where_its_checkpoints_are(saved: Path, tmp_path: Path) -> None:
+    (saved / "checkpoints").rename(tmp_path / "elsewhere")
+    directory = f"checkpoint: {{directory: {tmp_path / 'elsewhere'}}}\n"
+    (saved / "recipe.yaml").write_text(RECIPE + directory)
+    found = starting_weights(plan(tmp_path, f"checkpoint.start_from={saved}"), done=None)
+    assert found is not None
+    assert found.path == tmp_path / "elsewhere" / "iter_0000003"
+
+
 def test_a_run_folder_or_its_checkpoints_can_be_named(saved: Path, tmp_path: Path) -> None:
     for given in (saved, saved / "checkpoints"):
         found = starting_weights(plan(tmp_path, f"checkpoint.start_from={given}"), done=None)

@@ -9,10 +9,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import attrs
 import pytest
 
+from mimo_core.plan import make_plan
 from mimo_core.verify import TOLERANCES, Row, Verdict
 from mimo_core.verify.compare import compare_iterations
+from mimo_core.verify.recipes import judges, layouts
 
 from .conftest import HERE, TIMEOUT, installed
 
@@ -60,6 +63,32 @@ def test_a_right_layout_is_shown_as_a_table_and_kept(tmp_path: Path) -> None:
     assert "vision.encoder is frozen: no bit changed" in done.stdout
     kept = {path.name for path in (tmp_path / "kept").iterdir() if path.is_dir()}
     assert kept == {"judge", "initial", "layout"}
+
+
+def test_a_folder_that_is_not_empty_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "judge").mkdir()
+    done = mimo_verify(f"--run-dir={tmp_path}")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"--run-dir {tmp_path} is not empty; give a new folder\n"
+
+
+def test_a_run_that_stops_early_is_not_compared() -> None:
+    done = mimo_verify("--steps=2", "megatron.exit_interval=1")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "the run of the judge was stopped before its end" in done.stderr
+
+
+def test_the_judge_begins_with_values_of_its_own() -> None:
+    """The layout's are loaded, and need none before."""
+    meta = {"init_model_with_meta_device": True}
+    recipe = make_plan(TINY).recipe
+    shared = attrs.evolve(recipe, megatron=meta)
+    each = attrs.evolve(
+        recipe,
+        modules={n: attrs.evolve(module, megatron=meta) for n, module in recipe.modules.items()},
+    )
+    assert judges(shared, 1) == judges(each, 1) == judges(recipe, 1)
+    assert layouts(shared, 1, Path("initial")).megatron == meta
 
 
 def test_a_module_that_draws_random_numbers_is_refused() -> None:

@@ -60,7 +60,7 @@ def test_every_gradient_of_it_is_that_of_transformers(whole: dict[str, Any]) -> 
 
 LAYOUTS = {
     "tp": ["modules.vision.grid={tp: 2}", "modules.language.grid={tp: 2, ep: 2}"],
-    "pp": ["modules.vision.grid={dp: 2}", "modules.language.grid={pp: 2}"],
+    "pp": ["modules.vision.grid={pp: 2}", "modules.language.grid={pp: 2}"],
 }
 
 

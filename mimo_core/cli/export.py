@@ -10,8 +10,8 @@ from mimo_core.checkpoints import MANIFEST, Incomplete, newest, read_manifest
 from mimo_core.errors import MimoError, suggestion
 from mimo_core.graph import build_graph
 from mimo_core.plugins import Host
-from mimo_core.recipe import LoadedRecipe, load_recipe, load_text
-from mimo_core.run_folder import RunFolder
+from mimo_core.recipe import LoadedRecipe, load_text
+from mimo_core.train.starting import checkpoints_of
 from mimo_core.weight_map import WeightMap
 from mimo_core.weights.beginning import weight_map
 
@@ -29,7 +29,7 @@ def find_checkpoint(given: Path) -> tuple[Path, LoadedRecipe]:
         raise MimoError(f"{given}: there is no such folder in {Path.cwd()}")
     folder = given
     if not given.name.startswith("iter_"):
-        found = newest(_checkpoints_of(given))
+        found = newest(checkpoints_of(given))
         if found.manifest is None:
             raise MimoError("\n".join([f"{given} holds no complete checkpoint", *found.told]))
         folder = found.path
@@ -38,15 +38,6 @@ def find_checkpoint(given: Path) -> tuple[Path, LoadedRecipe]:
     except Incomplete as why:
         raise MimoError(f"{folder} is no complete checkpoint: {why}") from None
     return folder, load_text(json.dumps(manifest.recipe), str(folder / MANIFEST))
-
-
-def _checkpoints_of(given: Path) -> Path:
-    run = RunFolder(given)
-    directory = None
-    if run.recipe.exists():
-        directory = load_recipe(run.recipe).recipe.checkpoint.directory
-    inner = run.checkpoints(directory)
-    return inner if inner.is_dir() else given
 
 
 def modules_to_write(

@@ -1,6 +1,7 @@
-"""``mimo``: what is installed, and what a recipe would run. Imports no torch.
+"""``mimo``: plugins, plans, whether a layout is right, and weights out.
 
-A command imports what it needs itself, so that ``--help`` does not wait for it.
+A command imports what it needs itself, so that ``--help`` does not wait for it: without torch are
+``plugins`` and ``plan``.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="mimo",
-    help="Looks at plugins and recipes of multimodal training, without starting a rank.",
+    help="Plugins and recipes of multimodal training: shown, planned, verified; weights exported.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

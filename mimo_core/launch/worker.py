@@ -168,6 +168,9 @@ def _explain(error: BaseException, folder: RunFolder, checkpoints: Path) -> None
             with suppress(OSError):
                 traceback.print_exception(error)
             raise DiskFull(f"{what} are free: the disk is full; {kept}") from None
+        if isinstance(error, ValueError):
+            # A mistake, such as of a plugin: no other attempt at saving would mend it.
+            return
         said = f"{type(error).__name__}: {str(error).strip()}"
         raise OSError(f"{what} are free; {kept} ({said})") from error
     if lacks_room(error):

@@ -105,7 +105,6 @@ class Builder(ModelBuilder[Model, BuildConfig]):
         """This rank's model, unwrapped, its frozen parts frozen."""
         config: BuildConfig = self._model_config  # type: ignore[assignment]
         graph, topology = config.graph, config.topology
-        prefixes = [graph.rng_prefixes[name] for name in config.modules]
         width = graph.descriptions[LANGUAGE].width
         encoders = {}
         for name in graph.encoders:
@@ -126,7 +125,6 @@ class Builder(ModelBuilder[Model, BuildConfig]):
             ),
             modules=config.modules,
             groups=topology.groups,
-            rng_prefix="".join(prefixes),
             building=config.building,
         )
         model.freeze()

@@ -16,6 +16,7 @@ from megatron.core.utils import unwrap_model
 from mimo_core.contract import LANGUAGE, Module
 from mimo_core.model.containers import TOWER, EncoderContainer
 from mimo_core.model.context import OwnPositions
+from mimo_core.weights.keys import module_prefix
 
 
 class Model(MimoModel):
@@ -40,7 +41,6 @@ class Model(MimoModel):
         *,
         modules: Mapping[str, Module],
         groups: Mapping[str, ProcessGroupCollection],
-        rng_prefix: str,
         building: Callable[[str], AbstractContextManager[None]],
     ) -> None:
         """
@@ -48,7 +48,6 @@ class Model(MimoModel):
             config: Specs and grids of all modules.
             modules: The modules of this rank.
             groups: Their process groups.
-            rng_prefix: Namespace of this rank's random state in checkpoints.
             building: Gives what a module of this name is built in: its seed, its device.
         """
         self._building = building
@@ -59,9 +58,8 @@ class Model(MimoModel):
         assert self.role.mode is ModuleLayout.NON_COLOCATED
         self.nodes = dict(modules)
         self.groups = dict(groups)
-        # The stock loop reads these for reductions, logging and checkpoints of this rank.
+        # The stock loop reads it for reductions, logging and checkpoints of this rank.
         self.pg_collection = one
-        self.rng_state_key_prefix = rng_prefix
         self._frozen: list[torch.nn.Module] = []
         if self.partition_adapter is not None:
             self.partition_adapter = OwnPositions(self.partition_adapter.cfg)
@@ -215,8 +213,7 @@ class Model(MimoModel):
         return f"module{'s' if len(self.nodes) > 1 else ''} {', '.join(map(repr, self.nodes))}"
 
     def _key_prefixes(self, name: str, prefix: str) -> tuple[str, str]:
-        place = LANGUAGE + "_model" if name == LANGUAGE else f"modality_submodules.{name}"
-        clean = f"{prefix}{place}."
+        clean = prefix + module_prefix(name)
         return clean, clean + "module." * _depth(self.active(name))
 
 

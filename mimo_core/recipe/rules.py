@@ -81,6 +81,8 @@ def evaluate(value: EvaluateRecipe) -> Iterator[Mistake]:
 
 def checkpoint(value: CheckpointRecipe) -> Iterator[Mistake]:
     yield from _at_least(value, "save_every", 0)
+    if value.save_initial and not value.save:
+        yield ("save_initial",), "saves the first weights, but save is false; leave one of both out"
 
 
 def module_names(names: Collection[str]) -> Iterator[Mistake]:

@@ -258,7 +258,7 @@ class Engine:
 
     def _around_evaluation(self, stock: Callable[..., Any]) -> Callable[..., Any]:
         def evaluate(*args: Any, **kwargs: Any) -> Any:
-            iteration = self._iterations_done()
+            iteration = int(self._args.consumed_train_samples // self._train.global_batch_size)
             # The stock loop looks once more after the last iteration.
             if iteration not in self._evaluated:
                 if self._agreed_to_stop():
@@ -287,10 +287,6 @@ class Engine:
         if self._reporter is not None:
             results = {"loss" if k == LOSS else k: float(v) for k, v in losses.items()}
             self._reporter.evaluation(iteration, results)
-
-    def _iterations_done(self) -> int:
-        args = self._args
-        return int(args.consumed_train_samples // self._train.global_batch_size)
 
 
 def _distributed(provider: Callable[[Any], Any]) -> Callable[[Any], Any]:

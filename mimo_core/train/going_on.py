@@ -24,7 +24,7 @@ def checkpoint_of(plan: Plan, folder: RunFolder) -> Newest:
 
     Raises:
         RecipeError: the checkpoint is of another model, or beyond the run's end.
-        ValueError: it is of another format than this version reads.
+        CheckpointError: it is of another format than this version reads.
     """
     found = newest(folder.checkpoints(plan.recipe.checkpoint.directory))
     if found.manifest is None:

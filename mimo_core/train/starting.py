@@ -6,6 +6,7 @@ from pathlib import Path
 
 from mimo_core.checkpoints import Newest, newest
 from mimo_core.plan import Plan
+from mimo_core.recipe import load_recipe
 from mimo_core.run_folder import RunFolder
 
 META = "init_model_with_meta_device"
@@ -31,17 +32,29 @@ def starting_weights(plan: Plan, done: int | None) -> Newest | None:
         return None
     path = ("checkpoint", "start_from")
     place = Path(given)
-    inner = RunFolder(place).checkpoints(None)
-    folder = inner if inner.is_dir() else place
-    if not folder.is_dir():
+    if not place.is_dir():
         raise plan.loaded.error(
             [(path, f"{given!r}: there is no such folder in {Path.cwd()}; give a run folder")]
         )
-    found = newest(folder.absolute())
+    found = newest(checkpoints_of(place).absolute())
     if found.manifest is None:
         told = "".join(f"\n  {line}" for line in found.told)
         raise plan.loaded.error([(path, f"{given!r} holds no complete checkpoint{told}")])
     return found
+
+
+def checkpoints_of(place: Path) -> Path:
+    """The folder of checkpoints of a run folder, as its recipe names it; else ``place`` itself.
+
+    Raises:
+        RecipeError: the recipe in the run folder cannot be read.
+    """
+    run = RunFolder(place)
+    directory = None
+    if run.recipe.exists():
+        directory = load_recipe(run.recipe).recipe.checkpoint.directory
+    inner = run.checkpoints(directory)
+    return inner if inner.is_dir() else place
 
 
 def _refuse_meta(plan: Plan) -> None:

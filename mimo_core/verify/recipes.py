@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import attrs
 
 from mimo_core.contract import LANGUAGE, Grid
 from mimo_core.recipe import Recipe
-
-META = "init_model_with_meta_device"
+from mimo_core.train.starting import META
 
 
 def judges(recipe: Recipe, steps: int) -> Recipe:
@@ -24,14 +25,11 @@ def judges(recipe: Recipe, steps: int) -> Recipe:
         recipe,
         layout="colocated",
         modules={
-            name: attrs.evolve(
-                module,
-                grid=Grid(),
-                megatron={key: value for key, value in module.megatron.items() if key != META},
-            )
+            name: attrs.evolve(module, grid=Grid(), megatron=_without_meta(module.megatron))
             for name, module in recipe.modules.items()
         },
         train=attrs.evolve(recipe.train, micro_batch_size=micro),
+        megatron=_without_meta(recipe.megatron),
         checkpoint=attrs.evolve(recipe.checkpoint, save_initial=True),
     )
 
@@ -51,6 +49,11 @@ def layouts(recipe: Recipe, steps: int, initial: Path) -> Recipe:
         modules={n: attrs.evolve(module, weights=None) for n, module in recipe.modules.items()},
         checkpoint=attrs.evolve(recipe.checkpoint, start_from=str(initial.absolute())),
     )
+
+
+def _without_meta(megatron: Mapping[str, Any]) -> dict[str, Any]:
+    """The layout's weights are loaded; the judge's may begin here."""
+    return {key: value for key, value in megatron.items() if key != META}
 
 
 def _measured(recipe: Recipe, steps: int) -> Recipe:

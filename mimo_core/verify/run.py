@@ -14,7 +14,7 @@ from typing import Any
 import attrs
 
 from mimo_core.checkpoints import TRACKER
-from mimo_core.errors import RecipeError
+from mimo_core.errors import MimoError, RecipeError
 from mimo_core.launch.local import RunFailed
 from mimo_core.plan import make_plan
 from mimo_core.recipe import Recipe, dump
@@ -45,14 +45,17 @@ def verify(
         recipe: A recipe file, the name of a packaged one, or a recipe made in Python.
         overrides: ``key.path=value``, as on the command line.
         steps: Iterations, each with its row of every quantity.
-        folder: Where both runs are kept; by default they are not.
+        folder: Where both runs are kept, empty or to be made; by default they are not.
         disabled: Installed plugins to leave out.
 
     Raises:
-        MimoError: the recipe, a plugin or the layout is wrong, or draws random numbers (dropout).
+        MimoError: the recipe, a plugin or the layout is wrong, or draws random numbers (dropout);
+            the folder is not empty.
         RunFailed: one of both runs failed.
     """
     plan = make_plan(recipe, overrides, disabled=disabled)
+    if folder is not None and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise MimoError(f"--run-dir {folder} is not empty; give a new folder")
     with tempfile.TemporaryDirectory(prefix="mimo-verify-") as temporary:
         base = folder or Path(temporary)
         judge = Judge.run(plan.recipe, base, steps=steps, disabled=disabled)
@@ -154,6 +157,12 @@ class Judge:
         done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
         if done.returncode:
             raise RunFailed(f"the run of the {name} failed: {done.stderr.strip()}")
+        summary = RunFolder(self.base / name).read_summary()
+        if not (summary or {}).get("finished"):
+            raise RunFailed(
+                f"the run of the {name} was stopped before its end, so not all can be compared: by "
+                "SIGTERM, or by megatron.exit_interval or megatron.exit_duration_in_mins"
+            )
 
     def _keep_initial(self) -> None:
         """A folder with the checkpoint of iteration 0 alone."""

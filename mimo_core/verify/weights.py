@@ -10,12 +10,11 @@ import torch
 from torch import Tensor
 
 from mimo_core.checkpoints import checkpoint_path
-from mimo_core.contract import LANGUAGE
+from mimo_core.contract import FreezePart
 from mimo_core.verify.compare import Row, relative
 from mimo_core.weights.checkpoint import Checkpoint
+from mimo_core.weights.keys import module_prefix, part_prefix
 
-_PARTS = {"encoder": "encoders.", "projector": "input_projections."}
-"""Beginnings of an encoder's keys by the words of ``freeze``."""
 _LEAST = 2.0**-8
 """Share of its module's gradient by which a parameter's is judged at least: of what is exactly 0,
 such as the gradient of attention's key bias, rounding alone is left."""
@@ -29,7 +28,7 @@ class Pair(NamedTuple):
 
 
 def compare_weights(
-    modules: Mapping[str, Collection[str]], judge: Path, layout: Path, steps: int
+    modules: Mapping[str, Collection[FreezePart]], judge: Path, layout: Path, steps: int
 ) -> tuple[list[Row], dict[str, bool]]:
     """Compare every weight of every module after every step, and its gradients so far.
 
@@ -53,18 +52,13 @@ def compare_weights(
     frozen = {
         f"{module}.{word}": all(
             torch.equal(last.read(key, ()), initial.read(key, ()))
-            for key in _keys(initial, prefix_of(module) + _PARTS.get(word, ""))
+            for key in _keys(initial, part_prefix(module, word))
             for last in before
         )
         for module, words in modules.items()
         for word in words
     }
     return rows, frozen
-
-
-def prefix_of(module: str) -> str:
-    """Beginning of a module's keys in a checkpoint."""
-    return f"{LANGUAGE}_model." if module == LANGUAGE else f"modality_submodules.{module}."
 
 
 def _keys(checkpoint: Checkpoint, prefix: str) -> list[str]:
@@ -74,7 +68,7 @@ def _keys(checkpoint: Checkpoint, prefix: str) -> list[str]:
 def _rows(step: int, module: str, before: Pair, after: Pair) -> Iterator[Row]:
     moments = f"mimo.{module}.optimizer.state.exp_avg."
     changes, gradients = [], {}
-    for key in _keys(after.judge, prefix_of(module)):
+    for key in _keys(after.judge, module_prefix(module)):
         pairs = zip(before, after, strict=True)
         changes.append(_norms(*(now.read(key, ()) - was.read(key, ()) for was, now in pairs)))
         if moments + key in after.judge.keys:
@@ -99,7 +93,7 @@ def _rows(step: int, module: str, before: Pair, after: Pair) -> Iterator[Row]:
             step=step,
             quantity="gradient",
             module=module,
-            parameter=worst.removeprefix(prefix_of(module)),
+            parameter=worst.removeprefix(module_prefix(module)),
             judge=norms.judge,
             layout=norms.layout,
             difference=relative(norms.difference, norms.judge + least),

@@ -95,7 +95,7 @@ def is_complete(checkpoint: Path) -> bool:
     """Whether a folder is a complete checkpoint."""
     try:
         read_manifest(checkpoint)
-    except Incomplete:
+    except (Incomplete, CheckpointError):
         return False
     return True
 
@@ -160,7 +160,10 @@ def read_manifest(checkpoint: Path) -> Manifest:
             f"{checkpoint / MANIFEST} has format {found}, and this version of mimo-core reads "
             f"format {FORMAT}; use the version that saved it"
         )
-    manifest = Manifest(**values)
+    try:
+        manifest = Manifest(**values)
+    except TypeError:
+        raise Incomplete(f"{MANIFEST} lacks some of its entries") from None
     if checkpoint.name != checkpoint_path(checkpoint.parent, manifest.iteration).name:
         raise Incomplete(f"its {MANIFEST} is of iteration {manifest.iteration}")
     for name, size in sorted(manifest.files.items()):
@@ -175,6 +178,7 @@ def read_manifest(checkpoint: Path) -> Manifest:
 
 def write_manifest(checkpoint: Path, manifest: Manifest) -> None:
     """Make a checkpoint a complete one; the last thing that is done to it."""
+    _sync(checkpoint.parent)
     _replace(checkpoint / MANIFEST, json.dumps(attrs.asdict(manifest), indent=1) + "\n")
 
 

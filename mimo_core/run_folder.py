@@ -126,6 +126,12 @@ class RunFolder:
             self.summary.replace(self.summary.with_suffix(".damaged.json"))
             return None
 
+    def reopen_summary(self) -> None:
+        """Let the summary, if there is one, tell of a run that has not come to its end."""
+        summary = self.read_summary()
+        if summary is not None and summary.pop("finished", None) is not None:
+            self.write_summary(summary)
+
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Replace the summary; a reader sees the old or the new one, never a part."""
         draft = self.summary.with_suffix(".json.new")

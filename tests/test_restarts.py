@@ -41,7 +41,7 @@ class Attempts:
     ) -> Failure | None:
         self.told.append(json.loads(environment[RESTARTS]))
         self.saved, failure = self.ends.pop(0)
-        folder.write_summary({})
+        folder.write_summary({"finished": True})
         return failure
 
     def run(self, max_restarts: int, folder: Path, patch: pytest.MonkeyPatch) -> None:

@@ -107,7 +107,7 @@ def test_what_is_no_number_is_not_equal() -> None:
         rows = compare_iterations([one], [other])
         assert not any(row.equal for row in rows)
         assert all(
-            math.isnan(value) for value in Verdict(rows=tuple(rows), frozen={}).worst.values()
+            math.isinf(value) for value in Verdict(rows=tuple(rows), frozen={}).worst.values()
         )
 
 

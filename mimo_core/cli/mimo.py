@@ -7,6 +7,7 @@ A command imports what it needs itself, so that ``--help`` does not wait for it:
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -207,6 +208,9 @@ def verify_recipe(
 
     from mimo_core.launch.local import RunFailed
     from mimo_core.verify import verify
+
+    # The runs that it starts end with it.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     from mimo_core.verify.table import verdict_as_dict, verdict_table
 
     try:

@@ -58,7 +58,7 @@ def launch(
         print(f"\n  stopped by SIGTERM {NOTHING_DONE}; go on:\n    {folder.go_on_command}")
         return None
     summary = folder.read_summary()
-    if summary is None:
+    if summary is None or "finished" not in summary:
         raise RunFailed(
             "all ranks ended with exit code 0, but before the end of the run: something in them "
             f"ended their processes (logs: {folder.logs})"
@@ -70,6 +70,7 @@ def _prepare(plan: Plan, folder: RunFolder) -> None:
     """The folder, with the recipe that the ranks read."""
     folder.logs.mkdir(parents=True, exist_ok=True)
     folder.keep_recipe(dump(plan.recipe))
+    folder.reopen_summary()
     if plan.recipe.checkpoint.save:
         folder.try_checkpoints(plan.recipe.checkpoint.directory)
 

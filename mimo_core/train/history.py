@@ -73,6 +73,11 @@ class History:
             yield from changes(self.newest.manifest, facts)
         if self.weights is not None and self.weights.manifest is not None:
             yield from self.weights.told
+            if self.weights.manifest.tokenizer != facts["tokenizer"]:
+                yield (
+                    f"the weights of {self.weights.path} come from a run with another tokenizer: "
+                    "their embedding knows other texts by these token ids"
+                )
             yield from plugin_changes(self.weights.manifest, facts)
 
     def adapt(self, facts: Mapping[str, Any], platform: RankPlatform) -> None:

@@ -52,7 +52,7 @@ class Row:
 
     @property
     def equal(self) -> bool:
-        """Within the tolerance. A NaN is not."""
+        """Within the tolerance."""
         return self.difference <= self.tolerance
 
 
@@ -74,9 +74,7 @@ class Verdict:
         """The largest difference of each quantity."""
         found: dict[Quantity, float] = {}
         for row in self.rows:
-            so_far = found.setdefault(row.quantity, row.difference)
-            if math.isnan(row.difference) or row.difference > so_far:
-                found[row.quantity] = row.difference
+            found[row.quantity] = max(row.difference, found.get(row.quantity, 0.0))
         return found
 
 
@@ -107,7 +105,7 @@ def compare_iterations(
 
 
 def relative(difference: float, of: float) -> float:
-    """The difference as a part of ``of``; where both are 0, none."""
+    """The difference as a part of ``of``: 0 where both are 0, infinite where one is no number."""
     if difference == 0.0:
         return 0.0
-    return difference / abs(of) if of else float("inf")
+    return difference / abs(of) if of and not math.isnan(difference) else math.inf

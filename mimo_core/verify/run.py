@@ -17,6 +17,7 @@ from mimo_core.checkpoints import TRACKER
 from mimo_core.errors import MimoError, RecipeError
 from mimo_core.launch.local import RunFailed
 from mimo_core.plan import make_plan
+from mimo_core.rank import Rank
 from mimo_core.recipe import Recipe, dump
 from mimo_core.run_folder import RunFolder
 from mimo_core.verify.compare import Verdict, compare_iterations
@@ -53,6 +54,8 @@ def verify(
             the folder is not empty.
         RunFailed: one of both runs failed.
     """
+    if Rank.from_environment() is not None:
+        raise RecipeError("mimo verify starts ranks itself; give it no torchrun and no srun")
     plan = make_plan(recipe, overrides, disabled=disabled)
     if folder is not None and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise MimoError(f"--run-dir {folder} is not empty; give a new folder")

@@ -154,11 +154,12 @@ def read_manifest(checkpoint: Path) -> Manifest:
         raise Incomplete(f"{MANIFEST}, which is written last, is missing") from None
     except ValueError:
         raise Incomplete(f"{MANIFEST} cannot be read") from None
-    if not isinstance(values, dict) or values.get("format") != FORMAT:
-        found = values.get("format") if isinstance(values, dict) else None
+    if not isinstance(values, dict) or "format" not in values:
+        raise Incomplete(f"{MANIFEST} says no format")
+    if values["format"] != FORMAT:
         raise CheckpointError(
-            f"{checkpoint / MANIFEST} has format {found}, and this version of mimo-core reads "
-            f"format {FORMAT}; use the version that saved it"
+            f"{checkpoint / MANIFEST} has format {values['format']}, and this version of mimo-core "
+            f"reads format {FORMAT}; use the version that saved it"
         )
     try:
         manifest = Manifest(**values)
@@ -229,7 +230,7 @@ def _iterations(checkpoints: Path) -> list[int]:
 def _named(checkpoints: Path) -> int | None:
     """The iteration that the tracker names; ``None`` where it names none."""
     try:
-        text = (checkpoints / TRACKER).read_text().strip()
+        text = (checkpoints / TRACKER).read_text(errors="replace").strip()
     except FileNotFoundError:
         return None
     return int(text) if text.isdigit() else None

@@ -128,8 +128,10 @@ def test_a_run_goes_on_for_longer_but_not_with_another_model(tmp_path: Path) -> 
     *_, told, said = begun.screen.splitlines()
     assert told == "  stopped after iteration 3 of 4: not finished; go on:"
     assert said == f"    mimo-pretrain {folder}/recipe.yaml --run-dir {folder}"
-    longer = start(folder / "recipe.yaml", "train.iterations=6", folder=folder)
+    changed = ("train.iterations=6", "data.too_long=cut")
+    longer = start(folder / "recipe.yaml", *changed, folder=folder)
     assert longer.code == 0, longer.screen + longer.errors
+    assert "data.too_long: saved with stop, now cut" in longer.screen
     assert "not finished" not in longer.screen and longer.summary["finished"]
     assert [row["iteration"] for row in longer.summary["iterations"]] == [1, 2, 3, 4, 5, 6]
     assert (tmp_path / "run" / "recipe.earlier-1.yaml").exists()

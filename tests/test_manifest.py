@@ -78,7 +78,17 @@ def break_other_iteration(path: Path) -> None:
     write_manifest(path, attrs.evolve(read_manifest(path), iteration=3))
 
 
+def break_manifest_of_another(path: Path) -> None:
+    (path / MANIFEST).write_text("[]")
+
+
+def break_manifest_without_entries(path: Path) -> None:
+    (path / MANIFEST).write_text('{"format": 1}')
+
+
 BROKEN = {
+    break_manifest_of_another: "mimo.json says no format",
+    break_manifest_without_entries: "mimo.json lacks some of its entries",
     break_no_manifest: "mimo.json, which is written last, is missing",
     break_half_written_manifest: "mimo.json, which is written last, is missing",
     break_file_missing: "__0_0.distcp is missing",
@@ -88,7 +98,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("breaks", BROKEN)
-@pytest.mark.parametrize("tracker", ["4", "", None, "release"])
+@pytest.mark.parametrize("tracker", ["4", "", None, "release", b"\xff\xfe"])
 def test_what_is_not_complete_is_left_out_and_told(tmp_path: Path, breaks, tracker) -> None:
     """A kill before the manifest leaves a tracker of the one before or an empty one; and whatever
     happens to a disk afterwards leaves one that names what is damaged."""
@@ -96,7 +106,8 @@ def test_what_is_not_complete_is_left_out_and_told(tmp_path: Path, breaks, track
     checkpoint(tmp_path, 1)
     breaks(checkpoint(tmp_path, 4))
     if tracker is not None:
-        (tmp_path / TRACKER).write_text(tracker)
+        text = tracker if isinstance(tracker, bytes) else tracker.encode()
+        (tmp_path / TRACKER).write_bytes(text)
     found = newest(tmp_path)
     assert found.iteration == 2
     assert found.told == (f"{tmp_path}/iter_0000004 is no complete checkpoint: {BROKEN[breaks]}",)

@@ -208,11 +208,10 @@ def verify_recipe(
 
     from mimo_core.launch.local import RunFailed
     from mimo_core.verify import verify
+    from mimo_core.verify.table import verdict_as_dict, verdict_table
 
     # The runs that it starts end with it.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    from mimo_core.verify.table import verdict_as_dict, verdict_table
-
     try:
         verdict = verify(
             recipe,
@@ -220,6 +219,7 @@ def verify_recipe(
             steps=steps,
             folder=run_dir,
             disabled=no_plugin or (),
+            tell=lambda line: print(line, file=sys.stderr, flush=True),
         )
     except RunFailed as error:
         print(error, file=sys.stderr)
@@ -236,7 +236,7 @@ def main() -> None:
     """The program ``mimo``: a user's mistake ends it with its message alone and status 2."""
     try:
         app()
-    except MimoError as error:
+    except (MimoError, OSError) as error:
         print(error, file=sys.stderr)
         sys.exit(2)
 

@@ -144,5 +144,9 @@ def told(lines: Sequence[Line], most: int | None = None) -> Iterator[str]:
     """A line for each kind of misfit of each module, with at most so many keys."""
     for (owner, what), group in groupby(lines, key=itemgetter(0, 1)):
         keys = [key + shapes for _, _, key, shapes in group]
-        more = "" if most is None or len(keys) <= most else f" and {len(keys) - most} more"
+        more = (
+            ""
+            if most is None or len(keys) <= most
+            else f" and {len(keys) - most} more (all are in the log)"
+        )
         yield f"  {owner}: {what} {', '.join(keys[:most])}{more}"

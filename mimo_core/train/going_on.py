@@ -53,6 +53,14 @@ def module_differences(saved: Manifest, plan: Plan) -> list[str]:
     return _differences("modules", _fixed(saved.recipe["modules"]), _fixed(wanted))
 
 
+def data_differences(saved: Manifest, plan: Plan) -> list[str]:
+    """A line for each value of the recipe's data and tokenizer that may make other samples."""
+    wanted = plain(plan.recipe)
+    found = _differences("data", saved.recipe["data"], wanted["data"])
+    found += _differences("tokenizer", saved.recipe["tokenizer"], wanted["tokenizer"])
+    return [line for line in found if not line.startswith("data.workers:")]
+
+
 def _changed(saved: Manifest, plan: Plan) -> list[str]:
     wanted = plain(plan.recipe)
     found = module_differences(saved, plan)

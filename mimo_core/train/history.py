@@ -17,7 +17,7 @@ from mimo_core.topology import Topology
 from mimo_core.train.adaptations import adapt_checkpoints
 from mimo_core.train.facts import changes, plugin_changes, same_place
 from mimo_core.train.fitting import Fitting
-from mimo_core.train.going_on import module_differences
+from mimo_core.train.going_on import data_differences, module_differences
 from mimo_core.train.random_states import read_random_state, restore_random_state
 from mimo_core.train.saving import Saver
 from mimo_core.train.starting import starting_weights
@@ -71,6 +71,7 @@ class History:
             yield f"the run {where}, and writes these iterations anew when it gets there"
         if self.newest.manifest is not None:
             yield from changes(self.newest.manifest, facts)
+            yield from data_differences(self.newest.manifest, self.plan)
         if self.weights is not None and self.weights.manifest is not None:
             yield from self.weights.told
             if self.weights.manifest.tokenizer != facts["tokenizer"]:

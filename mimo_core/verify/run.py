@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,10 @@ from mimo_core.plan import make_plan
 from mimo_core.rank import Rank
 from mimo_core.recipe import Recipe, dump
 from mimo_core.run_folder import RunFolder
-from mimo_core.verify.compare import Verdict, compare_iterations
+from mimo_core.train.starting import starting_weights
+from mimo_core.verify.compare import TOLERANCES, Verdict, compare_iterations
 from mimo_core.verify.recipes import judges, layouts
+from mimo_core.weights.beginning import directories
 
 STEPS = 3
 _FULL_PRODUCTS = {"NVIDIA_TF32_OVERRIDE": "0", "TRITON_F32_DEFAULT": "ieee"}
@@ -35,6 +37,7 @@ def verify(
     steps: int = STEPS,
     folder: Path | None = None,
     disabled: Sequence[str] = (),
+    tell: Callable[[str], None] = lambda _: None,
 ) -> Verdict:
     """Train a recipe for a few steps in its own layout and on one rank, and compare.
 
@@ -48,6 +51,7 @@ def verify(
         steps: Iterations, each with its row of every quantity.
         folder: Where both runs are kept, empty or to be made; by default they are not.
         disabled: Installed plugins to leave out.
+        tell: Takes a line when a run begins.
 
     Raises:
         MimoError: the recipe, a plugin or the layout is wrong, or draws random numbers (dropout);
@@ -59,9 +63,13 @@ def verify(
     plan = make_plan(recipe, overrides, disabled=disabled)
     if folder is not None and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise MimoError(f"--run-dir {folder} is not empty; give a new folder")
+    starting_weights(plan, None)
+    directories(plan, None)
     with tempfile.TemporaryDirectory(prefix="mimo-verify-") as temporary:
         base = folder or Path(temporary)
+        tell(f"on one rank, {steps} steps …")
         judge = Judge.run(plan.recipe, base, steps=steps, disabled=disabled)
+        tell(f"in its own layout, {plan.layout.world_size} ranks …")
         return judge.compare(plan.recipe, "layout")
 
 
@@ -133,7 +141,8 @@ class Judge:
             self._checkpoints(name),
             self.steps,
         )
-        rows = sorted(rows + changes, key=lambda row: row.step)
+        order = list(TOLERANCES)
+        rows = sorted(rows + changes, key=lambda row: (row.step, order.index(row.quantity)))
         return Verdict(rows=tuple(rows), frozen=frozen)
 
     @property
@@ -158,6 +167,8 @@ class Judge:
             command += ["--no-plugin", plugin]
         environ = {**os.environ, **_FULL_PRODUCTS, "COLUMNS": "100"}
         done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
+        if done.returncode == 2:
+            raise RecipeError(f"the run of the {name}: {done.stderr.strip()}")
         if done.returncode:
             raise RunFailed(f"the run of the {name} failed: {done.stderr.strip()}")
         summary = RunFolder(self.base / name).read_summary()

@@ -21,14 +21,16 @@ def verdict_table(verdict: Verdict) -> RenderableType:
         ("step", "quantity", "module", "one rank", "layout", "difference", "tolerance", "")
     ):
         right = at in (0, 3, 4, 5, 6)
-        table.add_column(heading, justify="right" if right else "left", overflow="fold")
+        table.add_column(
+            heading, justify="right" if right else "left", overflow="fold", no_wrap=at == 1
+        )
     for row in verdict.rows:
         table.add_row(
             str(row.step),
             row.quantity,
             row.module or "all",
-            f"{row.judge:.6g}",
-            f"{row.layout:.6g}",
+            f"{row.judge:.4g}",
+            f"{row.layout:.4g}",
             f"{row.difference:.1e}",
             f"{row.tolerance:.0e}",
             _mark(row.equal),

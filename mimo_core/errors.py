@@ -48,8 +48,14 @@ class LayoutError(MimoError):
 def nearest(word: str, candidates: Iterable[str]) -> str | None:
     """The candidate that the user probably meant by ``word``, or ``None`` if none is close."""
     cutoff = 0.5 if len(word) < 4 else 0.6  # of two letters one may be wrong
-    close = difflib.get_close_matches(word, sorted(candidates), n=1, cutoff=cutoff)
-    return close[0] if close else None
+    close = difflib.get_close_matches(word, sorted(candidates), n=5, cutoff=cutoff)
+
+    def likeness(candidate: str) -> tuple[float, int]:
+        ratio = difflib.SequenceMatcher(None, candidate, word).ratio()
+        # Of two that are as close, the one with letters where the word has them.
+        return ratio, sum(a == b for a, b in zip(candidate, word, strict=False))
+
+    return max(close, key=likeness, default=None)
 
 
 def suggestion(word: str, candidates: Iterable[str]) -> str:

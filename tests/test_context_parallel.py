@@ -9,6 +9,8 @@ import pytest
 
 from .conftest import Run, start
 
+pytestmark = pytest.mark.long  # tests/test_parity.py judges cp 2 in every run of the tests
+
 GRID = "modules.language.grid"
 # float32 sums in another order, carried on by steps of Adam at a high learning rate.
 LOSS_TOLERANCE, NORM_TOLERANCE = 1e-5, 1e-4
@@ -20,7 +22,7 @@ LAYOUTS: dict[str, tuple[str, ...]] = {
     "packed, shared": (f"{GRID}.tp=2", f"{GRID}.cp=2", "modules.language.packing=true"),
     "packed, alone": ("modules.language.packing=true",),
 }
-CASES = ["", pytest.param("packed, ", marks=pytest.mark.long)]
+CASES = ["", "packed, "]
 Begin = Callable[[str], Run]
 
 

@@ -138,10 +138,13 @@ def sample_loss(model: nn.Module, sample: mimo.Sample) -> tuple[Tensor, int]:
 
 # The run's sums are taken over other parts in another order, which shows up to 3e-7 relative.
 FP32_ORDER = 2e-6
-WEIGHTS = 5e-6
-"""Of weights after the steps, which move each by 3e-3: Adam divides by the gradient's own size, so
-that rounding shows most where a gradient is small, up to 1.4e-6. A weight decay of nothing instead
-of 0.1 shows 6e-5."""
+NORMS = 1e-5
+"""Of the later steps, whose weights Adam has moved: up to 2.4e-6."""
+WEIGHTS, ENTRY = 2e-6, 1e-4
+"""Of weights after the steps, which move each by 3e-3: root mean square of a tensor's differences, and
+the largest. Adam divides by the gradient's own size, so that an entry whose gradient is small shows
+rounding as a part of a step (2e-5 with torch 2.15). A weight decay of nothing instead of 0.1 shows
+6e-5 in most entries."""
 
 
 def test_losses_of_every_step(judged: Judged) -> None:
@@ -150,7 +153,7 @@ def test_losses_of_every_step(judged: Judged) -> None:
 
 def test_gradient_norms_of_every_step(judged: Judged) -> None:
     assert min(judged.norms) > CLIP, "clipping must act"
-    assert judged.run.norms == pytest.approx(judged.norms, rel=FP32_ORDER)
+    assert judged.run.norms == pytest.approx(judged.norms, rel=NORMS)
 
 
 def test_every_weight_after_the_steps(judged: Judged) -> None:
@@ -162,8 +165,9 @@ def test_every_weight_after_the_steps(judged: Judged) -> None:
             # A bias of all keys alike moves no attention weight: its gradient is rounding alone,
             # of which Adam makes steps of full size.
             difference = difference.view(3, -1)[[0, 2]]
-        if difference.max() > WEIGHTS:
-            wrong[name] = difference.max().item()
+        spread = difference.square().mean().sqrt()
+        if spread > WEIGHTS or difference.max() > ENTRY:
+            wrong[name] = (spread.item(), difference.max().item())
     assert wrong == {}
 
 

@@ -65,7 +65,6 @@ LAYOUTS: dict[str, tuple[str, ...]] = {
 }
 
 ALWAYS = {
-    "encoders dp 4 and 2 into 1",
     "language tp 2, cp 2, sequence parallel",
     "encoder pp 2 and dp 2, language pp 2",
     "everything on 8 ranks",

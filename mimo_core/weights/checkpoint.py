@@ -36,6 +36,11 @@ _CLASSES = {
             "_MEM_FORMAT_ENCODING",
         )
     ),
+    # torch 2.15 keeps the plans of the ranks that saved.
+    *(
+        ("torch.distributed.checkpoint.planner", name)
+        for name in ("SavePlan", "TensorWriteData", "WriteItem", "WriteItemType")
+    ),
 }
 
 

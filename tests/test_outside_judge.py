@@ -141,10 +141,10 @@ FP32_ORDER = 2e-6
 NORMS = 1e-5
 """Of the later steps, whose weights Adam has moved: up to 2.4e-6."""
 WEIGHTS, ENTRY = 2e-6, 1e-4
-"""Of weights after the steps, which move each by 3e-3: root mean square of a tensor's differences, and
-the largest. Adam divides by the gradient's own size, so that an entry whose gradient is small shows
-rounding as a part of a step (2e-5 with torch 2.15). A weight decay of nothing instead of 0.1 shows
-6e-5 in most entries."""
+"""Of weights after the steps, which move each by 3e-3: root mean square of a tensor's differences,
+and the largest. Adam divides by the gradient's own size, so that an entry whose gradient is small
+shows rounding as a part of a step (2e-5 with torch 2.15). A weight decay of nothing instead of 0.1
+shows 6e-5 in most entries."""
 
 
 def test_losses_of_every_step(judged: Judged) -> None:

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -89,7 +90,9 @@ def test_ctrl_c_on_a_terminal_ends_the_run_and_leaves_the_terminal_as_it_was(
     tmp_path: Path,
 ) -> None:
     folder, seen = tmp_path / "run", b""
-    spawn = "import os, pty, sys; sys.exit(os.waitstatus_to_exitcode(pty.spawn(sys.argv[1:])))"
+    # As a shell starts a program, also where the tests run in the background, without SIGINT.
+    spawn = "import os, pty, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); "
+    spawn += "sys.exit(os.waitstatus_to_exitcode(pty.spawn(sys.argv[1:])))"
     user = subprocess.Popen(
         [sys.executable, "-c", spawn, *command("tiny", *ENDLESS, folder=folder)],
         env={**os.environ, "TERM": "xterm"},
@@ -98,10 +101,13 @@ def test_ctrl_c_on_a_terminal_ends_the_run_and_leaves_the_terminal_as_it_was(
         bufsize=0,
     )
     assert user.stdin is not None and user.stdout is not None
+    bound = threading.Timer(TIMEOUT, user.kill)
+    bound.start()
     while more := user.stdout.read(65536):
         if b"tokens/s" in more and b"tokens/s" not in seen:
             user.stdin.write(b"\x03")
         seen += more
+    bound.cancel()
     assert user.wait() == 130
     hidden, shown = seen.rfind(b"\x1b[?25l"), seen.rfind(b"\x1b[?25h")
     assert 0 < hidden < shown, "the cursor"

@@ -21,6 +21,7 @@ from mimo_core.contract import (
     Train,
     Weights,
 )
+from mimo_core.errors import MimoError, SampleError, suggestion
 from mimo_core.hookspecs import hookimpl
 from mimo_core.weight_map import Constant, Stored, WeightMap, WeightRule
 
@@ -40,9 +41,11 @@ __all__ = [
     "Encoder",
     "Grid",
     "Media",
+    "MimoError",
     "Module",
     "Platform",
     "Sample",
+    "SampleError",
     "Sequences",
     "Split",
     "Stored",
@@ -53,6 +56,7 @@ __all__ = [
     "Weights",
     "hookimpl",
     "pretrain",
+    "suggestion",
 ]
 
 

@@ -112,6 +112,7 @@ LAYERS = (
     ("platforms", "data", "report", "testing"),
     ("topology", "communicator", "rng"),
     ("model", "gradients", "optimizer"),
+    ("building",),
     ("train",),
     ("launch",),
     ("api", "verify"),

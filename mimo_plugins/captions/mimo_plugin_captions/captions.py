@@ -8,8 +8,7 @@ from typing import Any
 
 import attrs
 
-from mimo_core import Text
-from mimo_core.errors import suggestion
+from mimo_core import Text, suggestion
 from mimo_plugin_captions.errors import Broken, shown
 from mimo_plugin_captions.options import Options
 

@@ -7,8 +7,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from mimo_core import Sample, Split
-from mimo_core.errors import MimoError
+from mimo_core import MimoError, Sample, Split
 from mimo_plugin_captions.errors import Broken, broken_lines, told
 from mimo_plugin_captions.index import KEPT, Faults, Index, read_caption, read_index
 from mimo_plugin_captions.options import Options

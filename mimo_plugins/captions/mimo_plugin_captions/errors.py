@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from mimo_core.errors import MimoError
+from mimo_core import MimoError
 from mimo_plugin_captions.options import Options
 
 SHOWN = 10

@@ -11,7 +11,7 @@ from itertools import batched, chain
 import attrs
 import numpy as np
 
-from mimo_core.errors import MimoError
+from mimo_core import MimoError
 from mimo_plugin_captions.captions import Caption, caption_of
 from mimo_plugin_captions.errors import Broken, Fault, nothing_to_learn, shown
 from mimo_plugin_captions.image_files import ImageFile, look_at

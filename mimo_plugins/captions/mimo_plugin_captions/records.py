@@ -12,7 +12,7 @@ from typing import Any, BinaryIO, Protocol
 
 import attrs
 
-from mimo_core.errors import MimoError, suggestion
+from mimo_core import MimoError, suggestion
 from mimo_plugin_captions.errors import Broken
 from mimo_plugin_captions.options import Options
 

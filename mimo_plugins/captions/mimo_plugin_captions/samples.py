@@ -6,8 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mimo_core import Media, Sample, Text
-from mimo_core.errors import MimoError
+from mimo_core import Media, MimoError, Sample, Text
 from mimo_plugin_captions.captions import Caption
 from mimo_plugin_captions.errors import Broken, shown
 from mimo_plugin_captions.image_files import regular_file

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from mimo_core.contract import Description, Module, Weights
+from mimo_core import Description, Module, Weights
 from mimo_plugin_nemotron import owned
 from mimo_plugin_nemotron.options import CONVOLUTION_WIDTH, Options
 

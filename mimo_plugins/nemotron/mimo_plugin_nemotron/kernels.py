@@ -15,7 +15,7 @@ import sys
 import types
 from typing import Any
 
-from mimo_core.contract import Platform
+from mimo_core import Platform
 from mimo_plugin_nemotron import mixer
 
 MIXER = "megatron.core.ssm.mamba_mixer"
@@ -55,7 +55,7 @@ def provide(platform: Platform) -> None:
 
 def _own_positions(bounds: Any, _positions: int, ranks: int, rank: int) -> Any:
     """Stands for ``transformer_engine_torch.thd_get_partitioned_indices``."""
-    from mimo_core.model.context import own_positions
+    from mimo_core.building import own_positions
 
     return own_positions(bounds.diff().tolist(), ranks, rank)
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-import torch
 from megatron.core.fusions.fused_bias_dropout import get_bias_dropout_add
 from megatron.core.models.hybrid.hybrid_block import HybridStack, HybridStackSubmodules
 from megatron.core.ssm.mamba_layer import MambaLayer, MambaLayerSubmodules
@@ -25,30 +24,8 @@ from megatron.core.transformer.transformer_layer import (
     TransformerLayer,
     TransformerLayerSubmodules,
 )
-from torch import nn
 
-from mimo_core.model.attention import PackedAttention
-from mimo_plugin_nemotron.local_experts import local_moe_builder
-
-
-class RMSNorm(nn.Module):
-    """RMS norm of ``[S, B, H]`` that runs under sequence parallelism; float32 inside.
-
-    Each tp rank normalizes its part of the sequence, so that the weight's gradient is a partial
-    sum: ``sequence_parallel`` on the weight tells megatron to add them up. (Megatron's own
-    ``WrappedTorchNorm`` refuses sequence parallelism.)
-    """
-
-    def __init__(self, config: TransformerConfig, hidden_size: int, eps: float) -> None:
-        super().__init__()
-        self.eps = eps
-        self.weight = nn.Parameter(torch.ones(hidden_size, dtype=config.params_dtype))
-        self.weight.sequence_parallel = config.sequence_parallel  # type: ignore[attr-defined]
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        wide = x.float()
-        scale = torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
-        return (wide * scale * self.weight.float()).to(x.dtype)
+from mimo_core.building import PackedAttention, RMSNorm, local_moe_builder
 
 
 class LocalHybridStack(HybridStack):

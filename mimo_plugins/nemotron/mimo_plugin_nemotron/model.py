@@ -10,8 +10,8 @@ from megatron.core.process_groups_config import ProcessGroupCollection
 from megatron.core.transformer import TransformerConfig
 from megatron.core.transformer.spec_utils import ModuleSpec
 
-from mimo_core.contract import Module, Platform
-from mimo_core.model.config import transformer_config
+from mimo_core import Module, Platform
+from mimo_core.building import transformer_config
 from mimo_plugin_nemotron import kernels
 from mimo_plugin_nemotron.description import embedding_rows
 from mimo_plugin_nemotron.options import Options

@@ -5,9 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from mimo_core.contract import BatchContext, Description, Edge, Module, Platform, Sample
-from mimo_core.hookspecs import hookimpl
-from mimo_core.weight_map import WeightMap
+from mimo_core import (
+    BatchContext,
+    Description,
+    Edge,
+    Module,
+    Platform,
+    Sample,
+    WeightMap,
+    hookimpl,
+)
 from mimo_plugin_nemotron import description, hub
 from mimo_plugin_nemotron.options import Options
 

@@ -18,8 +18,7 @@ from megatron.core.transformer.mlp import MLPSubmodules
 from megatron.core.transformer.spec_utils import ModuleSpec
 
 from mimo_core import Encoder, Module, Platform
-from mimo_core.model.attention import PackedAttention
-from mimo_core.model.config import transformer_config
+from mimo_core.building import PackedAttention, transformer_config
 from mimo_plugin_radio.options import Options, options_of
 from mimo_plugin_radio.projector import NormedProjector
 from mimo_plugin_radio.tower import PackedTower, SquareTower

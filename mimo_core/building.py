@@ -1,0 +1,21 @@
+"""What a plugin builds its modules with; imports torch and megatron.
+
+Together with ``mimo_core`` itself (the words and hooks, without torch) and ``mimo_core.testing``
+this is all that a plugin may import: ``docs/plugins`` says what is promised of it.
+"""
+
+from mimo_core.model.attention import PackedAttention
+from mimo_core.model.config import transformer_config
+from mimo_core.model.context import gather_positions, own_positions, whole_order
+from mimo_core.model.local_experts import local_moe_builder
+from mimo_core.model.norm import RMSNorm
+
+__all__ = [
+    "PackedAttention",
+    "RMSNorm",
+    "gather_positions",
+    "local_moe_builder",
+    "own_positions",
+    "transformer_config",
+    "whole_order",
+]

@@ -50,9 +50,8 @@ def fail(
     when = folder.with_suffix(".fault")
     monkeypatch.setenv("FAULT", fault)
     monkeypatch.setenv("FAULT_TIME", str(when))
-    # What fails at its import on one rank is compared with the others only where nobody asks it.
-    overrides += () if "import" in fault else tuple(wrapping("faults"))
-    run = start("tiny", "evaluate.samples=4", *overrides, folder=folder, site=site)
+    overrides = ("evaluate.samples=4", *wrapping("faults"), *overrides)
+    run = start("tiny", *overrides, folder=folder, site=site)
     ended = time.time()
     assert when.exists(), f"the fault was never come to:\n{run.screen}{run.errors}"
     assert run.code == 1, run.screen + run.errors
@@ -195,7 +194,6 @@ def test_a_fault_ends_all_nodes_and_every_screen_tells_its_cause(
     """Two torchrun agents with a rank each, which share nothing but the network and the folder."""
     folder, when = tmp_path / "run", tmp_path / "run.fault"
     port = free_port()
-    wrappers = () if "import" in fault else wrapping("faults")
     agents = []
     for node in range(2):
         torchrun = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2"]
@@ -203,7 +201,7 @@ def test_a_fault_ends_all_nodes_and_every_screen_tells_its_cause(
         torchrun += [f"--rdzv-endpoint=127.0.0.1:{port}", "--rdzv-id=faults", "-m"]
         agents.append(
             subprocess.Popen(
-                torchrun + command("tiny", *wrappers, folder=folder)[2:],
+                torchrun + command("tiny", *wrapping("faults"), folder=folder)[2:],
                 env=os.environ
                 | {"FAULT": fault, "FAULT_TIME": str(when), "PYTHONPATH": str(site)}
                 | {"COLUMNS": "120"},

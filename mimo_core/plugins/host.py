@@ -13,6 +13,7 @@ import pluggy
 from mimo_core.contract import Data, Module
 from mimo_core.errors import MimoError, PluginError, SampleError, suggestion
 from mimo_core.plugins import answers, discovery
+from mimo_core.plugins.loading import load
 from mimo_core.plugins.records import Candidate, PluginRecord
 from mimo_core.plugins.registration import (
     Registered,
@@ -138,7 +139,7 @@ class Host:
             answer = caller(**arguments)
         except SampleError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             self._blame(asked, arguments, error)
         if answer is None and hook in answers.MAY_BE_NONE:
             return None
@@ -173,14 +174,19 @@ class Host:
         if candidate.disabled:
             return record(state="disabled", why=candidate.disabled)
         try:
-            registered = register(self._manager, candidate.name, candidate.load())
+            loaded = load(candidate.load, candidate.check)
+            registered = register(self._manager, candidate.name, loaded.plugin)
         except (Exception, SystemExit) as error:
             self._causes[candidate.name] = error
             kind = "" if isinstance(error, PluginError) else f"{type(error).__name__}: "
             return record(state="broken", why=f"{kind}{error}")
         self._registered[candidate.name] = registered
         wraps = (f"{hook} (wraps)" for hook in registered.wrappers)
-        return record(state="usable", hooks=(*sorted(registered.implementations), *sorted(wraps)))
+        return record(
+            state="usable",
+            hooks=(*sorted(registered.implementations), *sorted(wraps)),
+            warnings=(*loaded.warnings, *registered.warnings),
+        )
 
     def _caller(self, hook: str, plugin: str, wrappers: tuple[str, ...]) -> pluggy.HookCaller:
         """Calls the plugin's own implementation with these wrappers around it; made once."""
@@ -209,7 +215,7 @@ class Host:
         self,
         asked: tuple[str, str, tuple[str, ...]],
         arguments: Mapping[str, Any],
-        error: Exception,
+        error: Exception | SystemExit,
     ) -> NoReturn:
         """Raises with the name of the plugin, asked or wrapping, in whose code it happened."""
         hook, plugin, wrappers = asked

@@ -37,8 +37,8 @@ class WeightRule:
     """Tensors of a checkpoint, and the tensors of a file that hold the same numbers.
 
     Neither conversion may change a number: one is the exact inverse of the other. The exception is
-    a stored tensor that no file holds, such as an adapter's: ``load`` gives ``None`` for it, so that
-    it begins fresh, and ``save`` puts what it says into the others.
+    a stored tensor that no file holds, such as an adapter's: ``load`` gives ``None`` for it, so it
+    begins fresh, and ``save`` puts what it says into the others.
     """
 
     part: FreezePart

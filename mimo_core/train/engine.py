@@ -91,9 +91,7 @@ class Engine:
         metric = getattr(self._samples.held_out, "metric", "exact_match")
         self._forward_step = ForwardStep(self._communicator, platform, metric)
         self._facts = facts_to_keep(plan, self._samples)
-        self._build.weights = self._history.directories()
-        self._build.saved = self._history.manifest
-        self._build.origins = self._history.origins(self._build.weights)
+        self._history.prepare(self._build)
         self._args = parse(plan, flags(plan, self._steps()))
         stop_where_agreed(self._args, self._agreed_to_stop)
         if reporter is not None:

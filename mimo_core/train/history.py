@@ -10,6 +10,7 @@ import attrs
 import torch.distributed as dist
 
 from mimo_core.checkpoints import Manifest, Newest, newest, put_tracker_right
+from mimo_core.model.builder import BuildConfig
 from mimo_core.plan import Plan
 from mimo_core.platforms.base import RankPlatform
 from mimo_core.rng import seed_module
@@ -66,20 +67,16 @@ class History:
         """Directories whose weights modules begin with, or read again."""
         return directories(self.plan, self.newest.iteration, self.manifest)
 
-    def origins(self, found: Mapping[str, Match]) -> Origins | None:
-        """Where weights that do not learn are read again; ``None`` where all are saved.
-
-        Args:
-            found: The directories.
-        """
-        if self.plan.recipe.checkpoint.save_frozen:
-            return None
-        start = self.weights
-        return Origins(
-            goes_on=self.newest.manifest,
-            start=(start.path, start.manifest) if start and start.manifest else None,
-            directories=found,
-        )
+    def prepare(self, build: BuildConfig) -> None:
+        """Tell the builder which weights it reads, beside those that megatron loads."""
+        build.weights, build.saved = self.directories(), self.manifest
+        if not self.plan.recipe.checkpoint.save_frozen:
+            start = self.weights
+            build.origins = Origins(
+                goes_on=self.newest.manifest,
+                start=(start.path, start.manifest) if start and start.manifest else None,
+                directories=build.weights,
+            )
 
     def _saved_whole(self, origins: Origins | None) -> Iterator[str]:
         """Modules whose frozen weights are saved, as they can be read again nowhere."""
@@ -100,7 +97,7 @@ class History:
 
         Args:
             facts: Those of the run now (``facts_to_keep``).
-            origins: What :meth:`origins` gave.
+            origins: The builder's.
 
         Raises:
             ValueError: the checkpoint is of another tokenizer.

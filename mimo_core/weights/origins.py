@@ -87,8 +87,8 @@ def check_origins(saved: Manifest, found: Mapping[str, Match]) -> None:
             held = found.get(origin.module)
             if held is not None and directory_digest(held) != origin.digest:
                 raise CheckpointError(
-                    f"{told} of {origin.module}, and {held.directory} holds others now; give it the "
-                    "directory as it was"
+                    f"{told} of {origin.module}, and {held.directory} holds others now; give "
+                    "it the directory as it was"
                 )
             continue
         try:

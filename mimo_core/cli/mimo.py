@@ -80,8 +80,9 @@ def show_plan(
     from mimo_core.weights.beginning import directories, notes
 
     plan = make_plan(recipe, overrides or (), disabled=no_plugin or ())
-    starting_weights(plan, done=None)
-    weights = directories(plan, done=None)
+    start = starting_weights(plan, done=None)
+    saved = start.manifest if start else None
+    weights = directories(plan, done=None, saved=saved)
     if as_json:
         print(json.dumps(plan_as_dict(plan), indent=2))
         return
@@ -89,7 +90,7 @@ def show_plan(
     console.print(run_header(plan))
     parts = plan.graph.descriptions.values()
     console.print(f"{sum(part.parameters for part in parts):,} parameters in all", highlight=False)
-    for line in notes(weights):
+    for line in notes(weights, saved):
         console.print(line, highlight=False, soft_wrap=True)
     console.print("", memory_table(plan), sep="\n")
     if plan.preview:
@@ -168,6 +169,7 @@ def plan_as_dict(plan: Plan) -> dict[str, Any]:
                 },
                 "ranks": list(layout.ranks(name)),
                 "freeze": list(module.freeze),
+                "wrappers": plan.recipe.modules[name].wrappers,
                 "rng_prefix": graph.rng_prefixes[name],
                 **{
                     key: getattr(graph.descriptions[name], key)
@@ -176,6 +178,7 @@ def plan_as_dict(plan: Plan) -> dict[str, Any]:
             }
             for name, module in graph.modules.items()
         },
+        "data": {"plugin": graph.data.plugin, "wrappers": plan.recipe.data.wrappers},
         "edges": [
             attrs.asdict(edge) | {"id": graph.tokenizer.placeholder_id(edge.placeholder)}
             for edge in graph.edges

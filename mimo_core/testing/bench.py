@@ -12,6 +12,7 @@ from mimo_core.contract import LANGUAGE, Description, Module
 from mimo_core.graph import Graph, build_graph
 from mimo_core.plugins import Host, discovery
 from mimo_core.plugins.records import Candidate
+from mimo_core.plugins.versions import check_contract
 from mimo_core.recipe import load_text
 from mimo_core.testing import partners
 from mimo_core.testing.outcome import NotDeclared
@@ -159,11 +160,10 @@ def kind_of(host: Host, plugin: str) -> Kind:
 
 def plugin_name(plugin: Any) -> str:
     """What recipes call it."""
-    return (
-        plugin
-        if isinstance(plugin, str)
-        else getattr(plugin, "__name__", "unnamed").rpartition(".")[2]
-    )
+    if isinstance(plugin, str):
+        return plugin
+    name: str = getattr(plugin, "__name__", "unnamed")
+    return name.rpartition(".")[2]
 
 
 def _candidates(plugins: Sequence[Any]) -> Iterator[Candidate]:
@@ -181,7 +181,11 @@ def _candidates(plugins: Sequence[Any]) -> Iterator[Candidate]:
 
 def _object(name: str, plugin: object) -> Candidate:
     return Candidate(
-        name=name, distribution=f"mimo-plugin-{name}", version="0", load=lambda: plugin
+        name=name,
+        distribution=f"mimo-plugin-{name}",
+        version="0",
+        load=lambda: plugin,
+        check=check_contract,
     )
 
 

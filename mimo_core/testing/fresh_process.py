@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-HEAVY = ("torch", "megatron", "transformer_engine", "transformers", "tensorflow", "jax")
+from mimo_core.plugins.loading import HEAVY, Loaded, load
 
 
 def main() -> None:
@@ -28,7 +28,9 @@ def _plan(given: dict[str, Any]) -> dict[str, Any]:
     points = {one.name: one for one in discovery.candidates((), {}) if one.name in given["plugins"]}
     told: dict[str, Any] = {"hooks": {}}
     first, *_ = given["plugins"]
-    told["import"] = _watched(points[first].load)
+    found: list[Loaded] = []
+    told["import"] = _watched(lambda: found.append(load(points[first].load, points[first].check)))
+    told["import"]["warnings"] = [line for one in found for line in one.warnings]
     if told["import"]["error"]:
         return told
     from mimo_core.contract import LANGUAGE

@@ -8,7 +8,17 @@ from typing import Any
 
 import attrs
 
-from mimo_core.contract import LANGUAGE, Dataset, Description, Edge, Encoder, Sample, Text, Weights
+from mimo_core.contract import (
+    CONTRACT,
+    LANGUAGE,
+    Dataset,
+    Description,
+    Edge,
+    Encoder,
+    Sample,
+    Text,
+    Weights,
+)
 from mimo_core.hookspecs import hookimpl
 
 LANGUAGE_PARTNER = "conformance-language"
@@ -114,7 +124,7 @@ def _data() -> SimpleNamespace:
 
 
 def _plugin(hooks: dict[str, Any]) -> SimpleNamespace:
-    return SimpleNamespace(**hooks)
+    return SimpleNamespace(mimo_contract=CONTRACT, **hooks)
 
 
 def partners() -> dict[str, object]:

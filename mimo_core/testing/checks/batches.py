@@ -35,8 +35,8 @@ def _media(built: Built, samples: Sequence[Sample]) -> Iterator[Finding]:
         if given is not None:
             yield Finding(
                 said=f"provide_batch of {name!r} gives {_shown(given)} for {what}",
-                fix=f"give None where no sample has media of kind {kind!r}: the tower is not called "
-                "then, and no rank waits for rows",
+                fix=f"give None where no sample has media of kind {kind!r}: the tower is not "
+                "called then, and no rank waits for rows",
             )
     batch, again = built.provide(samples), built.provide(samples)
     if batch is None:

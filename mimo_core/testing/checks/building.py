@@ -52,7 +52,8 @@ def builds(rig: Rig) -> Iterator[Finding]:
     for name, spec in _specs(rig.whole.parts):
         if not isinstance(spec, ModuleSpec):
             yield Finding(
-                said=f"the {name} of {module.plugin!r} is a {type(spec).__name__}, not a ModuleSpec",
+                said=f"the {name} of {module.plugin!r} is a {type(spec).__name__}, not a "
+                "ModuleSpec",
                 fix="give ModuleSpec(module=Class, params={…}): the core builds it, from the seed "
                 "of the module",
             )
@@ -84,14 +85,13 @@ def seeded(rig: Rig) -> Iterator[Finding]:
     state = torch.get_rng_state()
     other = rig.build(seed=6)
     name = first.module.plugin
-    changed = [
-        key for key, value in _weights(first).items() if not _same(value, _weights(again)[key])
-    ]
+    drawn, redrawn = _weights(first), _weights(again)
+    changed = [key for key, value in drawn.items() if not _same(value, redrawn[key])]
     if changed:
         yield Finding(
             said=f"{name!r} built twice from one seed has other weights: {_few(changed)}",
-            fix="draw from torch's default generator (or megatron's tracker), which the core seeds; "
-            "ranks that hold copies would differ",
+            fix="draw from torch's default generator (or megatron's tracker), which the core "
+            "seeds; ranks that hold copies would differ",
         )
         return
     if torch.equal(state, torch.get_rng_state()):
@@ -101,8 +101,9 @@ def seeded(rig: Rig) -> Iterator[Finding]:
             fix="leave out torch.manual_seed and the like: the core seeds each module from the "
             "run's seed and rng_prefix()",
         )
-    drawn = {key: value for key, value in _weights(first).items() if value.float().std() > 0}
-    if drawn and all(_same(value, _weights(other)[key]) for key, value in drawn.items()):
+    others = _weights(other)
+    random = [key for key, value in drawn.items() if (value != value.flatten()[0]).any()]
+    if random and all(_same(drawn[key], others[key]) for key in random):
         yield Finding(
             said=f"{name!r} has the same weights with every seed of the run",
             fix="draw from torch's default generator, not from one with a seed of its own",

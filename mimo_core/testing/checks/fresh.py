@@ -30,17 +30,15 @@ def listing(bench: Bench) -> Iterator[Finding]:
             f"{told['error']}",
             fix="import only what is installed with it; leave the process to the host",
         )
-    if told["heavy"]:
-        yield _heavy(bench, told["heavy"], "importing the plugin", "listing plugins")
-    elif told["seconds"] > SLOW:
+    for warning in told["warnings"]:
+        yield Finding(
+            said=f"plugin {bench.name!r} {warning}",
+            fix="do it in the hooks that need it: every command of the host imports the plugin",
+        )
+    if not told["warnings"] and told["seconds"] > SLOW:
         yield Finding(
             said=f"importing plugin {bench.name!r} takes {told['seconds']:.1f} s of processor time",
             fix="do the work inside the hooks that need it: every command of the host imports it",
-        )
-    if told["printed"]:
-        yield Finding(
-            said=f"importing plugin {bench.name!r} prints {told['printed']!r}",
-            fix="print nothing at import: `mimo plugins list --json` is read by machines",
         )
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 from mimo_core.errors import PluginError
 from mimo_core.plugins.registration import new_manager, register
+from mimo_core.plugins.versions import check_contract
 from mimo_core.testing.bench import REQUIRED, Bench
 from mimo_core.testing.outcome import Finding
 
@@ -23,12 +23,8 @@ def signatures(bench: Bench) -> Iterator[Finding]:
         )
         return
     marks = register(new_manager(), bench.name, bench.loaded())
-    for name in sorted(marks.unmarked):
-        yield Finding(
-            said=f"{record.title}: function {name!r} is named like a hook, but the host cannot see "
-            "it: it lacks the mark",
-            fix=f"put @mimo_core.hookimpl above {name}, or give it another name",
-        )
+    for told in marks.warnings:
+        yield Finding(said=f"{record.title}: {told}", fix="mend it before you release")
     missing = [hook for hook in REQUIRED[kind] if hook not in marks.implementations]
     missing = [hook for hook in missing if hook not in marks.unmarked]
     if missing:
@@ -47,11 +43,10 @@ def signatures(bench: Bench) -> Iterator[Finding]:
 
 def contract(bench: Bench) -> Iterator[Finding]:
     """The plugin says which version of the hooks it was written for."""
-    stated: Any = getattr(bench.loaded(), "mimo_contract", None)
-    if not isinstance(stated, str) or not all(part.isdecimal() for part in stated.split(".")):
+    try:
+        check_contract(bench.loaded())
+    except PluginError as error:
         yield Finding(
-            said=f"plugin {bench.name!r} states mimo_contract = {stated!r}: the host cannot tell "
-            "whether it fits",
-            fix='write mimo_contract = "1.0" beside its hooks: the version of the hooks that it '
-            "was written for",
+            said=f"plugin {bench.name!r}: {error}",
+            fix="state in mimo_contract the oldest contract that it runs with, beside its hooks",
         )

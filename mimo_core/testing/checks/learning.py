@@ -92,7 +92,8 @@ def frozen(rig: Rig) -> Iterator[Finding]:
     if changed:
         yield Finding(
             said=f"the frozen {part} of {name!r} changed in a forward: {', '.join(changed[:3])}",
-            fix="update statistics in self.training alone: the core keeps frozen parts in eval mode",
+            fix="update statistics in self.training alone: the core keeps frozen parts in eval "
+            "mode",
         )
     if model.training or any(child.training for child in model.modules()):
         yield Finding(
@@ -135,9 +136,8 @@ def _unreached(
             fix="use the parameter in forward (no detach, no torch.no_grad()), or do not make it: "
             "what never learns is a buffer",
         )
-    wrong = [
-        name for name, v in learning.items() if v.grad is not None and not v.grad.isfinite().all()
-    ]
+    given = {name: value.grad for name, value in learning.items() if value.grad is not None}
+    wrong = [name for name, gradient in given.items() if not gradient.isfinite().all()]
     if wrong:
         yield Finding(
             said=f"the gradient of {', '.join(wrong[:3])} of {built.module.plugin!r} is not finite",

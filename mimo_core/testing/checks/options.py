@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, get_type_hints
 
 import attrs
 import yaml
@@ -32,8 +32,8 @@ def round_trip(bench: Bench) -> Iterator[Finding]:
         yield Finding(
             said=f"option {'.'.join(map(str, path))} of {bench.name!r}, as a run writes it into "
             f"recipe.yaml, is refused when the run goes on: {said}",
-            fix=f"let {cls.__name__} take what it holds: annotate with plain types, tuples, Literal "
-            "or attrs classes, and convert in properties",
+            fix=f"let {cls.__name__} take what it holds: annotate with plain types, tuples, "
+            "Literal or attrs classes, and convert in properties",
         )
     if again is not None and again != told:
         changed = [
@@ -93,11 +93,14 @@ def _title(cls: type[Any]) -> str:
 
 
 def _told(cls: type[Any]) -> dict[str, str]:
-    """The docstring of every field; of inherited ones, where they are defined."""
+    """The docstring of every field, inherited ones and those of fields' own classes too."""
     found = dict.fromkeys((field.name for field in attrs.fields(cls)), "")
     for owner in reversed(cls.__mro__):
         if attrs.has(owner):
             found |= {name: said for name, said in docstrings(owner).items() if said}
+    for name, kind in get_type_hints(cls).items():
+        if name in found and isinstance(kind, type) and attrs.has(kind):
+            found |= {f"{name}.{inner}": said for inner, said in _told(kind).items()}
     return found
 
 

@@ -91,7 +91,8 @@ def _copy(whole: Built, split: Built) -> Iterator[Finding]:
             place = _place(item)
             if place not in held:
                 yield Finding(
-                    said=f"the checkpoint of {split.module.plugin!r} has {place[0]} with tp 2 alone",
+                    said=f"the checkpoint of {split.module.plugin!r} has {place[0]} with tp 2 "
+                    "alone",
                     fix="a key must be the same for every grid: a run may go on with another one",
                 )
                 return
@@ -132,7 +133,8 @@ def _gradients(whole: Built, split: Built, limit: float) -> Iterator[Finding]:
             said=f"the gradient of {where} of {split.module.plugin!r} is another with tp 2 than "
             f"with tp 1: largest difference {worst:.1e} of its largest value (limit {limit:.0e})",
             fix="mark parameters that tp ranks share and that see a part of the sequence with "
-            "sequence_parallel=True; use megatron's copy_to/reduce_from_tensor_model_parallel_region",
+            "sequence_parallel=True; use megatron's copy_to_tensor_model_parallel_region and "
+            "reduce_from_tensor_model_parallel_region",
         )
 
 
@@ -147,8 +149,8 @@ def _counts(split: Built) -> Iterator[Finding]:
         yield Finding(
             said=f"{split.module.plugin!r} has {held:,} parameters on a rank of tp {tp}; by "
             f"describe().weights and their split it should have {told:,}",
-            fix="name 'tp' in Weights.split of what is divided over tensor-parallel ranks, and only "
-            "of that",
+            fix="name 'tp' in Weights.split of what is divided over tensor-parallel ranks, and "
+            "only of that",
         )
 
 
@@ -174,9 +176,9 @@ def _saved_once(built: Built) -> Iterator[Finding]:
             yield Finding(
                 said=f"with {grid}, {written.get(key, 0):,} values of {key} of "
                 f"{built.module.plugin!r} would be saved; it has {count:,}",
-                fix="replica_id must be 0 on exactly one of the ranks that hold the same slice, and "
-                "offsets must tile the tensor: leave both to make_sharded_tensors_for_checkpoint "
-                "with the tp_group and dp_cp_group of groups",
+                fix="replica_id must be 0 on exactly one of the ranks that hold the same slice, "
+                "and offsets must tile the tensor: leave both to megatron's "
+                "make_sharded_tensors_for_checkpoint with the module's tp and dp_cp groups",
             )
             return
 
@@ -197,7 +199,7 @@ def _slice(item: Any) -> tuple[slice, ...]:
 
 
 def _gap(one: Tensor, other: Tensor, scale: Tensor | None = None) -> float:
+    """Largest difference as a share of the largest value."""
     largest = (other if scale is None else scale).abs().max()
-    return (
-        float((one - other).abs().max() / largest) if largest else float((one - other).abs().max())
-    )
+    gap = (one - other).abs().max()
+    return float(gap / largest if largest else gap)

@@ -1,17 +1,17 @@
 """What the host expects of the plugin, in both resolutions."""
 
+from radio_tiny import DYNAMIC, TINY
+
 from mimo_core.testing import Conformance
 
 
 class TestFixed(Conformance):
     plugin = "radio"
     kind = "encoder"
-    options = {  # noqa: RUF012
-        "hidden_size": 16,
-        "layers": 2,
-        "heads": 2,
-        "image_size": 16,
-        "patch_size": 4,
-        "max_image_size": 32,
-        "class_tokens": 3,
-    }
+    options = TINY
+
+
+class TestDynamic(Conformance):
+    plugin = "radio"
+    kind = "encoder"
+    options = DYNAMIC | {"projector": "mlp", "projector_norm": "rms", "keep_class_tokens": False}

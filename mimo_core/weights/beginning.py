@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 
 from mimo_core.contract import Module
+from mimo_core.errors import MimoError
 from mimo_core.plan import Plan
 from mimo_core.plugins import Host
 from mimo_core.weight_map import WeightMap
-from mimo_core.weights.directory import Unreadable
 from mimo_core.weights.match import Match, match
 
 
@@ -41,10 +40,11 @@ def directories(plan: Plan, done: int | None) -> dict[str, Match]:
             said = f"plugin {module.plugin!r} does not say how its weights are named (weight_map)"
             mistakes.append((path, f"{said}; leave it out"))
             continue
-        directory = Path(recipe.weights)
+        names = weight_map(plan.host, module)
         try:
-            held = match(weight_map(plan.host, module), directory)
-        except Unreadable as error:
+            directory = names.locate(recipe.weights)
+            held = match(names, directory)
+        except MimoError as error:
             mistakes.append((path, str(error)))
             continue
         mistakes += [(path, f"{directory} {said}") for said in held.mistakes]

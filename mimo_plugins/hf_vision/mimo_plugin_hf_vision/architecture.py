@@ -53,6 +53,10 @@ class Architecture:
         """Height and width of a patch."""
         return families.sides(self.config, "patch_size")
 
+    def dropout(self, *keys: str) -> float:
+        """The largest probability under any of these names."""
+        return max(float(self.config.get(key) or 0.0) for key in keys)
+
     def patches(self, size: tuple[int, int]) -> int:
         """Patches of a picture of this height and width."""
         return (size[0] // self.patch_size[0]) * (size[1] // self.patch_size[1])

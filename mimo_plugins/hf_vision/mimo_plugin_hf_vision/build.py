@@ -26,6 +26,9 @@ def encoder(module: Module, groups: ProcessGroupCollection | None) -> Encoder:
         num_layers=found.layers,
         hidden_size=found.width,
         num_attention_heads=found.heads,
+        # Read by those who ask whether the module draws numbers; transformers has its own config.
+        hidden_dropout=found.dropout("hidden_dropout_prob", "drop_path_rate"),
+        attention_dropout=found.dropout("attention_dropout", "attention_probs_dropout_prob"),
     )
     tower = ModuleSpec(
         module=Tower,
@@ -51,6 +54,8 @@ def _projector(module: Module, groups: ProcessGroupCollection | None) -> ModuleS
         ffn_hidden_size=options.projector_hidden_size or module.language_width,
         activation_func=F.gelu,
         add_bias_linear=True,
+        hidden_dropout=0.0,
+        attention_dropout=0.0,
     )
     return ModuleSpec(
         module=MultimodalProjector,

@@ -36,6 +36,8 @@ PURE = (
     "cli/__init__.py",
     "cli/mimo.py",
     "report/header.py",
+    "cli/doctor.py",
+    "doctor",
 )
 HEAVY = {"torch", "megatron", "numpy", "transformers", "matplotlib"}
 
@@ -109,13 +111,14 @@ LAYERS = (
     ),
     ("plugins", "recipe", "layout"),
     ("graph", "star", "stock_settings", "validate", "memory", "sources", "plan", "weights"),
-    ("platforms", "data", "report", "testing"),
+    ("platforms", "data", "report"),
     ("topology", "communicator", "rng"),
     ("model", "gradients", "optimizer"),
     ("building",),
+    ("testing",),
     ("train",),
     ("launch",),
-    ("api", "verify"),
+    ("api", "verify", "doctor"),
     ("cli",),
 )
 """From the lowest up: each imports from its own layer and from those below."""

@@ -96,6 +96,24 @@ def show_plan(
         console.print("", positions_table(plan), sep="\n")
 
 
+@app.command("doctor")
+def look_at_everything(as_json: Json = False, no_plugin: NoPlugin = None) -> None:
+    """What is installed, which versions work together, what this machine can run, and what is
+    wrong. Ends with status 1 where something is."""
+    from rich.console import Console
+
+    from mimo_core.cli.doctor import doctor_screen
+    from mimo_core.doctor import examine
+
+    report = examine(no_plugin or ())
+    if as_json:
+        print(json.dumps([attrs.asdict(finding) for finding in report.findings], indent=2))
+    else:
+        Console().print(doctor_screen(report))
+    if report.wrong:
+        raise typer.Exit(1)
+
+
 @app.command("export")
 def export_weights(
     source: Annotated[
@@ -150,6 +168,7 @@ def plan_as_dict(plan: Plan) -> dict[str, Any]:
                 },
                 "ranks": list(layout.ranks(name)),
                 "freeze": list(module.freeze),
+                "wrappers": plan.recipe.modules[name].wrappers,
                 "rng_prefix": graph.rng_prefixes[name],
                 **{
                     key: getattr(graph.descriptions[name], key)
@@ -158,6 +177,7 @@ def plan_as_dict(plan: Plan) -> dict[str, Any]:
             }
             for name, module in graph.modules.items()
         },
+        "data": {"plugin": graph.data.plugin, "wrappers": plan.recipe.data.wrappers},
         "edges": [
             attrs.asdict(edge) | {"id": graph.tokenizer.placeholder_id(edge.placeholder)}
             for edge in graph.edges
@@ -254,7 +274,7 @@ def _table(records: tuple[PluginRecord, ...]) -> Table:
             record.distribution,
             record.version,
             Text(record.state, style=_STATE_COLOURS[record.state]),
-            Text(record.why or ", ".join(record.hooks)),
+            Text("\n".join([record.why or ", ".join(record.hooks), *record.warnings])),
         )
     return table
 

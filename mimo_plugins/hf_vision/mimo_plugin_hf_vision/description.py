@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from mimo_core import Description, Media, Module, Weights
 from mimo_plugin_hf_vision.architecture import Architecture, architecture
-from mimo_plugin_hf_vision.names import parameters, projector_shapes, tensor_shapes
-from mimo_plugin_hf_vision.options import options_of
+from mimo_plugin_hf_vision.names import parameters, projector_shapes, tensor_shapes, unread
+from mimo_plugin_hf_vision.options import Options, options_of
 from mimo_plugin_hf_vision.preprocessing import preprocessing
 
 OWNS = frozenset(
@@ -69,7 +69,7 @@ def describe_encoder(module: Module) -> Description:
         layers=tower.layers,
         heads=tower.heads,
         weights=(
-            Weights(parameters=_tower_parameters(tower)),
+            *_tower_weights(tower, options),
             Weights(parameters=projector, part="projector", at="last"),
         ),
         flops_per_position=_flops(tower, patches, rows * projector) / patches,
@@ -81,12 +81,16 @@ def describe_encoder(module: Module) -> Description:
     )
 
 
-def _tower_parameters(tower: Architecture) -> int:
+def _tower_weights(tower: Architecture, options: Options) -> Iterator[Weights]:
     """Exact where the tensors are known; else what transformer layers of this width have."""
     shapes = tensor_shapes(tower)
-    if shapes is not None:
-        return parameters(shapes)
-    return tower.layers * _layer_parameters(tower)
+    if shapes is None:
+        yield Weights(parameters=tower.layers * _layer_parameters(tower))
+        return
+    still = parameters(unread(tower, options, shapes))
+    yield Weights(parameters=parameters(shapes) - still)
+    if still:
+        yield Weights(parameters=still, frozen=True)
 
 
 def _layer_parameters(tower: Architecture) -> int:

@@ -149,6 +149,19 @@ TENSORS: Mapping[str, Callable[[Mapping[str, Any]], Tensors]] = {
     "dinov2": _dinov2,
 }
 
+UNREAD: Mapping[str, tuple[str, ...]] = {
+    "clip_vision_model": ("post_layernorm.",),
+    "siglip_vision_model": ("head.",),
+    "dinov2": ("embeddings.mask_token",),
+}
+"""What names begin with that the tower's output does not depend on."""
+
+FINAL_NORM: Mapping[str, str] = {
+    "siglip_vision_model": "post_layernorm.",
+    "dinov2": "layernorm.",
+}
+"""What the names of the norm behind the last layer begin with, where the output passes it."""
+
 FOREIGN: Mapping[str, str] = {
     "embeddings.position_ids": "numbers that transformers 4 saved beside the weights",
     "embeddings.mask_token": "stands for masked patches, where the config says that there is none",

@@ -68,6 +68,18 @@ def tensor_shapes(tower: Architecture) -> Shapes | None:
     } or None
 
 
+def unread(tower: Architecture, options: Options, shapes: Shapes) -> Shapes:
+    """Those of the tower's tensors that no row depends on, as far as that is known."""
+    kind, layer = tower.model_type, options.select_layer
+    starts = list(families.UNREAD.get(kind, ()))
+    if layer is not None and kind in families.TENSORS:
+        starts += [families.FINAL_NORM[kind]] if kind in families.FINAL_NORM else []
+        first = layer % (tower.layers + 1)
+        word = "layer" if kind == "dinov2" else "layers"
+        starts += [f"encoder.{word}.{number}." for number in range(first, tower.layers)]
+    return {name: shape for name, shape in shapes.items() if name.startswith(tuple(starts))}
+
+
 def projector_shapes(options: Options, width: int, language_width: int) -> Shapes:
     """The projector's tensors by the names of LLaVA's."""
     name = "multi_modal_projector.linear_"

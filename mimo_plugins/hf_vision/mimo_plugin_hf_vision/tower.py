@@ -131,6 +131,7 @@ def _model(found: Architecture, options: Options, *, meta: bool = False) -> PreT
         return AutoModel.from_config(config, dtype=torch.float32, **given)  # type: ignore[no-any-return]
 
 
+@torch.enable_grad()  # type: ignore[untyped-decorator]
 def _unread(model: PreTrainedModel, reading: Reading, size: Size, rows: int) -> list[str]:
     """Names of the parameters that the features do not depend on, seen without computing them.
 

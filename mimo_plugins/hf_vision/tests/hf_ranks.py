@@ -85,6 +85,8 @@ def _case(path: Path, options: dict[str, Any], groups: Any, platform: Any) -> di
         "unnamed": unnamed(module, weights, parts, groups),
         "parameters": sum(p.numel() for part in parts.values() for p in part.parameters()),
         "described": description.parameters,
+        "described_still": sum(w.parameters for w in description.weights if w.frozen),
+        "still_parameters": sum(p.numel() for p in tower.parameters() if not p.requires_grad),
         "still": sorted(name for name, p in tower.named_parameters() if not p.requires_grad),
     }
     read_parts(module, weights, {"encoder": tower}, groups, path)

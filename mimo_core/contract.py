@@ -180,6 +180,9 @@ class Description:
     the sample's media of the accepted kind (so that they may share a budget)."""
     parallel: frozenset[str] = frozenset({"dp"})
     """Grid sizes that may exceed 1, of ``tp cp pp dp ep expert_tp``; others are refused."""
+    refused: Mapping[str, str] = attrs.field(factory=dict)
+    """Why grid sizes that ``parallel`` leaves out may not exceed 1, by the size's name: told where
+    a recipe asks for one."""
     divides: tuple[tuple[str, int, str], ...] = ()
     """Sizes that a grid size must divide: (what, its value, name of the grid size), such as
     ``("attention heads", 32, "tp")``; or the product of several, ``"tp x cp"``."""

@@ -6,6 +6,7 @@ Pure Python; the conversions get tensors and import torch themselves where they 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -85,3 +86,6 @@ class WeightMap:
     """Where such a key is in the file of a whole model: below the first of these that it has."""
     prefix: str = ""
     """Stands before the names of the main part in a directory of several modules."""
+    locate: Callable[[str], Path] = Path
+    """Turns what a recipe says under ``modules.NAME.weights`` into a directory on this machine; by
+    default that is its path. Raises ``MimoError`` where there is none."""

@@ -18,6 +18,10 @@ import attrs
 if TYPE_CHECKING:
     import numpy as np
 
+CONTRACT = "1.0"
+"""Version of the hooks and of the public names, as plugins state it: see
+``mimo_core.plugins.versions``."""
+
 LANGUAGE = "language"
 """The name of the one language model in every module graph."""
 

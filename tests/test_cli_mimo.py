@@ -91,6 +91,7 @@ def test_the_list_as_json(run):
         "state": "usable",
         "why": None,
         "hooks": ["build_dataset", "preview"],
+        "warnings": [],
     }
     assert (records["broken"]["state"], records["broken"]["why"]) == (
         "broken",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from importlib.metadata import distributions
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -14,55 +13,13 @@ from mimo_core import Description, Edge, Encoder, Grid, Module, Train, hookimpl
 from mimo_core.errors import MimoError, PluginError, RecipeError, SampleError
 from mimo_core.plugins import Host
 
-from .fake_plugins import eye, pairs, words
+from .fake_plugins import GOOD, eye, pairs, words
 
 TRAIN = Train(
     iterations=1, micro_batch_size=1, global_batch_size=1, sequence_length=8, learning_rate=1.0
 )
 VISION = Module(name="vision", plugin="a", grid=Grid(), train=TRAIN, language_width=8)
 LANGUAGE = attrs.evolve(VISION, name="language")
-
-
-@pytest.fixture
-def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Writes fake distributions that ``importlib.metadata`` finds; no other is seen."""
-    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
-    for name in ("MIMO_PLUGINS", "MIMO_DISABLE_PLUGIN_AUTOLOAD"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(
-        "mimo_core.plugins.discovery.entry_points", lambda group: _local(tmp_path, group)
-    )
-    made: list[str] = []
-
-    def write(name: str, code: str, distribution: str | None = None) -> None:
-        distribution = distribution or f"mimo-plugin-{name}"
-        module = f"fake_{distribution.replace('-', '_')}"
-        made.append(module)
-        (tmp_path / f"{module}.py").write_text(code)
-        info = tmp_path / f"{distribution.replace('-', '_')}-1.2.dist-info"
-        info.mkdir()
-        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 1.2")
-        (info / "entry_points.txt").write_text(f"[mimo.plugins]\n{name} = {module}\n")
-
-    yield write
-    for module in made:
-        sys.modules.pop(module, None)
-
-
-def _local(folder: Path, group: str):
-    return [
-        point
-        for dist in distributions(path=[str(folder)])
-        for point in dist.entry_points
-        if point.group == group
-    ]
-
-
-GOOD = """
-import mimo_core
-@mimo_core.hookimpl
-def rng_prefix(module): return "p."
-"""
 
 
 def test_installed_plugins_are_found_sorted_with_their_versions(install):

@@ -12,6 +12,7 @@ import pluggy
 
 from mimo_core.errors import MimoError, PluginError, SampleError, suggestion
 from mimo_core.plugins import answers, discovery
+from mimo_core.plugins.loading import load
 from mimo_core.plugins.records import Candidate, PluginRecord
 from mimo_core.plugins.registration import Registered, new_manager, register, specifications
 
@@ -117,7 +118,7 @@ class Host:
             answer = caller(**arguments)
         except SampleError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             self._blame(hook, plugin, arguments, error)
         if answer is None and hook in answers.MAY_BE_NONE:
             return None
@@ -152,14 +153,19 @@ class Host:
         if candidate.disabled:
             return record(state="disabled", why=candidate.disabled)
         try:
-            registered = register(self._manager, candidate.name, candidate.load())
+            loaded = load(candidate.load, candidate.check)
+            registered = register(self._manager, candidate.name, loaded.plugin)
         except (Exception, SystemExit) as error:
             self._causes[candidate.name] = error
             kind = "" if isinstance(error, PluginError) else f"{type(error).__name__}: "
             return record(state="broken", why=f"{kind}{error}")
         self._registered[candidate.name] = registered
         wraps = (f"{hook} (wraps)" for hook in registered.wrappers)
-        return record(state="usable", hooks=(*sorted(registered.implementations), *sorted(wraps)))
+        return record(
+            state="usable",
+            hooks=(*sorted(registered.implementations), *sorted(wraps)),
+            warnings=(*loaded.warnings, *registered.warnings),
+        )
 
     def _caller(self, hook: str, plugin: str) -> pluggy.HookCaller:
         """The hook's caller without the other plugins' implementations; made once."""
@@ -179,7 +185,7 @@ class Host:
         return caller
 
     def _blame(
-        self, hook: str, plugin: str, arguments: Mapping[str, Any], error: Exception
+        self, hook: str, plugin: str, arguments: Mapping[str, Any], error: Exception | SystemExit
     ) -> NoReturn:
         """Raises with the name of the plugin, asked or wrapping, in whose code it happened."""
         owners = {

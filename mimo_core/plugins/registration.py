@@ -16,6 +16,7 @@ import pluggy
 
 from mimo_core import hookspecs
 from mimo_core.errors import PluginError, suggestion
+from mimo_core.plugins.versions import deprecated
 
 Function = Callable[..., Any]
 _REFUSED_KINDS: dict[Any, str] = {
@@ -38,6 +39,20 @@ class Registered:
     """The pluggy plugin of the implementations."""
     unmarked: frozenset[str]
     """Functions named like a hook that lack the ``hookimpl`` mark."""
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What the plugin's authors should mend."""
+        functions = [*self.implementations.items(), *self.wrappers.items()]
+        taken = {
+            hook: tuple(inspect.signature(function).parameters) for hook, function in functions
+        }
+        forgotten = [
+            f"its function {name!r} is named as a hook and lacks the mark @mimo_core.hookimpl: it "
+            "is never asked"
+            for name in sorted(self.unmarked)
+        ]
+        return (*forgotten, *deprecated(taken))
 
 
 def new_manager() -> pluggy.PluginManager:

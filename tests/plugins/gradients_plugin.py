@@ -10,6 +10,8 @@ from typing import Any
 
 import mimo_core as mimo
 
+mimo_contract = "1.0"
+
 RANK, FACTOR, *NUMBERS = os.environ["GRADIENTS"].split()
 ENDS = list(map(int, NUMBERS))
 SPANS = [range(first, last + 1) for first, last in zip(ENDS[::2], ENDS[1::2], strict=True)]

@@ -111,16 +111,18 @@ def _qkv(
 ) -> WeightRule:
     """Megatron has queries, keys and values of a group of heads side by side."""
     groups = shape.kv_heads
+    grouped = (groups, -1, *columns)
     widths = (shape.query_width, shape.kv_width, shape.kv_width)
 
     def load(files: Sequence[Tensor]) -> Sequence[Tensor]:
         import torch
 
-        return [torch.cat([t.unflatten(0, (groups, -1)) for t in files], dim=1).flatten(0, 1)]
+        return [torch.cat([t.reshape(grouped) for t in files], dim=1).flatten(0, 1)]
 
     def save(stored: Sequence[Tensor]) -> Sequence[Tensor]:
         parts = [width // groups for width in widths]
-        return [t.flatten(0, 1) for t in stored[0].unflatten(0, (groups, -1)).split(parts, dim=1)]
+        split = stored[0].reshape(grouped).split(parts, dim=1)  # type: ignore[no-untyped-call]
+        return [t.flatten(0, 1) for t in split]
 
     files = {
         f"{theirs}self_attn.{one}_proj.{kind}": (width, *columns)

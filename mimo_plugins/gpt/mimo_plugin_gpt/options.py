@@ -59,7 +59,7 @@ class Options:
     rope_base: float | None = None
     """Base of the rotary positions; 10000."""
     rope_scaling: float | None = None
-    """Factor by which Llama 3.1's rule slows the low rotary frequencies; 1 for none, the default."""
+    """Factor by which Llama 3's rule slows the low rotary frequencies; 1, the default, for none."""
     qkv_bias: bool | None = None
     """Queries, keys and values have biases (Qwen2); false."""
     qk_norm: bool | None = None

@@ -36,6 +36,7 @@ class Shape:
     kv_heads: int = attrs.field(validator=_count)
     head_dim: int = attrs.field(validator=_count)
     ffn_hidden_size: int = attrs.field(validator=_count)
+    """Of every layer's MLP, or of every expert."""
     norm_epsilon: float = attrs.field(validator=_positive)
     rope_base: float = attrs.field(validator=_positive)
     rope_scaling: float = attrs.field(validator=_count)
@@ -46,7 +47,7 @@ class Shape:
     vocabulary_size: int | None = attrs.field(validator=_count)
     """``None``: what the tokenizer needs, padded."""
     experts: int = attrs.field(validator=_at_least(0))
-    """0: dense layers, and the fields below say nothing; else ``ffn_hidden_size`` does not."""
+    """0: dense layers, and the fields below say nothing."""
     experts_per_token: int = attrs.field(validator=_count)
     expert_ffn_hidden_size: int = attrs.field(validator=_count)
     router_normalized: bool
@@ -116,4 +117,7 @@ def complete(values: dict[str, Any]) -> Shape:
         "expert_ffn_hidden_size": 4 * hidden,
         "router_normalized": True,
     }
-    return Shape(**(defaults | known))
+    known = defaults | known
+    if known["experts"]:
+        known["ffn_hidden_size"] = known["expert_ffn_hidden_size"]  # no layer is dense
+    return Shape(**known)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from gpt_modules import FAMILIES, ROWS, SEQUENCE, language_module
 from gpt_ranks import Built, difference
 from megatron.core.packed_seq_params import PackedSeqParams
 from mimo_plugin_gpt import config_json, plugin
+from mimo_plugin_gpt.model import architecture
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM
@@ -22,6 +22,7 @@ from mimo_core.contract import Grid
 from mimo_core.model.context import own_positions
 from mimo_core.model.packing import packing_kwargs
 from mimo_core.testing.weights import put_gradients, tensors_as_in_files, unnamed
+from mimo_core.weights.load import sharded_tensors
 
 
 @attrs.frozen(kw_only=True)
@@ -59,14 +60,14 @@ def two_ranks(
     """
     results: dict[str, Any] = {}
     for family, sizes in grids.items():
-        begun = time.perf_counter()
         with tempfile.TemporaryDirectory() as own:
             # transformers writes on rank 0 alone, so all read there.
             shared = [own]
             dist.broadcast_object_list(shared)
             results[family] = _family(platform, family, rows, sizes, Path(shared[0]))
             dist.barrier()
-        results[family]["seconds"] = time.perf_counter() - begun
+    results["balanced"] = _moved_by_balancing(platform)
+    results["recomputed"] = {kind: _recomputed(platform, kind) for kind in ("full", "selective")}
     return results
 
 
@@ -85,6 +86,8 @@ def _family(
     result: dict[str, Any] = {
         "as like": attrs.asdict(shape),
         "as options": attrs.asdict(whole.module.options.shape),
+        "architecture": sorted(architecture(whole.module, platform)),
+        "norms": sorted({key for key in _keys(whole) if "norm" in key}),
         "unnamed": unnamed(*named),
         "round trip": sorted(
             name for name in back.keys() | held.keys() if not torch.equal(back[name], held[name])
@@ -96,6 +99,41 @@ def _family(
             kind: _compare(platform, part, folder / "weights", one) for kind, one in rows.items()
         }
     return result
+
+
+def _keys(built: Built) -> list[str]:
+    saved = built.model.sharded_state_dict(metadata={"dp_cp_group": built.groups.dp_cp})
+    return [item.key for item in sharded_tensors(saved)]
+
+
+def _gradients(platform: Any, megatron: dict[str, Any] | None, **options: Any) -> dict[str, Tensor]:
+    """Of a loss of the whole model, its weights and dropout from one seed."""
+    built = Built(platform, Grid(dp=2), megatron, **FAMILIES["mixtral"], **options)
+    ids = torch.arange(2 * SEQUENCE).view(2, SEQUENCE)
+    built.logits(ids, labels=ids.roll(-1, 1)).sum().backward()
+    return {name: parameter.grad for name, parameter in built.model.named_parameters()}  # type: ignore[misc]
+
+
+def _moved_by_balancing(platform: Any) -> list[str]:
+    """Weights of the last layer's experts and router whose gradient the loss changes."""
+    plain, balanced = (_gradients(platform, None, router_aux_loss=at) for at in (0.0, 1.0))
+    last = "decoder.layers.1.mlp."
+    return sorted(
+        name.removeprefix(last)
+        for name in plain
+        if name.startswith(last) and not torch.equal(plain[name], balanced[name])
+    )
+
+
+def _recomputed(platform: Any, kind: str) -> float:
+    """Largest difference of a gradient, with dropout, from that of kept activations."""
+    fields: dict[str, Any] = {"recompute_granularity": kind}
+    if kind == "full":
+        fields |= {"recompute_method": "uniform", "recompute_num_layers": 1}
+    else:
+        fields |= {"recompute_modules": ["core_attn", "moe"]}
+    kept, again = (_gradients(platform, given, dropout=0.1) for given in (None, fields))
+    return max((kept[name] - again[name]).abs().max().item() for name in kept)
 
 
 def _transformers_model(family: str) -> nn.Module:
@@ -133,9 +171,7 @@ def _rows(theirs: nn.Module, lengths: list[int], folder: Path) -> Rows:
     with torch.no_grad():
         for parameter, value in zip(theirs.parameters(), kept, strict=True):
             parameter.copy_(value)
-    return Rows(
-        ids=ids, lengths=lengths, factors=factors, logits=logits.detach(), gradients=folder
-    )
+    return Rows(ids=ids, lengths=lengths, factors=factors, logits=logits.detach(), gradients=folder)
 
 
 def _compare(platform: Any, part: Built, weights: Path, rows: Rows) -> dict[str, Any]:

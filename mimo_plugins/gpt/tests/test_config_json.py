@@ -154,6 +154,7 @@ def test_what_transformers_has_no_model_of_has_no_config() -> None:
         ({"model_type": "gemma"}, "says model_type 'gemma'; read are"),
         ({"intermediate_size": 64}, None),  # told by the weights
         ({"rope_theta": ...}, None),
+        ({"rms_norm_eps": 9.999999747378752e-06}, None),  # 1e-5 in float32
     ],
 )
 def test_weights_that_compute_something_else_are_told(

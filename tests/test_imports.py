@@ -36,6 +36,8 @@ PURE = (
     "cli/__init__.py",
     "cli/mimo.py",
     "report/header.py",
+    "cli/doctor.py",
+    "doctor",
 )
 HEAVY = {"torch", "megatron", "numpy", "transformers", "matplotlib"}
 
@@ -115,7 +117,7 @@ LAYERS = (
     ("building",),
     ("train",),
     ("launch",),
-    ("api", "verify"),
+    ("api", "verify", "doctor"),
     ("cli",),
 )
 """From the lowest up: each imports from its own layer and from those below."""

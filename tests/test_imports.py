@@ -35,6 +35,9 @@ PURE = (
     "weights/beginning.py",
     "cli/__init__.py",
     "cli/mimo.py",
+    "cli/options.py",
+    "cli/plugins.py",
+    "scaffold",
     "report/header.py",
 )
 HEAVY = {"torch", "megatron", "numpy", "transformers", "matplotlib"}
@@ -109,6 +112,7 @@ LAYERS = (
     ),
     ("plugins", "recipe", "layout"),
     ("graph", "star", "stock_settings", "validate", "memory", "sources", "plan", "weights"),
+    ("scaffold",),
     ("platforms", "data", "report", "testing"),
     ("topology", "communicator", "rng"),
     ("model", "gradients", "optimizer"),

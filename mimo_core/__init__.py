@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from mimo_core.contract import (
+    CONTRACT,
     LANGUAGE,
     BatchContext,
     Data,
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "CONTRACT",
     "LANGUAGE",
     "BatchContext",
     "Constant",

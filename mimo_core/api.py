@@ -63,7 +63,10 @@ def pretrain(
 
         size = rank.world_size
         summary: dict[str, Any] | None = run_rank(
-            lambda: make_plan(source, overrides, disabled=disabled, world_size=size), rank, folder
+            lambda host: make_plan(source, overrides, host, world_size=size),
+            rank,
+            folder,
+            disabled,
         )
         return summary
     plan = make_plan(source, overrides, disabled=disabled)

@@ -18,6 +18,10 @@ import attrs
 if TYPE_CHECKING:
     import numpy as np
 
+CONTRACT = "1.0"
+"""Version of the hooks and of the public names, as plugins state it: see
+``mimo_core.plugins.versions``."""
+
 LANGUAGE = "language"
 """The name of the one language model in every module graph."""
 
@@ -109,6 +113,9 @@ class Module:
     megatron: Mapping[str, Any] = attrs.field(factory=dict)
     """Fields of megatron's ``TransformerConfig`` that the recipe sets for this module;
     ``transformer_config`` puts them in."""
+    wrappers: Mapping[str, Any] = attrs.field(factory=dict)
+    """Plugins that wrap this module's hooks, the innermost first, each with its own options class,
+    already structured from the recipe; ``None`` for one that takes no options."""
     language_width: int | None = None
     """Hidden width of the language model: what an encoder's projector must put out.
     Set for every module but the language model itself while it is described."""
@@ -253,6 +260,8 @@ class Data:
     plugin: str
     options: Any = None
     seed: int = 1234
+    wrappers: Mapping[str, Any] = attrs.field(factory=dict)
+    """Plugins that wrap the dataset's hooks, the innermost first, with their options."""
 
 
 @runtime_checkable

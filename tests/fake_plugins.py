@@ -36,6 +36,15 @@ train:
 """Valid; tests refer to its lines by number."""
 
 
+GOOD = """
+mimo_contract = "1.0"
+import mimo_core
+@mimo_core.hookimpl
+def rng_prefix(module): return "p."
+"""
+"""Source of a plugin that can be installed."""
+
+
 @attrs.frozen(kw_only=True)
 class EyeOptions:
     patch_size: int = attrs.field(default=16, validator=attrs.validators.ge(1))

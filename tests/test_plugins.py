@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from importlib.metadata import distributions
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -14,55 +13,13 @@ from mimo_core import Description, Edge, Encoder, Grid, Module, Train, hookimpl
 from mimo_core.errors import MimoError, PluginError, RecipeError, SampleError
 from mimo_core.plugins import Host
 
-from .fake_plugins import eye, pairs, words
+from .fake_plugins import GOOD, eye, pairs, words
 
 TRAIN = Train(
     iterations=1, micro_batch_size=1, global_batch_size=1, sequence_length=8, learning_rate=1.0
 )
 VISION = Module(name="vision", plugin="a", grid=Grid(), train=TRAIN, language_width=8)
 LANGUAGE = attrs.evolve(VISION, name="language")
-
-
-@pytest.fixture
-def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Writes fake distributions that ``importlib.metadata`` finds; no other is seen."""
-    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
-    for name in ("MIMO_PLUGINS", "MIMO_DISABLE_PLUGIN_AUTOLOAD"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(
-        "mimo_core.plugins.discovery.entry_points", lambda group: _local(tmp_path, group)
-    )
-    made: list[str] = []
-
-    def write(name: str, code: str, distribution: str | None = None) -> None:
-        distribution = distribution or f"mimo-plugin-{name}"
-        module = f"fake_{distribution.replace('-', '_')}"
-        made.append(module)
-        (tmp_path / f"{module}.py").write_text(code)
-        info = tmp_path / f"{distribution.replace('-', '_')}-1.2.dist-info"
-        info.mkdir()
-        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 1.2")
-        (info / "entry_points.txt").write_text(f"[mimo.plugins]\n{name} = {module}\n")
-
-    yield write
-    for module in made:
-        sys.modules.pop(module, None)
-
-
-def _local(folder: Path, group: str):
-    return [
-        point
-        for dist in distributions(path=[str(folder)])
-        for point in dist.entry_points
-        if point.group == group
-    ]
-
-
-GOOD = """
-import mimo_core
-@mimo_core.hookimpl
-def rng_prefix(module): return "p."
-"""
 
 
 def test_installed_plugins_are_found_sorted_with_their_versions(install):
@@ -183,6 +140,10 @@ def _yields(module):
     yield
 
 
+def _nothing():
+    yield
+
+
 def _plain(module):
     return None
 
@@ -200,6 +161,8 @@ def _plain(module):
         ("describe", _yields, {}, "only a wrapper"),
         ("describe", _plain, {"wrapper": True}, "has no yield"),
         ("describe", _yields, {"hookwrapper": True}, "old style"),
+        ("describe", _yields, {"wrapper": True, "tryfirst": True}, "the recipe tells the order"),
+        ("options", _nothing, {"wrapper": True}, "hook 'options' cannot be wrapped"),
     ],
 )
 def test_a_function_that_does_not_fit_leaves_nothing_registered(hook, function, marks, said):
@@ -229,7 +192,11 @@ def test_two_answers_of_one_plugin_are_refused():
         Host.from_plugins({"bad": bad}).require("bad")
 
 
-def test_only_the_plugin_itself_answers_and_all_wrappers_wrap():
+def wrapped(*names: str) -> Module:
+    return attrs.evolve(VISION, wrappers=dict.fromkeys(names))
+
+
+def test_only_the_plugin_itself_answers_and_the_wrappers_that_are_named_wrap_in_their_order():
     calls: list[str] = []
 
     def answer(name):
@@ -256,14 +223,21 @@ def test_only_the_plugin_itself_answers_and_all_wrappers_wrap():
         }
     )
     for _ in range(2):  # the second time from the cache
-        assert host.ask("rng_prefix", "a", module=VISION) == "c(b(a))"
-        assert host.ask("rng_prefix", "b", module=VISION) == "c(b(b))"
-    assert calls == ["a", "b", "a", "b"]
+        assert host.ask("rng_prefix", "a", module=VISION) == "a"
+        assert host.ask("rng_prefix", "a", module=wrapped("b", "c")) == "c(b(a))"
+        assert host.ask("rng_prefix", "a", module=wrapped("c", "b")) == "b(c(a))"
+        assert host.ask("rng_prefix", "b", module=wrapped("c")) == "c(b)"
+        assert host.ask("rng_prefix", "b", module=wrapped("b")) == "b(b)"
+    assert calls == ["a", "a", "a", "b", "b"] * 2
     assert host.has("rng_prefix", "b")
+    assert host.wraps("module", "c") == ("rng_prefix",)
+    assert host.wraps("data", "c") == host.wraps("module", "a") == ()
     assert not host.has("rng_prefix", "c")
     assert host.records[2].hooks == ("rng_prefix (wraps)",)
     with pytest.raises(PluginError, match=r"'c'.*does not implement hook 'rng_prefix'"):
         host.ask("rng_prefix", "c", module=VISION)
+    with pytest.raises(PluginError, match="there is no plugin 'd'"):
+        host.ask("rng_prefix", "a", module=wrapped("d"))
 
 
 def test_a_forgotten_mark_is_named():
@@ -386,7 +360,7 @@ def test_an_exception_of_a_wrapper_blames_the_wrapping_plugin(when):
     with pytest.raises(
         PluginError, match=r"'b' \(mimo-plugin-b 0\).*failed \(around plugin 'a'\): OSError: disk"
     ):
-        host.ask("rng_prefix", "a", module=VISION)
+        host.ask("rng_prefix", "a", module=wrapped("b"))
 
 
 def test_an_inner_exception_that_passes_a_wrapper_blames_the_inner_plugin():
@@ -400,7 +374,7 @@ def test_an_inner_exception_that_passes_a_wrapper_blames_the_inner_plugin():
 
     host = Host.from_plugins({"a": eye(rng_prefix=rng_prefix), "b": SimpleNamespace(w=around)})
     with pytest.raises(PluginError, match=r"'a' \(mimo-plugin-a 0\).*failed: OSError: disk"):
-        host.ask("rng_prefix", "a", module=VISION)
+        host.ask("rng_prefix", "a", module=wrapped("b"))
 
 
 def test_the_digest_tells_versions_and_sets_apart_and_nothing_else():

@@ -126,6 +126,7 @@ def plan_as_dict(plan: Plan) -> dict[str, Any]:
                 },
                 "ranks": list(layout.ranks(name)),
                 "freeze": list(module.freeze),
+                "wrappers": plan.recipe.modules[name].wrappers,
                 "rng_prefix": graph.rng_prefixes[name],
                 **{
                     key: getattr(graph.descriptions[name], key)
@@ -134,6 +135,7 @@ def plan_as_dict(plan: Plan) -> dict[str, Any]:
             }
             for name, module in graph.modules.items()
         },
+        "data": {"plugin": graph.data.plugin, "wrappers": plan.recipe.data.wrappers},
         "edges": [
             attrs.asdict(edge) | {"id": graph.tokenizer.placeholder_id(edge.placeholder)}
             for edge in graph.edges

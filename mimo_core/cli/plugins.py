@@ -72,6 +72,6 @@ def _table(records: tuple[PluginRecord, ...]) -> Table:
             record.distribution,
             record.version,
             Text(record.state, style=_STATE_COLOURS[record.state]),
-            Text(record.why or ", ".join(record.hooks)),
+            Text("\n".join([record.why or ", ".join(record.hooks), *record.warnings])),
         )
     return table

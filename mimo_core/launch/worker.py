@@ -12,7 +12,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import IO, Any
@@ -28,7 +28,9 @@ from mimo_core.launch.ending import (
     lacks_room,
 )
 from mimo_core.launch.failure import PART, Failure
+from mimo_core.launch.same_plugins import compare_plugins
 from mimo_core.plan import Plan
+from mimo_core.plugins import Host
 from mimo_core.rank import Rank
 from mimo_core.recipe import dump
 from mimo_core.run_folder import RunFolder
@@ -41,7 +43,12 @@ _SILENT_FIRST = 0.2
 that end is then told first."""
 
 
-def run_rank(make_plan: Callable[[], Plan], rank: Rank, folder: RunFolder) -> dict[str, Any] | None:
+def run_rank(
+    make_plan: Callable[[Host], Plan],
+    rank: Rank,
+    folder: RunFolder,
+    disabled: Sequence[str] = (),
+) -> dict[str, Any] | None:
     """Run one rank to its end.
 
     Where it fails, all other ranks are told and the process ends at once with exit code 1, its
@@ -49,9 +56,10 @@ def run_rank(make_plan: Callable[[], Plan], rank: Rank, folder: RunFolder) -> di
     SIGTERM to any rank ends all of them with exit code 0, see :class:`Termination`.
 
     Args:
-        make_plan: Gives what to run, the same on all ranks.
+        make_plan: Gives what to run with these plugins, the same on all ranks.
         rank: This rank.
         folder: The run's folder; rank 0's counts.
+        disabled: Installed plugins to leave out.
 
     Returns:
         The run's summary on the rank that reports, ``None`` on the others.
@@ -75,7 +83,9 @@ def run_rank(make_plan: Callable[[], Plan], rank: Rank, folder: RunFolder) -> di
         screen, ending.screen = _divert_output(watch.folder.log(rank.rank))
         ending.logged = True
         print(f"{PART} {time.strftime('%Y-%m-%d %H:%M:%S')}, rank {rank.rank} of {rank.world_size}")
-        plan = make_plan()
+        host = Host.discover(disabled)
+        compare_plugins(host, rank, watch.store)
+        plan = make_plan(host)
         ending.label = plan.layout.label(rank.rank)
         watch.name_ranks(plan.layout.label)
         alone = rank.rank == 0 and not os.environ.get(LAUNCHED)
@@ -137,7 +147,7 @@ def _meet_and_run(
     prepare_checkpoint_queue()
     meeting.open(platform.backend)
     try:
-        return _run(plan, rank, folder, platform, screen, meeting.plugins, termination)
+        return _run(plan, rank, folder, platform, screen, termination)
     except (Exception, CheckpointException) as error:
         _explain(error, folder, checkpoints)
         raise
@@ -186,7 +196,6 @@ def _run(
     folder: RunFolder,
     platform: Any,
     stream: IO[str],
-    plugins: Any,
     termination: Termination,
 ) -> dict[str, Any] | None:
     import psutil
@@ -209,7 +218,11 @@ def _run(
             from mimo_core.report.header import run_header
 
             screen.console.print(run_header(plan))
-        facts = {"platform": platform.name, "world_size": rank.world_size, "plugins": plugins}
+        facts = {
+            "platform": platform.name,
+            "world_size": rank.world_size,
+            "plugins": plan.host.versions(),
+        }
         started = float(os.environ.get(LAUNCHED) or psutil.Process().create_time())
         reporter = Reporter(
             folder=folder,

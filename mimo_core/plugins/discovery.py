@@ -7,6 +7,7 @@ from importlib.metadata import EntryPoint, entry_points
 
 from mimo_core.errors import PluginError, suggestion
 from mimo_core.plugins.records import Candidate
+from mimo_core.plugins.versions import check_contract
 
 GROUP = "mimo.plugins"
 ALLOW = "MIMO_PLUGINS"
@@ -41,6 +42,7 @@ def candidates(disabled: Sequence[str], environ: Mapping[str, str]) -> tuple[Can
             distribution=_distribution(point),
             version=point.dist.version if point.dist else "unknown",
             load=point.load,
+            check=check_contract,
             disabled=why_not(name),
         )
         for name, point in sorted(points.items())

@@ -19,6 +19,8 @@ class Candidate:
     version: str
     load: Callable[[], Any]
     """Imports the plugin and gives the object that holds its hook implementations."""
+    check: Callable[[object], None] = lambda _plugin: None
+    """Raises where the host cannot use that object."""
     disabled: str | None = None
     """Why it must not be loaded."""
 
@@ -35,6 +37,8 @@ class PluginRecord:
     """Why it is broken or disabled."""
     hooks: tuple[str, ...] = ()
     """Hooks that it implements, sorted; those that it only wraps are marked ``(wraps)``."""
+    warnings: tuple[str, ...] = ()
+    """What its authors should mend, though it can be used."""
 
     @property
     def title(self) -> str:

@@ -43,6 +43,9 @@ class ModuleRecipe:
     megatron: dict[str, Any] = attrs.field(factory=dict)
     """Fields of Megatron's `TransformerConfig` for this module alone, such as
     `recompute_granularity`, that neither the engine nor the plugin sets."""
+    wrappers: dict[str, dict[str, Any]] = attrs.field(factory=dict)
+    """Plugins that change this module from outside, such as adapters: a mapping of their names to
+    their own options, the innermost first. `mimo plugins list` shows what each wraps."""
 
 
 @attrs.frozen(kw_only=True)
@@ -58,6 +61,9 @@ class DataRecipe:
     its text. Media are never cut: too many of them stop the run in either case."""
     workers: int = 0
     """Processes on each rank that prepare batches ahead; 0 prepares them in the rank itself."""
+    wrappers: dict[str, dict[str, Any]] = attrs.field(factory=dict)
+    """Plugins that change the dataset from outside: a mapping of their names to their own options,
+    the innermost first."""
 
 
 @attrs.frozen(kw_only=True)

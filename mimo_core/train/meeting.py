@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import datetime
-import hashlib
-import json
-from collections.abc import Mapping
+import difflib
 
 import attrs
 import torch.distributed as dist
 
-from mimo_core.errors import PluginError
+from mimo_core.errors import RecipeError
 from mimo_core.plan import Plan
 from mimo_core.rank import Rank
 from mimo_core.recipe import dump
+
+_SHOWN = 10
+"""Lines of a recipe that a message shows."""
 
 
 @attrs.frozen(kw_only=True)
@@ -23,8 +24,6 @@ class Meeting:
     rank: Rank
     store: dist.Store
     timeout: datetime.timedelta
-    plugins: Mapping[str, str]
-    """Versions of the plugins, by name."""
 
     def open(self, backend: str) -> None:
         """Make the default process group."""
@@ -47,24 +46,22 @@ def meet(plan: Plan, rank: Rank, store: dist.Store, timeout: datetime.timedelta)
         timeout: Of collectives afterwards.
 
     Raises:
-        PluginError: ranks have other plugins, versions or recipes; says which.
+        RecipeError: ranks have other recipes; says in which lines.
     """
-    plugins = plan.host.versions()
-    mine = {
-        "plugins": plugins,
-        "digest": plan.host.digest(),
-        "recipe": hashlib.sha256(dump(plan.recipe).encode()).hexdigest(),
-    }
+    mine = dump(plan.recipe)
     if rank.rank == 0:
-        store.set("mimo/plan", json.dumps(mine))
-    first = json.loads(store.get("mimo/plan"))
-    same_recipe = mine["recipe"] == first["recipe"]
-    if first["digest"] != mine["digest"] or not same_recipe:
-        differ = [] if same_recipe else ["another recipe"]
-        if first["digest"] != mine["digest"]:
-            differ.append(f"plugins {plugins} against {first['plugins']}")
-        raise PluginError(
-            f"rank {rank.rank} does not run what rank 0 runs: {' and '.join(differ)}; give all "
-            "ranks the same recipe, and install the same versions on all machines"
+        store.set("mimo/recipe", mine)
+    first = store.get("mimo/recipe").decode()
+    if first != mine:
+        lines = difflib.unified_diff(first.splitlines(), mine.splitlines(), n=0, lineterm="")
+        differ = [line for line in lines if line[0] in "+-" and line[:3] not in ("+++", "---")]
+        raise RecipeError(
+            "\n".join(
+                [
+                    f"rank {rank.rank} (+) does not run the recipe of rank 0 (-):",
+                    *(f"  {line}" for line in differ[:_SHOWN]),
+                    "give all ranks the same file and the same overrides",
+                ]
+            )
         )
-    return Meeting(rank=rank, store=store, timeout=timeout, plugins=plugins)
+    return Meeting(rank=rank, store=store, timeout=timeout)

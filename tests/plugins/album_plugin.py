@@ -4,6 +4,8 @@ import numpy as np
 
 import mimo_core as mimo
 
+mimo_contract = "1.0"
+
 SIZES = ((8, 8), (16, 8), (8, 24), (16, 16), (24, 16))
 """Heights and widths in pixels: whole units of the tower that reads them, so that no picture is
 resized."""

@@ -17,6 +17,8 @@ import psutil
 
 import mimo_core as mimo
 
+mimo_contract = "1.0"
+
 RANK, PLACE, NUMBER, DEED = os.environ["FAULT"].split()
 _times = 0
 

@@ -1,6 +1,6 @@
 """A plugin that spoils gradients of one encoder rank; installed by the tests that use it.
 
-It wraps the tower of every encoder. ``GRADIENTS`` is ``RANK FACTOR FIRST LAST …``: on that rank,
+It wraps the tower of an encoder. ``GRADIENTS`` is ``RANK FACTOR FIRST LAST …``: on that rank,
 the gradients of the microbatches from FIRST on, up to LAST, and so on, are multiplied.
 """
 
@@ -9,6 +9,8 @@ from collections.abc import Generator
 from typing import Any
 
 import mimo_core as mimo
+
+mimo_contract = "1.0"
 
 RANK, FACTOR, *NUMBERS = os.environ["GRADIENTS"].split()
 ENDS = list(map(int, NUMBERS))

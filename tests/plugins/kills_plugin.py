@@ -18,6 +18,8 @@ from typing import Any
 
 import mimo_core as mimo
 
+mimo_contract = "1.0"
+
 TRACKER = "latest_checkpointed_iteration.txt"
 OPENED = {
     "before a shard is opened": "*.distcp",

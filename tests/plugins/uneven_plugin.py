@@ -10,6 +10,8 @@ from typing import Any
 
 import mimo_core as mimo
 
+mimo_contract = "1.0"
+
 IMAGES = (
     ((0, 1, 3, 2), (1, 0, 0, 0), (0, 0, 0, 2), (0, 0, 0, 0)),
     ((0, 0, 0, 0),) * 4,

@@ -2,6 +2,8 @@
 
 import mimo_core as mimo
 
+mimo_contract = "1.0"
+
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
 

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from mimo_core import Data, Dataset, Sample, Split, hookimpl
 from mimo_plugin_captions.options import Options
 
+mimo_contract = "1.0"
+
 
 @hookimpl
 def options() -> type:

@@ -11,6 +11,8 @@ from mimo_plugin_digits.options import WORDS, Options, options_of
 if TYPE_CHECKING:
     import numpy as np
 
+mimo_contract = "1.0"
+
 
 @hookimpl
 def options() -> type:

@@ -12,6 +12,8 @@ from mimo_plugin_mock.options import ImageOptions, Options, Range, bounds, optio
 from mimo_plugin_mock.samples import Mock, make_sample
 from mimo_plugin_mock.shapes import preview_shapes
 
+mimo_contract = "1.0"
+
 
 @hookimpl
 def options() -> type:

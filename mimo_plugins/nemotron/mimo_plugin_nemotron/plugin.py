@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from megatron.core.process_groups_config import ProcessGroupCollection
     from megatron.core.transformer.spec_utils import ModuleSpec
 
+mimo_contract = "1.0"
+
 
 @hookimpl
 def options() -> type:

@@ -22,6 +22,8 @@ from mimo_plugin_radio.options import Options, options_of
 if TYPE_CHECKING:
     from megatron.core.process_groups_config import ProcessGroupCollection
 
+mimo_contract = "1.0"
+
 
 @hookimpl
 def options() -> type:

@@ -39,6 +39,8 @@ PURE = (
     "cli/plugins.py",
     "scaffold",
     "report/header.py",
+    "cli/doctor.py",
+    "doctor",
 )
 HEAVY = {"torch", "megatron", "numpy", "transformers", "matplotlib"}
 
@@ -119,7 +121,7 @@ LAYERS = (
     ("building",),
     ("train",),
     ("launch",),
-    ("api", "verify"),
+    ("api", "verify", "doctor"),
     ("cli",),
 )
 """From the lowest up: each imports from its own layer and from those below."""

@@ -72,6 +72,24 @@ def show_plan(
         console.print("", positions_table(plan), sep="\n")
 
 
+@app.command("doctor")
+def look_at_everything(as_json: Json = False, no_plugin: NoPlugin = None) -> None:
+    """What is installed, which versions work together, what this machine can run, and what is
+    wrong. Ends with status 1 where something is."""
+    from rich.console import Console
+
+    from mimo_core.cli.doctor import doctor_screen
+    from mimo_core.doctor import examine
+
+    report = examine(no_plugin or ())
+    if as_json:
+        print(json.dumps([attrs.asdict(finding) for finding in report.findings], indent=2))
+    else:
+        Console().print(doctor_screen(report))
+    if report.wrong:
+        raise typer.Exit(1)
+
+
 @app.command("export")
 def export_weights(
     source: Annotated[

@@ -1,0 +1,94 @@
+"""All findings."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+
+import attrs
+
+from mimo_core.doctor import abilities, machine, packages
+from mimo_core.doctor.findings import Finding
+from mimo_core.errors import PluginError
+from mimo_core.plugins import Host
+
+SECTION = "plugins"
+VARIABLES = ("MIMO_PLUGINS", "MIMO_DISABLE_PLUGIN_AUTOLOAD", "MIMO_PLATFORM")
+
+
+@attrs.frozen(kw_only=True)
+class Report:
+    """What the doctor found."""
+
+    findings: tuple[Finding, ...]
+
+    @property
+    def wrong(self) -> tuple[Finding, ...]:
+        """What must be mended before a run."""
+        return tuple(finding for finding in self.findings if finding.verdict == "wrong")
+
+
+def examine(disabled: Sequence[str] = ()) -> Report:
+    """Look at everything; takes the seconds that importing torch in another process takes.
+
+    Args:
+        disabled: Installed plugins to leave out.
+    """
+    return Report(findings=tuple(_all(disabled)))
+
+
+def _all(disabled: Sequence[str]) -> Iterator[Finding]:
+    torch = machine.ask_torch()
+    gpus = 0 if isinstance(torch, str) else len(torch["gpus"])
+    yield from packages.packages(gpus)
+    try:
+        host = Host.discover(disabled)
+    except PluginError as error:
+        host = None
+        yield Finding(section=SECTION, what="discovery", found=str(error), verdict="wrong")
+    if host is not None:
+        yield from packages.plugin_packages(host.records)
+        yield from _plugins(host)
+    yield from _environment()
+    yield from machine.machine(torch)
+    yield from abilities.ranks(torch)
+    if host is not None:
+        yield from abilities.recipes(host, torch)
+
+
+def _plugins(host: Host) -> Iterator[Finding]:
+    if not host.records:
+        yield Finding(
+            section=SECTION,
+            what="plugins",
+            found="none are installed",
+            verdict="wrong",
+            remedy="pip install mimo-plugin-radio mimo-plugin-nemotron mimo-plugin-digits",
+        )
+    for record in host.records:
+        came = f"{record.distribution} {record.version}"
+        if record.state == "broken":
+            yield Finding(
+                section=SECTION,
+                what=record.name,
+                found=f"{came}: {record.why}",
+                verdict="wrong",
+                remedy=f"pip install -U {record.distribution}, or uninstall it",
+            )
+        elif record.state == "disabled":
+            said = f"{came}: disabled {record.why}"
+            yield Finding(section=SECTION, what=record.name, found=said, verdict="note")
+        else:
+            yield Finding(
+                section=SECTION,
+                what=record.name,
+                found="; ".join([came, *record.warnings]),
+                verdict="note" if record.warnings else "good",
+                remedy="tell its authors" if record.warnings else "",
+            )
+
+
+def _environment() -> Iterator[Finding]:
+    for name in VARIABLES:
+        if value := os.environ.get(name):
+            yield Finding(section="environment", what=name, found=value, verdict="note")

@@ -1,0 +1,150 @@
+"""``mimo doctor``: what is wrong is found, with the way out; nothing heavy is imported."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from mimo_core.cli.doctor import doctor_screen
+from mimo_core.doctor import Finding, Report, abilities, examine, machine, packages
+
+from .fake_plugins import GOOD, host
+
+TORCH = {"cuda": "13.0", "gloo": True, "nccl": True, "gpus": []}
+TWO_GPUS = {**TORCH, "gpus": [["NVIDIA H200", 150e9]] * 2}
+
+
+@pytest.fixture
+def report(install, monkeypatch: pytest.MonkeyPatch):
+    """Gives the findings, by what they are about, on a machine with these plugins."""
+
+    def look(torch=TORCH, **plugins: str) -> dict[str, Finding]:
+        for name, code in plugins.items():
+            install(name, code)
+        monkeypatch.setattr(machine, "ask_torch", lambda: torch)
+        found = examine()
+        return {finding.what: finding for finding in found.findings}
+
+    return look
+
+
+def test_a_healthy_machine(report):
+    found = report(ant=GOOD)
+    assert found["ant"].found == "mimo-plugin-ant 1.2"
+    assert found["mimo-core"].verdict == "good"
+    assert found["GPUs"].found == "none"
+    assert found["ranks on CPUs"].found.startswith("yes")
+    assert found["ranks on GPUs"].verdict == "note"
+
+
+def test_plugins_that_are_broken_or_ill_mannered(report):
+    found = report(
+        bad="import no_such_thing", late=GOOD.replace("1.0", "7.0"), loud="print(1)\n" + GOOD
+    )
+    assert found["bad"].verdict == "wrong"
+    assert "No module named 'no_such_thing'" in found["bad"].found
+    assert found["late"].verdict == "wrong"
+    assert "contract 7.0" in found["late"].found
+    assert found["loud"].verdict == "note"
+    assert "prints when it is imported" in found["loud"].found
+
+
+def test_no_plugin_at_all(report):
+    found = report()
+    assert found["plugins"].verdict == "wrong"
+    assert "pip install mimo-plugin-radio" in found["plugins"].remedy
+
+
+def test_a_name_that_two_distributions_give_is_a_finding_and_no_crash(install, report):
+    install("ant", GOOD, "one-ant")
+    found = report(ant=GOOD)
+    assert found["discovery"].verdict == "wrong"
+    assert "two plugins are named 'ant'" in found["discovery"].found
+
+
+def test_a_requirement_that_is_not_met(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    info = tmp_path / "needy-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: needy\nVersion: 1.0\nRequires-Dist: numpy>=99\n"
+        "Requires-Dist: no-such-thing\nRequires-Dist: attrs\n"
+        "Requires-Dist: other-platform; sys_platform == 'amiga'\n"
+        "Requires-Dist: tests-only; extra == 'test'\n"
+    )
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    (found,) = packages.fitting("needy")
+    assert found.verdict == "wrong"
+    assert "it needs numpy>=99, found " in found.found
+    assert "it needs no-such-thing, found none" in found.found
+    assert found.remedy == "pip install 'numpy>=99' 'no-such-thing'"
+
+
+def test_torch_that_cannot_be_imported(report):
+    found = report(torch="ImportError: libcudart.so.13: cannot open shared object file", ant=GOOD)
+    assert "libcudart.so.13" in found["torch here"].found
+    assert found["ranks"].verdict == "wrong"
+
+
+def test_torch_is_asked_in_a_process_of_its_own(monkeypatch: pytest.MonkeyPatch):
+    told = machine.ask_torch()
+    assert isinstance(told, dict)
+    assert told["gloo"] is True
+    monkeypatch.setattr(machine, "_ASK_TORCH", "import os; os.abort()")
+    assert machine.ask_torch() == "exit code -6, without a word"
+    assert machine.kernel("no_such_kernel") == (
+        "ModuleNotFoundError: No module named 'no_such_kernel'"
+    )
+
+
+def test_gpus_without_kernels(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(
+        abilities, "kernel", lambda name: "not there" if name == "mamba_ssm" else None
+    )
+    found = {finding.what: finding for finding in abilities.ranks(TWO_GPUS)}
+    assert found["ranks on GPUs"].found == "yes: 2, one a GPU, NCCL"
+    assert found["TransformerEngine layers"].verdict == "good"
+    assert found["Mamba2 kernels"].found.startswith("no (mamba_ssm: not there)")
+    assert found["Mamba2 kernels"].remedy == "pip install 'mimo-core[gpu]'"
+
+
+def test_recipes_that_need_other_plugins_or_a_larger_machine():
+    found = {finding.what: finding for finding in abilities.recipes(host(), TORCH)}
+    assert found["recipe demo"].found.startswith("no: ")
+    assert "there is no plugin 'radio'" in found["recipe demo"].found
+    from mimo_core.plugins import Host
+
+    real = {one.what: one for one in abilities.recipes(Host.discover(), TWO_GPUS)}
+    assert real["recipe demo"].verdict == "good"
+    assert real["recipe eight-ranks"].found.endswith("2 GPUs here")
+
+
+def test_the_screen_tells_what_is_wrong_at_its_end(capsys: pytest.CaptureFixture[str]):
+    from rich.console import Console
+
+    findings = (
+        Finding(section="machine", what="memory", found="8 GB"),
+        Finding(section="plugins", what="bad", found="broken", verdict="wrong", remedy="mend it"),
+    )
+    Console(width=80).print(doctor_screen(Report(findings=findings)))
+    out = capsys.readouterr().out
+    assert "✗  bad     broken" in out
+    assert "mend it" in out
+    assert out.rstrip().endswith("wrong: bad")
+
+
+def test_the_command_ends_with_1_where_something_is_wrong(
+    install, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    from typer.testing import CliRunner
+
+    from mimo_core.cli.mimo import app
+
+    monkeypatch.setattr(machine, "ask_torch", lambda: TORCH)
+    install("bad", "import no_such_thing")
+    result = CliRunner().invoke(app, ["doctor", "--json"])
+    assert result.exit_code == 1
+    wrong = [one["what"] for one in json.loads(result.stdout) if one["verdict"] == "wrong"]
+    assert wrong == ["bad"]

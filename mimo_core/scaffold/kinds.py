@@ -14,6 +14,8 @@ class Kind:
     summary: str
     dependencies: tuple[str, ...] = ("attrs",)
     """Of the distribution, besides mimo-core."""
+    tested_with: tuple[str, ...] = ()
+    """What its tests need, besides pytest."""
     package_data: tuple[str, ...] = ("py.typed",)
 
 
@@ -28,5 +30,6 @@ KINDS: Mapping[str, Kind] = {
     "wrapper": Kind(
         summary="Plugin for mimo-core that changes the modules of others",
         dependencies=("attrs", "torch"),
+        tested_with=("mimo-plugin-radio",),
     ),
 }

@@ -12,6 +12,7 @@ from pathlib import Path
 import attrs
 
 import mimo_core
+from mimo_core.contract import CONTRACT
 from mimo_core.errors import PluginError, suggestion
 from mimo_core.scaffold.kinds import KINDS, Kind
 from mimo_core.scaffold.names import DISTRIBUTION, check_name
@@ -74,10 +75,11 @@ def _values(name: str, kind: Kind) -> dict[str, str]:
         "name": name,
         "distribution": f"{DISTRIBUTION}{name}",
         "package": f"{DISTRIBUTION}{name}".replace("-", "_"),
-        "contract": "1.0",
+        "contract": CONTRACT,
         "summary": kind.summary,
         "dependencies": listed((f"mimo-core>={mimo_core.__version__}", *kind.dependencies)),
         "package_data": listed(kind.package_data),
+        "tested_with": listed(("pytest>=8.3", *kind.tested_with)),
     }
 
 

@@ -156,6 +156,8 @@ class Weights:
     for experts; ranks hold whole copies over all others."""
     at: int | Literal["first", "last"] = "first"
     """The layer that they belong to, or the first or last pipeline stage."""
+    frozen: bool = False
+    """They do not learn, whatever the recipe's ``freeze`` says."""
 
 
 @attrs.frozen(kw_only=True)

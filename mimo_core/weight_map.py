@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Shape = tuple[int, ...]
-Conversion = Callable[[Sequence["Tensor"]], Sequence["Tensor"]]
+Load = Callable[[Sequence["Tensor"]], Sequence["Tensor | None"]]
+Save = Callable[[Sequence["Tensor"]], Sequence["Tensor"]]
 
 
 @attrs.frozen(kw_only=True)
@@ -35,17 +36,19 @@ class Stored:
 class WeightRule:
     """Tensors of a checkpoint, and the tensors of a file that hold the same numbers.
 
-    Neither conversion may change a number: one is the exact inverse of the other.
+    Neither conversion may change a number: one is the exact inverse of the other. The exception is
+    a stored tensor that no file holds, such as an adapter's: ``load`` gives ``None`` for it, so it
+    begins fresh, and ``save`` puts what it says into the others.
     """
 
     part: FreezePart
     stored: tuple[Stored, ...]
     files: Mapping[str, Shape]
     """Names and shapes in a Hugging Face directory."""
-    load: Conversion = list
+    load: Load = list
     """Tensors of the file, in the order of ``files``, to those of the checkpoint, in the order of
-    ``stored``. By default they are the same."""
-    save: Conversion = list
+    ``stored``; ``None`` for one that is in no file. By default they are the same."""
+    save: Save = list
     """The inverse of ``load``."""
 
 

@@ -73,10 +73,10 @@ class _Source:
         # Parts that the map says nothing of begin fresh, as those that the directory lacks.
         self._loaded = tuple(part_prefix(module, part) for part in found.prefixes)
         self._files: dict[Path, Any] = {}
-        self._latest: tuple[WeightRule, Sequence[Tensor]] | None = None
+        self._latest: tuple[WeightRule, Sequence[Tensor | None]] | None = None
 
     def whole(self, sharded: ShardedTensor) -> Tensor | None:
-        """The whole tensor of which a rank holds a slice; ``None`` in a part that begins fresh."""
+        """The whole tensor of which a rank holds a slice; ``None`` of what begins fresh."""
         if not sharded.key.startswith(self._loaded):
             return None
         place = (sharded.key, tuple(sharded.global_offset[: sharded.prepend_axis_num]))
@@ -87,6 +87,8 @@ class _Source:
             )
         rule, at = self._rules[place]
         whole = self._converted(rule)[at]
+        if whole is None:
+            return None
         due = tuple(sharded.global_shape[sharded.prepend_axis_num :])
         if tuple(whole.shape) != due:
             raise ValueError(
@@ -95,7 +97,7 @@ class _Source:
             )
         return whole
 
-    def _converted(self, rule: WeightRule) -> Sequence[Tensor]:
+    def _converted(self, rule: WeightRule) -> Sequence[Tensor | None]:
         """All tensors of a rule; those of the latest are kept, as they are asked for in a row."""
         if self._latest is None or self._latest[0] is not rule:
             self._latest = None

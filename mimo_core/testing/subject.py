@@ -62,7 +62,7 @@ class Subject:
         if kind == "image":
             return generator.integers(0, 256, (*shape, 3), dtype=np.uint8)
         if kind == "audio":
-            return generator.uniform(-1, 1, shape).astype(np.float32)
+            return generator.uniform(-1, 1, shape[0]).astype(np.float32)
         raise NotImplementedError(
             f"the kit does not know how media of kind {kind!r} look; override array() in "
             f"{type(self).__name__} so that it makes one of a shape"

@@ -171,7 +171,8 @@ def _medium(where: str, medium: Media) -> Iterator[Finding]:
             fix="draw from load()'s argument alone, so that a run that goes on augments alike",
         )
     for array in (plain, drawn):
-        shape = medium.shape
+        # Of a sound the metadata have the rate besides.
+        shape = medium.shape[:1] if medium.kind == "audio" else medium.shape
         if not isinstance(array, np.ndarray) or tuple(array.shape[: len(shape)]) != tuple(shape):
             got = list(array.shape) if isinstance(array, np.ndarray) else type(array).__name__
             yield Finding(

@@ -45,7 +45,9 @@ class Options:
     hidden_size: int | None = attrs.field(default=None, validator=_positive)
     """Width of the transformer; like the next two, taken from ``size`` where not given."""
     layers: int | None = attrs.field(default=None, validator=_positive)
+    """Of the transformer."""
     heads: int | None = attrs.field(default=None, validator=_positive)
+    """Of its attention."""
     ffn_hidden_size: int | None = attrs.field(default=None, validator=_positive)
     """Width inside the feed-forward layers; by default four times ``hidden_size``."""
     mel_bins: int = attrs.field(default=80, validator=_positive)

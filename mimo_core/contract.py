@@ -239,10 +239,12 @@ class Media:
 
     kind: str
     shape: tuple[int, ...]
-    """Metadata from which positions are counted; for an image ``(height, width)``."""
+    """Metadata from which positions are counted; for an image ``(height, width)``, for a sound
+    (``audio``) ``(samples, samples a second)``."""
     load: Callable[[np.random.Generator | None], np.ndarray]
-    """Decodes the data; an image as uint8 ``[height, width, 3]``. Given a generator (training
-    only), it may augment: what it draws is a pure function of (seed, sample position)."""
+    """Decodes the data; an image as uint8 ``[height, width, 3]``, a sound as float32 ``[samples]``,
+    mono, between -1 and 1. Given a generator (training only), it may augment within the shape: what
+    it draws is a pure function of (seed, sample position)."""
 
 
 @attrs.frozen(kw_only=True)

@@ -9,6 +9,7 @@ import attrs
 import yaml
 
 from mimo_core.contract import LANGUAGE, Description, Module
+from mimo_core.errors import PluginError, suggestion
 from mimo_core.graph import Graph, build_graph
 from mimo_core.plugins import Host, discovery
 from mimo_core.plugins.records import Candidate
@@ -168,13 +169,17 @@ def plugin_name(plugin: Any) -> str:
 
 def _candidates(plugins: Sequence[Any]) -> Iterator[Candidate]:
     """The plugins that are tested and the partners, nothing else: others may be broken."""
-    named = [plugin for plugin in plugins if isinstance(plugin, str)]
-    if named:
-        found = discovery.candidates((), {discovery.ALLOW: ",".join(named)})
-        yield from (candidate for candidate in found if candidate.name in named)
+    installed = {candidate.name: candidate for candidate in discovery.candidates((), {})}
     for plugin in plugins:
         if not isinstance(plugin, str):
             yield _object(plugin_name(plugin), plugin)
+        elif plugin in installed:
+            yield installed[plugin]
+        else:
+            raise PluginError(
+                f"there is no plugin {plugin!r}.{suggestion(plugin, installed)} Installed: "
+                f"{', '.join(installed) or 'none'}. To try one that you write: pip install -e ."
+            )
     for name, partner in partners.partners().items():
         yield _object(name, partner)
 

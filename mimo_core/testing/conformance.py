@@ -11,6 +11,7 @@ import pytest
 
 from mimo_core.testing.bench import Bench
 from mimo_core.testing.checks import Check, checks_of
+from mimo_core.testing.checks.description import planned
 from mimo_core.testing.launch import on_ranks
 from mimo_core.testing.outcome import Outcome, outcome_of
 from mimo_core.testing.subject import Subject
@@ -34,7 +35,7 @@ class Conformance(Subject):
         super().__init_subclass__(**more)
         if not hasattr(cls, "plugin"):
             return
-        for check in checks_of(cls.kind):
+        for check in checks_of(cls):
             name = f"test_{check.name}"
             if not hasattr(cls, name):
                 setattr(cls, name, _test(check))
@@ -42,11 +43,12 @@ class Conformance(Subject):
 
 def _test(check: Check) -> Any:
     def test(self: Conformance) -> None:
-        if check.ranks:
-            outcome = on_ranks(type(self), check)
-        else:
-            outcome = outcome_of(lambda: check(Bench(self)))
-        _judge(outcome)
+        if not check.ranks:
+            _judge(outcome_of(lambda: check(Bench(self))))
+            return
+        # What cannot be planned needs no ranks to fail.
+        _judge(outcome_of(lambda: planned(Bench(self))))
+        _judge(on_ranks(type(self), check))
 
     test.__name__ = f"test_{check.name}"
     return test

@@ -31,7 +31,7 @@ def _plan(given: dict[str, Any]) -> dict[str, Any]:
     found: list[Loaded] = []
     told["import"] = _watched(lambda: found.append(load(points[first].load, points[first].check)))
     told["import"]["warnings"] = [line for one in found for line in one.warnings]
-    if told["import"]["error"]:
+    if told["import"]["error"] or given["recipe"] is None:
         return told
     from mimo_core.contract import LANGUAGE
     from mimo_core.graph import build_graph

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ from mimo_core.model.mimo import Model
 from mimo_core.model.packing import packing_kwargs
 from mimo_core.platforms.base import RankPlatform
 from mimo_core.testing.bench import Bench
-from mimo_core.testing.checks import checks_of
+from mimo_core.testing.checks import CHECKS
 from mimo_core.testing.progress import Progress
 from mimo_core.testing.subject import Subject
 from mimo_core.topology import Topology, build_topology
@@ -197,36 +199,32 @@ class Rig:
         return self._topologies[key]
 
 
-def run(
-    platform: RankPlatform, file: str, subjects: list[str], folder: str, done: list[Any]
-) -> int:
-    """Run the checks of some classes of a file. Called by every rank.
+def run(platform: RankPlatform, file: str, pairs: list[list[str]], folder: str) -> int:
+    """Run checks of some classes of a file. Called by every rank.
 
     Args:
         file: Of the classes.
-        subjects: Their qualified names.
+        pairs: Qualified name of a class, name of a check.
         folder: Where each rank tells what it found.
-        done: (class, check) pairs that are not run again.
     """
-    world = dist.get_world_size()
-    progress = Progress(Path(folder), dist.get_rank(), world)
-    for name, subject in _classes(file, subjects):
-        rig = Rig(subject, platform)
-        for check in checks_of(subject.kind):
-            if check.ranks == world and [name, check.name] not in done:
-                progress.run(name, check, rig)
+    progress = Progress(Path(folder), dist.get_rank(), dist.get_world_size())
+    checks = {check.name: check for check in CHECKS}
+    module = _imported(file)
+    for name, group in groupby(pairs, key=itemgetter(0)):
+        subject: Any = module
+        for word in name.split("."):
+            subject = getattr(subject, word)
+        rig = Rig(subject(), platform)
+        for _, check in group:
+            progress.run(name, checks[check], rig)
     return 0
 
 
-def _classes(file: str, names: Sequence[str]) -> Iterator[tuple[str, Subject]]:
+def _imported(file: str) -> Any:
     sys.path.insert(0, str(Path(file).parent))
     spec = importlib.util.spec_from_file_location("conformance_subjects", file)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
-    for name in names:
-        found: Any = module
-        for word in name.split("."):
-            found = getattr(found, word)
-        yield name, found()
+    return module

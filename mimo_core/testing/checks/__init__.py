@@ -14,7 +14,7 @@ from typing import Any
 import attrs
 
 from mimo_core.testing.outcome import Finding
-from mimo_core.testing.subject import Kind
+from mimo_core.testing.subject import Kind, Subject
 
 ALL: frozenset[Kind] = frozenset({"encoder", "language", "dataset", "wrapper"})
 MODULES: frozenset[Kind] = frozenset({"encoder", "language", "wrapper"})
@@ -32,12 +32,18 @@ class Check:
     ranks: int = 0
     """0: where the tests run, without torch; else in a launch of so many ranks."""
 
+    @property
+    def title(self) -> str:
+        """The name in words."""
+        return self.name.replace("_", " ")
+
     def __call__(self, *given: Any) -> Iterator[Finding]:
         module, _, name = self.place.partition(":")
         function = getattr(importlib.import_module(f"{__name__}.{module}"), name)
         yield from function(*given) or ()
 
 
+_PLAIN: frozenset[Kind] = frozenset({"encoder", "language"})
 _ENCODER: frozenset[Kind] = frozenset({"encoder"})
 _LANGUAGE: frozenset[Kind] = frozenset({"language"})
 _DATASET: frozenset[Kind] = frozenset({"dataset"})
@@ -59,7 +65,7 @@ CHECKS: tuple[Check, ...] = (
     Check("the_dataset_goes_to_worker_processes", "datasets:pickled", _DATASET),
     Check("the_preview_shows_the_longest", "datasets:preview", _DATASET),
     Check("it_builds_inside_and_outside_its_grid", "building:builds", MODULES, 1),
-    Check("parameters_are_as_described", "building:parameters", MODULES, 1),
+    Check("parameters_are_as_described", "building:parameters", _PLAIN, 1),
     Check("the_seed_alone_makes_the_weights", "building:seeded", MODULES, 1),
     Check("batches_are_as_asked", "batches:provided", MODULES, 1),
     Check("rows_are_as_described", "encoding:rows", _ENCODER, 1),
@@ -81,6 +87,10 @@ CHECKS: tuple[Check, ...] = (
 """In the order in which they are best read: what fails first explains what fails later."""
 
 
-def checks_of(kind: Kind) -> tuple[Check, ...]:
-    """The checks of a kind of plugin."""
-    return tuple(check for check in CHECKS if kind in check.kinds)
+def checks_of(subject: type[Subject]) -> tuple[Check, ...]:
+    """The checks of a subject's kind; of what it wraps, where that is a dataset."""
+    kinds = {subject.kind}
+    wrapped = subject.wraps
+    if wrapped is not None and wrapped.kind == "dataset":
+        kinds = {"dataset"}
+    return tuple(check for check in CHECKS if kinds & check.kinds)

@@ -54,6 +54,12 @@ def sound(bench: Bench) -> Iterator[Finding]:
         yield from _positions(bench, told)
 
 
+def planned(bench: Bench) -> Iterator[Finding]:
+    """The plugin and its options make a recipe that can be planned."""
+    bench.graph()
+    return iter(())
+
+
 def apart(bench: Bench) -> Iterator[Finding]:
     """Two modules with this plugin in one recipe: placeholders and random numbers of their own."""
     if bench.module_name == LANGUAGE:

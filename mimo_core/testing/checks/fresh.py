@@ -44,6 +44,7 @@ def listing(bench: Bench) -> Iterator[Finding]:
 
 def planning(bench: Bench) -> Iterator[Finding]:
     """The hooks that the plan asks load nothing heavy."""
+    _ = bench.inner  # a wrapper alone is never planned
     told = _told(bench)
     for hook, step in told["hooks"].items():
         if step["heavy"]:
@@ -82,8 +83,9 @@ def _told(bench: Bench) -> Any:
 def _run(bench: Bench, what: str, hash_seed: str) -> Any:
     if not all(isinstance(name, str) for name in bench.plugins):
         raise NotDeclared("a process of its own: the plugin is an object, not installed")
-    recipe = yaml.safe_dump(bench.recipe(), sort_keys=False)
-    given = {"plugins": bench.plugins, "recipe": recipe, "count": bench.inner.looked_at}
+    given = {"plugins": bench.plugins, "count": bench.subject.looked_at, "recipe": None}
+    if bench.subject.kind != "wrapper" or bench.subject.wraps is not None:
+        given["recipe"] = yaml.safe_dump(bench.recipe(), sort_keys=False)
     return json.loads(_output(what, json.dumps(given), hash_seed))
 
 

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mimo_core.errors import MimoError
 from mimo_core.rng import seed_module
-from mimo_core.testing.outcome import Finding
+from mimo_core.testing.outcome import Finding, NotDeclared
 from mimo_core.testing.rig import Built, Rig
 
 
@@ -39,6 +40,7 @@ def gradients(rig: Rig) -> Iterator[Finding]:
     """Backward reaches every parameter that learns, with finite numbers."""
     built = rig.build()
     built.model.train()
+    shake(built)
     learn(built, batch_of(built))
     yield from _unreached(built, built.parameters())
 
@@ -66,7 +68,12 @@ def bf16(rig: Rig) -> Iterator[Finding]:
 def frozen(rig: Rig) -> Iterator[Finding]:
     """What ``modules.NAME.freeze`` names keeps its values, and passes gradients on."""
     part = "language" if rig.whole.module.is_language else "encoder"
-    built = rig.build(freeze=(part,))
+    try:
+        built = rig.build(freeze=(part,))
+    except MimoError as refused:
+        if rig.bench.subject.kind != "wrapper":
+            raise
+        raise NotDeclared(f"freeze: {refused}") from refused
     built.model.train()
     name = built.module.plugin
     model = built.by_part()[part]  # type: ignore[index]
@@ -107,6 +114,14 @@ def batch_of(built: Built) -> Mapping[str, Any]:
     batch = built.provide(built.samples())
     assert batch is not None
     return batch
+
+
+@torch.no_grad()
+def shake(built: Built) -> None:
+    """Move every parameter a little: zeros and ones hide what stands behind them."""
+    for number, value in enumerate(built.parameters().values()):
+        generator = torch.Generator().manual_seed(number)
+        value.add_(0.1 * torch.randn(value.shape, generator=generator).to(value))
 
 
 def learn(built: Built, batch: Mapping[str, Any]) -> Tensor:

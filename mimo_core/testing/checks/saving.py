@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from megatron.core import dist_checkpointing
 
-from mimo_core.testing.checks.learning import batch_of
+from mimo_core.testing.checks.learning import batch_of, shake
 from mimo_core.testing.outcome import Finding
 from mimo_core.testing.rig import Built, Rig
 from mimo_core.weights.keys import module_prefix
@@ -48,10 +48,7 @@ def complete(rig: Rig) -> Iterator[Finding]:
 def loaded(rig: Rig) -> Iterator[Finding]:
     """What was saved, loaded into a model of another seed, is the same model."""
     first, second = rig.build(seed=5), rig.build(seed=6)
-    for number, value in enumerate(first.parameters().values()):
-        # Zeros and ones that were not loaded would not show.
-        generator = torch.Generator().manual_seed(number)
-        value.add_(0.1 * torch.randn(value.shape, generator=generator).to(value))
+    shake(first)
     with tempfile.TemporaryDirectory() as folder:
         dist_checkpointing.save(first.model.sharded_state_dict(), folder)
         second.model.load_state_dict(

@@ -113,6 +113,9 @@ class Module:
     megatron: Mapping[str, Any] = attrs.field(factory=dict)
     """Fields of megatron's ``TransformerConfig`` that the recipe sets for this module;
     ``transformer_config`` puts them in."""
+    wrappers: Mapping[str, Any] = attrs.field(factory=dict)
+    """Plugins that wrap this module's hooks, the innermost first, each with its own options class,
+    already structured from the recipe; ``None`` for one that takes no options."""
     language_width: int | None = None
     """Hidden width of the language model: what an encoder's projector must put out.
     Set for every module but the language model itself while it is described."""
@@ -153,6 +156,8 @@ class Weights:
     for experts; ranks hold whole copies over all others."""
     at: int | Literal["first", "last"] = "first"
     """The layer that they belong to, or the first or last pipeline stage."""
+    frozen: bool = False
+    """They do not learn, whatever the recipe's ``freeze`` says."""
 
 
 @attrs.frozen(kw_only=True)
@@ -175,6 +180,9 @@ class Description:
     the sample's media of the accepted kind (so that they may share a budget)."""
     parallel: frozenset[str] = frozenset({"dp"})
     """Grid sizes that may exceed 1, of ``tp cp pp dp ep expert_tp``; others are refused."""
+    refused: Mapping[str, str] = attrs.field(factory=dict)
+    """Why grid sizes that ``parallel`` leaves out may not exceed 1, by the size's name: told where
+    a recipe asks for one."""
     divides: tuple[tuple[str, int, str], ...] = ()
     """Sizes that a grid size must divide: (what, its value, name of the grid size), such as
     ``("attention heads", 32, "tp")``; or the product of several, ``"tp x cp"``."""
@@ -231,10 +239,12 @@ class Media:
 
     kind: str
     shape: tuple[int, ...]
-    """Metadata from which positions are counted; for an image ``(height, width)``."""
+    """Metadata from which positions are counted; for an image ``(height, width)``, for a sound
+    (``audio``) ``(samples, samples a second)``."""
     load: Callable[[np.random.Generator | None], np.ndarray]
-    """Decodes the data; an image as uint8 ``[height, width, 3]``. Given a generator (training
-    only), it may augment: what it draws is a pure function of (seed, sample position)."""
+    """Decodes the data; an image as uint8 ``[height, width, 3]``, a sound as float32 ``[samples]``,
+    mono, between -1 and 1. Given a generator (training only), it may augment within the shape: what
+    it draws is a pure function of (seed, sample position)."""
 
 
 @attrs.frozen(kw_only=True)
@@ -257,6 +267,8 @@ class Data:
     plugin: str
     options: Any = None
     seed: int = 1234
+    wrappers: Mapping[str, Any] = attrs.field(factory=dict)
+    """Plugins that wrap the dataset's hooks, the innermost first, with their options."""
 
 
 @runtime_checkable

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import attrs
@@ -10,7 +11,7 @@ from mimo_core import star
 from mimo_core.contract import LANGUAGE, Data, Description, Edge, Module
 from mimo_core.errors import PluginError, RecipeError
 from mimo_core.plugins import Host
-from mimo_core.recipe import LoadedRecipe, structure_options
+from mimo_core.recipe import LoadedRecipe, Recipe, structure_options
 from mimo_core.recipe.stock import shared_fields
 from mimo_core.tokenizer import Tokenizer, make_tokenizer
 
@@ -34,6 +35,18 @@ class Graph:
     def encoders(self) -> tuple[str, ...]:
         """Every module but the language model, in the order of the recipe."""
         return tuple(name for name in self.modules if name != LANGUAGE)
+
+    @property
+    def frozen(self) -> tuple[str, ...]:
+        """Modules of which some weights do not learn."""
+        return tuple(
+            name
+            for name, module in self.modules.items()
+            if any(
+                weights.frozen or weights.part in module.freeze
+                for weights in self.descriptions[name].weights
+            )
+        )
 
     def edge_of(self, encoder: str) -> Edge:
         """The one edge that leaves an encoder."""
@@ -67,6 +80,7 @@ def build_graph(loaded: LoadedRecipe, host: Host) -> Graph:
             learning_rate_factor=module.learning_rate_factor,
             weight_decay_factor=module.weight_decay_factor,
             megatron=shared_fields(recipe.megatron) | module.megatron,
+            wrappers=_wrappers(options, ("modules", name), module.wrappers),
         )
         for name, module in recipe.modules.items()
     }
@@ -87,7 +101,12 @@ def build_graph(loaded: LoadedRecipe, host: Host) -> Graph:
             for name, module in modules.items()
         },
         rng_prefixes=_rng_prefixes(modules, host),
-        data=Data(plugin=recipe.data.plugin, options=options["data",], seed=recipe.train.seed),
+        data=Data(
+            plugin=recipe.data.plugin,
+            options=options["data",],
+            seed=recipe.train.seed,
+            wrappers=_wrappers(options, ("data",), recipe.data.wrappers),
+        ),
         tokenizer=tokenizer,
     )
 
@@ -121,8 +140,42 @@ def _check_plugins(loaded: LoadedRecipe, host: Host) -> None:
                     f"Plugins that have what it takes: {', '.join(able) or 'none'}",
                 )
             )
+    for place, wrappers in _wrapped(loaded.recipe).items():
+        for name in wrappers:
+            try:
+                said = _wraps_nothing(place[0].removesuffix("s"), name, host)
+            except PluginError as error:
+                said, cause = str(error), cause or error
+            if said:
+                wrong.append(loaded.message((*place, "wrappers", name), said))
     if wrong:
         raise PluginError("\n".join(wrong)) from cause
+
+
+def _wraps_nothing(subject: str, plugin: str, host: Host) -> str | None:
+    """What is wrong with a plugin that is named as a wrapper of a ``module`` or of the ``data``."""
+    if host.wraps(subject, plugin):
+        return None
+    kind = "a module" if subject == "module" else "the data"
+    able = [name for name in host.usable if host.wraps(subject, name)]
+    return (
+        f"{host.require(plugin).title} wraps no hook of {kind}. "
+        f"Plugins that do: {', '.join(able) or 'none'}"
+    )
+
+
+def _wrapped(recipe: Recipe) -> dict[tuple[str, ...], dict[str, dict[str, Any]]]:
+    """The wrappers of every module and of the data by the path of what they wrap."""
+    found: dict[tuple[str, ...], dict[str, dict[str, Any]]] = {
+        ("modules", name): module.wrappers for name, module in recipe.modules.items()
+    }
+    return found | {("data",): recipe.data.wrappers}
+
+
+def _wrappers(
+    options: dict[tuple[str, ...], Any], path: tuple[str, ...], names: Iterable[str]
+) -> dict[str, Any]:
+    return {name: options[*path, "wrappers", name] for name in names}
 
 
 def _role(path: tuple[str, ...]) -> str:
@@ -135,15 +188,18 @@ def _role(path: tuple[str, ...]) -> str:
 
 def _all_options(loaded: LoadedRecipe, host: Host) -> dict[tuple[str, ...], Any]:
     """The options of every use of a plugin by the path of that use; all mistakes in one error."""
+    recipe = loaded.recipe
     uses: dict[tuple[str, ...], tuple[str, dict[str, Any]]] = {
         ("modules", name): (module.plugin, module.options)
-        for name, module in loaded.recipe.modules.items()
+        for name, module in recipe.modules.items()
     }
-    uses["data",] = (loaded.recipe.data.plugin, loaded.recipe.data.options)
+    uses["data",] = (recipe.data.plugin, recipe.data.options)
+    for path, wrappers in _wrapped(recipe).items():
+        uses |= {(*path, "wrappers", name): (name, values) for name, values in wrappers.items()}
     found: dict[tuple[str, ...], Any] = {}
     wrong: list[str] = []
     for path, (plugin, values) in uses.items():
-        where = (*path, "options")
+        where = path if len(path) > 2 else (*path, "options")
         if host.has("options", plugin):
             cls = host.ask("options", plugin)
             try:

@@ -1,7 +1,8 @@
 """The hooks: all that the core asks of a plugin.
 
 A hook for a module is answered by that module's own plugin alone (``data`` by the dataset's);
-other plugins can only wrap it. Hooks that run before the ranks exist, or that the plan asks,
+other plugins can only wrap it, where the recipe names them (``modules.NAME.wrappers``,
+``data.wrappers``). Hooks that run before the ranks exist, or that the plan asks,
 must not import torch: import it inside the function.
 """
 

@@ -75,7 +75,7 @@ def _stages(module: Module, description: Description, ranks: range) -> Iterator[
                 continue
             held = _share(weights.parameters, *(getattr(grid, name) for name in weights.split))
             parameters += held
-            if weights.part not in module.freeze:
+            if weights.part not in module.freeze and not weights.frozen:
                 gradients += _GRADIENT * held
                 states += _STATE[module.precision] * _share(held, _copies(weights, grid))
         yield RankMemory(

@@ -6,6 +6,7 @@ Pure Python; the conversions get tensors and import torch themselves where they 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -16,7 +17,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Shape = tuple[int, ...]
-Conversion = Callable[[Sequence["Tensor"]], Sequence["Tensor"]]
+Load = Callable[[Sequence["Tensor"]], Sequence["Tensor | None"]]
+Save = Callable[[Sequence["Tensor"]], Sequence["Tensor"]]
 
 
 @attrs.frozen(kw_only=True)
@@ -35,17 +37,19 @@ class Stored:
 class WeightRule:
     """Tensors of a checkpoint, and the tensors of a file that hold the same numbers.
 
-    Neither conversion may change a number: one is the exact inverse of the other.
+    Neither conversion may change a number: one is the exact inverse of the other. The exception is
+    a stored tensor that no file holds, such as an adapter's: ``load`` gives ``None`` for it, so it
+    begins fresh, and ``save`` puts what it says into the others.
     """
 
     part: FreezePart
     stored: tuple[Stored, ...]
     files: Mapping[str, Shape]
     """Names and shapes in a Hugging Face directory."""
-    load: Conversion = list
+    load: Load = list
     """Tensors of the file, in the order of ``files``, to those of the checkpoint, in the order of
-    ``stored``. By default they are the same."""
-    save: Conversion = list
+    ``stored``; ``None`` for one that is in no file. By default they are the same."""
+    save: Save = list
     """The inverse of ``load``."""
 
 
@@ -88,3 +92,6 @@ class WeightMap:
     """The ``config.json`` of a directory that is made from nothing and holds this module alone."""
     prefix: str = ""
     """Stands before the names of the main part in a directory of several modules."""
+    locate: Callable[[str], Path] = Path
+    """Turns what a recipe says under ``modules.NAME.weights`` into a directory on this machine; by
+    default that is its path. Raises ``MimoError`` where there is none."""

@@ -78,6 +78,11 @@ def installed(name: str, site: Path) -> Path:
     return site
 
 
+def wrapping(name: str, *modules: str) -> list[str]:
+    """Overrides by which a plugin wraps these modules of the recipe, both by default."""
+    return [f"modules.{one}.wrappers.{name}={{}}" for one in modules or ("vision", "language")]
+
+
 @pytest.fixture(scope="session")
 def words_site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the ``words`` plugin installed."""

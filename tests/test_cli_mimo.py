@@ -168,6 +168,7 @@ def test_a_plan_as_json(run):
         {"sample": "pairs/1", "encoders": {"vision": 4}, "text": 12, "learned": 8, "total": 16},
     ]
     assert plan["plugins"]["eye"] == "0"
+    assert plan["data"] == {"plugin": "pairs", "wrappers": {}}
 
 
 def test_a_plan_of_a_dataset_that_shows_no_samples_leaves_positions_out(run, monkeypatch):

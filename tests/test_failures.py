@@ -19,7 +19,7 @@ from mimo_core.launch.hub import Hub
 from mimo_core.rank import free_port
 from mimo_core.run_folder import RunFolder
 
-from .conftest import TIMEOUT, Run, command, installed, start
+from .conftest import TIMEOUT, Run, command, installed, start, wrapping
 from .test_launcher import processes
 
 # Two encoder ranks feed a language model of two pipeline stages: ranks 0 to 3.
@@ -50,7 +50,8 @@ def fail(
     when = folder.with_suffix(".fault")
     monkeypatch.setenv("FAULT", fault)
     monkeypatch.setenv("FAULT_TIME", str(when))
-    run = start("tiny", "evaluate.samples=4", *overrides, folder=folder, site=site)
+    overrides = ("evaluate.samples=4", *wrapping("faults"), *overrides)
+    run = start("tiny", *overrides, folder=folder, site=site)
     ended = time.time()
     assert when.exists(), f"the fault was never come to:\n{run.screen}{run.errors}"
     assert run.code == 1, run.screen + run.errors
@@ -149,7 +150,8 @@ def test_a_disk_that_is_full_leaves_the_earlier_checkpoint(
     assert f"failed: OSError: {said}" in failed.run.errors
     assert "that of iteration 2 is whole" in failed.run.errors
     monkeypatch.setenv("FAULT", "0 nowhere 1 raise")
-    resumed = start("tiny", "evaluate.samples=4", saves, folder=folder, site=site)
+    same = ("evaluate.samples=4", *wrapping("faults"))
+    resumed = start("tiny", *same, saves, folder=folder, site=site)
     assert resumed.code == 0, resumed.screen + resumed.errors
     assert "going on after iteration 2" in resumed.screen
     assert [row["iteration"] for row in resumed.summary["iterations"]] == [1, 2, 3, 4]
@@ -163,16 +165,14 @@ def test_a_disk_that_is_full_leaves_the_earlier_checkpoint(
     size = weights.stat().st_size
     with weights.open("r+b") as file:
         file.write(b"\0" * (size // 2))
-    failed_to_load = start(
-        "tiny", "evaluate.samples=4", "train.iterations=6", folder=folder, site=site
-    )
+    failed_to_load = start("tiny", *same, "train.iterations=6", folder=folder, site=site)
     assert failed_to_load.code == 1
     cause, *rest = failed_to_load.errors.strip().splitlines()
     assert "failed: " in cause and str(newest) in cause and cause.endswith(back)
     assert not any(line.startswith("  | ") for line in rest)
 
     os.truncate(weights, 1000)
-    again = start("tiny", "evaluate.samples=4", saves, folder=folder, site=site)
+    again = start("tiny", *same, saves, folder=folder, site=site)
     assert again.code == 0, again.screen + again.errors
     told = f"{newest} is no complete checkpoint: {weights.name} has 1000 of {size} bytes"
     assert told in again.screen.replace("\n", "")
@@ -201,7 +201,7 @@ def test_a_fault_ends_all_nodes_and_every_screen_tells_its_cause(
         torchrun += [f"--rdzv-endpoint=127.0.0.1:{port}", "--rdzv-id=faults", "-m"]
         agents.append(
             subprocess.Popen(
-                torchrun + command("tiny", folder=folder)[2:],
+                torchrun + command("tiny", *wrapping("faults"), folder=folder)[2:],
                 env=os.environ
                 | {"FAULT": fault, "FAULT_TIME": str(when), "PYTHONPATH": str(site)}
                 | {"COLUMNS": "120"},

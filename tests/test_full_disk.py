@@ -13,7 +13,7 @@ from mimo_core.checkpoints import newest
 from mimo_core.launch.worker import _explain
 from mimo_core.run_folder import RunFolder
 
-from .conftest import Run, installed, start
+from .conftest import Run, installed, start, wrapping
 
 SAVING = "failed: a checkpoint could not be written to {folder}/checkpoints, where 0.0 GB are free"
 POINTS = {
@@ -56,9 +56,10 @@ def test_a_full_disk_is_the_cause_and_the_checkpoint_before_is_kept(
     site.mkdir()
     installed("kills", site)
     monkeypatch.setenv("FILL", str(filler))
+    every = ("checkpoint.save_every=1", *wrapping("kills"))
     for point, (kept, said) in points.items():
         monkeypatch.setenv("KILLS", point)
-        full = start("tiny", "checkpoint.save_every=1", folder=folder, site=site)
+        full = start("tiny", *every, folder=folder, site=site)
         assert filler.exists() and full.code == 1, full.screen + full.errors
         assert said.format(folder=folder) in full.errors, full.errors
         assert f"that of iteration {kept} is whole" in full.errors
@@ -66,7 +67,7 @@ def test_a_full_disk_is_the_cause_and_the_checkpoint_before_is_kept(
         assert newest(folder / "checkpoints").iteration == kept
         filler.unlink()
     monkeypatch.setenv("KILLS", "none:none")
-    run = start("tiny", "checkpoint.save_every=1", folder=folder, site=site)
+    run = start("tiny", *every, folder=folder, site=site)
     assert run.code == 0, run.screen + run.errors
     assert "going on after iteration 1" in run.screen
     assert (run.losses, run.norms) == (tiny.losses, tiny.norms)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import attrs
 import pytest
 
 from mimo_core import Description, Edge, Weights, hookimpl
-from mimo_core.errors import PluginError, RecipeError
+from mimo_core.errors import MimoError, PluginError, RecipeError
 from mimo_core.graph import build_graph
 from mimo_core.plan import make_plan
 from mimo_core.recipe import load_text
@@ -226,3 +227,83 @@ def test_sizes_that_do_not_fit_are_refused(tmp_path, override, said):
     with pytest.raises(RecipeError) as caught:
         plan_of(tmp_path, override)
     assert any(said in message for message in str(caught.value).splitlines()), str(caught.value)
+
+
+@attrs.frozen(kw_only=True)
+class GlassOptions:
+    width: int = 1
+
+
+def glasses(**hooks: object) -> SimpleNamespace:
+    """A plugin that wraps a module's description, and takes options."""
+
+    @hookimpl
+    def options():
+        return GlassOptions
+
+    @hookimpl(wrapper=True)
+    def describe(module):
+        inner = yield
+        return attrs.evolve(inner, layers=inner.layers + module.wrappers["glasses"].width)
+
+    return SimpleNamespace(**{"options": options, "describe": describe} | hooks)
+
+
+WRAPPED = RECIPE.replace(
+    "    freeze: [encoder]\n", "    wrappers:\n      glasses: {width: 3}\n    freeze: [encoder]\n"
+)
+
+
+def test_a_wrapper_changes_the_module_that_names_it_and_no_other():
+    graph = graph_of(WRAPPED, glasses=glasses())
+    assert graph.modules["vision"].wrappers == {"glasses": GlassOptions(width=3)}
+    assert graph.modules["language"].wrappers == graph.data.wrappers == {}
+    assert (graph.descriptions["vision"].layers, graph.descriptions["language"].layers) == (7, 6)
+
+
+def test_an_override_reaches_a_wrappers_options_and_puts_a_wrapper_on():
+    words = ["modules.vision.wrappers.glasses.width=9", "modules.language.wrappers.glasses={}"]
+    loaded = load_text(WRAPPED, "recipe.yaml", words)
+    graph = build_graph(loaded, host(glasses=glasses()))
+    assert (graph.descriptions["vision"].layers, graph.descriptions["language"].layers) == (13, 7)
+
+
+@pytest.mark.parametrize(
+    ("text", "plugin", "said"),
+    [
+        (WRAPPED, None, "recipe.yaml:6: modules.vision.wrappers.glasses: there is no plugin 'gl"),
+        (
+            WRAPPED,
+            words(),
+            "recipe.yaml:6: modules.vision.wrappers.glasses: plugin 'glasses' (mimo-plugin-glasses "
+            "0) wraps no hook of a module. Plugins that do: none",
+        ),
+        (
+            RECIPE.replace("  plugin: pairs", "  plugin: pairs\n  wrappers: {glasses: {}}"),
+            glasses(),
+            "recipe.yaml:16: data.wrappers.glasses: plugin 'glasses' (mimo-plugin-glasses 0) wraps "
+            "no hook of the data. Plugins that do: none",
+        ),
+        (
+            WRAPPED.replace("width: 3", "with: 3"),
+            glasses(),
+            "recipe.yaml:6: modules.vision.wrappers.glasses.with: unknown key 'with'. Did you mean "
+            "'width'? Known keys: width",
+        ),
+        (
+            WRAPPED,
+            glasses(options=None),
+            "recipe.yaml:6: modules.vision.wrappers.glasses: plugin 'glasses' takes no options",
+        ),
+        (
+            WRAPPED.replace("{width: 3}", "{width: 3}\n      glasses: {}"),
+            glasses(),
+            "recipe.yaml:7: modules.vision.wrappers.glasses: key 'glasses' is given twice, first",
+        ),
+    ],
+    ids=["not installed", "wraps nothing", "of data", "option", "no options", "twice"],
+)
+def test_a_wrapper_that_cannot_be_is_refused_at_its_place(text, plugin, said):
+    with pytest.raises(MimoError) as caught:
+        graph_of(text, **({} if plugin is None else {"glasses": plugin}))
+    assert str(caught.value).startswith(said)

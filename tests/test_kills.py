@@ -12,7 +12,7 @@ import pytest
 
 from mimo_core.checkpoints import is_complete
 
-from .conftest import Run, command, installed
+from .conftest import Run, command, installed, wrapping
 
 BEFORE = {
     "import": (0, 1),
@@ -78,7 +78,10 @@ def test_a_run_whose_ranks_are_killed_goes_on_from_the_last_complete_checkpoint(
     folder = tmp_path / "run"
     path = os.pathsep.join(filter(None, [str(site), os.environ.get("PYTHONPATH")]))
     done = subprocess.run(
-        [*command("tiny", "checkpoint.save_every=1", folder=folder), "--max-restarts", "9"],
+        [
+            *command("tiny", "checkpoint.save_every=1", *wrapping("kills"), folder=folder),
+            *("--max-restarts", "9"),
+        ],
         env={
             **os.environ,
             "PYTHONPATH": path,

@@ -11,7 +11,7 @@ from mimo_core.checkpoints import checkpoint_path
 from mimo_core.weights.checkpoint import Checkpoint
 from mimo_core.weights.keys import module_prefix
 
-from .conftest import Run, installed, start
+from .conftest import Run, installed, start, wrapping
 
 MODULES = ("vision", "language")
 
@@ -25,7 +25,7 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> Run:
     folder = tmp_path_factory.mktemp("planted") / "run"
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(os.environ, "GRADIENTS", "1 inf 5 8 13 99")
-        return start("tiny", *every, folder=folder, site=site)
+        return start("tiny", *every, *wrapping("gradients", "vision"), folder=folder, site=site)
 
 
 def test_a_gradient_that_is_not_finite_skips_the_step_on_all_ranks(planted: Run) -> None:

@@ -140,6 +140,10 @@ def _yields(module):
     yield
 
 
+def _nothing():
+    yield
+
+
 def _plain(module):
     return None
 
@@ -157,6 +161,8 @@ def _plain(module):
         ("describe", _yields, {}, "only a wrapper"),
         ("describe", _plain, {"wrapper": True}, "has no yield"),
         ("describe", _yields, {"hookwrapper": True}, "old style"),
+        ("describe", _yields, {"wrapper": True, "tryfirst": True}, "the recipe tells the order"),
+        ("options", _nothing, {"wrapper": True}, "hook 'options' cannot be wrapped"),
     ],
 )
 def test_a_function_that_does_not_fit_leaves_nothing_registered(hook, function, marks, said):
@@ -186,7 +192,11 @@ def test_two_answers_of_one_plugin_are_refused():
         Host.from_plugins({"bad": bad}).require("bad")
 
 
-def test_only_the_plugin_itself_answers_and_all_wrappers_wrap():
+def wrapped(*names: str) -> Module:
+    return attrs.evolve(VISION, wrappers=dict.fromkeys(names))
+
+
+def test_only_the_plugin_itself_answers_and_the_wrappers_that_are_named_wrap_in_their_order():
     calls: list[str] = []
 
     def answer(name):
@@ -213,14 +223,21 @@ def test_only_the_plugin_itself_answers_and_all_wrappers_wrap():
         }
     )
     for _ in range(2):  # the second time from the cache
-        assert host.ask("rng_prefix", "a", module=VISION) == "c(b(a))"
-        assert host.ask("rng_prefix", "b", module=VISION) == "c(b(b))"
-    assert calls == ["a", "b", "a", "b"]
+        assert host.ask("rng_prefix", "a", module=VISION) == "a"
+        assert host.ask("rng_prefix", "a", module=wrapped("b", "c")) == "c(b(a))"
+        assert host.ask("rng_prefix", "a", module=wrapped("c", "b")) == "b(c(a))"
+        assert host.ask("rng_prefix", "b", module=wrapped("c")) == "c(b)"
+        assert host.ask("rng_prefix", "b", module=wrapped("b")) == "b(b)"
+    assert calls == ["a", "a", "a", "b", "b"] * 2
     assert host.has("rng_prefix", "b")
+    assert host.wraps("module", "c") == ("rng_prefix",)
+    assert host.wraps("data", "c") == host.wraps("module", "a") == ()
     assert not host.has("rng_prefix", "c")
     assert host.records[2].hooks == ("rng_prefix (wraps)",)
     with pytest.raises(PluginError, match=r"'c'.*does not implement hook 'rng_prefix'"):
         host.ask("rng_prefix", "c", module=VISION)
+    with pytest.raises(PluginError, match="there is no plugin 'd'"):
+        host.ask("rng_prefix", "a", module=wrapped("d"))
 
 
 def test_a_forgotten_mark_is_named():
@@ -343,7 +360,7 @@ def test_an_exception_of_a_wrapper_blames_the_wrapping_plugin(when):
     with pytest.raises(
         PluginError, match=r"'b' \(mimo-plugin-b 0\).*failed \(around plugin 'a'\): OSError: disk"
     ):
-        host.ask("rng_prefix", "a", module=VISION)
+        host.ask("rng_prefix", "a", module=wrapped("b"))
 
 
 def test_an_inner_exception_that_passes_a_wrapper_blames_the_inner_plugin():
@@ -357,7 +374,7 @@ def test_an_inner_exception_that_passes_a_wrapper_blames_the_inner_plugin():
 
     host = Host.from_plugins({"a": eye(rng_prefix=rng_prefix), "b": SimpleNamespace(w=around)})
     with pytest.raises(PluginError, match=r"'a' \(mimo-plugin-a 0\).*failed: OSError: disk"):
-        host.ask("rng_prefix", "a", module=VISION)
+        host.ask("rng_prefix", "a", module=wrapped("b"))
 
 
 def test_the_digest_tells_versions_and_sets_apart_and_nothing_else():

@@ -211,7 +211,7 @@ def test_all_mistakes_are_reported_in_the_order_of_the_file():
         "recipe.yaml:4: modules.vision.grid.dp",
         "recipe.yaml:14: data.plugin: this key is missing",
         "recipe.yaml:15: data.plugn: unknown key 'plugn'. Did you mean 'plugin'? "
-        "Known keys: plugin, options, too_long, workers",
+        "Known keys: plugin, options, too_long, workers, wrappers",
         "recipe.yaml:17: train.iterations",
         "command line: evaluate.show=-1:",
         "command line: train.seed=x",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import attrs
 import pytest
@@ -75,6 +77,33 @@ def test_modules_that_are_not_in_both_are_named(saved: Path, tmp_path: Path) -> 
         checkpoint_of(plan(tmp_path), RunFolder(saved))
     assert "modules.audio: only in the checkpoint" in str(caught.value)
     assert "modules.vision: only in the recipe" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("saved_with", "now", "said"),
+    [
+        ({"a": {}}, {}, "modules.vision.wrappers.a: only in the checkpoint"),
+        ({}, {"a": {}}, "modules.vision.wrappers.a: only in the recipe"),
+        ({"a": {"n": 1}}, {"a": {"n": 2}}, "modules.vision.wrappers.a.n: saved with 1, now 2"),
+        ({"a": {}, "b": {}}, {"b": {}, "a": {}}, "saved in the order a, b, now b, a"),
+        ({"a": {}}, {"a": {}}, None),
+        (None, {}, None),
+    ],
+)
+def test_a_module_goes_on_in_the_same_wrappers(
+    saved: Path, tmp_path: Path, saved_with: Any, now: Any, said: str | None
+) -> None:
+    """``None``: saved by a version that did not know the key."""
+    path = saved / "checkpoints" / "iter_0000003"
+    wanted = plan(tmp_path)
+    recipe = plain(wanted.recipe)
+    recipe["modules"]["vision"].pop("wrappers")
+    if saved_with is not None:
+        recipe["modules"]["vision"]["wrappers"] = saved_with
+    write_manifest(path, attrs.evolve(manifest(3), recipe=recipe, files={}))
+    wanted.recipe.modules["vision"].wrappers.update(now)
+    with nullcontext() if said is None else pytest.raises(RecipeError, match=said):
+        assert checkpoint_of(wanted, RunFolder(saved)).iteration == 3
 
 
 LAYOUT = ("modules.vision.grid.dp=1", "modules.language.precision=bf16")

@@ -13,7 +13,7 @@ import pytest
 from mimo_core.rank import free_port
 from mimo_core.termination import AGAIN
 
-from .conftest import TIMEOUT, Run, command, installed, start
+from .conftest import TIMEOUT, Run, command, installed, start, wrapping
 from .test_examples import RECIPE, SCRIPTS, environment
 from .test_launcher import ENDLESS, processes, wait_for
 
@@ -37,7 +37,8 @@ def test_every_process_is_told_and_the_run_goes_on_to_the_last_bit(
     folder = tmp_path / "run"
     monkeypatch.setenv("FAULT", "1 provide_batch 9 terminate")
     monkeypatch.setenv("FAULT_TIME", str(tmp_path / "fault"))
-    stopped = start("tiny", "data.workers=1", "evaluate.every=4", folder=folder, site=site)
+    overrides = ("data.workers=1", "evaluate.every=4", *wrapping("faults"))
+    stopped = start("tiny", *overrides, folder=folder, site=site)
     assert stopped.code == 0, stopped.screen + stopped.errors
     done = stopped.summary["iterations"][-1]["iteration"]
     assert 1 <= done < 4
@@ -87,7 +88,7 @@ def test_a_rank_that_is_told_while_ranks_start_ends_all_well(site: Path, tmp_pat
     for rank in range(2):
         place = {"SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)}
         environ = planted(site, "1 build_submodule 1 hang", tmp_path / "fault", **job, **place)
-        line = command("tiny", folder=folder)
+        line = command("tiny", *wrapping("faults"), folder=folder)
         ranks.append(
             subprocess.Popen(
                 line, env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -111,7 +112,7 @@ def test_a_second_signal_ends_the_run_at_once(site: Path, tmp_path: Path) -> Non
     """The iteration that would be waited for never ends."""
     folder, when = tmp_path / "run", tmp_path / "fault"
     launcher = subprocess.Popen(
-        command("tiny", folder=folder),
+        command("tiny", *wrapping("faults"), folder=folder),
         env=planted(site, "1 provide_batch 6 hang", when),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,

@@ -17,7 +17,7 @@ from mimo_core.verify import TOLERANCES, Row, Verdict
 from mimo_core.verify.compare import compare_iterations
 from mimo_core.verify.recipes import judges, layouts
 
-from .conftest import HERE, TIMEOUT, installed
+from .conftest import HERE, TIMEOUT, installed, wrapping
 
 TINY = str(HERE / "recipes" / "tiny.yaml")
 
@@ -37,7 +37,7 @@ def test_a_gradient_that_is_wrong_by_a_percent_on_one_rank_is_found(tmp_path: Pa
     """On the second of two encoder ranks, which the judge has not."""
     site = installed("gradients", tmp_path)
     done = mimo_verify(
-        *("modules.vision.grid.dp=2", "--steps=2", "--json"),
+        *("modules.vision.grid.dp=2", *wrapping("gradients", "vision"), "--steps=2", "--json"),
         PYTHONPATH=os.pathsep.join([str(site), os.environ.get("PYTHONPATH", "")]),
         GRADIENTS="1 1.01 1 99",
     )

@@ -10,11 +10,18 @@ from typing import Any, NoReturn
 
 import pluggy
 
+from mimo_core.contract import Data, Module
 from mimo_core.errors import MimoError, PluginError, SampleError, suggestion
 from mimo_core.plugins import answers, discovery
 from mimo_core.plugins.loading import load
 from mimo_core.plugins.records import Candidate, PluginRecord
-from mimo_core.plugins.registration import Registered, new_manager, register, specifications
+from mimo_core.plugins.registration import (
+    Registered,
+    new_manager,
+    register,
+    specifications,
+    wrappable,
+)
 
 
 class Host:
@@ -26,10 +33,10 @@ class Host:
         One that fails is recorded as broken; using it raises.
         """
         self._manager = new_manager()
-        self._hooks = frozenset(specifications(self._manager))
+        self._hooks = specifications(self._manager)
         self._registered: dict[str, Registered] = {}
         self._causes: dict[str, BaseException] = {}
-        self._callers: dict[tuple[str, str], pluggy.HookCaller] = {}
+        self._callers: dict[tuple[str, str, tuple[str, ...]], pluggy.HookCaller] = {}
         self._records = {candidate.name: self._load(candidate) for candidate in candidates}
 
     @classmethod
@@ -106,20 +113,34 @@ class Host:
         self.require(plugin)
         return hook in self._registered[plugin].implementations
 
-    def ask(self, hook: str, plugin: str, /, **arguments: Any) -> Any:
-        """The plugin's answer, with the wrappers of all usable plugins around it.
+    def wraps(self, subject: str, plugin: str) -> tuple[str, ...]:
+        """The hooks of a ``module``, or of the ``data``, that the plugin wraps.
 
         Raises:
-            PluginError: The plugin cannot be used, does not implement the hook, raised (then
-                its exception is the cause), or gave something of a wrong type.
+            PluginError: The plugin cannot be used.
         """
-        caller = self._callers.get((hook, plugin)) or self._caller(hook, plugin)
+        self.require(plugin)
+        wrapped = self._registered[plugin].wrappers
+        return tuple(sorted(hook for hook in wrapped if wrappable(self._hooks[hook]) == subject))
+
+    def ask(self, hook: str, plugin: str, /, **arguments: Any) -> Any:
+        """The plugin's answer, with the wrappers that the ``module`` or ``data`` names around it.
+
+        Raises:
+            PluginError: The plugin or a wrapper cannot be used, the plugin does not implement the
+                hook, one of them raised (then its exception is the cause), or something of a wrong
+                type came out.
+        """
+        subject = arguments.get("module", arguments.get("data"))
+        wrappers = tuple(subject.wrappers) if isinstance(subject, Module | Data) else ()
+        asked = (hook, plugin, wrappers)
+        caller = self._callers.get(asked) or self._caller(*asked)
         try:
             answer = caller(**arguments)
         except SampleError:
             raise
         except (Exception, SystemExit) as error:
-            self._blame(hook, plugin, arguments, error)
+            self._blame(asked, arguments, error)
         if answer is None and hook in answers.MAY_BE_NONE:
             return None
         due = answers.expected(hook, arguments, answer)
@@ -167,8 +188,8 @@ class Host:
             warnings=(*loaded.warnings, *registered.warnings),
         )
 
-    def _caller(self, hook: str, plugin: str) -> pluggy.HookCaller:
-        """The hook's caller without the other plugins' implementations; made once."""
+    def _caller(self, hook: str, plugin: str, wrappers: tuple[str, ...]) -> pluggy.HookCaller:
+        """Calls the plugin's own implementation with these wrappers around it; made once."""
         if not self.has(hook, plugin):
             own = self._registered[plugin]
             hint = (
@@ -179,23 +200,29 @@ class Host:
             raise PluginError(
                 f"{self._records[plugin].title} does not implement hook {hook!r}{hint}"
             )
-        others = [other.part for name, other in self._registered.items() if name != plugin]
-        caller = self._manager.subset_hook_caller(hook, others)
-        self._callers[hook, plugin] = caller
+        for name in wrappers:
+            self.require(name)
+        manager = new_manager()
+        # Pluggy puts what is registered later around what was registered before.
+        manager.register(self._registered[plugin].part)
+        for name in wrappers:
+            manager.register(self._registered[name].around)
+        caller: pluggy.HookCaller = getattr(manager.hook, hook)
+        self._callers[hook, plugin, wrappers] = caller
         return caller
 
     def _blame(
-        self, hook: str, plugin: str, arguments: Mapping[str, Any], error: Exception | SystemExit
+        self,
+        asked: tuple[str, str, tuple[str, ...]],
+        arguments: Mapping[str, Any],
+        error: Exception | SystemExit,
     ) -> NoReturn:
         """Raises with the name of the plugin, asked or wrapping, in whose code it happened."""
-        owners = {
-            _code(function): name
-            for name, registered in self._registered.items()
-            for function in (
-                registered.wrappers.get(hook),
-                registered.implementations.get(hook) if name == plugin else None,
-            )
-            if function is not None
+        hook, plugin, wrappers = asked
+        owners = {_code(self._registered[plugin].implementations[hook]): plugin} | {
+            _code(self._registered[name].wrappers[hook]): name
+            for name in wrappers
+            if hook in self._registered[name].wrappers
         }
         frames = list(traceback.walk_tb(error.__traceback__))
         guilty = [frame.f_code for frame, _ in frames if frame.f_code in owners]

@@ -1,8 +1,8 @@
 """Registration, stricter than pluggy's: a plugin fits the hook specifications or stays out.
 
-A plugin's own implementations and its wrappers are registered as two pluggy plugins. So the
-wrappers of every plugin can stay around the implementation of the one that is asked, and
-whatever object an entry point loads, what pluggy holds is hashable and distinct.
+A plugin's own implementations and its wrappers are two pluggy plugins. So the wrappers that a
+recipe names can stand around the implementation of the plugin that is asked, and whatever object an
+entry point loads, what pluggy holds is hashable and distinct.
 """
 
 from __future__ import annotations
@@ -37,6 +37,8 @@ class Registered:
     wrappers: dict[str, Function]
     part: object
     """The pluggy plugin of the implementations."""
+    around: object
+    """The pluggy plugin of the wrappers."""
     unmarked: frozenset[str]
     """Functions named like a hook that lack the ``hookimpl`` mark."""
 
@@ -96,6 +98,8 @@ def register(manager: pluggy.PluginManager, name: str, plugin: object) -> Regist
                 "@hookimpl(wrapper=True), whose yield gives the result itself"
             )
         _check(hook, function, specs, wraps=wraps)
+        if wraps:
+            _check_wrapper(hook, specs, marks)
         if hook in found[wraps]:
             raise PluginError(
                 f"two functions of this plugin {'wrap' if wraps else 'answer'} hook {hook!r}: "
@@ -109,6 +113,7 @@ def register(manager: pluggy.PluginManager, name: str, plugin: object) -> Regist
         implementations=found[False],
         wrappers=found[True],
         part=parts[False],
+        around=parts[True],
         unmarked=frozenset(unmarked),
     )
 
@@ -153,6 +158,25 @@ def _check(
                 else "yields, which only a wrapper does; mark it @hookimpl(wrapper=True)"
             )
         )
+
+
+def _check_wrapper(hook: str, specs: dict[str, tuple[str, ...]], marks: Any) -> None:
+    if not wrappable(specs[hook]):
+        raise PluginError(
+            f"hook {hook!r} cannot be wrapped: it is asked of a plugin, not for a module or the "
+            "data of a recipe, which name their wrappers"
+        )
+    for mark in ("tryfirst", "trylast"):
+        if marks.get(mark):
+            raise PluginError(
+                f"the wrapper of hook {hook!r} is marked {mark}=True; the recipe tells the order "
+                "of wrappers (the innermost first), so leave it out"
+            )
+
+
+def wrappable(arguments: tuple[str, ...]) -> str | None:
+    """What of a recipe names the wrappers of a hook with these arguments, if anything does."""
+    return next((subject for subject in ("module", "data") if subject in arguments), None)
 
 
 def _defined(function: Function) -> str:

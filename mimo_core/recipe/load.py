@@ -119,17 +119,20 @@ def _missing(path: Path) -> str:
     return f"{path}: there is no such recipe {where}.{suggestion(path.name, known)}".rstrip(".")
 
 
-def _options_mistakes(values: Mapping[str, Any], options_class: OptionsClass) -> Iterator[Mistake]:
+def _options_mistakes(recipe: Mapping[str, Any], options_class: OptionsClass) -> Iterator[Mistake]:
     """Mistakes in the options of plugins, of a recipe that has others already."""
-    modules = values.get("modules")
-    uses: dict[tuple[str, ...], Any] = {("data",): values.get("data")}
-    for name in tree.keys(modules):
-        uses["modules", name] = values["modules"][name]
+    uses: dict[tuple[str, ...], Any] = {("data",): recipe.get("data")}
+    for name in tree.keys(recipe.get("modules")):
+        uses["modules", name] = recipe["modules"][name]
     for path, use in uses.items():
         plugin = use.get("plugin") if isinstance(use, Mapping) else None
         cls = options_class(plugin) if isinstance(plugin, str) else None
         if cls is not None and isinstance(use.get("options", {}), Mapping):
             yield from structure(cls, use.get("options", {}), (*path, "options"))[1]
+        for name in tree.keys(use.get("wrappers")) if isinstance(use, Mapping) else ():
+            cls, values = options_class(name), use["wrappers"][name]
+            if cls is not None and isinstance(values, Mapping):
+                yield from structure(cls, values, (*path, "wrappers", name))[1]
 
 
 def _of_no_module(mistake: Mistake, modules: Sequence[str], places: tree.Places) -> Mistake:

@@ -43,6 +43,9 @@ class ModuleRecipe:
     megatron: dict[str, Any] = attrs.field(factory=dict)
     """Fields of Megatron's `TransformerConfig` for this module alone, such as
     `recompute_granularity`, that neither the engine nor the plugin sets."""
+    wrappers: dict[str, dict[str, Any]] = attrs.field(factory=dict)
+    """Plugins that change this module from outside, such as adapters: a mapping of their names to
+    their own options, the innermost first. `mimo plugins list` shows what each wraps."""
 
 
 @attrs.frozen(kw_only=True)
@@ -58,6 +61,9 @@ class DataRecipe:
     its text. Media are never cut: too many of them stop the run in either case."""
     workers: int = 0
     """Processes on each rank that prepare batches ahead; 0 prepares them in the rank itself."""
+    wrappers: dict[str, dict[str, Any]] = attrs.field(factory=dict)
+    """Plugins that change the dataset from outside: a mapping of their names to their own options,
+    the innermost first."""
 
 
 @attrs.frozen(kw_only=True)
@@ -91,6 +97,10 @@ class CheckpointRecipe:
     """Iterations between checkpoints; 0 saves at the end only."""
     save_initial: bool = False
     """Save the weights that a run begins with too, as iteration 0."""
+    save_frozen: bool = True
+    """Save weights that do not learn, too. `false` leaves out those that a directory gave
+    (`modules.NAME.weights`), or `start_from`: where the run goes on, is exported or started from,
+    they are read again there."""
     directory: str | None = None
     """Where checkpoints are; `checkpoints` by default. A relative path is below the run folder."""
     start_from: str | None = None

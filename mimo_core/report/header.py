@@ -87,6 +87,8 @@ def _body(plan: Plan, name: str) -> list[Text]:
         lines.append(Text(f"{description.experts} experts"))
     if module.freeze:
         lines.append(Text(f"frozen: {', '.join(module.freeze)}", style="italic"))
+    if module.wrappers:
+        lines.append(Text(_cut(f"wrapped: {', '.join(module.wrappers)}", _INNER_WIDTH)))
     if module.precision != module.train.precision:
         lines.append(Text(module.precision))
     if module.packing:
@@ -158,8 +160,9 @@ def _cut(word: str, most: int) -> str:
 def _summary(plan: Plan) -> Text:
     train, layout = plan.recipe.train, plan.layout
     ranks = f"{layout.world_size} rank{'s' if layout.world_size > 1 else ''}"
+    data = " in ".join([*reversed([*plan.graph.data.wrappers]), plan.recipe.data.plugin])
     return Text(
-        f"{layout.kind} on {ranks} · data {plan.recipe.data.plugin} · {train.precision}\n"
+        f"{layout.kind} on {ranks} · data {data} · {train.precision}\n"
         f"{train.iterations} iterations of {train.global_batch_size} samples · "
         f"sequences of {train.sequence_length}"
     )

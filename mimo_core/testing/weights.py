@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from megatron.core.transformer.utils import sharded_state_dict_default
 from torch import Tensor, nn
 
 from mimo_core.contract import FreezePart, Module
@@ -107,7 +108,8 @@ def _named(module: Module, weights: WeightMap, parts: Parts) -> Iterator[tuple[A
 def _state(module: Module, parts: Parts, groups: Any) -> dict[str, Any]:
     state: dict[str, Any] = {}
     for part, model in parts.items():
-        state |= model.sharded_state_dict(  # type: ignore[operator]
-            prefix=part_prefix(module.name, part), metadata={"dp_cp_group": groups.dp_cp}
+        # Of a plain torch module too, as in a checkpoint.
+        state |= sharded_state_dict_default(
+            model, part_prefix(module.name, part), metadata={"dp_cp_group": groups.dp_cp}
         )
     return state

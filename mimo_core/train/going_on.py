@@ -8,6 +8,7 @@ from typing import Any
 from mimo_core.checkpoints import Manifest, Newest, newest
 from mimo_core.errors import RecipeError
 from mimo_core.plan import Plan
+from mimo_core.recipe import DataRecipe, ModuleRecipe
 from mimo_core.recipe.structure import plain
 from mimo_core.run_folder import RunFolder
 
@@ -15,6 +16,7 @@ _FIXED = ("global_batch_size", "seed", "learning_rate", "minimum_learning_rate")
 """Of ``train``: what the place in the data and core's parameter groups are told by."""
 _FREE = ("grid", "precision")
 """Of a module: what the checkpoint's keys and shapes do not depend on."""
+_MODULE, _DATA = plain(ModuleRecipe(plugin="")), plain(DataRecipe(plugin=""))
 RESHARDABLE = "fully_reshardable"
 """Megatron's name of an optimizer's state that any layout and precision can load."""
 
@@ -50,13 +52,18 @@ def checkpoint_of(plan: Plan, folder: RunFolder) -> Newest:
 def module_differences(saved: Manifest, plan: Plan) -> list[str]:
     """A line for each value of the recipe's modules that shapes the model and has changed."""
     wanted = plain(plan.recipe)["modules"]
-    return _differences("modules", _fixed(saved.recipe["modules"]), _fixed(wanted))
+    modules = _fixed(saved.recipe["modules"]), _fixed(wanted)
+    for origin in saved.origins:
+        # A directory that is read again may have been moved: what it holds is compared.
+        for known in modules:
+            known.get(origin["module"], {}).pop("weights", None)
+    return _differences("modules", *modules)
 
 
 def data_differences(saved: Manifest, plan: Plan) -> list[str]:
     """A line for each value of the recipe's data and tokenizer that may make other samples."""
     wanted = plain(plan.recipe)
-    found = _differences("data", saved.recipe["data"], wanted["data"])
+    found = _differences("data", _DATA | saved.recipe["data"], wanted["data"])
     found += _differences("tokenizer", saved.recipe["tokenizer"], wanted["tokenizer"])
     return [line for line in found if not line.startswith("data.workers:")]
 
@@ -87,7 +94,8 @@ def _bound_to_the_layout(saved: Manifest, plan: Plan) -> list[str]:
 
 def _fixed(modules: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     return {
-        name: {key: value for key, value in module.items() if key not in _FREE}
+        # A key that the version which saved did not know yet had its default.
+        name: {k: value for k, value in (_MODULE | dict(module)).items() if k not in _FREE}
         for name, module in modules.items()
     }
 
@@ -97,8 +105,12 @@ def _differences(place: str, saved: Any, wanted: Any) -> list[str]:
     if not (isinstance(saved, dict) and isinstance(wanted, dict)):
         return [] if saved == wanted else [f"{place}: saved with {saved}, now {wanted}"]
     found = []
+    wrappers = place.endswith(".wrappers")
+    if wrappers and saved.keys() == wanted.keys() and [*saved] != [*wanted]:
+        orders = (", ".join(names) for names in (saved, wanted))
+        found.append("{}: saved in the order {}, now {}".format(place, *orders))
     for key in [*saved, *(key for key in wanted if key not in saved)]:
-        if place == "modules" and (key not in saved or key not in wanted):
+        if (place == "modules" or wrappers) and (key not in saved or key not in wanted):
             where = "the checkpoint" if key in saved else "the recipe"
             found.append(f"{place}.{key}: only in {where}")
             continue

@@ -20,7 +20,7 @@ from torch import Tensor
 from mimo_core.contract import FreezePart
 from mimo_core.errors import MimoError
 from mimo_core.weight_map import WeightMap, WeightRule
-from mimo_core.weights.checkpoint import Checkpoint
+from mimo_core.weights.complete import WithLeftOut
 from mimo_core.weights.directory import INDEX, WHOLE, Entry, read_directory
 from mimo_core.weights.keys import key_of, module_prefix
 from mimo_core.weights.match import Match, match
@@ -73,7 +73,7 @@ def export(
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise MimoError(f"{out} exists; give a new directory")
-    checkpoint = Checkpoint(folder)
+    checkpoint = WithLeftOut(folder, maps)
     mistakes = [said for name in maps for said in _absent(checkpoint, name, maps[name])]
     if mistakes:
         raise MimoError(_lines(f"{folder} does not hold what the recipe says", mistakes))
@@ -101,7 +101,7 @@ def _lines(said: str, lines: Sequence[str]) -> str:
     return said + ":\n" + "\n".join(f"  {line}" for line in lines)
 
 
-def _absent(checkpoint: Checkpoint, module: str, weights: WeightMap) -> Iterator[str]:
+def _absent(checkpoint: WithLeftOut, module: str, weights: WeightMap) -> Iterator[str]:
     """What of a module the checkpoint lacks, or has and the map does not."""
     keys = set()
     for rule in weights.rules:
@@ -128,7 +128,7 @@ def _matches(like: Path, maps: Mapping[str, WeightMap]) -> dict[str, Match]:
 
 
 def _pieces(
-    checkpoint: Checkpoint, module: str, weights: WeightMap, like: Match | None, several: bool
+    checkpoint: WithLeftOut, module: str, weights: WeightMap, like: Match | None, several: bool
 ) -> Iterator[_Piece]:
     main: FreezePart = weights.rules[0].part
     prefixes = {main: weights.prefix if several else ""} | dict(like.prefixes if like else {})
@@ -152,7 +152,7 @@ def _pieces(
 
 
 def _saved(
-    checkpoint: Checkpoint, rule: WeightRule, keys: Sequence[tuple[str, tuple[int, ...]]]
+    checkpoint: WithLeftOut, rule: WeightRule, keys: Sequence[tuple[str, tuple[int, ...]]]
 ) -> Sequence[Tensor]:
     tensors = rule.save([checkpoint.read(*key) for key in keys])
     shapes = [tuple(tensor.shape) for tensor in tensors]

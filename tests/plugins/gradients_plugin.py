@@ -1,6 +1,6 @@
 """A plugin that spoils gradients of one encoder rank; installed by the tests that use it.
 
-It wraps the tower of every encoder. ``GRADIENTS`` is ``RANK FACTOR FIRST LAST …``: on that rank,
+It wraps the tower of an encoder. ``GRADIENTS`` is ``RANK FACTOR FIRST LAST …``: on that rank,
 the gradients of the microbatches from FIRST on, up to LAST, and so on, are multiplied.
 """
 

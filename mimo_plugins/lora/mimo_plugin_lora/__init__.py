@@ -1,0 +1,1 @@
+"""Low-rank adapters (LoRA) on linear layers of any module, from outside."""

@@ -1,0 +1,74 @@
+"""The hooks; all but ``options`` wrap those of the module's own plugin."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from mimo_core import Description, MimoError, Module, Platform, WeightMap, hookimpl
+from mimo_plugin_lora.names import place
+from mimo_plugin_lora.options import NAME, Options, parts_of
+
+if TYPE_CHECKING:
+    from megatron.core.process_groups_config import ProcessGroupCollection
+
+mimo_contract = "1.0"
+
+
+@hookimpl
+def options() -> type:
+    """What the recipe's ``modules.NAME.wrappers.lora`` may say."""
+    return Options
+
+
+@hookimpl(wrapper=True)
+def describe(module: Module) -> Generator[None, Description, Description]:
+    """The weights of adapted parts do not learn.
+
+    Raises:
+        MimoError: a part is another kind of module's, or frozen by the recipe.
+    """
+    description = yield
+    parts = parts_of(module)
+    own = dict.fromkeys(weights.part for weights in description.weights)
+    for part in parts:
+        if part not in own:
+            raise MimoError(
+                f"module {module.name!r} has no part {part!r}; its parts: {', '.join(own)}",
+                place(module, "parts"),
+            )
+        if part in module.freeze:
+            raise MimoError(
+                f"{part!r} is frozen, and {NAME} is to adapt it: adapters learn while the weights "
+                f"that they adapt do not, so leave {part!r} out of freeze",
+                ("modules", module.name, "freeze"),
+            )
+    weights = tuple(
+        attrs.evolve(weights, frozen=weights.frozen or weights.part in parts)
+        for weights in description.weights
+    )
+    return attrs.evolve(description, weights=weights)
+
+
+@hookimpl(wrapper=True)
+def build_submodule(
+    module: Module, groups: ProcessGroupCollection | None, platform: Platform
+) -> Generator[None, Any, Any]:
+    """The same parts, of classes that put adapters into what they have built."""
+    parts = yield
+    if groups is None:
+        return parts
+    from mimo_plugin_lora.build import adapted
+
+    return adapted(parts, module, groups)
+
+
+@hookimpl(wrapper=True)
+def weight_map(module: Module) -> Generator[None, WeightMap, WeightMap]:
+    """The same files: adapters begin fresh, and are merged into the weights that are written."""
+    inner = yield
+    from mimo_plugin_lora.weights import with_adapters
+
+    return with_adapters(inner, module)

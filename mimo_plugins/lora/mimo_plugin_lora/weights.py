@@ -1,0 +1,96 @@
+"""Adapters in the map of weights: in no file when they are loaded, merged when they are written."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import attrs
+
+from mimo_core import MimoError, Module, Stored, WeightMap, WeightRule
+from mimo_plugin_lora.names import is_target, numbered, place, split_key, unmatched
+from mimo_plugin_lora.options import Options, options_of, parts_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@attrs.frozen(kw_only=True)
+class _Adapter:
+    """Of one layer; its weight may be stored in pieces of rows."""
+
+    weights: tuple[int, ...]
+    """Places of the pieces among what a rule stores."""
+    a: int
+    b: tuple[int, ...]
+
+
+def with_adapters(weights: WeightMap, module: Module) -> WeightMap:
+    """The map of a module whose adapted layers have adapters beside their weights.
+
+    Raises:
+        MimoError: a target names none of the weights.
+    """
+    options, parts = options_of(module), parts_of(module)
+    named = [rule for rule in weights.rules if rule.part in parts]
+    said = unmatched(module, (name for rule in named for name in _layers(rule)))
+    if said:
+        raise MimoError(said, place(module, "targets"))
+    rules = (
+        _with_adapters(rule, options) if rule.part in parts else rule for rule in weights.rules
+    )
+    return attrs.evolve(weights, rules=tuple(rules))
+
+
+def _layers(rule: WeightRule) -> dict[str, list[tuple[int, str]]]:
+    """Places and pieces of the matrices of a rule, by the names of their layers."""
+    found: dict[str, list[tuple[int, str]]] = {}
+    for at, stored in enumerate(rule.stored):
+        split = split_key(stored.key)
+        if split is not None and len(stored.shape) == 2:
+            found.setdefault(numbered(split[0], stored.index), []).append((at, split[1]))
+    return found
+
+
+def _with_adapters(rule: WeightRule, options: Options) -> WeightRule:
+    stored = list(rule.stored)
+    adapters = []
+    for name, pieces in _layers(rule).items():
+        if not is_target(name, options.targets):
+            continue
+        shapes = [rule.stored[at].shape for at, _ in pieces]
+        first = len(stored)
+        stored.append(Stored(key=f"{name}.lora_a", shape=(options.rank, shapes[0][1])))
+        for (_, piece), (rows, _columns) in zip(pieces, shapes, strict=True):
+            stored.append(Stored(key=f"{name}.lora_b{piece}", shape=(rows, options.rank)))
+        places = tuple(at for at, _ in pieces)
+        adapters.append(_Adapter(weights=places, a=first, b=tuple(range(first + 1, len(stored)))))
+    if not adapters:
+        return rule
+    added = len(stored) - len(rule.stored)
+
+    def load(files: Sequence[Tensor]) -> Sequence[Tensor | None]:
+        return [*rule.load(files), *[None] * added]
+
+    def save(tensors: Sequence[Tensor]) -> Sequence[Tensor]:
+        merged = list(tensors[: len(rule.stored)])
+        for adapter in adapters:
+            for weight, b in zip(adapter.weights, adapter.b, strict=True):
+                merged[weight] = merge(
+                    merged[weight], tensors[adapter.a], tensors[b], options.scale
+                )
+        return rule.save(merged)
+
+    return attrs.evolve(rule, stored=tuple(stored), load=load, save=save)
+
+
+def merge(weight: Tensor, a: Tensor, b: Tensor, scale: float) -> Tensor:
+    """``weight + scale * B A`` in the weight's precision, computed in fp32.
+
+    Args:
+        weight: ``[out, in]``.
+        a: ``[rank, in]``.
+        b: ``[out, rank]``.
+        scale: Of the product.
+    """
+    return (weight.float() + scale * (b.float() @ a.float())).to(weight.dtype)

@@ -55,7 +55,7 @@ def _spec(
             f"the {part} of module {module.name!r} is {spec!r}, not the ModuleSpec of a class",
             place(module),
         )
-    made = type(f"{base.__name__}WithLora", (AdaptedPart, base), {"lora": (part, module, groups)})
+    made = type(base.__name__, (AdaptedPart, base), {"lora": (part, module, groups)})
     return dataclasses.replace(spec, module=made)
 
 

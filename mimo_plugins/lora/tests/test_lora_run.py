@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 import mimo_core
 from mimo_core.cli.export import find_checkpoint, modules_to_write
 from mimo_core.errors import MimoError
+from mimo_core.recipe import load_recipe
 from mimo_core.weights.checkpoint import Checkpoint
 from mimo_core.weights.export import export
 
@@ -27,10 +28,10 @@ NONE = ("modules.vision.wrappers={}", "modules.language.wrappers={}")
 
 @attrs.frozen(kw_only=True)
 class Runs:
-    """Without adapters, and with them from the weights that the former began with."""
+    """Without adapters, and with them, from the same weights."""
 
     base: Path
-    """A directory of those weights."""
+    """A directory of them."""
     plain: dict[str, Any]
     adapted: dict[str, Any]
     folder: Path
@@ -73,12 +74,29 @@ def write(checkpoint: Path, out: Path) -> dict[str, torch.Tensor]:
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
     place = tmp_path_factory.mktemp("lora")
-    first = ("train.iterations=1", "checkpoint.save_initial=true")
-    plain = run(place / "plain", *NONE, *first, "modules.language.freeze=[language]")
-    write(place / "plain" / "checkpoints" / "iter_0000000", place / "base")
-    folder = place / "adapted"
-    adapted = run(folder, *begin(place / "base"))
-    return Runs(base=place / "base", plain=plain, adapted=adapted, folder=folder)
+    base = random_directory(place / "base")
+    plain = run(place / "plain", *NONE, *begin(base), "train.iterations=1", "checkpoint.save=false")
+    return Runs(
+        base=base,
+        plain=plain,
+        adapted=run(place / "adapted", *begin(base)),
+        folder=place / "adapted",
+    )
+
+
+def random_directory(folder: Path) -> Path:
+    """Weights that no module begins with by itself."""
+    generator = torch.Generator().manual_seed(1)
+    tensors = {}
+    for weights in modules_to_write(load_recipe(RECIPE), (), ()).values():
+        for rule in weights.rules:
+            prefix = weights.prefix if rule.part == weights.rules[0].part else ""
+            for name, shape in rule.files.items():
+                value = 0.1 * torch.randn(shape, generator=generator)
+                tensors[prefix + name] = value + (1 if len(shape) == 1 else 0)
+    folder.mkdir()
+    save_file(tensors, folder / "model.safetensors")
+    return folder
 
 
 def rows(summary: dict[str, Any]) -> list[tuple[float, float]]:
@@ -162,8 +180,9 @@ def started(runs: Runs, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path,
 
 
 def start(runs: Runs) -> list[str]:
-    freeze = ["modules.vision.freeze=[projector]", "train.iterations=2"]
-    return [f"checkpoint.start_from={runs.folder}", *freeze]
+    """Nothing moves: what is seen of held-out samples is what the other run saw at its end."""
+    still = ["train.learning_rate=1e-30", "train.iterations=2"]
+    return [f"checkpoint.start_from={runs.folder}", "modules.vision.freeze=[projector]", *still]
 
 
 def test_another_run_starts_from_adapters_and_reads_the_rest_where_it_is(
@@ -174,7 +193,7 @@ def test_another_run_starts_from_adapters_and_reads_the_rest_where_it_is(
     kinds = [origin["kind"] for origin in manifest(folder, 2)["origins"]]
     assert sorted(kinds) == ["checkpoint", "directory", "directory"]
     assert not [key for key in manifest(folder, 2)["tensors"] if "input_projections" in key]
-    assert summary["iterations"][0]["loss"] < runs.adapted["iterations"][0]["loss"]
+    assert summary["evaluations"][-1]["loss"] == runs.adapted["evaluations"][-1]["loss"]
 
 
 @pytest.mark.long
@@ -184,15 +203,9 @@ def test_and_goes_on_to_the_last_bit(
     folder = tmp_path / "run"
     first = "checkpoints/iter_0000001"
     shutil.copytree(started[0] / first, folder / first)
-    assert rows(run(folder, *start(runs))) == rows(started[1])[1:]
-
-
-def test_frozen_weights_that_came_from_nowhere_are_saved(runs: Runs) -> None:
-    """Told, as the checkpoint is larger than one may expect."""
-    said = "save_frozen is false, but the frozen weights of language are saved"
-    assert said in runs.plain["screen"] and said not in runs.adapted["screen"]
-    held = manifest(runs.folder.with_name("plain"), 1)
-    assert not held["left_out"] and "language_model.output_layer.weight" in held["tensors"]
+    again = run(folder, *start(runs))
+    assert rows(again) == rows(started[1])[1:]
+    assert again["evaluations"][-1]["loss"] == runs.adapted["evaluations"][-1]["loss"]
 
 
 @pytest.mark.parametrize(

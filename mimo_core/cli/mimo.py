@@ -15,13 +15,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import attrs
 import typer
 
+from mimo_core.cli import plugins
+from mimo_core.cli.options import Json, NoPlugin
 from mimo_core.errors import MimoError
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from mimo_core.plan import Plan
-    from mimo_core.plugins import PluginRecord
 
 app = typer.Typer(
     name="mimo",
@@ -30,30 +29,33 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-plugins = typer.Typer(help="Installed plugins.", no_args_is_help=True)
-app.add_typer(plugins, name="plugins")
-
-NoPlugin = Annotated[
-    list[str] | None, typer.Option("--no-plugin", metavar="NAME", help="Do not load this plugin.")
-]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-_STATE_COLOURS = {"usable": "green", "broken": "red", "disabled": "yellow"}
+app.add_typer(plugins.app, name="plugins")
 
 
-@plugins.command("list")
-def list_plugins(as_json: Json = False, no_plugin: NoPlugin = None) -> None:
-    """Every installed plugin: distribution, version, hooks, and whether it can be used."""
+@plugins.command("check")
+def check_installed(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="As recipes call the plugin.")],
+    options: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="KEY=VALUE", help="Its options; by default its own defaults."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Checks what a host expects of a plugin, as far as neither ranks nor torch are needed.
+
+    Ends with status 1 where something is wrong. The whole is `mimo_core.testing.Conformance`.
+    """
     from rich.console import Console
 
-    from mimo_core.plugins import Host
+    from mimo_core.cli.check import as_dict, check_plugin, table
 
-    records = Host.discover(no_plugin or ()).records
+    checked = list(check_plugin(name, options or ()))
     if as_json:
-        print(json.dumps([attrs.asdict(record) for record in records], indent=2))
-    elif records:
-        Console().print(_table(records))
+        print(json.dumps([as_dict(one) for one in checked], indent=2))
     else:
-        print("no plugins are installed; try: pip install mimo-plugin-radio mimo-plugin-nemotron")
+        Console().print(table(checked))
+    if any(one.outcome.status == "failed" for one in checked):
+        raise typer.Exit(1)
 
 
 @app.command("plan")
@@ -260,24 +262,6 @@ def main() -> None:
     except (MimoError, OSError) as error:
         print(error, file=sys.stderr)
         sys.exit(2)
-
-
-def _table(records: tuple[PluginRecord, ...]) -> Table:
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("plugin", "distribution", "version", "state", "hooks"):
-        table.add_column(heading, overflow="fold", no_wrap=heading == "plugin")
-    for record in records:
-        table.add_row(
-            record.name,
-            record.distribution,
-            record.version,
-            Text(record.state, style=_STATE_COLOURS[record.state]),
-            Text("\n".join([record.why or ", ".join(record.hooks), *record.warnings])),
-        )
-    return table
 
 
 if __name__ == "__main__":

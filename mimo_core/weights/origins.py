@@ -161,7 +161,7 @@ class Origins:
 
     def _of(self, key: str) -> Origin:
         if self._saved is not None and key in self._saved.left_out:
-            return origins_of(self._saved)[self._saved.left_out[key]["origin"]]
+            return origins_of(self._saved)[int(self._saved.left_out[key]["origin"])]
         if self._start is not None:
             if self._start not in self._made:
                 self._made[self._start] = checkpoint_origin(self._start)

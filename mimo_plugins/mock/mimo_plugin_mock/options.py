@@ -65,7 +65,9 @@ class Options:
     validation_samples: int = attrs.field(default=16, validator=_count)
     """Samples of the validation split."""
     images: ImageOptions = attrs.field(factory=ImageOptions)
+    """The images of a sample."""
     text: TextOptions = attrs.field(factory=TextOptions)
+    """The text of a sample."""
 
 
 def options_of(value: Any) -> Options:

@@ -42,9 +42,11 @@ class Options:
     size: Literal["custom", "base", "large", "huge"] = "custom"
     """A released size, or ``custom``: ``hidden_size``, ``layers`` and ``heads`` say it."""
     hidden_size: int | None = attrs.field(default=None, validator=_positive)
-    """Width of the transformer; like the next two, taken from ``size`` where not given."""
+    """Width of the transformer; taken from ``size`` where not given."""
     layers: int | None = attrs.field(default=None, validator=_positive)
+    """Transformer layers; taken from ``size`` where not given."""
     heads: int | None = attrs.field(default=None, validator=_positive)
+    """Attention heads; taken from ``size`` where not given."""
     ffn_hidden_size: int | None = attrs.field(default=None, validator=_positive)
     """Width inside the feed-forward layers; by default four times ``hidden_size``."""
 
@@ -62,6 +64,7 @@ class Options:
     """Dynamic resolution: most sequence positions of all pictures of a sample; by default each
     picture has its own budget only."""
     patch_size: int = attrs.field(default=16, validator=_positive)
+    """Side of a patch in pixels."""
     max_image_size: int = attrs.field(default=2048, validator=_positive)
     """Side of the square that the grid of position embeddings covers; it is interpolated to each
     picture's, smaller or larger."""
@@ -82,6 +85,7 @@ class Options:
     dropout: float = attrs.field(default=0.0, validator=_share)
     """In training, after attention and feed-forward layers and on the attention weights."""
     norm_epsilon: float = 1e-6
+    """Of the layer norms."""
 
     projector: Literal["affine", "mlp"] = "affine"
     """From the tower to the language model: one linear layer, or two with a squared ReLU."""

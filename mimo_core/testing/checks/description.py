@@ -1,0 +1,109 @@
+"""What a module says of itself, before anything is built."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import attrs
+import yaml
+
+from mimo_core.contract import LANGUAGE, Description, Grid, Media
+from mimo_core.graph import build_graph
+from mimo_core.recipe import load_text
+from mimo_core.recipe.stock import transformer_fields
+from mimo_core.testing.bench import ENCODER, Bench
+from mimo_core.testing.outcome import Finding
+
+_SIZES = {field.name for field in attrs.fields(Grid)} - {"first_rank"}
+_SECOND = "second"
+
+
+def sound(bench: Bench) -> Iterator[Finding]:
+    """Widths, weights, grid sizes and positions that the host can reckon with."""
+    module, told = bench.module()
+    for name in ("width", "layers", "heads"):
+        if getattr(told, name) < 1:
+            yield _wrong(bench, f"{name} is {getattr(told, name)}", f"give the module's {name}")
+    parts = {"language"} if module.is_language else {"encoder", "projector"}
+    for weights in told.weights:
+        if weights.part not in parts:
+            yield _wrong(
+                bench,
+                f"weights of part {weights.part!r} in a module that has {', '.join(sorted(parts))}",
+                "name the part by which these parameters are frozen",
+            )
+        if weights.parameters < 1:
+            yield _wrong(bench, f"{weights} without parameters", "leave them out")
+    if not told.weights:
+        yield _wrong(bench, "no weights", "tell every parameter: `mimo plan` counts bytes of them")
+    unknown = sorted((told.parallel | _split_over(told)) - _SIZES)
+    if unknown:
+        yield _wrong(
+            bench,
+            f"{', '.join(unknown)} in parallel or weights.split is no size of a grid",
+            f"use {', '.join(sorted(_SIZES))}",
+        )
+    foreign = sorted(told.owns - transformer_fields().keys())
+    if foreign:
+        yield _wrong(
+            bench,
+            f"owns {', '.join(foreign)}, which TransformerConfig does not have",
+            "correct the names, or take them out",
+        )
+    if not module.is_language:
+        yield from _positions(bench, told)
+
+
+def planned(bench: Bench) -> Iterator[Finding]:
+    """The plugin and its options make a recipe that can be planned."""
+    bench.graph()
+    return iter(())
+
+
+def apart(bench: Bench) -> Iterator[Finding]:
+    """Two modules with this plugin in one recipe: placeholders and random numbers of their own."""
+    if bench.module_name == LANGUAGE:
+        bench.graph()  # raises where prefixes or edges collide
+        return
+    recipe = bench.recipe()
+    modules = recipe["modules"]
+    recipe["modules"] = {ENCODER: modules[ENCODER], _SECOND: modules[ENCODER]} | modules
+    text = yaml.dump(recipe, Dumper=_NoAliases, sort_keys=False)
+    build_graph(load_text(text, "recipe of two modules"), bench.host)
+
+
+class _NoAliases(yaml.SafeDumper):
+    def ignore_aliases(self, data: object) -> bool:
+        return True
+
+
+def _positions(bench: Bench, told: Description) -> Iterator[Finding]:
+    assert told.accepts is not None and told.positions is not None
+    media = [_unloadable(medium) for medium in bench.inner.media(told.accepts)]
+    for few in ([], media[:1], media):
+        counts = list(told.positions(few))
+        shapes = [medium.shape for medium in few]
+        if len(counts) != len(few) or not all(type(count) is int and count > 0 for count in counts):
+            yield _wrong(
+                bench,
+                f"positions of media of shapes {shapes} are {counts}",
+                "give a whole number above 0 for each medium, in their order",
+            )
+
+
+def _unloadable(medium: Media) -> Media:
+    def load(_generator: object) -> object:
+        raise ValueError(
+            "describe().positions decodes a medium; it must count from Media.shape alone: ranks "
+            "that never decode count too"
+        )
+
+    return attrs.evolve(medium, load=load)
+
+
+def _split_over(told: Description) -> frozenset[str]:
+    return frozenset().union(*(weights.split for weights in told.weights))
+
+
+def _wrong(bench: Bench, said: str, fix: str) -> Finding:
+    return Finding(said=f"describe() of {bench.name!r}: {said}", fix=fix)

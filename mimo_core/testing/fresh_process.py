@@ -1,0 +1,101 @@
+"""A process that asks one plugin for what the launcher asks, and tells what that loaded."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+from mimo_core.plugins.loading import HEAVY, Loaded, load
+
+
+def main() -> None:
+    """``python -m mimo_core.testing.fresh_process plan|samples JSON``: a report as JSON, last."""
+    what, text = sys.argv[1:]
+    given = json.loads(text)
+    report = {"plan": _plan, "samples": _samples}[what](given)
+    print("\n" + json.dumps(report), end="")
+
+
+def _plan(given: dict[str, Any]) -> dict[str, Any]:
+    from mimo_core.plugins import discovery
+
+    points = {one.name: one for one in discovery.candidates((), {}) if one.name in given["plugins"]}
+    told: dict[str, Any] = {"hooks": {}}
+    first, *_ = given["plugins"]
+    found: list[Loaded] = []
+    told["import"] = _watched(lambda: found.append(load(points[first].load, points[first].check)))
+    told["import"]["warnings"] = [line for one in found for line in one.warnings]
+    if told["import"]["error"] or given["recipe"] is None:
+        return told
+    from mimo_core.contract import LANGUAGE
+    from mimo_core.graph import build_graph
+    from mimo_core.recipe import load_text
+    from mimo_core.testing.bench import host_of
+
+    host = host_of(given["plugins"])
+    made: list[Any] = []
+    loaded = load_text(given["recipe"], "recipe")
+    told["hooks"]["describe"] = _watched(lambda: made.append(build_graph(loaded, host)))
+    for graph in made:
+        modules = [m for m in graph.modules.values() if m.plugin in given["plugins"]]
+        for module in modules:
+            if host.has("weight_map", module.plugin):
+                told["hooks"]["weight_map"] = _watched(
+                    lambda m=module: host.ask("weight_map", m.plugin, module=m)  # type: ignore[misc]
+                )
+        plugin = graph.data.plugin
+        if host.has("preview", plugin):
+            told["hooks"]["preview"] = _watched(
+                lambda g=graph: host.ask("preview", g.data.plugin, data=g.data)  # type: ignore[misc]
+            )
+        assert LANGUAGE in graph.modules
+    return told
+
+
+def _samples(given: dict[str, Any]) -> dict[str, Any]:
+    from mimo_core.graph import build_graph
+    from mimo_core.recipe import load_text
+    from mimo_core.testing.bench import host_of
+    from mimo_core.testing.checks.datasets import SPLITS, fingerprint
+
+    host = host_of(given["plugins"])
+    data = build_graph(load_text(given["recipe"], "recipe"), host).data
+    told = []
+    with contextlib.redirect_stdout(io.StringIO()):
+        for split in SPLITS:
+            dataset = host.ask("build_dataset", data.plugin, data=data, split=split)
+            for index in range(min(given["count"], len(dataset))):
+                sample = dataset[index]
+                content = hashlib.sha256(repr(fingerprint(sample)).encode()).hexdigest()[:12]
+                told.append([f"sample {index} of {split}", f"{sample.key} ({content})"])
+    return {"samples": told}
+
+
+def _watched(call: Callable[[], Any]) -> dict[str, Any]:
+    """What a call loaded that is heavy, printed, raised; and its seconds of processor time."""
+    before = set(sys.modules)
+    printed = io.StringIO()
+    error = ""
+    start = time.process_time()
+    try:
+        with contextlib.redirect_stdout(printed):
+            call()
+    except (Exception, SystemExit) as raised:
+        error = f"{type(raised).__name__}: {raised}"
+    loaded = {name.partition(".")[0] for name in set(sys.modules) - before}
+    return {
+        "heavy": sorted(loaded & set(HEAVY)),
+        "printed": printed.getvalue()[:200],
+        "error": error,
+        "seconds": time.process_time() - start,
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,112 @@
+"""What checks on ranks found, kept where a rank that dies cannot lose it; and their ends."""
+
+from __future__ import annotations
+
+import faulthandler
+import json
+import os
+import sys
+import threading
+import time
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mimo_core.testing.checks import Check
+from mimo_core.testing.outcome import Finding, Outcome, as_json, outcome_of
+
+if TYPE_CHECKING:
+    from mimo_core.testing.rig import Rig
+
+_GRACE = 5.0
+"""Seconds that a rank has to end a check after another rank failed in it."""
+
+
+class Progress:
+    """One rank's file of outcomes; the ranks read each other's."""
+
+    def __init__(self, folder: Path, rank: int, world: int) -> None:
+        self._folder = folder
+        self._rank = rank
+        self._others = [other for other in range(world) if other != rank]
+        faulthandler.enable()
+
+    def run(self, subject: str, check: Check, rig: Rig) -> None:
+        """Run a check, on all ranks. One that does not end ends this process, its place told."""
+        self._tell({"begun": [subject, check.name]})
+        ended = threading.Event()
+        watch = threading.Thread(
+            target=self._watch,
+            args=(subject, check, rig.bench.subject.patience, ended, threading.get_ident()),
+            daemon=True,
+        )
+        watch.start()
+        outcome = outcome_of(lambda: check(rig))
+        self._end(subject, check, outcome)
+        while any(self._ended(other, subject, check) is None for other in self._others):
+            time.sleep(0.01)
+        ended.set()
+        watch.join()
+
+    def _watch(
+        self, subject: str, check: Check, patience: float, ended: threading.Event, main: int
+    ) -> None:
+        """End this process where a check does not."""
+        start = time.monotonic()
+        failed: float | None = None
+        while not ended.wait(0.05):
+            now = time.monotonic()
+            if failed is None and any(
+                self._ended(other, subject, check) == "failed" for other in self._others
+            ):
+                failed = now
+            waited_enough = failed is not None and now - failed > _GRACE
+            if not waited_enough and now - start < patience:
+                continue
+            if self._ended(self._rank, subject, check) is None:
+                frames = traceback.extract_stack(sys._current_frames()[main])
+                self._end(subject, check, _hang(self._rank, now - start, frames))
+            os._exit(3)
+
+    def _end(self, subject: str, check: Check, outcome: Outcome) -> None:
+        self._tell({"ended": [subject, check.name], "outcome": as_json(outcome)})
+
+    def _tell(self, line: dict[str, Any]) -> None:
+        with self._file(self._rank).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def _ended(self, rank: int, subject: str, check: Check) -> str | None:
+        """How the check ended on a rank, if it did."""
+        for line in read_lines(self._file(rank)):
+            if line.get("ended") == [subject, check.name]:
+                status: str = line["outcome"]["status"]
+                return status
+        return None
+
+    def _file(self, rank: int) -> Path:
+        return self._folder / f"rank-{rank}.jsonl"
+
+
+def read_lines(file: Path) -> list[dict[str, Any]]:
+    """The whole lines of a rank's file."""
+    if not file.exists():
+        return []
+    *lines, _ = file.read_text(encoding="utf-8").split("\n")
+    return [json.loads(line) for line in lines]
+
+
+def _hang(rank: int, seconds: float, frames: traceback.StackSummary) -> Outcome:
+    own = [frame for frame in frames if f"{os.sep}torch{os.sep}" not in frame.filename]
+    where = own[-1] if own else frames[-1]
+    return Outcome(
+        status="failed",
+        waited=True,
+        findings=(
+            Finding(
+                said=f"rank {rank} waits for {seconds:.0f} s in {where.name} "
+                f"({where.filename}:{where.lineno}): it does not end",
+                fix="let all ranks of a group come to the same collectives, in the same order, "
+                "whatever samples each of them has",
+            ),
+        ),
+    )

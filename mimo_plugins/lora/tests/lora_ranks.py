@@ -9,7 +9,7 @@ from typing import Any
 import attrs
 import torch
 import torch.distributed as dist
-from lora_modules import HOST, LANGUAGE, TARGETS, VISION, lora
+from lora_modules import GATED, HOST, LANGUAGE, TARGETS, VISION, lora
 from megatron.core.tensor_parallel import model_parallel_cuda_manual_seed
 from megatron.core.transformer.spec_utils import build_module
 from safetensors.torch import save_file
@@ -31,7 +31,7 @@ def two_ranks(platform: Any) -> dict[str, Any]:
     groups = dict(build_topology(grids, dict.fromkeys(grids, 0), platform.backend).groups)
     model_parallel_cuda_manual_seed(7, tp_rank=groups["split"].tp.rank(), ep_rank=0, etp_rank=0)
     found = {}
-    for module in (VISION, LANGUAGE):
+    for module in (VISION, GATED, LANGUAGE):
         grid = grids["split" if module.is_language else "vision"]
         wrappers = lora(*TARGETS[module.plugin], rank=RANK, alpha=ALPHA)
         adapted = attrs.evolve(module, wrappers=wrappers)
@@ -51,6 +51,38 @@ def two_ranks(platform: Any) -> dict[str, Any]:
     again = built(megatron, grids["whole"], groups["whole"], platform)
     found["recomputed"] = compared(whole, again, adapted, groups | {"split": groups["whole"]})
     found["refused"] = refused(platform, groups["split"])
+    return found
+
+
+def one_rank(platform: Any) -> dict[str, Any]:
+    """Each module with adapters, merged: on a GPU with layers of TransformerEngine, which has its
+    norms inside of them and no experts that can be adapted."""
+    groups = build_topology({"one": Grid()}, {"one": 0}, platform.backend).groups["one"]
+    model_parallel_cuda_manual_seed(7, tp_rank=0, ep_rank=0, etp_rank=0)
+    found = {}
+    for module in (
+        VISION,
+        attrs.evolve(LANGUAGE, options=attrs.evolve(LANGUAGE.options, pattern="M*-")),
+    ):
+        adapted = attrs.evolve(
+            module, wrappers=lora(*TARGETS[module.plugin], rank=RANK, alpha=ALPHA)
+        )
+        whole, plain = (built(one, Grid(), groups, platform) for one in (adapted, module))
+        begin_alike(whole, plain)
+        make_up(whole)
+        outputs(whole, module).sum().backward()
+        found[module.plugin] = {
+            "unnamed": unnamed(adapted, map_of(adapted), parts(whole, module), groups),
+            "merged": merged(whole, plain, adapted, groups),
+            "without": [
+                name
+                for name, value in whole.named_parameters()
+                if value.requires_grad and (value.grad is None or not value.grad.any())
+            ],
+            "layers": sorted(
+                {type(layer).__mro__[2].__name__ for layer in whole._lora_layers.values()}
+            ),  # type: ignore[union-attr, operator]
+        }
     return found
 
 
@@ -76,33 +108,47 @@ def map_of(module: Module) -> Any:
 def outputs(model: nn.Module, module: Module) -> Tensor:
     """Rows of two pictures, or losses of two texts."""
     generator = torch.Generator().manual_seed(3)
+    device = next(model.parameters()).device
     if not module.is_language:
-        return model(images=torch.randn(2, 3, 16, 16, generator=generator))  # type: ignore[no-any-return]
-    ids = torch.randint(0, 200, (2, 12), generator=generator)
-    places = torch.arange(12).expand_as(ids)
+        images = torch.randn(2, 3, 16, 16, generator=generator)
+        return model(images=images.to(device))  # type: ignore[no-any-return]
+    ids = torch.randint(0, 200, (2, 12), generator=generator).to(device)
+    places = torch.arange(12, device=device).expand_as(ids)
     return model(ids, places, None, labels=ids.roll(-1, 1))  # type: ignore[no-any-return]
 
 
-def tensors(model: nn.Module) -> dict[tuple[str, tuple[int, ...]], Any]:
-    """What this rank has of each tensor of a checkpoint."""
+def tensors(model: nn.Module) -> list[Any]:
+    """What this rank has of each tensor of a checkpoint; a gated layer's halves are two parts."""
     state = model.sharded_state_dict(metadata={"dp_cp_group": model.groups.dp_cp})  # type: ignore[operator]
-    return {
-        (one.key, tuple(one.global_offset[: one.prepend_axis_num])): one
-        for one in sharded_tensors(state)
-    }
+    return list(sharded_tensors(state))
+
+
+def place_of(part: Any) -> tuple[str, tuple[int, ...]]:
+    return part.key, tuple(part.global_offset[: part.prepend_axis_num])
+
+
+def slice_of(part: Any) -> Any:
+    return part.global_slice()[part.prepend_axis_num :]
+
+
+@torch.no_grad()
+def full_of(whole: nn.Module) -> dict[tuple[str, tuple[int, ...]], Tensor]:
+    """Whole tensors, of a model that is whole on this rank."""
+    found: dict[tuple[str, tuple[int, ...]], Tensor] = {}
+    for part in tensors(whole):
+        shape = part.global_shape[part.prepend_axis_num :]
+        tensor = found.setdefault(place_of(part), part.data.new_empty(shape))
+        tensor[slice_of(part)] = part.data
+    return found
 
 
 @torch.no_grad()
 def take(model: nn.Module, whole: nn.Module) -> None:
     """This rank's part of all that both have."""
-    full = tensors(whole)
-    for at, part in tensors(model).items():
-        if at in full:
-            part.data.copy_(part_of(full[at].data, part))
-
-
-def part_of(full: Tensor, part: Any) -> Tensor:
-    return full[part.global_slice()[part.prepend_axis_num :]]
+    full = full_of(whole)
+    for part in tensors(model):
+        if place_of(part) in full:
+            part.data.copy_(full[place_of(part)][slice_of(part)])
 
 
 def begin_alike(whole: nn.Module, plain: nn.Module) -> None:
@@ -119,14 +165,17 @@ def make_up(whole: nn.Module) -> None:
     generator = torch.Generator().manual_seed(5)
     for name, parameter in whole.named_parameters():
         if name.endswith("lora_b"):
-            parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator))
+            drawn = torch.randn(parameter.shape, generator=generator)
+            parameter.copy_(0.3 * drawn.to(parameter.device))
 
 
 def merged(whole: nn.Module, plain: nn.Module, module: Module, groups: Any) -> dict[str, float]:
     """The adapted model, and a plain one that begins with what is written of it."""
     with tempfile.TemporaryDirectory() as folder:
         files = tensors_as_in_files(module, map_of(module), parts(whole, module), groups)
-        save_file({n: t.contiguous() for n, t in files.items()}, Path(folder) / "model.safetensors")
+        save_file(
+            {n: t.cpu().contiguous() for n, t in files.items()}, Path(folder) / "model.safetensors"
+        )
         bare = attrs.evolve(module, wrappers={})
         before = outputs(plain, module)
         read_parts(bare, map_of(bare), parts(plain, module), groups, Path(folder))
@@ -151,13 +200,16 @@ def compared(whole: nn.Module, split: nn.Module, module: Module, groups: Any) ->
     learning = {name for name, parameter in split.named_parameters() if parameter.requires_grad}
     kept = {name: tensor.detach().clone() for name, tensor in whole.named_parameters()}
     put_gradients(models.values())
-    full = tensors(whole)
-    gaps = {}
-    for at, part in tensors(split).items():
-        if "lora_" in at[0]:
-            due = part_of(full[at].data, part)
-            largest = float(full[at].data.abs().max())
-            gaps[at[0]] = float((part.data - due).abs().max()) / largest if largest else None
+    full = full_of(whole)
+    gaps: dict[str, float | None] = {}
+    for part in tensors(split):
+        if "lora_" in part.key:
+            due = full[place_of(part)]
+            gap, largest = (
+                float((part.data - due[slice_of(part)]).abs().max()),
+                float(due.abs().max()),
+            )
+            gaps[part.key] = max(gap / largest, gaps.get(part.key) or 0.0) if largest else None
     with torch.no_grad():
         for name, parameter in whole.named_parameters():
             parameter.copy_(kept[name])

@@ -196,7 +196,6 @@ def test_another_run_starts_from_adapters_and_reads_the_rest_where_it_is(
     assert summary["evaluations"][-1]["loss"] == runs.adapted["evaluations"][-1]["loss"]
 
 
-@pytest.mark.long
 def test_and_goes_on_to_the_last_bit(
     runs: Runs, started: tuple[Path, dict[str, Any]], tmp_path: Path
 ) -> None:

@@ -107,10 +107,10 @@ def pickled(bench: Bench) -> Iterator[Finding]:
 
 def preview(bench: Bench) -> Iterator[Finding]:
     """The plan's samples: none of the dataset is longer."""
-    if not bench.host.has("preview", bench.name):
-        raise NotDeclared("preview: the plugin has no hook preview()")
     data = bench.graph().data
-    shown = [_size(sample) for sample in bench.host.ask("preview", bench.name, data=data)]
+    if not bench.host.has("preview", data.plugin):
+        raise NotDeclared("preview: the plugin has no hook preview()")
+    shown = [_size(sample) for sample in bench.host.ask("preview", data.plugin, data=data)]
     if not shown:
         yield Finding(said=f"preview() of {bench.name!r} shows nothing", fix="give a few samples")
         return

@@ -13,6 +13,7 @@ from mimo_core.run_folder import RunFolder
 from mimo_core.train.going_on import checkpoint_of
 from mimo_core.train.starting import starting_weights
 from mimo_core.weights.beginning import directories
+from mimo_core.weights.origins import check_origins
 
 if TYPE_CHECKING:
     from mimo_core.recipe import Recipe
@@ -77,9 +78,13 @@ def pretrain(
 
     console = Console()
     console.print(run_header(plan))
-    done = checkpoint_of(plan, folder).iteration
+    going_on = checkpoint_of(plan, folder)
+    done = going_on.iteration
     weights = starting_weights(plan, done)
-    directories(plan, done)
+    saved = (weights or going_on).manifest
+    found = directories(plan, done, saved)
+    if saved is not None:
+        check_origins(saved, found)
     begins = "" if done is None else f", going on after iteration {done}"
     if weights is not None:
         begins = f", with the weights of {weights.path}"

@@ -54,6 +54,11 @@ class Manifest:
     """Bytes by path in the checkpoint."""
     random_states: tuple[str, ...]
     """The file of each world rank's random state."""
+    left_out: Mapping[str, Mapping[str, Any]] = attrs.field(factory=dict)
+    """Weights that do not learn and are read again elsewhere: ``shape``, ``dtype`` and number of
+    their ``origin`` by key."""
+    origins: tuple[Mapping[str, Any], ...] = ()
+    """Where: see ``mimo_core.weights.origins.Origin``."""
 
 
 class Incomplete(ValueError):

@@ -36,6 +36,18 @@ class Graph:
         """Every module but the language model, in the order of the recipe."""
         return tuple(name for name in self.modules if name != LANGUAGE)
 
+    @property
+    def frozen(self) -> tuple[str, ...]:
+        """Modules of which some weights do not learn."""
+        return tuple(
+            name
+            for name, module in self.modules.items()
+            if any(
+                weights.frozen or weights.part in module.freeze
+                for weights in self.descriptions[name].weights
+            )
+        )
+
     def edge_of(self, encoder: str) -> Edge:
         """The one edge that leaves an encoder."""
         return next(edge for edge in self.edges if edge.source == encoder)

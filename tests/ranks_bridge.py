@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from itertools import accumulate
 from typing import Any
 
@@ -130,7 +129,6 @@ def everything(platform: Any, layouts: dict[str, dict[str, Any]]) -> dict[str, A
     result = {name: Rank(platform, **layout).run() for name, layout in layouts.items()}
     rank = Rank(platform, **layouts["fan in"])
     result["errors"] = _errors(rank) if rank.module != LANGUAGE else {}
-    result["megatron"] = "megatron.core" in sys.modules
     return result
 
 

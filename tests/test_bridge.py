@@ -125,7 +125,3 @@ def test_a_tower_that_puts_out_other_rows_than_described_is_told_so(ranks):
             "wide; mend the plugin's describe(), its tower or its projector"
         )
         assert "rows of shape [3, 4], expected [3, 3]" in said["width"]
-
-
-def test_the_bridge_needs_no_megatron(ranks):
-    assert not any(rank["megatron"] for rank in ranks)

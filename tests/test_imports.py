@@ -35,6 +35,9 @@ PURE = (
     "weights/beginning.py",
     "cli/__init__.py",
     "cli/mimo.py",
+    "cli/options.py",
+    "cli/plugins.py",
+    "scaffold",
     "report/header.py",
     "cli/doctor.py",
     "doctor",
@@ -85,6 +88,13 @@ def test_plugins_and_recipe_do_not_reach_up(path: Path):
     assert not {f"mimo_core.{name}" for name in above} & found
 
 
+@pytest.mark.parametrize("name", ["bridge", "routes"])
+def test_the_bridge_needs_no_megatron(name: str):
+    path = CORE / "communicator" / f"{name}.py"
+    found = {found.partition(".")[0] for found in imports(ast.parse(path.read_text()), nested=True)}
+    assert "megatron" not in found
+
+
 def test_the_core_imports_no_plugin():
     for path in CORE.rglob("*.py"):
         for name in imports(ast.parse(path.read_text()), nested=True):
@@ -111,7 +121,9 @@ LAYERS = (
     ),
     ("plugins", "recipe", "layout"),
     ("graph", "star", "stock_settings", "validate", "memory", "sources", "plan", "weights"),
+    ("scaffold",),
     ("platforms", "data", "report"),
+    ("nursery",),
     ("topology", "communicator", "rng"),
     ("model", "gradients", "optimizer"),
     ("building",),

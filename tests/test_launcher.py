@@ -62,8 +62,8 @@ def test_a_killed_rank_ends_the_run_and_is_named(
     launcher, folder = endless
     ranks = [
         process
-        for process in psutil.Process(launcher.pid).children()
-        if process.environ().get("RANK") == "0"
+        for process in psutil.Process(launcher.pid).children(recursive=True)
+        if process.name() == "mimo rank 0"
     ]
     ranks[0].send_signal(signal.SIGKILL)
     _, errors = launcher.communicate(timeout=20)

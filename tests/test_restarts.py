@@ -37,7 +37,13 @@ class Attempts:
     saved: int | None = None
 
     def attempt(
-        self, plan: Any, folder: RunFolder, disabled: Any, environment: Any, stopping: Any
+        self,
+        nursery: Any,
+        plan: Any,
+        folder: RunFolder,
+        disabled: Any,
+        environment: Any,
+        stopping: Any,
     ) -> Failure | None:
         self.told.append(json.loads(environment[RESTARTS]))
         self.saved, failure = self.ends.pop(0)

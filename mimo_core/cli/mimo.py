@@ -15,13 +15,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import attrs
 import typer
 
+from mimo_core.cli import plugins
+from mimo_core.cli.options import Json, NoPlugin
 from mimo_core.errors import MimoError
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from mimo_core.plan import Plan
-    from mimo_core.plugins import PluginRecord
 
 app = typer.Typer(
     name="mimo",
@@ -30,30 +29,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-plugins = typer.Typer(help="Installed plugins.", no_args_is_help=True)
-app.add_typer(plugins, name="plugins")
-
-NoPlugin = Annotated[
-    list[str] | None, typer.Option("--no-plugin", metavar="NAME", help="Do not load this plugin.")
-]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-_STATE_COLOURS = {"usable": "green", "broken": "red", "disabled": "yellow"}
-
-
-@plugins.command("list")
-def list_plugins(as_json: Json = False, no_plugin: NoPlugin = None) -> None:
-    """Every installed plugin: distribution, version, hooks, and whether it can be used."""
-    from rich.console import Console
-
-    from mimo_core.plugins import Host
-
-    records = Host.discover(no_plugin or ()).records
-    if as_json:
-        print(json.dumps([attrs.asdict(record) for record in records], indent=2))
-    elif records:
-        Console().print(_table(records))
-    else:
-        print("no plugins are installed; try: pip install mimo-plugin-radio mimo-plugin-nemotron")
+app.add_typer(plugins.app, name="plugins")
 
 
 @plugins.command("check")
@@ -106,8 +82,9 @@ def show_plan(
     from mimo_core.weights.beginning import directories, notes
 
     plan = make_plan(recipe, overrides or (), disabled=no_plugin or ())
-    starting_weights(plan, done=None)
-    weights = directories(plan, done=None)
+    start = starting_weights(plan, done=None)
+    saved = start.manifest if start else None
+    weights = directories(plan, done=None, saved=saved)
     if as_json:
         print(json.dumps(plan_as_dict(plan), indent=2))
         return
@@ -115,7 +92,7 @@ def show_plan(
     console.print(run_header(plan))
     parts = plan.graph.descriptions.values()
     console.print(f"{sum(part.parameters for part in parts):,} parameters in all", highlight=False)
-    for line in notes(weights):
+    for line in notes(weights, saved):
         console.print(line, highlight=False, soft_wrap=True)
     console.print("", memory_table(plan), sep="\n")
     if plan.preview:
@@ -285,24 +262,6 @@ def main() -> None:
     except (MimoError, OSError) as error:
         print(error, file=sys.stderr)
         sys.exit(2)
-
-
-def _table(records: tuple[PluginRecord, ...]) -> Table:
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("plugin", "distribution", "version", "state", "hooks"):
-        table.add_column(heading, overflow="fold", no_wrap=heading == "plugin")
-    for record in records:
-        table.add_row(
-            record.name,
-            record.distribution,
-            record.version,
-            Text(record.state, style=_STATE_COLOURS[record.state]),
-            Text("\n".join([record.why or ", ".join(record.hooks), *record.warnings])),
-        )
-    return table
 
 
 if __name__ == "__main__":

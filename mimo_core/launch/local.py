@@ -13,7 +13,8 @@ from typing import Any
 
 from mimo_core.launch.ending import NOTHING_DONE, RESTARTS
 from mimo_core.launch.failure import Failure
-from mimo_core.launch.ranks import attempt
+from mimo_core.launch.ranks import attempt, nursery_of
+from mimo_core.nursery import Nursery, NurseryEnded
 from mimo_core.plan import Plan
 from mimo_core.recipe import dump
 from mimo_core.run_folder import RunFolder
@@ -50,8 +51,11 @@ def launch(
         _prepare(plan, folder)
     except OSError as error:
         raise ValueError(f"--run-dir {folder.path} cannot be used: {error}") from error
-    with lock, _Signals() as signals:
-        failure = _attempts(plan, folder, disabled, max_restarts, signals)
+    with lock, nursery_of(folder) as nursery, _Signals() as signals:
+        try:
+            failure = _attempts(nursery, plan, folder, disabled, max_restarts, signals)
+        except NurseryEnded as error:
+            raise RunFailed(str(error)) from error
     if failure is not None and failure.code:
         raise RunFailed(failure.text())
     if failure is not None:
@@ -76,6 +80,7 @@ def _prepare(plan: Plan, folder: RunFolder) -> None:
 
 
 def _attempts(
+    nursery: Nursery,
     plan: Plan,
     folder: RunFolder,
     disabled: Sequence[str],
@@ -87,7 +92,7 @@ def _attempts(
     begun_at, in_a_row = checkpoint_of(plan, folder).iteration, 0
     while True:
         told = {RESTARTS: json.dumps(restarts)}
-        failure = attempt(plan, folder, disabled, told, lambda: signals.told)
+        failure = attempt(nursery, plan, folder, disabled, told, lambda: signals.told)
         if failure is None or failure.expected or not failure.code or signals.told:
             return failure
         done = checkpoint_of(plan, folder).iteration

@@ -5,25 +5,32 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 
 import attrs
 
 from mimo_core.launch.ending import LAUNCHED, LITTLE, NOTHING_DONE
 from mimo_core.launch.failure import Failure
+from mimo_core.nursery import Child, Nursery
 from mimo_core.plan import Plan
 from mimo_core.rank import free_port
 from mimo_core.run_folder import RunFolder
 
+_ENTRY = "mimo_core.cli.pretrain:main"
+_WARM = ("mimo_core.launch.worker", "mimo_core.train.engine", "mimo_core.report.screen")
 _GRACE = 1.0
 """Seconds that ranks have to end by themselves where one has failed, and to say why."""
 
 
+def nursery_of(folder: RunFolder) -> Nursery:
+    """Where this run's ranks come from; it begins to import at once."""
+    return Nursery(_WARM, told=str(folder.path))
+
+
 def attempt(
+    nursery: Nursery,
     plan: Plan,
     folder: RunFolder,
     disabled: Sequence[str],
@@ -33,6 +40,7 @@ def attempt(
     """Start all ranks and wait for their end.
 
     Args:
+        nursery: Where ranks come from.
         plan: What to run.
         folder: The run's folder, prepared.
         disabled: Plugins that ranks must not import.
@@ -45,16 +53,15 @@ def attempt(
     """
     for rank in range(plan.layout.world_size):
         folder.failure(rank).unlink(missing_ok=True)
-    command = [sys.executable, "-m", "mimo_core.cli.pretrain", str(folder.recipe)]
-    command += ["--run-dir", str(folder.path)]
+    command = ["mimo-pretrain", str(folder.recipe), "--run-dir", str(folder.path)]
     for name in disabled:
         command += ["--no-plugin", name]
     port = free_port()
-    ranks: list[subprocess.Popen[bytes]] = []
+    ranks: list[Child] = []
     try:
         for rank in range(plan.layout.world_size):
             environ = {**os.environ, **_place(plan, rank, port), **environment}
-            ranks.append(subprocess.Popen(command, env=environ, start_new_session=True))
+            ranks.append(nursery.start(_ENTRY, command, environ, name=f"mimo rank {rank}"))
         codes = _wait(ranks, stopping)
         _let_end(ranks)
     finally:
@@ -76,13 +83,14 @@ def _place(plan: Plan, rank: int, port: int) -> dict[str, str]:
     }
 
 
-def _wait(ranks: Sequence[subprocess.Popen[bytes]], stopping: Callable[[], bool]) -> dict[int, int]:
+def _wait(ranks: Sequence[Child], stopping: Callable[[], bool]) -> dict[int, int]:
     """Until all ranks have ended, or one has failed. Gives the exit codes of failed ranks."""
     told = False
     while True:
         running = any(process.poll() is None for process in ranks)
-        failed = {rank: process.returncode for rank, process in enumerate(ranks)}
-        failed = {rank: code for rank, code in failed.items() if code}
+        failed = {
+            rank: process.returncode for rank, process in enumerate(ranks) if process.returncode
+        }
         if failed or not running:
             return failed
         if stopping() and not told:
@@ -92,17 +100,16 @@ def _wait(ranks: Sequence[subprocess.Popen[bytes]], stopping: Callable[[], bool]
         time.sleep(0.05)
 
 
-def _let_end(ranks: Sequence[subprocess.Popen[bytes]]) -> None:
+def _let_end(ranks: Sequence[Child]) -> None:
     deadline = time.monotonic() + _GRACE
     while any(process.poll() is None for process in ranks) and time.monotonic() < deadline:
         time.sleep(0.02)
 
 
-def _end(ranks: Sequence[subprocess.Popen[bytes]]) -> None:
+def _end(ranks: Sequence[Child]) -> None:
     """End what still runs: a rank, and whatever it left behind, as its group outlives it."""
     for process in ranks:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
+        process.kill_group()
     for process in ranks:
         process.wait()
 

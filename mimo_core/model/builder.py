@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -18,6 +19,7 @@ from megatron.training.models.dist_utils import (
     prepare_existing_model_chunks_for_distributed_training,
 )
 
+from mimo_core.checkpoints import Manifest
 from mimo_core.contract import LANGUAGE, Encoder, Module
 from mimo_core.graph import Graph
 from mimo_core.model.containers import container_spec
@@ -27,8 +29,10 @@ from mimo_core.plugins import Host
 from mimo_core.rng import seed_module
 from mimo_core.topology import Topology
 from mimo_core.weights.beginning import weight_map
-from mimo_core.weights.load import load_weights
+from mimo_core.weights.checkpoint import Checkpoint
+from mimo_core.weights.load import load_left_out, load_weights
 from mimo_core.weights.match import Match
+from mimo_core.weights.origins import Origins, keys_at, origins_of
 
 
 @dataclass(kw_only=True)
@@ -45,7 +49,11 @@ class BuildConfig(ModelConfig):
     submodules: Mapping[str, Encoder | ModuleSpec] = field(init=False)
     """What the plugins gave, by module; asked once a rank."""
     weights: Mapping[str, Match] = field(default_factory=dict)
-    """Directories whose weights modules begin with."""
+    """Directories whose weights modules begin with, or read again."""
+    saved: Manifest | None = None
+    """Of the checkpoint that is loaded into the model; what it leaves out is read here."""
+    origins: Origins | None = None
+    """Where weights that do not learn are read again; ``None`` where all are saved."""
 
     def __post_init__(self) -> None:
         self.submodules = {name: self._ask(module) for name, module in self.graph.modules.items()}
@@ -162,7 +170,13 @@ class Builder(ModelBuilder[Model, BuildConfig]):
             # before the optimizer makes its main parameters from them.
             modules = {name: config.graph.modules[name] for name in config.weights}
             maps = {name: weight_map(config.host, module) for name, module in modules.items()}
-            load_weights(model.sharded_state_dict(), maps, config.weights)
+            loaded = load_weights(model.sharded_state_dict(), maps, config.weights)
+            if config.origins is not None:
+                config.origins.loaded = loaded
+        for origin in origins_of(config.saved) if config.saved else ():
+            if config.saved and origin.kind == "checkpoint":
+                keys, source = keys_at(config.saved, origin), Checkpoint(Path(origin.path))
+                load_left_out(model.sharded_state_dict(), source, keys)
         return [model]
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -14,6 +15,13 @@ if TYPE_CHECKING:
 
 PLATFORM_VARIABLE = "MIMO_PLATFORM"
 """Environment variable that forces ``cpu`` or ``cuda``; by default a GPU is used if there is."""
+
+
+def without_gpu() -> bool:
+    """Whether ranks here run on CPUs for certain; told without touching a GPU, as a process that
+    did cannot fork children that use one."""
+    wanted = os.environ.get(PLATFORM_VARIABLE)
+    return wanted == "cpu" or (not wanted and not Path("/dev/nvidiactl").exists())
 
 
 def select(local_rank: int = 0) -> RankPlatform:
@@ -40,4 +48,4 @@ def select(local_rank: int = 0) -> RankPlatform:
     return CudaPlatform(local_rank, transformer_engine=te)
 
 
-__all__ = ["PLATFORM_VARIABLE", "select"]
+__all__ = ["PLATFORM_VARIABLE", "select", "without_gpu"]

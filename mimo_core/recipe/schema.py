@@ -97,6 +97,10 @@ class CheckpointRecipe:
     """Iterations between checkpoints; 0 saves at the end only."""
     save_initial: bool = False
     """Save the weights that a run begins with too, as iteration 0."""
+    save_frozen: bool = True
+    """Save weights that do not learn, too. `false` leaves out those that a directory gave
+    (`modules.NAME.weights`), or `start_from`: where the run goes on, is exported or started from,
+    they are read again there."""
     directory: str | None = None
     """Where checkpoints are; `checkpoints` by default. A relative path is below the run folder."""
     start_from: str | None = None

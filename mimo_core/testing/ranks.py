@@ -5,17 +5,21 @@ The test process itself never installs the CPU platform nor makes process groups
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
-import signal
-import subprocess
 import sys
 import tempfile
 import time
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from mimo_core.nursery import Child, Nursery
+from mimo_core.platforms import PLATFORM_VARIABLE
 from mimo_core.rank import free_port
+
+_WARM = ("megatron.training.training", "megatron.core.models.mimo.model.base")
 
 
 class RankFailure(AssertionError):
@@ -42,6 +46,7 @@ def run_ranks(
         base = Path(folder)
         port = free_port()
         processes = []
+        nursery = _nursery(os.environ.get(PLATFORM_VARIABLE))
         for rank in range(ranks):
             environ = os.environ | {
                 "RANK": str(rank),
@@ -50,27 +55,36 @@ def run_ranks(
                 "MASTER_ADDR": "127.0.0.1",
                 "MASTER_PORT": str(port),
                 "OMP_NUM_THREADS": "1",
+                # Of processes that the rank starts by itself.
                 "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
             }
-            command = [sys.executable, "-m", "mimo_core.testing", function]
-            command += [json.dumps(arguments), str(base / f"result-{rank}")]
-            with (base / f"log-{rank}").open("wb") as log:
-                processes.append(
-                    subprocess.Popen(
-                        command, env=environ, stdout=log, stderr=log, start_new_session=True
-                    )
+            processes.append(
+                nursery.start(
+                    "mimo_core.testing.rank:main",
+                    ["rank", function, json.dumps(arguments), str(base / f"result-{rank}")],
+                    environ,
+                    name=f"test rank {rank}",
+                    log=base / f"log-{rank}",
                 )
+            )
         try:
             _wait(processes, base, timeout)
         finally:
             for process in processes:
-                if process.poll() is None:
-                    os.killpg(process.pid, signal.SIGKILL)
+                process.kill_group()
                 process.wait()
         return [json.loads((base / f"result-{rank}").read_text()) for rank in range(ranks)]
 
 
-def _wait(processes: list[subprocess.Popen[bytes]], logs: Path, timeout: float) -> None:
+@lru_cache
+def _nursery(_platform: str | None) -> Nursery:
+    """One for all tests of a session: the first rank alone waits for imports."""
+    nursery = Nursery(_WARM)
+    atexit.register(nursery.close)
+    return nursery
+
+
+def _wait(processes: list[Child], logs: Path, timeout: float) -> None:
     end = time.monotonic() + timeout
     while any(process.poll() is None for process in processes):
         for rank, process in enumerate(processes):

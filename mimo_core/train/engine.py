@@ -40,7 +40,7 @@ from mimo_core.train.facts import facts_to_keep
 from mimo_core.train.history import History
 from mimo_core.train.samples import Samples
 from mimo_core.train.step import LOSS, POSITIONS, ForwardStep
-from mimo_core.weights.beginning import directories, notes
+from mimo_core.weights.beginning import notes
 
 SKIPPED_IN_A_ROW = 10
 """Steps that are not taken because a gradient is not finite, before the run ends."""
@@ -91,7 +91,7 @@ class Engine:
         metric = getattr(self._samples.held_out, "metric", "exact_match")
         self._forward_step = ForwardStep(self._communicator, platform, metric)
         self._facts = facts_to_keep(plan, self._samples)
-        self._build.weights = directories(plan, self._history.newest.iteration)
+        self._history.prepare(self._build)
         self._args = parse(plan, flags(plan, self._steps()))
         stop_where_agreed(self._args, self._agreed_to_stop)
         if reporter is not None:
@@ -109,7 +109,7 @@ class Engine:
 
     def run(self) -> None:
         """Train, evaluate and save by the stock loop."""
-        self._history.adapt(self._facts, self._platform)
+        self._history.adapt(self._facts, self._platform, self._build.origins)
         adapt_stock_loop(train_step=self._around_step, evaluate=self._around_evaluation)
         self._build.config_of(LANGUAGE).finalize_model_grads_func = finalize_gradients
         with exit_is_an_end():
@@ -189,8 +189,8 @@ class Engine:
 
     def _tell(self, reporter: Reporter) -> None:
         """What a person should know before the run begins, or goes on."""
-        told = (*notes(self._build.weights), *self._samples.notes)
-        for line in (*told, *self._history.notes(self._facts)):
+        told = (*notes(self._build.weights, self._build.saved), *self._samples.notes)
+        for line in (*told, *self._history.notes(self._facts, self._build.origins)):
             reporter.note(line)
 
     def _make_feeds(self, _samples: Any) -> tuple[Feed, Feed | None, None]:

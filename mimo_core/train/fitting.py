@@ -17,6 +17,7 @@ from mimo_core.checkpoints import Manifest
 from mimo_core.contract import LANGUAGE
 from mimo_core.errors import CheckpointError
 from mimo_core.platforms.base import RankPlatform
+from mimo_core.train.frozen import MODEL, split
 
 _SHOWN = 8
 """Keys of a kind that the message lists; the log has them all."""
@@ -62,6 +63,7 @@ class Fitting:
             Raises:
                 CheckpointError: the checkpoint does not fit; the same on all ranks.
             """
+            state, elsewhere = split(state, self._manifest.left_out.__contains__, learning=True)
             wrong = self.differences(wanted_of(state))
             if wrong:
                 print(*told(wrong), sep="\n", flush=True)
@@ -73,7 +75,10 @@ class Fitting:
                         + ["take the model that it was saved with, or begin with other weights"]
                     )
                 )
-            return stock(state, checkpoint, *args, **kwargs)
+            loaded = stock(state, checkpoint, *args, **kwargs)
+            # They have their values: see mimo_core.model.builder.
+            loaded[MODEL] |= {name: entry.data for name, entry in elsewhere.items()}
+            return loaded
 
         return load
 

@@ -52,7 +52,12 @@ def checkpoint_of(plan: Plan, folder: RunFolder) -> Newest:
 def module_differences(saved: Manifest, plan: Plan) -> list[str]:
     """A line for each value of the recipe's modules that shapes the model and has changed."""
     wanted = plain(plan.recipe)["modules"]
-    return _differences("modules", _fixed(saved.recipe["modules"]), _fixed(wanted))
+    modules = _fixed(saved.recipe["modules"]), _fixed(wanted)
+    for origin in saved.origins:
+        # A directory that is read again may have been moved: what it holds is compared.
+        for known in modules:
+            known.get(origin["module"], {}).pop("weights", None)
+    return _differences("modules", *modules)
 
 
 def data_differences(saved: Manifest, plan: Plan) -> list[str]:

@@ -9,7 +9,8 @@ from typing import Any
 import attrs
 import torch.distributed as dist
 
-from mimo_core.checkpoints import Newest, newest, put_tracker_right
+from mimo_core.checkpoints import Manifest, Newest, newest, put_tracker_right
+from mimo_core.model.builder import BuildConfig
 from mimo_core.plan import Plan
 from mimo_core.platforms.base import RankPlatform
 from mimo_core.rng import seed_module
@@ -21,6 +22,9 @@ from mimo_core.train.going_on import data_differences, module_differences
 from mimo_core.train.random_states import read_random_state, restore_random_state
 from mimo_core.train.saving import Saver
 from mimo_core.train.starting import starting_weights
+from mimo_core.weights.beginning import directories
+from mimo_core.weights.match import Match
+from mimo_core.weights.origins import Origins, check_origins
 
 
 @attrs.frozen(kw_only=True)
@@ -46,25 +50,59 @@ class History:
             found = newest(checkpoints)
             put_tracker_right(found)
             box = [found, starting_weights(plan, found.iteration)]
+            if any(one and one.manifest and one.manifest.origins for one in box):
+                told = cls(plan=plan, newest=box[0], weights=box[1])
+                check_origins(told.manifest, told.directories())
         dist.broadcast_object_list(box)
         done = box[0].iteration
         print("begins" if done is None else f"goes on after iteration {done}", flush=True)
         return cls(plan=plan, newest=box[0], weights=box[1])
 
     @property
+    def manifest(self) -> Manifest | None:
+        """Of the checkpoint that the run goes on from, or starts with."""
+        return (self.newest if self.weights is None else self.weights).manifest
+
+    def directories(self) -> dict[str, Match]:
+        """Directories whose weights modules begin with, or read again."""
+        return directories(self.plan, self.newest.iteration, self.manifest)
+
+    def prepare(self, build: BuildConfig) -> None:
+        """Tell the builder which weights it reads, beside those that megatron loads."""
+        build.weights, build.saved = self.directories(), self.manifest
+        if not self.plan.recipe.checkpoint.save_frozen:
+            start = self.weights
+            build.origins = Origins(
+                goes_on=self.newest.manifest,
+                start=(start.path, start.manifest) if start and start.manifest else None,
+                directories=build.weights,
+            )
+
+    def _saved_whole(self, origins: Origins | None) -> Iterator[str]:
+        """Modules whose frozen weights are saved, as they can be read again nowhere."""
+        if origins is not None:
+            for name in origins.modules_without(self.plan.graph.frozen):
+                yield (
+                    f"checkpoint.save_frozen is false, but the frozen weights of {name} are saved: "
+                    "no directory (modules.NAME.weights) and no start_from gave them"
+                )
+
+    @property
     def start_from(self) -> Path | None:
         """The folder of checkpoints that a new run takes weights of."""
         return None if self.weights is None else self.weights.checkpoints
 
-    def notes(self, facts: Mapping[str, Any]) -> Iterator[str]:
+    def notes(self, facts: Mapping[str, Any], origins: Origins | None) -> Iterator[str]:
         """What a person should know before the run begins, or goes on, a line each.
 
         Args:
             facts: Those of the run now (``facts_to_keep``).
+            origins: The builder's.
 
         Raises:
             ValueError: the checkpoint is of another tokenizer.
         """
+        yield from self._saved_whole(origins)
         yield from self.newest.told
         if self.newest.told:
             where = "begins anew" if self.newest.manifest is None else "goes on from the one before"
@@ -81,13 +119,17 @@ class History:
                 )
             yield from plugin_changes(self.weights.manifest, facts)
 
-    def adapt(self, facts: Mapping[str, Any], platform: RankPlatform) -> None:
+    def adapt(
+        self, facts: Mapping[str, Any], platform: RankPlatform, origins: Origins | None
+    ) -> None:
         """Have megatron load what was found, if it fits, and save complete checkpoints alone."""
         source = self.newest if self.weights is None else self.weights
         manifest = source.manifest
         adapt_checkpoints(
             iteration=source.iteration,
-            save=Saver(facts=facts, platform=platform, loaded=self.newest.iteration),
+            save=Saver(
+                facts=facts, platform=platform, loaded=self.newest.iteration, origins=origins
+            ),
             load=lambda stock: (
                 stock
                 if manifest is None

@@ -12,7 +12,9 @@ from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadat
 
 from mimo_core.checkpoints import FORMAT, Manifest, clear, sizes, write_manifest
 from mimo_core.platforms.base import RankPlatform
+from mimo_core.train.frozen import shapes_of, split
 from mimo_core.train.random_states import random_state, write_random_state
+from mimo_core.weights.origins import Origins
 
 COMMON = "common_state/shard_0_1"
 """Megatron's key of what is no tensor and alike on all ranks; it loads that by itself."""
@@ -22,17 +24,24 @@ class Saver:
     """Saves checkpoints of one run on this rank."""
 
     def __init__(
-        self, *, facts: Mapping[str, Any], platform: RankPlatform, loaded: int | None
+        self,
+        *,
+        facts: Mapping[str, Any],
+        platform: RankPlatform,
+        loaded: int | None,
+        origins: Origins | None = None,
     ) -> None:
         """
         Args:
             facts: Those of the run (``facts_to_keep``).
             platform: This rank's machine.
             loaded: Iteration of the complete checkpoint of this folder that the run goes on from.
+            origins: Where weights that do not learn are read again; without it, they are saved.
         """
         self._facts = facts
         self._platform = platform
         self._loaded = loaded
+        self._origins = origins
 
     def __call__(self, stock: Callable[..., Any]) -> Callable[..., Any]:
         """Stands around ``dist_checkpointing.save``: before megatron's tracker is written."""
@@ -54,6 +63,7 @@ class Saver:
                 print(f"{folder} is complete, and nothing was trained since", flush=True)
                 return
             mine = random_state(self._platform)
+            state, left_out = self._left_out(state)
             if dist.get_rank() == 0:
                 clear(folder)
             dist.barrier()
@@ -72,12 +82,26 @@ class Saver:
                         files=_files(folder, metadata, names),
                         random_states=tuple(names),
                         **_keys(metadata),
+                        **left_out,
                         **self._facts,
                     ),
                 )
             self._loaded = None
 
         return save
+
+    def _left_out(self, state: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """What is saved, and on rank 0 what the manifest tells of the rest. Called by all ranks."""
+        if self._origins is None:
+            return state, {}
+        state, apart = split(state, self._origins.has, learning=False)
+        found: list[Any] = [None] * dist.get_world_size()
+        dist.all_gather_object(found, shapes_of(apart))
+        if dist.get_rank():
+            return state, {}
+        return state, self._origins.facts(
+            {key: told for each in found for key, told in each.items()}
+        )
 
 
 def _files(folder: Path, metadata: Metadata, random_states: list[str]) -> dict[str, int]:

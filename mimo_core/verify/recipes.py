@@ -72,5 +72,7 @@ def _measured(recipe: Recipe, steps: int) -> Recipe:
             log_every=1,
         ),
         evaluate=attrs.evolve(recipe.evaluate, every=0, samples=1, show=0),
-        checkpoint=attrs.evolve(recipe.checkpoint, save=True, save_every=1, directory=None),
+        checkpoint=attrs.evolve(
+            recipe.checkpoint, save=True, save_every=1, save_frozen=True, directory=None
+        ),
     )

@@ -63,8 +63,8 @@ def verify(
     plan = make_plan(recipe, overrides, disabled=disabled)
     if folder is not None and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise MimoError(f"--run-dir {folder} is not empty; give a new folder")
-    starting_weights(plan, None)
-    directories(plan, None)
+    start = starting_weights(plan, None)
+    directories(plan, None, start.manifest if start else None)
     with tempfile.TemporaryDirectory(prefix="mimo-verify-") as temporary:
         base = folder or Path(temporary)
         tell(f"on one rank, {steps} steps …")

@@ -4,48 +4,50 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 
+from mimo_core.checkpoints import Manifest
 from mimo_core.contract import Module
+from mimo_core.errors import MimoError
 from mimo_core.plan import Plan
 from mimo_core.plugins import Host
 from mimo_core.weight_map import WeightMap
-from mimo_core.weights.directory import Unreadable
 from mimo_core.weights.match import Match, match
+from mimo_core.weights.origins import origins_of
 
 
-def directories(plan: Plan, done: int | None) -> dict[str, Match]:
-    """The modules with ``modules.NAME.weights``, and what their directories hold of them.
+def directories(plan: Plan, done: int | None, saved: Manifest | None = None) -> dict[str, Match]:
+    """The modules that read a directory, and what it holds of them.
+
+    A new run's with ``modules.NAME.weights``; and those whose frozen weights the checkpoint that a
+    run goes on from, or starts with, leaves out: its weights come over what is read here.
 
     Reads the files' headers alone. Asked in the launcher, by the plan and on every rank.
 
     Args:
         plan: What to run.
-        done: Iterations of the checkpoint that the run goes on from; it has all weights then, and
-            no directory is looked at.
+        done: Iterations of the checkpoint that the run goes on from.
+        saved: Of that checkpoint, or of the one that a new run starts with.
 
     Raises:
         RecipeError: a plugin does not say how its weights are named, or a directory does not fit;
             all missing, unexpected and mis-shaped names of all modules, a line each.
     """
-    if done is not None:
-        return {}
     found: dict[str, Match] = {}
-    mistakes = []
-    for name, recipe in plan.recipe.modules.items():
-        if recipe.weights is None:
-            continue
+    mistakes: list[tuple[tuple[str | int, ...], str]] = []
+    for name, source in _wanted(plan, done, saved).items():
         path = ("modules", name, "weights")
         module = plan.graph.modules[name]
         if not plan.host.has("weight_map", module.plugin):
             said = f"plugin {module.plugin!r} does not say how its weights are named (weight_map)"
             mistakes.append((path, f"{said}; leave it out"))
             continue
-        directory = Path(recipe.weights)
         try:
-            held = match(weight_map(plan.host, module), directory)
-        except Unreadable as error:
-            mistakes.append((path, str(error)))
+            names = weight_map(plan.host, module)
+            directory = names.locate(source)
+            held = match(names, directory)
+        except MimoError as error:
+            # A plugin's may name the key of the recipe that it is about.
+            mistakes.append((error.path or path, str(error)))
             continue
         mistakes += [(path, f"{directory} {said}") for said in held.mistakes]
         found[name] = held
@@ -54,15 +56,39 @@ def directories(plan: Plan, done: int | None) -> dict[str, Match]:
     return found
 
 
+def _wanted(plan: Plan, done: int | None, saved: Manifest | None) -> dict[str, str]:
+    """What each module reads, as the recipe has it; of one that was moved, where it is now."""
+    given = {
+        name: module.weights
+        for name, module in plan.recipe.modules.items()
+        if module.weights is not None
+    }
+    again = {
+        origin.module: given.get(origin.module, origin.path)
+        for origin in (origins_of(saved) if saved else ())
+        if origin.kind == "directory" and origin.module in plan.recipe.modules
+    }
+    return again if done is not None else given | again
+
+
 def weight_map(host: Host, module: Module) -> WeightMap:
     """The module's map, as its plugin gives it."""
     answer: WeightMap = host.ask("weight_map", module.plugin, module=module)
     return answer
 
 
-def notes(found: Mapping[str, Match]) -> Iterator[str]:
-    """What a person should know of them."""
+def notes(found: Mapping[str, Match], saved: Manifest | None = None) -> Iterator[str]:
+    """What a person should know of them.
+
+    Args:
+        found: The directories by module.
+        saved: As :func:`directories` got it.
+    """
+    again = [origin.module for origin in (origins_of(saved) if saved else ())]
     for name, held in found.items():
+        if name in again:
+            yield f"{name} reads weights that do not learn in {held.directory}"
+            continue
         taken = ", ".join(held.prefixes)
         fresh = f"; {', '.join(held.fresh)} begins fresh" if held.fresh else ""
         yield f"{name} begins with the weights of {held.directory} ({taken}{fresh})"

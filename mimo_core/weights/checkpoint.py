@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -87,17 +88,26 @@ class Checkpoint:
         Raises:
             MimoError: they did not save all of it.
         """
+        whole = self._tensors[key].size
+        offsets = (*index, *[0] * (len(whole) - len(index)))
+        sizes = (*[1] * len(index), *whole[len(index) :])
+        return self.part(key, offsets, sizes).reshape(sizes[len(index) :])
+
+    def part(self, key: str, offsets: Sequence[int], sizes: Sequence[int]) -> Tensor:
+        """A part of a tensor, with all of its axes.
+
+        Raises:
+            MimoError: the ranks that saved did not save all of it.
+        """
         held = self._tensors[key]
-        offsets = torch.Size([*index, *[0] * (len(held.size) - len(index))])
-        sizes = torch.Size([*[1] * len(index), *held.size[len(index) :]])
-        wanted = ChunkStorageMetadata(offsets=offsets, sizes=sizes)
-        tensor = torch.empty(sizes, dtype=held.properties.dtype)
+        wanted = ChunkStorageMetadata(offsets=torch.Size(offsets), sizes=torch.Size(sizes))
+        tensor = torch.empty(*sizes, dtype=held.properties.dtype)
         items = create_read_items_for_chunk_list(key, held, [wanted])
         read = sum(item.lengths.numel() for item in items)
         if read != tensor.numel():
             raise MimoError(f"the checkpoint holds {read} of {tensor.numel()} numbers of {key}")
         self._reader.read_data(LoadPlan(items), _Into(tensor)).wait()
-        return tensor.reshape(sizes[len(index) :])
+        return tensor
 
 
 class _Into(LoadPlanner):

@@ -9,6 +9,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import attrs
 import torch
@@ -19,7 +20,7 @@ from torch import Tensor
 from mimo_core.contract import FreezePart
 from mimo_core.errors import MimoError
 from mimo_core.weight_map import WeightMap, WeightRule
-from mimo_core.weights.checkpoint import Checkpoint
+from mimo_core.weights.complete import WithLeftOut
 from mimo_core.weights.directory import INDEX, WHOLE, Entry, read_directory
 from mimo_core.weights.keys import key_of, module_prefix
 from mimo_core.weights.match import Match, match
@@ -72,7 +73,7 @@ def export(
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise MimoError(f"{out} exists; give a new directory")
-    checkpoint = Checkpoint(folder)
+    checkpoint = WithLeftOut(folder, maps)
     mistakes = [said for name in maps for said in _absent(checkpoint, name, maps[name])]
     if mistakes:
         raise MimoError(_lines(f"{folder} does not hold what the recipe says", mistakes))
@@ -91,7 +92,8 @@ def export(
     made = set(names)
     taken = tuple(name for name in entries if name not in made)
     pieces += [_copied(name, entries[name]) for name in taken]
-    files = _write(pieces, out, like, most_bytes)
+    config = next(iter(maps.values())).exported_config if len(maps) == 1 and like is None else {}
+    files = _write(pieces, out, like, config, most_bytes)
     return Exported(files=files, tensors=len(names), taken=taken)
 
 
@@ -99,7 +101,7 @@ def _lines(said: str, lines: Sequence[str]) -> str:
     return said + ":\n" + "\n".join(f"  {line}" for line in lines)
 
 
-def _absent(checkpoint: Checkpoint, module: str, weights: WeightMap) -> Iterator[str]:
+def _absent(checkpoint: WithLeftOut, module: str, weights: WeightMap) -> Iterator[str]:
     """What of a module the checkpoint lacks, or has and the map does not."""
     keys = set()
     for rule in weights.rules:
@@ -126,7 +128,7 @@ def _matches(like: Path, maps: Mapping[str, WeightMap]) -> dict[str, Match]:
 
 
 def _pieces(
-    checkpoint: Checkpoint, module: str, weights: WeightMap, like: Match | None, several: bool
+    checkpoint: WithLeftOut, module: str, weights: WeightMap, like: Match | None, several: bool
 ) -> Iterator[_Piece]:
     main: FreezePart = weights.rules[0].part
     prefixes = {main: weights.prefix if several else ""} | dict(like.prefixes if like else {})
@@ -150,7 +152,7 @@ def _pieces(
 
 
 def _saved(
-    checkpoint: Checkpoint, rule: WeightRule, keys: Sequence[tuple[str, tuple[int, ...]]]
+    checkpoint: WithLeftOut, rule: WeightRule, keys: Sequence[tuple[str, tuple[int, ...]]]
 ) -> Sequence[Tensor]:
     tensors = rule.save([checkpoint.read(*key) for key in keys])
     shapes = [tuple(tensor.shape) for tensor in tensors]
@@ -167,7 +169,11 @@ def _copied(name: str, entry: Entry) -> _Piece:
 
 
 def _write(
-    pieces: Sequence[_Piece], out: Path, like: Path | None, most_bytes: int
+    pieces: Sequence[_Piece],
+    out: Path,
+    like: Path | None,
+    config: Mapping[str, Any],
+    most_bytes: int,
 ) -> tuple[Path, ...]:
     """All files, in a directory that gets its name when they are whole."""
     parts: list[list[_Piece]] = [[]]
@@ -190,6 +196,9 @@ def _write(
             (draft / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
         if like is not None and (like / "config.json").exists():
             shutil.copy(like / "config.json", draft)
+        if config:
+            text = json.dumps(dict(config), indent=2, sort_keys=True) + "\n"
+            (draft / "config.json").write_text(text, encoding="utf-8")
         draft.chmod(0o755)
         draft.replace(out)
     finally:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from mimo_core.weight_map import WeightMap, WeightRule
+from mimo_core.weights.checkpoint import Checkpoint
 from mimo_core.weights.keys import key_of, module_prefix, part_prefix
 from mimo_core.weights.match import Match
 
@@ -22,7 +23,7 @@ Place = tuple[str, tuple[int, ...]]
 @torch.no_grad()
 def load_weights(
     state: Mapping[str, Any], maps: Mapping[str, WeightMap], found: Mapping[str, Match]
-) -> None:
+) -> frozenset[str]:
     """Copy into the tensors of this rank what it holds of them.
 
     A tensor is read whole, converted, and let go when this rank's slice is copied; nothing is
@@ -34,17 +35,40 @@ def load_weights(
         maps: By module.
         found: The directories by module.
 
+    Returns:
+        The keys of the tensors that were written to.
+
     Raises:
         ValueError: a plugin's map lacks a tensor of the model, or tells another shape.
     """
-    sources = {name: _Source(name, maps[name], held) for name, held in found.items()}
+    sources = {name: Source(name, maps[name], held) for name, held in found.items()}
+    loaded = set()
     for sharded in sharded_tensors(state):
         name = next((name for name in sources if sharded.key.startswith(module_prefix(name))), None)
         if name is None:
             continue
         whole = sources[name].whole(sharded)
         if whole is not None:
-            sharded.data.copy_(whole[_slice(sharded)].reshape(sharded.data.shape))
+            sharded.data.copy_(whole[slice_of(sharded)].reshape(sharded.data.shape))
+            loaded.add(sharded.key)
+    return frozenset(loaded)
+
+
+@torch.no_grad()
+def load_left_out(state: Mapping[str, Any], checkpoint: Checkpoint, keys: Collection[str]) -> None:
+    """Copy into the tensors of this rank what a checkpoint holds of them. Called by every rank; no
+    rank waits for another.
+
+    Args:
+        state: The model's sharded state dict; its tensors are written to.
+        checkpoint: Which holds them.
+        keys: Of the tensors that are wanted.
+    """
+    for sharded in sharded_tensors(state):
+        if sharded.key in keys:
+            sizes = (*[1] * sharded.prepend_axis_num, *sharded.local_shape)
+            part = checkpoint.part(sharded.key, sharded.global_offset, sizes)
+            sharded.data.copy_(part.reshape(sharded.data.shape))
 
 
 def sharded_tensors(state: Mapping[str, Any]) -> Iterator[ShardedTensor]:
@@ -59,7 +83,7 @@ def sharded_tensors(state: Mapping[str, Any]) -> Iterator[ShardedTensor]:
             yield from sharded_tensors(dict(enumerate(value)))
 
 
-class _Source:
+class Source:
     """The tensors of one module, made from the files."""
 
     def __init__(self, module: str, weights: WeightMap, found: Match) -> None:
@@ -80,13 +104,7 @@ class _Source:
         if not sharded.key.startswith(self._loaded):
             return None
         place = (sharded.key, tuple(sharded.global_offset[: sharded.prepend_axis_num]))
-        if place not in self._rules:
-            raise ValueError(
-                f"module {self._module!r} has {place[0]} {list(place[1])}, of which its plugin's "
-                "weight_map tells no name; tell the plugin's authors"
-            )
-        rule, at = self._rules[place]
-        whole = self._converted(rule)[at]
+        whole = self.stored(place)
         if whole is None:
             return None
         due = tuple(sharded.global_shape[sharded.prepend_axis_num :])
@@ -96,6 +114,16 @@ class _Source:
                 f"makes {list(whole.shape)}; tell the plugin's authors"
             )
         return whole
+
+    def stored(self, place: Place) -> Tensor | None:
+        """A whole tensor of a checkpoint; ``None`` where it is in no file."""
+        if place not in self._rules:
+            raise ValueError(
+                f"module {self._module!r} has {place[0]} {list(place[1])}, of which its plugin's "
+                "weight_map tells no name; tell the plugin's authors"
+            )
+        rule, at = self._rules[place]
+        return self._converted(rule)[at]
 
     def _converted(self, rule: WeightRule) -> Sequence[Tensor | None]:
         """All tensors of a rule; those of the latest are kept, as they are asked for in a row."""
@@ -113,8 +141,8 @@ class _Source:
         return tensor
 
 
-def _slice(sharded: ShardedTensor) -> tuple[slice, ...]:
-    """This rank's part of the whole tensor, without stacked axes."""
+def slice_of(sharded: ShardedTensor) -> tuple[slice, ...]:
+    """Where a rank's part is in the whole tensor, without stacked axes."""
     first = sharded.prepend_axis_num
     offsets = sharded.global_offset[first:]
     return tuple(

@@ -54,6 +54,8 @@ def terminate_all() -> None:
     launcher = psutil.Process().parent()
     while launcher is not None and "RANK" in launcher.environ():
         launcher = launcher.parent()
+    if launcher is not None and "mimo_core.nursery" in launcher.cmdline():
+        launcher = launcher.parent()
     assert launcher is not None
     for process in [launcher, *launcher.children(recursive=True)]:
         process.terminate()

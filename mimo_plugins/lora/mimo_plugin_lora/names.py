@@ -49,8 +49,8 @@ def is_target(name: str, targets: Iterable[str]) -> bool:
 
 def unmatched(module: Module, names: Iterable[str]) -> str | None:
     """What is wrong where a pattern names no layer, with the names that there are."""
-    known = sorted({re.sub(r"\.\d+(?=\.|$)", ".*", name) for name in names})
     names = [*names]
+    known = sorted({re.sub(r"\.\d+(?=\.|$)", ".*", name) for name in names})
     for target in options_of(module).targets:
         if any(fnmatchcase(name, target) for name in names):
             continue

@@ -28,7 +28,3 @@ def main() -> None:
     Path(result).write_text(json.dumps(value))
     dist.barrier()
     dist.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,77 @@
+"""``mimo plugins``: what is installed, and a new one begun."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import attrs
+import typer
+
+from mimo_core.cli.options import Json, NoPlugin
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from mimo_core.plugins import PluginRecord
+
+app = typer.Typer(help="Installed plugins, and new ones.", no_args_is_help=True)
+_STATE_COLOURS = {"usable": "green", "broken": "red", "disabled": "yellow"}
+
+
+@app.command("list")
+def list_plugins(as_json: Json = False, no_plugin: NoPlugin = None) -> None:
+    """Every installed plugin: distribution, version, hooks, and whether it can be used."""
+    from rich.console import Console
+
+    from mimo_core.plugins import Host
+
+    records = Host.discover(no_plugin or ()).records
+    if as_json:
+        print(json.dumps([attrs.asdict(record) for record in records], indent=2))
+    elif records:
+        Console().print(_table(records))
+    else:
+        print("no plugins are installed; try: pip install mimo-plugin-radio mimo-plugin-nemotron")
+
+
+@app.command("new")
+def new_plugin(
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="The plugin's, as recipes will say it.")
+    ],
+    kind: Annotated[str, typer.Option(help="encoder, language, dataset or wrapper.")],
+    directory: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Write it here; default: ./mimo-plugin-NAME."),
+    ] = None,
+) -> None:
+    """Writes a new plugin: a complete distribution whose tests pass, to be changed from there."""
+    from mimo_core.scaffold import write_plugin
+
+    written = write_plugin(name, kind, directory)
+    print(f"{written.folder}/")
+    for file in written.files:
+        print(f"  {file}")
+    print(f"\nnext:\n  cd {shlex.quote(str(written.folder))}")
+    print("  pip install -e '.[test]'\n  pytest")
+
+
+def _table(records: tuple[PluginRecord, ...]) -> Table:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("plugin", "distribution", "version", "state", "hooks"):
+        table.add_column(heading, overflow="fold", no_wrap=heading == "plugin")
+    for record in records:
+        table.add_row(
+            record.name,
+            record.distribution,
+            record.version,
+            Text(record.state, style=_STATE_COLOURS[record.state]),
+            Text("\n".join([record.why or ", ".join(record.hooks), *record.warnings])),
+        )
+    return table

@@ -1,0 +1,100 @@
+"""A checkpoint with the weights that it leaves out, read where they are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from mimo_core.checkpoints import Incomplete, Manifest, read_manifest
+from mimo_core.errors import MimoError
+from mimo_core.weight_map import WeightMap
+from mimo_core.weights.checkpoint import Checkpoint
+from mimo_core.weights.load import Source
+from mimo_core.weights.match import Match, match
+from mimo_core.weights.origins import Origin, check_origins, origins_of
+
+
+class WithLeftOut:
+    """The tensors of one checkpoint folder (``iter_…``), wherever they are."""
+
+    def __init__(self, folder: Path, maps: Mapping[str, WeightMap]) -> None:
+        """Reads names and shapes alone.
+
+        Args:
+            folder: The checkpoint.
+            maps: How the modules that are wanted are named in directories.
+
+        Raises:
+            MimoError: weights that it leaves out are gone, or others now.
+        """
+        self._checkpoint = Checkpoint(folder)
+        self._maps = maps
+        saved = _manifest(folder)
+        self._left_out = saved.left_out if saved else {}
+        self._origins = origins_of(saved) if saved else ()
+        self._found = {
+            origin.module: _directory(origin, maps[origin.module])
+            for origin in self._origins
+            if origin.module in maps
+        }
+        if saved:
+            check_origins(saved, self._found)
+        self._sources = {
+            name: Source(name, maps[name], found) for name, found in self._found.items()
+        }
+        self._other = cache(lambda path: Checkpoint(Path(path)))
+
+    @property
+    def keys(self) -> frozenset[str]:
+        return self._checkpoint.keys | self._left_out.keys()
+
+    def shape(self, key: str, index: tuple[int, ...]) -> tuple[int, ...] | None:
+        """As :meth:`Checkpoint.shape`."""
+        facts = self._left_out.get(key)
+        if facts is None:
+            return self._checkpoint.shape(key, index)
+        whole = facts["shape"]
+        if any(i >= size for i, size in zip(index, whole, strict=False)):
+            return None
+        return tuple(whole[len(index) :])
+
+    def dtype(self, key: str) -> torch.dtype:
+        facts = self._left_out.get(key)
+        if facts is None:
+            return self._checkpoint.dtype(key)
+        dtype: torch.dtype = getattr(torch, facts["dtype"])
+        return dtype
+
+    def read(self, key: str, index: tuple[int, ...]) -> Tensor:
+        """One whole tensor, in the precision that the run had it in."""
+        facts = self._left_out.get(key)
+        if facts is None:
+            return self._checkpoint.read(key, index)
+        origin = self._origins[facts["origin"]]
+        if origin.kind == "checkpoint":
+            return self._other(origin.path).read(key, index)
+        tensor = self._sources[origin.module].stored((key, index))
+        assert tensor is not None, key
+        return tensor.to(self.dtype(key))
+
+
+def _manifest(folder: Path) -> Manifest | None:
+    try:
+        return read_manifest(folder)
+    except Incomplete:
+        return None
+
+
+def _directory(origin: Origin, weights: WeightMap) -> Match:
+    found = match(weights, Path(origin.path))
+    if found.mistakes:
+        lines = "".join(f"\n  {said}" for said in found.mistakes)
+        raise MimoError(
+            f"the frozen weights of {origin.module} were read in {origin.path}, which does not "
+            f"hold them:{lines}"
+        )
+    return found

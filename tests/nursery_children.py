@@ -1,0 +1,43 @@
+"""What ``test_nursery`` has children do."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+from pathlib import Path
+
+
+def tell() -> None:
+    """What a process sees of itself."""
+    Path(sys.argv[1]).write_text(
+        json.dumps(
+            {
+                "argv": sys.argv[1:],
+                "rank": os.environ.get("RANK"),
+                "inherited": os.environ.get("OF_THE_PARENT"),
+                "leads": os.getpid() == os.getpgrp() == os.getsid(0),
+                "name": Path("/proc/self/comm").read_text().strip(),
+                "torch": "torch" in sys.modules,
+                "cuda": "torch" in sys.modules and sys.modules["torch"].cuda.is_initialized(),
+            }
+        )
+    )
+    print("told")
+
+
+def leave() -> None:
+    sys.exit(int(sys.argv[1]))
+
+
+def complain() -> None:
+    sys.exit("this cannot be")
+
+
+def fail() -> None:
+    raise KeyError("lost")
+
+
+def stay() -> None:
+    threading.Event().wait()

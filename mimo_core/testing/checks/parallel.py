@@ -195,7 +195,7 @@ def _gathered(value: Any) -> list[Any]:
 
 def _of_all_ranks(findings: Iterator[Finding]) -> list[Finding]:
     """The same on every rank, so that all go on or none does."""
-    return [finding for some in _gathered(list(findings)) for finding in some]
+    return list(dict.fromkeys(one for some in _gathered(list(findings)) for one in some))
 
 
 def _largest(gap: float) -> float:
@@ -203,7 +203,15 @@ def _largest(gap: float) -> float:
 
 
 def _by_place(built: Built) -> dict[Place, Tensor]:
-    return {_place(item): item.data.reshape(item.local_shape) for item in built.sharded()}
+    """Whole tensors; one that is saved in pieces (a gated layer's) is put together."""
+    found: dict[Place, Tensor] = {}
+    for item in built.sharded():
+        whole = found.get(_place(item))
+        if whole is None:
+            whole = item.data.new_zeros(item.global_shape[item.prepend_axis_num :])
+            found[_place(item)] = whole
+        whole[_slice(item)] = item.data.detach().reshape(item.local_shape)
+    return found
 
 
 def _place(item: Any) -> Place:

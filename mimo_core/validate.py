@@ -37,9 +37,11 @@ def validate(loaded: LoadedRecipe, graph: Graph) -> None:
 
 
 def _grid(grid: Grid, description: Description, plugin: str) -> Iterator[tuple[str, str]]:
+    refused = set()
     for size in _SIZES:
         number = getattr(grid, size)
         if number > 1 and size not in description.parallel:
+            refused.add(size)
             can = ", ".join(name for name in _SIZES if name in description.parallel) or "none"
             reason = description.refused.get(size)
             yield (
@@ -53,7 +55,7 @@ def _grid(grid: Grid, description: Description, plugin: str) -> Iterator[tuple[s
     for what, number, names in _divisions(description):
         sizes = {name: getattr(grid, name) for name in names.split(" x ")}
         product = prod(sizes.values())
-        if number % product:
+        if number % product and not refused & set(sizes):
             told = " x ".join(f"{name} {size}" for name, size in sizes.items()) + " = "
             yield (
                 list(sizes)[-1],

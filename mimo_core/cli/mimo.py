@@ -32,32 +32,6 @@ app = typer.Typer(
 app.add_typer(plugins.app, name="plugins")
 
 
-@plugins.command("check")
-def check_installed(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="As recipes call the plugin.")],
-    options: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="KEY=VALUE", help="Its options; by default its own defaults."),
-    ] = None,
-    as_json: Json = False,
-) -> None:
-    """Checks what a host expects of a plugin, as far as neither ranks nor torch are needed.
-
-    Ends with status 1 where something is wrong. The whole is `mimo_core.testing.Conformance`.
-    """
-    from rich.console import Console
-
-    from mimo_core.cli.check import as_dict, check_plugin, table
-
-    checked = list(check_plugin(name, options or ()))
-    if as_json:
-        print(json.dumps([as_dict(one) for one in checked], indent=2))
-    else:
-        Console().print(table(checked))
-    if any(one.outcome.status == "failed" for one in checked):
-        raise typer.Exit(1)
-
-
 @app.command("plan")
 def show_plan(
     recipe: Annotated[

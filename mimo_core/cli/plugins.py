@@ -1,4 +1,4 @@
-"""``mimo plugins``: what is installed, and a new one begun."""
+"""``mimo plugins``: what is installed, whether it is sound, and a new one begun."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
     from mimo_core.plugins import PluginRecord
 
-app = typer.Typer(help="Installed plugins, and new ones.", no_args_is_help=True)
+app = typer.Typer(
+    help="Installed plugins, listed and checked; a new one begun.", no_args_is_help=True
+)
 _STATE_COLOURS = {"usable": "green", "broken": "red", "disabled": "yellow"}
 
 
@@ -35,6 +37,32 @@ def list_plugins(as_json: Json = False, no_plugin: NoPlugin = None) -> None:
         Console().print(_table(records))
     else:
         print("no plugins are installed; try: pip install mimo-plugin-radio mimo-plugin-nemotron")
+
+
+@app.command("check")
+def check_installed(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="As recipes call the plugin.")],
+    options: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="KEY=VALUE", help="Its options; by default its own defaults."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Checks what a host expects of a plugin, as far as neither ranks nor torch are needed.
+
+    Ends with status 1 where something is wrong. The whole is `mimo_core.testing.Conformance`.
+    """
+    from rich.console import Console
+
+    from mimo_core.cli.check import as_dict, check_plugin, table
+
+    checked = list(check_plugin(name, options or ()))
+    if as_json:
+        print(json.dumps([as_dict(one) for one in checked], indent=2))
+    else:
+        Console().print(table(checked))
+    if any(one.outcome.status == "failed" for one in checked):
+        raise typer.Exit(1)
 
 
 @app.command("new")

@@ -13,10 +13,12 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import venv
 from collections.abc import Iterator, Sequence
+from functools import partial
 from importlib.metadata import Distribution, distributions
 from pathlib import Path
 
@@ -24,9 +26,8 @@ import attrs
 
 ROOT = Path(__file__).parents[1]
 GROUP = "mimo.plugins"
-_NOT_BUILT = shutil.ignore_patterns(
-    *("__pycache__", "*.egg-info", "build", "dist", ".*", "tests", "mimo_plugins", "examples")
-)
+_LEFT_BY_BUILDS = shutil.ignore_patterns("__pycache__", "*.egg-info", "build", "dist", ".*")
+_BESIDE_PACKAGES = {"tests", "mimo_plugins", "examples"}
 
 
 def build_wheels(sources: Sequence[Path], folder: Path) -> dict[str, Path]:
@@ -36,7 +37,7 @@ def build_wheels(sources: Sequence[Path], folder: Path) -> dict[str, Path]:
     """
     copies = [folder / "sources" / (source.name or "core") for source in sources]
     for source, copy in zip(sources, copies, strict=True):
-        shutil.copytree(source, copy, ignore=_NOT_BUILT)
+        shutil.copytree(source, copy, ignore=partial(_not_built, source))
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", "wheel"]
     where = ["--no-deps", "--no-build-isolation", "--no-index", "--wheel-dir", folder / "wheels"]
     _run([*pip, *where, *copies], cwd=folder)
@@ -94,18 +95,29 @@ class Overlay:
         _run([*pip, "--disable-pip-version-check", "uninstall", "--yes", *names], cwd=self.work)
 
     def run(
-        self, program: str, *arguments: str | Path, timeout: float = 120.0, **environ: str
+        self, program: str, *arguments: str | Path, timeout: float = 240.0, **environ: str
     ) -> subprocess.CompletedProcess[str]:
-        """Run one of the environment's programs (``mimo``, ``mimo-pretrain``, ``python``)."""
-        return subprocess.run(
+        """Run one of the environment's programs (``mimo``, ``mimo-pretrain``, ``python``).
+
+        Raises:
+            subprocess.TimeoutExpired: it took too long; nothing of it is left.
+        """
+        process = subprocess.Popen(
             [self.folder / "env" / "bin" / program, *arguments],
             cwd=self.work,
             env=self._environ() | environ,
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
-            check=False,
-            timeout=timeout,
+            start_new_session=True,
         )
+        try:
+            screen, errors = process.communicate(timeout=timeout)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+            raise
+        return subprocess.CompletedProcess(process.args, process.returncode, screen, errors)
 
     def _environ(self) -> dict[str, str]:
         """Nothing that leads Python, or mimo, elsewhere."""
@@ -113,6 +125,11 @@ class Overlay:
         kept = {name: value for name, value in os.environ.items() if not name.startswith(led)}
         path = os.pathsep.join([str(self.python.parent), os.environ["PATH"]])
         return kept | {"PATH": path, "COLUMNS": "120"}
+
+
+def _not_built(source: Path, folder: str, names: list[str]) -> set[str]:
+    beside = _BESIDE_PACKAGES if Path(folder) == source else set()
+    return _LEFT_BY_BUILDS(folder, names) | beside & set(names)
 
 
 def _shared() -> Iterator[Path]:

@@ -194,6 +194,9 @@ class Description:
     the sample's media of the accepted kind (so that they may share a budget)."""
     parallel: frozenset[str] = frozenset({"dp"})
     """Grid sizes that may exceed 1, of ``tp cp pp dp ep expert_tp``; others are refused."""
+    refused: Mapping[str, str] = attrs.field(factory=dict)
+    """Why grid sizes that ``parallel`` leaves out may not exceed 1, by the size's name: told where
+    a recipe asks for one."""
     divides: tuple[tuple[str, int, str], ...] = ()
     """Sizes that a grid size must divide: (what, its value, name of the grid size), such as
     ``("attention heads", 32, "tp")``; or the product of several, ``"tp x cp"``."""
@@ -252,10 +255,12 @@ class Media:
     kind: str
     """Such as ``image``: encoders whose description accepts it read it."""
     shape: tuple[int, ...]
-    """Metadata from which positions are counted; for an image ``(height, width)``."""
+    """Metadata from which positions are counted; for an image ``(height, width)``, for a sound
+    (``audio``) ``(samples, samples a second)``."""
     load: Callable[[np.random.Generator | None], np.ndarray]
-    """Decodes the data; an image as uint8 ``[height, width, 3]``. Given a generator (training
-    only), it may augment: what it draws is a pure function of (seed, sample position)."""
+    """Decodes the data; an image as uint8 ``[height, width, 3]``, a sound as float32 ``[samples]``,
+    mono, between -1 and 1. Given a generator (training only), it may augment within the shape: what
+    it draws is a pure function of (seed, sample position)."""
 
 
 @attrs.frozen(kw_only=True)

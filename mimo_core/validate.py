@@ -37,21 +37,25 @@ def validate(loaded: LoadedRecipe, graph: Graph) -> None:
 
 
 def _grid(grid: Grid, description: Description, plugin: str) -> Iterator[tuple[str, str]]:
+    refused = set()
     for size in _SIZES:
         number = getattr(grid, size)
         if number > 1 and size not in description.parallel:
+            refused.add(size)
             can = ", ".join(name for name in _SIZES if name in description.parallel) or "none"
+            reason = description.refused.get(size)
             yield (
                 size,
-                f"plugin {plugin!r} does not support {size} {number}; of the grid's sizes it "
-                f"lets these exceed 1: {can}",
+                f"plugin {plugin!r} does not support {size} {number}"
+                f"{f': {reason}' if reason else ''}; of the grid's sizes it lets these exceed 1: "
+                f"{can}",
             )
     if grid.ep > 1 and not description.experts:
         yield "ep", f"{grid.ep}, but this module has no experts; set ep to 1"
     for what, number, names in _divisions(description):
         sizes = {name: getattr(grid, name) for name in names.split(" x ")}
         product = prod(sizes.values())
-        if number % product:
+        if number % product and not refused & set(sizes):
             told = " x ".join(f"{name} {size}" for name, size in sizes.items()) + " = "
             yield (
                 list(sizes)[-1],

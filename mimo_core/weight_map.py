@@ -5,7 +5,8 @@ Pure Python; the conversions get tensors and import torch themselves where they 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -87,5 +88,14 @@ class WeightMap:
     what sets it. A directory whose file has the key and another value is refused."""
     config_below: tuple[str, ...] = ()
     """Where such a key is in the file of a whole model: below the first of these that it has."""
+    config_mistakes: Callable[[Mapping[str, Any]], Iterable[str]] | None = None
+    """What of ``config.json`` no list of keys tells: why it is of another model than this, each
+    to be read after the words "config.json". Asked with what is below ``config_below``; not where
+    a directory has no such file."""
+    exported_config: Mapping[str, Any] = attrs.field(factory=dict)
+    """The ``config.json`` of a directory that is made from nothing and holds this module alone."""
     prefix: str = ""
     """Stands before the names of the main part in a directory of several modules."""
+    locate: Callable[[str], Path] = Path
+    """Turns what a recipe says under ``modules.NAME.weights`` into a directory on this machine; by
+    default that is its path. Raises ``MimoError`` where there is none."""

@@ -16,6 +16,7 @@ from .public_surface import MODULES
 
 HERE = Path(__file__).parent
 PLUGINS = sorted((HERE.parent / "mimo_plugins").glob("*/mimo_plugin_*/**/*.py"))
+STRANGERS = sorted((HERE.parent / "examples" / "third_party").glob("*/**/*.py"))
 
 
 def test_the_public_surface_is_what_it_was() -> None:
@@ -76,4 +77,10 @@ def test_the_reader_of_imports_sees_what_it_should() -> None:
 @pytest.mark.parametrize("path", PLUGINS, ids=lambda path: f"{path.parent.name}/{path.name}")
 def test_bundled_plugins_use_nothing_private(path: Path) -> None:
     """A stranger's plugin can do all that ours can."""
+    assert list(private_imports(path.read_text())) == []
+
+
+@pytest.mark.parametrize("path", STRANGERS, ids=lambda path: f"{path.parent.name}/{path.name}")
+def test_the_example_of_a_stranger_uses_nothing_private(path: Path) -> None:
+    """Its tests too."""
     assert list(private_imports(path.read_text())) == []

@@ -7,6 +7,7 @@ import pickle
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -131,6 +132,16 @@ def test_what_no_shape_tells_is_compared_with_the_config(tmp_path: Path) -> None
     config.write_text("[")
     with pytest.raises(Unreadable, match=r"config.json holds no JSON"):
         matched(tmp_path, TOWER)
+
+
+def test_a_module_may_judge_the_config_itself(tmp_path: Path) -> None:
+    judged = attrs.evolve(MAP, config_mistakes=lambda config: [f"says {sorted(config)}"])
+    folder = directory(tmp_path, TOWER)
+    assert match(judged, folder).mistakes == ()  # there is none
+    (folder / "config.json").write_text('{"depth": 1}')
+    assert match(judged, folder).mistakes == ("config.json says ['depth']",)
+    (folder / "config.json").write_text('{"depth": 1, "vision_config": {"width": 2}}')
+    assert match(judged, folder).mistakes == ("config.json (vision_config) says ['width']",)
 
 
 def test_several_files_are_read_by_their_index(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from mimo_core.contract import FreezePart, Module
 from mimo_core.weight_map import WeightMap
 from mimo_core.weights.keys import key_of, part_prefix
-from mimo_core.weights.load import load_weights, sharded_tensors
+from mimo_core.weights.load import load_weights, sharded_tensors, slice_of
 from mimo_core.weights.match import match
 
 Parts = Mapping[FreezePart, nn.Module]
@@ -48,12 +48,15 @@ def tensors_as_in_files(
     module: Module, weights: WeightMap, parts: Parts, groups: Any
 ) -> dict[str, Tensor]:
     """The parts' tensors by their names in files, where one rank has all of them."""
-    stored = {
-        (item.key, tuple(item.global_offset[: item.prepend_axis_num])): item.data
-        for item in sharded_tensors(_state(module, parts, groups))
-    }
+    stored: dict[Any, Tensor] = {}
+    for item in sharded_tensors(_state(module, parts, groups)):
+        # A gated layer's halves are two tensors with one place.
+        at = item.prepend_axis_num
+        place, shape = (item.key, tuple(item.global_offset[:at])), item.global_shape[at:]
+        whole = stored.setdefault(place, torch.empty(shape, dtype=item.dtype))
+        whole[slice_of(item)] = item.data.detach()
     return {
-        name: tensor.detach().clone()
+        name: tensor.clone()
         for rule in weights.rules
         if rule.part in parts
         for name, tensor in zip(

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 
 from mimo_core.checkpoints import Manifest
 from mimo_core.contract import Module
-from mimo_core.errors import PluginError
+from mimo_core.errors import MimoError
 from mimo_core.plan import Plan
 from mimo_core.plugins import Host
 from mimo_core.weight_map import WeightMap
-from mimo_core.weights.directory import Unreadable
 from mimo_core.weights.match import Match, match
 from mimo_core.weights.origins import origins_of
 
@@ -36,7 +34,7 @@ def directories(plan: Plan, done: int | None, saved: Manifest | None = None) -> 
     """
     found: dict[str, Match] = {}
     mistakes: list[tuple[tuple[str | int, ...], str]] = []
-    for name, directory in _wanted(plan, done, saved).items():
+    for name, source in _wanted(plan, done, saved).items():
         path = ("modules", name, "weights")
         module = plan.graph.modules[name]
         if not plan.host.has("weight_map", module.plugin):
@@ -44,8 +42,10 @@ def directories(plan: Plan, done: int | None, saved: Manifest | None = None) -> 
             mistakes.append((path, f"{said}; leave it out"))
             continue
         try:
-            held = match(weight_map(plan.host, module), directory)
-        except (Unreadable, PluginError) as error:
+            names = weight_map(plan.host, module)
+            directory = names.locate(source)
+            held = match(names, directory)
+        except MimoError as error:
             # A plugin's may name the key of the recipe that it is about.
             mistakes.append((error.path or path, str(error)))
             continue
@@ -56,15 +56,15 @@ def directories(plan: Plan, done: int | None, saved: Manifest | None = None) -> 
     return found
 
 
-def _wanted(plan: Plan, done: int | None, saved: Manifest | None) -> dict[str, Path]:
-    """The directory of each module that reads one; where it was moved, the recipe says where to."""
+def _wanted(plan: Plan, done: int | None, saved: Manifest | None) -> dict[str, str]:
+    """What each module reads, as the recipe has it; of one that was moved, where it is now."""
     given = {
-        name: Path(module.weights)
+        name: module.weights
         for name, module in plan.recipe.modules.items()
         if module.weights is not None
     }
     again = {
-        origin.module: given.get(origin.module, Path(origin.path))
+        origin.module: given.get(origin.module, origin.path)
         for origin in (origins_of(saved) if saved else ())
         if origin.kind == "directory" and origin.module in plan.recipe.modules
     }

@@ -9,6 +9,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import attrs
 import torch
@@ -91,7 +92,8 @@ def export(
     made = set(names)
     taken = tuple(name for name in entries if name not in made)
     pieces += [_copied(name, entries[name]) for name in taken]
-    files = _write(pieces, out, like, most_bytes)
+    config = next(iter(maps.values())).exported_config if len(maps) == 1 and like is None else {}
+    files = _write(pieces, out, like, config, most_bytes)
     return Exported(files=files, tensors=len(names), taken=taken)
 
 
@@ -167,7 +169,11 @@ def _copied(name: str, entry: Entry) -> _Piece:
 
 
 def _write(
-    pieces: Sequence[_Piece], out: Path, like: Path | None, most_bytes: int
+    pieces: Sequence[_Piece],
+    out: Path,
+    like: Path | None,
+    config: Mapping[str, Any],
+    most_bytes: int,
 ) -> tuple[Path, ...]:
     """All files, in a directory that gets its name when they are whole."""
     parts: list[list[_Piece]] = [[]]
@@ -190,6 +196,9 @@ def _write(
             (draft / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
         if like is not None and (like / "config.json").exists():
             shutil.copy(like / "config.json", draft)
+        if config:
+            text = json.dumps(dict(config), indent=2, sort_keys=True) + "\n"
+            (draft / "config.json").write_text(text, encoding="utf-8")
         draft.chmod(0o755)
         draft.replace(out)
     finally:

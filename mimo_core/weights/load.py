@@ -49,7 +49,7 @@ def load_weights(
             continue
         whole = sources[name].whole(sharded)
         if whole is not None:
-            sharded.data.copy_(whole[_slice(sharded)].reshape(sharded.data.shape))
+            sharded.data.copy_(whole[slice_of(sharded)].reshape(sharded.data.shape))
             loaded.add(sharded.key)
     return frozenset(loaded)
 
@@ -141,8 +141,8 @@ class Source:
         return tensor
 
 
-def _slice(sharded: ShardedTensor) -> tuple[slice, ...]:
-    """This rank's part of the whole tensor, without stacked axes."""
+def slice_of(sharded: ShardedTensor) -> tuple[slice, ...]:
+    """Where a rank's part is in the whole tensor, without stacked axes."""
     first = sharded.prepend_axis_num
     offsets = sharded.global_offset[first:]
     return tuple(

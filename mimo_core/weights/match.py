@@ -165,6 +165,9 @@ def _wrong_config(weights: WeightMap, config: Mapping[str, Any]) -> Iterator[str
             continue
         place = key if inner is None else f"{inner}.{key}"
         yield f"config.json says {place} {held!r}, but here it is {due!r}: {meaning}"
+    if config and weights.config_mistakes is not None:
+        at = "" if inner is None else f" ({inner})"
+        yield from (f"config.json{at} {said}" for said in weights.config_mistakes(told))
 
 
 def _unclaimed(

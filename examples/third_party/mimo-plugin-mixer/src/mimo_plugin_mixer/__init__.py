@@ -1,0 +1,1 @@
+"""MLP-Mixer image encoders for mimo-core."""

@@ -1,0 +1,52 @@
+"""What a recipe may say under ``modules.NAME.options``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+
+from mimo_core import Module
+
+
+def _positive(_options: Options, field: attrs.Attribute[Any], value: int | None) -> None:
+    if value is not None and value < 1:
+        raise ValueError(f"mixer option {field.name}={value}: expected 1 or more")
+
+
+@attrs.frozen(kw_only=True)
+class Options:
+    """The size of the mixer and of its pictures."""
+
+    hidden_size: int = attrs.field(default=64, validator=_positive)
+    layers: int = attrs.field(default=4, validator=_positive)
+    image_size: int = attrs.field(default=32, validator=_positive)
+    patch_size: int = attrs.field(default=8, validator=_positive)
+    patch_hidden_size: int | None = attrs.field(default=None, validator=_positive)
+    channel_hidden_size: int | None = attrs.field(default=None, validator=_positive)
+
+    def __attrs_post_init__(self) -> None:
+        if self.image_size % self.patch_size:
+            raise ValueError(
+                f"mixer option image_size={self.image_size}: must be a multiple of "
+                f"patch_size={self.patch_size}"
+            )
+
+    @property
+    def patches(self) -> int:
+        """Of a picture."""
+        return (self.image_size // self.patch_size) ** 2
+
+    @property
+    def patch_inner(self) -> int:
+        return self.patch_hidden_size or max(1, self.hidden_size // 2)
+
+    @property
+    def channel_inner(self) -> int:
+        return self.channel_hidden_size or 4 * self.hidden_size
+
+
+def options_of(module: Module) -> Options:
+    """The module's options, typed."""
+    assert isinstance(module.options, Options)
+    return module.options

@@ -1,0 +1,95 @@
+"""The hooks. torch is imported only where something is built."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import mimo_core as mimo
+from mimo_plugin_mixer import names
+from mimo_plugin_mixer.options import Options, options_of
+
+mimo_contract = "1.0"
+
+
+@mimo.hookimpl
+def options() -> type:
+    return Options
+
+
+@mimo.hookimpl
+def describe(module: mimo.Module) -> mimo.Description:
+    options = options_of(module)
+    width, patches = options.hidden_size, options.patches
+    assert module.language_width is not None
+    mixing = patches * options.patch_inner * width + width * options.channel_inner * patches
+    stem = 3 * options.patch_size**2 * width * patches
+    _, projector = names.projector(options, module.language_width)
+
+    def positions(media: Sequence[mimo.Media]) -> list[int]:
+        return [patches] * len(media)
+
+    return mimo.Description(
+        width=width,
+        layers=options.layers,
+        heads=1,
+        weights=(
+            mimo.Weights(parameters=sum(math.prod(shape) for _, shape in names.tower(options))),
+            mimo.Weights(parameters=math.prod(projector), part="projector", at="last"),
+        ),
+        flops_per_position=2.0 * (options.layers * 2 * mixing + stem) / patches,
+        accepts="image",
+        positions=positions,
+        parallel=frozenset({"dp"}),
+        refused={"tp": "its layers mix all patches of a picture, which are on one rank"},
+        owns=frozenset({"num_layers", "hidden_size", "num_attention_heads", "ffn_hidden_size"}),
+    )
+
+
+@mimo.hookimpl
+def module_edges(module: mimo.Module, modules: Mapping[str, mimo.Module]) -> Sequence[mimo.Edge]:
+    return [mimo.Edge(source=module.name, target=mimo.LANGUAGE, placeholder=f"<{module.name}>")]
+
+
+@mimo.hookimpl
+def rng_prefix(module: mimo.Module) -> str:
+    return f"{module.name}."
+
+
+@mimo.hookimpl
+def weight_map(module: mimo.Module) -> mimo.WeightMap:
+    assert module.language_width is not None
+    return mimo.WeightMap(rules=tuple(names.rules(options_of(module), module.language_width)))
+
+
+@mimo.hookimpl
+def build_submodule(module: mimo.Module, groups: Any, platform: mimo.Platform) -> mimo.Encoder:
+    from megatron.core.transformer.spec_utils import ModuleSpec
+
+    from mimo_core.building import transformer_config
+    from mimo_plugin_mixer.tower import Mixer
+
+    options = options_of(module)
+    config = transformer_config(
+        module,
+        num_layers=options.layers,
+        hidden_size=options.hidden_size,
+        num_attention_heads=1,
+        hidden_dropout=0.0,
+        attention_dropout=0.0,
+    )
+    params = {"config": config, "options": options, "groups": groups}
+    return mimo.Encoder(tower=ModuleSpec(module=Mixer, params=params), config=config)
+
+
+@mimo.hookimpl
+def provide_batch(
+    module: mimo.Module, samples: Sequence[mimo.Sample], context: mimo.BatchContext
+) -> dict[str, Any] | None:
+    pictures = context.load(samples)
+    if not pictures:
+        return None
+    from mimo_plugin_mixer.tower import squares
+
+    return {"images": squares(pictures, options_of(module).image_size)}

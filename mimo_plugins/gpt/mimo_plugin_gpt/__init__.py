@@ -1,0 +1,1 @@
+"""Dense and mixture-of-experts decoders (the shapes of Llama, Qwen and Mixtral) for mimo."""

@@ -1,0 +1,120 @@
+"""The model in numbers, without torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from mimo_core import Description, Module, Weights
+from mimo_plugin_gpt import owned
+from mimo_plugin_gpt.options import Options
+from mimo_plugin_gpt.shape import Shape
+
+_WHOLE: frozenset[str] = frozenset()
+_TP = frozenset({"tp"})
+_EXPERTS = frozenset({"ep", "expert_tp"})
+
+
+def describe(module: Module) -> Description:
+    """Widths, parameters and forward FLOPs of the whole model."""
+    shape = shape_of(module)
+    rows = embedding_rows(module)
+    if shape.tie_embeddings and module.grid.pp > 1:
+        raise ValueError(
+            f"modules.{module.name}: tie_embeddings with pp {module.grid.pp} cannot be saved by "
+            "megatron-core 0.19 (LanguageModule.tie_embeddings_and_output_weights_state_dict reads "
+            "global groups that a run of several grids has not); set pp to 1, or "
+            "tie_embeddings=false for a model that begins fresh"
+        )
+    return Description(
+        width=shape.hidden_size,
+        layers=shape.layers,
+        heads=shape.attention_heads,
+        experts=shape.experts,
+        weights=tuple(_weights(shape, rows)),
+        flops_per_position=2.0 * shape.hidden_size * rows
+        + shape.layers * _flops(shape, module.train.sequence_length),
+        parallel=frozenset({"tp", "cp", "pp", "dp"} | (_EXPERTS if shape.experts else _WHOLE)),
+        divides=tuple(_divides(shape, rows)),
+        packs=True,
+        vocabulary=rows,
+        owns=owned.FIELDS,
+    )
+
+
+def shape_of(module: Module) -> Shape:
+    """All sizes of the module's model."""
+    options: Options = module.options
+    return options.shape
+
+
+def embedding_rows(module: Module) -> int:
+    """Rows of the module's embedding.
+
+    Raises:
+        ValueError: the module has no vocabulary: it is not the language model.
+    """
+    if module.vocabulary_size is None:
+        raise ValueError(
+            f"module {module.name!r} has no vocabulary: plugin {module.plugin!r} makes a language "
+            "model, so use it for the module named 'language'"
+        )
+    options: Options = module.options
+    return options.embedding_rows(module.vocabulary_size)
+
+
+def _weights(shape: Shape, rows: int) -> Iterator[Weights]:
+    """All parameters as they lie: the embedding on the first stage, an equal share of the layers on
+    each, the final norm and the output layer on the last."""
+    hidden = shape.hidden_size
+    yield Weights(part="language", at="first", split=_TP, parameters=rows * hidden)
+    for layer in range(shape.layers):
+        for split, parameters in _layer(shape).items():
+            yield Weights(part="language", at=layer, split=split, parameters=parameters)
+    yield Weights(part="language", at="last", split=_WHOLE, parameters=hidden)
+    if not shape.tie_embeddings:
+        yield Weights(part="language", at="last", split=_TP, parameters=rows * hidden)
+
+
+def _layer(shape: Shape) -> dict[frozenset[str], int]:
+    """Parameters of one layer, by the grid sizes over which they are divided."""
+    hidden = shape.hidden_size
+    norms = 2 * hidden + (2 * shape.head_dim if shape.qk_norm else 0)
+    attention = hidden * _attention_columns(shape)
+    if shape.qkv_bias:
+        attention += shape.query_width + 2 * shape.kv_width
+    if shape.experts:
+        router = shape.experts * hidden
+        routed = 3 * hidden * shape.expert_ffn_hidden_size * shape.experts
+        return {_WHOLE: norms + router, _TP: attention, _EXPERTS: routed}
+    return {_WHOLE: norms, _TP: attention + 3 * hidden * shape.ffn_hidden_size}
+
+
+def _flops(shape: Shape, sequence_length: int) -> float:
+    """Forward floating-point operations of one layer for one position.
+
+    Two for each weight of a matrix that the position meets, plus causal attention 2 S d: scores
+    and values over S / 2 positions on average, d the width of all heads.
+    """
+    hidden = shape.hidden_size
+    attention = 2.0 * hidden * _attention_columns(shape) + 2.0 * sequence_length * shape.query_width
+    if shape.experts:
+        met = shape.experts_per_token * shape.expert_ffn_hidden_size
+        return attention + 2.0 * hidden * shape.experts + 6.0 * hidden * met
+    return attention + 6.0 * hidden * shape.ffn_hidden_size
+
+
+def _attention_columns(shape: Shape) -> int:
+    """Width of queries, keys, values and attention output together."""
+    return 2 * (shape.query_width + shape.kv_width)
+
+
+def _divides(shape: Shape, rows: int) -> Iterator[tuple[str, int, str]]:
+    yield "layers", shape.layers, "pp"
+    yield "rows of the embedding", rows, "tp"
+    yield "attention heads", shape.attention_heads, "tp"
+    yield "key and value heads", shape.kv_heads, "tp"
+    if shape.experts:
+        yield "experts", shape.experts, "ep"
+        yield "expert width", shape.expert_ffn_hidden_size, "expert_tp"
+    else:
+        yield "MLP width", shape.ffn_hidden_size, "tp"

@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib.metadata import EntryPoint
+
+import attrs
+import numpy as np
+import pluggy
+import pytest
+from gpt_modules import FAMILIES, ROWS, SEQUENCE, language_module
+from mimo_plugin_gpt import plugin
+from mimo_plugin_gpt.options import Options
+
+import mimo_core.hookspecs
+from mimo_core.contract import Grid, Sequences
+from mimo_core.recipe.stock import transformer_fields
+
+
+def test_every_hook_is_one_of_the_host() -> None:
+    host = pluggy.PluginManager(mimo_core.hookspecs.PROJECT)
+    host.add_hookspecs(mimo_core.hookspecs)
+    host.register(EntryPoint("gpt", "mimo_plugin_gpt.plugin", "mimo.plugins").load())
+    host.check_pending()
+    assert host.hook.options() is Options
+    assert host.hook.rng_prefix(module=language_module()) == "language."
+    assert host.hook.module_edges(module=language_module(), modules={}) == []
+
+
+def test_importing_and_describing_take_no_torch() -> None:
+    script = (
+        "import sys\n"
+        "from mimo_plugin_gpt import plugin\n"
+        "from gpt_modules import language_module\n"
+        "module = language_module(experts=2)\n"
+        "plugin.options(), plugin.describe(module), plugin.weight_map(module)\n"
+        "assert not {'torch', 'megatron', 'numpy'} & set(sys.modules), 'heavy imports'\n"
+    )
+    subprocess.run(
+        [sys.executable, "-c", script], check=True, env={"PYTHONPATH": ":".join(sys.path)}
+    )
+
+
+def test_description() -> None:
+    description = plugin.describe(language_module(**FAMILIES["qwen3_moe"]))
+    assert (description.width, description.layers, description.heads) == (32, 2, 4)
+    assert description.experts == 4
+    assert description.parallel == {"tp", "cp", "pp", "dp", "ep", "expert_tp"}
+    assert set(description.divides) == {
+        ("layers", 2, "pp"),
+        ("rows of the embedding", ROWS, "tp"),
+        ("attention heads", 4, "tp"),
+        ("key and value heads", 2, "tp"),
+        ("experts", 4, "ep"),
+        ("expert width", 24, "expert_tp"),
+    }
+    assert description.vocabulary == ROWS
+    assert description.packs
+
+
+def test_dense_layers_have_no_experts_to_spread() -> None:
+    description = plugin.describe(language_module(**FAMILIES["llama"]))
+    assert description.experts == 0
+    assert description.parallel == {"tp", "cp", "pp", "dp"}
+    assert ("MLP width", 48, "tp") in description.divides
+
+
+def test_rows_of_an_embedding_that_begins_fresh() -> None:
+    description = plugin.describe(language_module(vocabulary_multiple=16))
+    assert description.vocabulary == 80
+
+
+def test_tied_embeddings_are_counted_once() -> None:
+    tied, own = (plugin.describe(language_module(tie_embeddings=tie)) for tie in (True, False))
+    assert own.parameters - tied.parameters == 128 * 64
+
+
+def test_tied_embeddings_on_stages_are_refused() -> None:
+    with pytest.raises(ValueError, match="tie_embeddings with pp 2 cannot be saved"):
+        plugin.describe(language_module(Grid(pp=2), tie_embeddings=True))
+
+
+def test_owned_fields_are_fields_of_megatron() -> None:
+    """A field that core renames or drops would no longer be refused."""
+    owned = plugin.describe(language_module()).owns
+    assert owned <= set(transformer_fields())
+    assert not owned & {"moe_router_dtype", "moe_grouped_gemm", "recompute_granularity"}
+
+
+@pytest.mark.parametrize("family", ["llama", "mixtral"])
+def test_flops_are_two_a_weight_that_a_token_meets(family: str) -> None:
+    options = FAMILIES[family]
+    module = language_module(**options)
+    shape, described = module.options.shape, plugin.describe(module)
+    unused = ROWS * 32 + 5 * 32  # the embedding is looked up, norms are not matrices
+    if shape.experts:
+        idle = shape.experts - shape.experts_per_token
+        unused += 2 * idle * 3 * 32 * shape.expert_ffn_hidden_size
+    attention = 2 * 2 * SEQUENCE * shape.query_width
+    assert described.flops_per_position == 2 * (described.parameters - unused) + attention
+
+
+def test_only_the_language_model_has_a_vocabulary() -> None:
+    module = attrs.evolve(language_module(), name="vision", vocabulary_size=None)
+    with pytest.raises(ValueError, match="'vision' has no vocabulary"):
+        plugin.describe(module)
+
+
+class Context:
+    training = True
+
+    def __init__(self, lengths: list[int] | None = None) -> None:
+        self.lengths = lengths
+
+    def sequences(self, samples: list[str]) -> Sequences:
+        ids = np.arange(len(samples) * 4).reshape(-1, 4)
+        if self.lengths is not None:
+            ids = ids.reshape(1, -1)
+        return Sequences(
+            input_ids=ids,
+            labels=ids + 1,
+            loss_mask=(ids > 1).astype(np.float32),
+            position_ids=ids,
+            lengths=None if self.lengths is None else np.array(self.lengths, dtype=np.int32),
+        )
+
+
+def test_batch() -> None:
+    batch = plugin.provide_batch(language_module(), ["one", "two"], Context())  # type: ignore
+    assert set(batch) == {"input_ids", "labels", "loss_mask", "position_ids"}
+    assert batch["labels"].tolist() == [[1, 2, 3, 4], [5, 6, 7, 8]]
+    assert {str(t.dtype) for t in batch.values()} == {"torch.int64", "torch.float32"}
+
+
+def test_packed_batch() -> None:
+    batch = plugin.provide_batch(language_module(), ["one", "two"], Context([5, 3]))  # type: ignore
+    assert batch["labels"].tolist() == [[1, 2, 3, 4, 5, 6, 7, 8]]
+    assert batch["lengths"].tolist() == [5, 3]
+    assert str(batch["lengths"].dtype) == "torch.int32"

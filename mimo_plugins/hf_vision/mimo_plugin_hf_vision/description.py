@@ -1,0 +1,107 @@
+"""A tower and its projector in numbers, without torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from mimo_core import Description, Media, Module, Weights
+from mimo_plugin_hf_vision.architecture import Architecture, architecture
+from mimo_plugin_hf_vision.names import parameters, projector_shapes, tensor_shapes, unread
+from mimo_plugin_hf_vision.options import Options, options_of
+from mimo_plugin_hf_vision.preprocessing import preprocessing
+
+OWNS = frozenset(
+    {
+        "num_layers",
+        "hidden_size",
+        "num_attention_heads",
+        "num_query_groups",
+        "kv_channels",
+        "ffn_hidden_size",
+        "activation_func",
+        "gated_linear_unit",
+        "add_bias_linear",
+        "add_qkv_bias",
+        "qk_layernorm",
+        "normalization",
+        "layernorm_epsilon",
+        "layernorm_zero_centered_gamma",
+        "hidden_dropout",
+        "attention_dropout",
+        "attention_backend",
+        "num_moe_experts",
+        "recompute_granularity",
+        "recompute_method",
+        "recompute_num_layers",
+        "recompute_modules",
+    }
+)
+"""Of Megatron's layers, which are not here: the model's files and the options say what is."""
+
+_WHOLE = "the module of transformers runs as it is, "
+REFUSED = {
+    "tp": f"{_WHOLE}each layer whole on its rank; use dp, or a plugin of Megatron's layers "
+    "(such as radio) for tp",
+    "pp": f"{_WHOLE}all layers on one rank",
+    "cp": f"{_WHOLE}each picture whole on one rank",
+}
+
+
+def describe_encoder(module: Module) -> Description:
+    """For the plan, the validation and the data path.
+
+    Raises:
+        MimoError: the model's files are not there, or do not tell what is needed.
+    """
+    options = options_of(module)
+    language_width = module.language_width
+    assert language_width is not None, f"{module.name} is described without the language width"
+    tower = architecture(options)
+    patches = tower.patches(preprocessing(tower, options).size)
+    rows = patches + (tower.class_tokens if options.tokens == "all" else 0)
+    projector = parameters(projector_shapes(options, tower.width, language_width))
+
+    def positions(media: Sequence[Media]) -> list[int]:
+        return [rows] * len(media)
+
+    return Description(
+        width=tower.width,
+        layers=tower.layers,
+        heads=tower.heads,
+        weights=(
+            *_tower_weights(tower, options),
+            Weights(parameters=projector, part="projector", at="last"),
+        ),
+        flops_per_position=_flops(tower, patches, rows * projector) / patches,
+        accepts=options.media,
+        positions=positions,
+        parallel=frozenset({"dp"}),
+        refused=REFUSED,
+        owns=OWNS,
+    )
+
+
+def _tower_weights(tower: Architecture, options: Options) -> Iterator[Weights]:
+    """Exact where the tensors are known; else what transformer layers of this width have."""
+    shapes = tensor_shapes(tower)
+    if shapes is None:
+        yield Weights(parameters=tower.layers * _layer_parameters(tower))
+        return
+    still = parameters(unread(tower, options, shapes))
+    yield Weights(parameters=parameters(shapes) - still)
+    if still:
+        yield Weights(parameters=still, frozen=True)
+
+
+def _layer_parameters(tower: Architecture) -> int:
+    """Those of matrix products."""
+    inner = tower.config.get("intermediate_size") or 4 * tower.width
+    return int(4 * tower.width**2 + 2 * tower.width * inner)
+
+
+def _flops(tower: Architecture, patches: int, projector: int) -> float:
+    """Multiplications and additions of a picture's forward: matrix products only."""
+    sequence = patches + tower.class_tokens
+    layers = tower.layers * (_layer_parameters(tower) + 2 * sequence * tower.width)
+    height, width = tower.patch_size
+    return 2.0 * (sequence * layers + patches * 3 * height * width * tower.width + projector)

@@ -1,0 +1,196 @@
+"""What is known of some towers without transformers: defaults of their configs, class tokens, and
+names and shapes of their tensors in files.
+
+Facts of transformers' ``Siglip``, ``CLIP`` and ``Dinov2`` vision models; the tests hold them
+against these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+Tensors = Iterator[tuple[str, tuple[int, ...]]]
+"""Names in files, and shapes."""
+
+TOWER_OF = {"clip": "clip_vision_model", "siglip": "siglip_vision_model"}
+"""The type of the tower in a whole model's config that does not say it."""
+
+_SIZES = {
+    "hidden_size": 768,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "num_channels": 3,
+    "image_size": 224,
+}
+DEFAULTS: Mapping[str, Mapping[str, Any]] = {
+    "clip_vision_model": {
+        **_SIZES,
+        "patch_size": 32,
+        "intermediate_size": 3072,
+        "layer_norm_eps": 1e-5,
+        "hidden_act": "quick_gelu",
+    },
+    "siglip_vision_model": {
+        **_SIZES,
+        "patch_size": 16,
+        "intermediate_size": 3072,
+        "layer_norm_eps": 1e-6,
+        "hidden_act": "gelu_pytorch_tanh",
+        "vision_use_head": True,
+    },
+    "dinov2": {
+        **_SIZES,
+        "patch_size": 14,
+        "mlp_ratio": 4,
+        "layer_norm_eps": 1e-6,
+        "hidden_act": "gelu",
+        "qkv_bias": True,
+        "use_swiglu_ffn": False,
+        "use_mask_token": True,
+    },
+}
+"""What a released ``config.json`` leaves out."""
+
+
+def class_tokens(model_type: str, config: Mapping[str, Any]) -> int | None:
+    """Class and register tokens before the patches; ``None`` where it is not known."""
+    known = {
+        "clip_vision_model": 1,
+        "siglip_vision_model": 0,
+        "dinov2": 1,
+        "dinov2_with_registers": 1 + config.get("num_register_tokens", 4),
+        "dinov3_vit": 1 + config.get("num_register_tokens", 0),
+        "vit": 1,
+        "deit": 2,
+        "ijepa": 0,
+    }
+    return known.get(model_type)
+
+
+def _clip(config: Mapping[str, Any]) -> Tensors:
+    width, patches = config["hidden_size"], _patches(config)
+    yield "embeddings.class_embedding", (width,)
+    yield "embeddings.patch_embedding.weight", _convolution(config)
+    yield "embeddings.position_embedding.weight", (patches + 1, width)
+    yield from _norm("pre_layrnorm", width)
+    yield from _layers(config)
+    yield from _norm("post_layernorm", width)
+
+
+def _siglip(config: Mapping[str, Any]) -> Tensors:
+    width, inner = config["hidden_size"], config["intermediate_size"]
+    yield "embeddings.patch_embedding.weight", _convolution(config)
+    yield "embeddings.patch_embedding.bias", (width,)
+    yield "embeddings.position_embedding.weight", (_patches(config), width)
+    yield from _layers(config)
+    yield from _norm("post_layernorm", width)
+    if config["vision_use_head"]:
+        yield "head.probe", (1, 1, width)
+        yield "head.attention.in_proj_weight", (3 * width, width)
+        yield "head.attention.in_proj_bias", (3 * width,)
+        yield from _linear("head.attention.out_proj", width, width)
+        yield from _norm("head.layernorm", width)
+        yield from _linear("head.mlp.fc1", inner, width)
+        yield from _linear("head.mlp.fc2", width, inner)
+
+
+def _layers(config: Mapping[str, Any]) -> Tensors:
+    """Of CLIP, and of SigLIP."""
+    width, inner = config["hidden_size"], config["intermediate_size"]
+    for layer in range(config["num_hidden_layers"]):
+        name = f"encoder.layers.{layer}."
+        for projection in "qkv":
+            yield from _linear(f"{name}self_attn.{projection}_proj", width, width)
+        yield from _linear(f"{name}self_attn.out_proj", width, width)
+        yield from _norm(f"{name}layer_norm1", width)
+        yield from _linear(f"{name}mlp.fc1", inner, width)
+        yield from _linear(f"{name}mlp.fc2", width, inner)
+        yield from _norm(f"{name}layer_norm2", width)
+
+
+def _dinov2(config: Mapping[str, Any]) -> Tensors:
+    width = config["hidden_size"]
+    yield "embeddings.cls_token", (1, 1, width)
+    if config["use_mask_token"]:
+        yield "embeddings.mask_token", (1, width)
+    yield "embeddings.position_embeddings", (1, _patches(config) + 1, width)
+    yield "embeddings.patch_embeddings.projection.weight", _convolution(config)
+    yield "embeddings.patch_embeddings.projection.bias", (width,)
+    for layer in range(config["num_hidden_layers"]):
+        name = f"encoder.layer.{layer}."
+        yield from _norm(f"{name}norm1", width)
+        for projection in ("query", "key", "value"):
+            attention = f"{name}attention.attention.{projection}"
+            yield from _linear(attention, width, width, bias=config["qkv_bias"])
+        yield from _linear(f"{name}attention.output.dense", width, width)
+        yield f"{name}layer_scale1.lambda1", (width,)
+        yield from _norm(f"{name}norm2", width)
+        yield from _dinov2_mlp(f"{name}mlp.", config)
+        yield f"{name}layer_scale2.lambda1", (width,)
+    yield from _norm("layernorm", width)
+
+
+def _dinov2_mlp(name: str, config: Mapping[str, Any]) -> Tensors:
+    width = config["hidden_size"]
+    inner = int(width * config["mlp_ratio"])
+    if config["use_swiglu_ffn"]:
+        inner = (int(inner * 2 / 3) + 7) // 8 * 8
+        yield from _linear(f"{name}weights_in", 2 * inner, width)
+        yield from _linear(f"{name}weights_out", width, inner)
+    else:
+        yield from _linear(f"{name}fc1", inner, width)
+        yield from _linear(f"{name}fc2", width, inner)
+
+
+TENSORS: Mapping[str, Callable[[Mapping[str, Any]], Tensors]] = {
+    "clip_vision_model": _clip,
+    "siglip_vision_model": _siglip,
+    "dinov2": _dinov2,
+}
+
+UNREAD: Mapping[str, tuple[str, ...]] = {
+    "clip_vision_model": ("post_layernorm.",),
+    "siglip_vision_model": ("head.",),
+    "dinov2": ("embeddings.mask_token",),
+}
+"""What names begin with that the tower's output does not depend on."""
+
+FINAL_NORM: Mapping[str, str] = {
+    "siglip_vision_model": "post_layernorm.",
+    "dinov2": "layernorm.",
+}
+"""What the names of the norm behind the last layer begin with, where the output passes it."""
+
+FOREIGN: Mapping[str, str] = {
+    "embeddings.position_ids": "numbers that transformers 4 saved beside the weights",
+    "embeddings.mask_token": "stands for masked patches, where the config says that there is none",
+    "head.*": "pools a picture, where the config says that there is no head",
+}
+"""Names that a file of these towers may hold and the tower does not."""
+
+
+def sides(config: Mapping[str, Any], key: str) -> tuple[int, int]:
+    """Height and width of a config's ``image_size`` or ``patch_size``, one number or two."""
+    value = config[key]
+    return (value, value) if isinstance(value, int) else (int(value[0]), int(value[1]))
+
+
+def _patches(config: Mapping[str, Any]) -> int:
+    image, patch = sides(config, "image_size"), sides(config, "patch_size")
+    return (image[0] // patch[0]) * (image[1] // patch[1])
+
+
+def _convolution(config: Mapping[str, Any]) -> tuple[int, ...]:
+    return (config["hidden_size"], config["num_channels"], *sides(config, "patch_size"))
+
+
+def _linear(name: str, rows: int, columns: int, *, bias: bool = True) -> Tensors:
+    yield f"{name}.weight", (rows, columns)
+    if bias:
+        yield f"{name}.bias", (rows,)
+
+
+def _norm(name: str, width: int) -> Tensors:
+    yield f"{name}.weight", (width,)
+    yield f"{name}.bias", (width,)

@@ -1,0 +1,155 @@
+"""Names and shapes of the tower's tensors and of the projector's in files, without torch."""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+from collections.abc import Iterator, Sequence
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mimo_core import MimoError, Module, Stored, WeightMap, WeightRule
+from mimo_plugin_hf_vision import families
+from mimo_plugin_hf_vision.architecture import Architecture, architecture
+from mimo_plugin_hf_vision.files import find_weights
+from mimo_plugin_hf_vision.options import Options, options_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Shapes = dict[str, tuple[int, ...]]
+_FIRST = "embeddings."
+"""Stands in names of every tower's first layer, behind the prefix that a whole model has."""
+
+
+def weight_map(module: Module) -> WeightMap:
+    """One rule a tensor: checkpoints have the names of the model's files.
+
+    Raises:
+        MimoError: of another family than SigLIP, CLIP, DINOv2, a directory without safetensors.
+    """
+    options = options_of(module)
+    tower = architecture(options)
+    shapes = tensor_shapes(tower)
+    if shapes is None:
+        raise MimoError(
+            f"{tower.directory} has no safetensors, from which alone names of a "
+            f"{tower.model_type!r} tower can be told; name a directory that has them under "
+            "options.model"
+        )
+    assert module.language_width is not None
+    keys = ("num_attention_heads", "hidden_act", "layer_norm_eps")
+    return WeightMap(
+        rules=(*_tower(shapes), *_projector(options, tower, module.language_width)),
+        foreign=families.FOREIGN if tower.model_type in families.TENSORS else {},
+        config={
+            key: (tower.config[key], f"options.model ({options.model}) is another tower")
+            for key in keys
+            if key in tower.config
+        },
+        config_below=("vision_config",),
+        prefix="vision_model.",
+        locate=find_weights,
+    )
+
+
+def tensor_shapes(tower: Architecture) -> Shapes | None:
+    """The tower's tensors by their names in files; ``None`` where that cannot be told."""
+    family = families.TENSORS.get(tower.model_type)
+    if family is not None:
+        return dict(family(tower.config))
+    held = _headers(tower.directory)
+    prefixes = {name[: name.index(_FIRST)] for name in held if _FIRST in name}
+    prefix = min(prefixes, key=lambda prefix: ("vision" not in prefix, prefix), default="")
+    return {
+        name.removeprefix(prefix): shape for name, shape in held.items() if name.startswith(prefix)
+    } or None
+
+
+def unread(tower: Architecture, options: Options, shapes: Shapes) -> Shapes:
+    """Those of the tower's tensors that no row depends on, as far as that is known."""
+    kind, layer = tower.model_type, options.select_layer
+    starts = list(families.UNREAD.get(kind, ()))
+    if layer is not None and kind in families.TENSORS:
+        starts += [families.FINAL_NORM[kind]] if kind in families.FINAL_NORM else []
+        first = layer % (tower.layers + 1)
+        word = "layer" if kind == "dinov2" else "layers"
+        starts += [f"encoder.{word}.{number}." for number in range(first, tower.layers)]
+    return {name: shape for name, shape in shapes.items() if name.startswith(tuple(starts))}
+
+
+def projector_shapes(options: Options, width: int, language_width: int) -> Shapes:
+    """The projector's tensors by the names of LLaVA's."""
+    name = "multi_modal_projector.linear_"
+    if options.projector == "affine":
+        return {f"{name}1.weight": (language_width, width), f"{name}1.bias": (language_width,)}
+    inner = options.projector_hidden_size or language_width
+    return {
+        f"{name}1.weight": (inner, width),
+        f"{name}1.bias": (inner,),
+        f"{name}2.weight": (language_width, inner),
+        f"{name}2.bias": (language_width,),
+    }
+
+
+def parameters(shapes: Shapes) -> int:
+    return sum(math.prod(shape) for shape in shapes.values())
+
+
+def _projector(options: Options, tower: Architecture, language_width: int) -> Iterator[WeightRule]:
+    ours = {"1": "encoder.linear_fc1", "2": "encoder.linear_fc2"}
+    if options.projector == "affine":
+        ours = {"1": "encoder"}
+    for name, shape in projector_shapes(options, tower.width, language_width).items():
+        layer, kind = name.rpartition("_")[2].split(".")
+        stored = Stored(key=f"{ours[layer]}.{kind}", shape=shape)
+        yield WeightRule(part="projector", stored=(stored,), files={name: shape})
+
+
+def _tower(shapes: Shapes) -> Iterator[WeightRule]:
+    for name, shape in shapes.items():
+        if ".weights_in." in name:
+            yield _gated(name, shape)
+            continue
+        stored = Stored(key=name, shape=shape)
+        yield WeightRule(part="encoder", stored=(stored,), files={name: shape})
+
+
+def _gated(name: str, shape: tuple[int, ...]) -> WeightRule:
+    """DINOv2's SwiGLU: transformers cuts the file's tensor in two, of gate and value."""
+
+    def load(files: Sequence[Tensor]) -> Sequence[Tensor]:
+        return files[0].chunk(2)
+
+    def save(stored: Sequence[Tensor]) -> Sequence[Tensor]:
+        import torch
+
+        return [torch.cat(list(stored))]
+
+    half = (shape[0] // 2, *shape[1:])
+    return WeightRule(
+        part="encoder",
+        stored=tuple(
+            Stored(key=name.replace("weights_in", into), shape=half)
+            for into in ("gate_proj", "up_proj")
+        ),
+        files={name: shape},
+        load=load,
+        save=save,
+    )
+
+
+@cache
+def _headers(directory: Path) -> Shapes:
+    """Names and shapes of all safetensors of a directory, from the files' JSON headers."""
+    found: Shapes = {}
+    for path in sorted(directory.glob("*.safetensors")):
+        with path.open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            header = json.loads(file.read(length))
+        for name, entry in header.items():
+            if name != "__metadata__":
+                found[name] = tuple(entry["shape"])
+    return found

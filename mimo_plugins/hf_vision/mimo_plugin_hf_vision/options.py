@@ -1,0 +1,84 @@
+"""The options of a recipe's module with ``plugin: hf-vision``."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import attrs
+
+from mimo_core import Module
+
+Triple = tuple[float, float, float]
+
+
+def _positive(_options: Options, field: attrs.Attribute[Any], value: int | None) -> None:
+    if value is not None and value < 1:
+        raise ValueError(f"hf-vision option {field.name}={value}: expected 1 or more")
+
+
+def _count(_options: Options, field: attrs.Attribute[Any], value: int | None) -> None:
+    if value is not None and value < 0:
+        raise ValueError(f"hf-vision option {field.name}={value}: expected 0 or more")
+
+
+def _spread(_options: Options, field: attrs.Attribute[Any], value: Triple | None) -> None:
+    if value is not None and min(value) <= 0:
+        raise ValueError(
+            f"hf-vision option {field.name}={value}: pixels are divided by it, so each must be "
+            "above 0"
+        )
+
+
+@attrs.frozen(kw_only=True)
+class Options:
+    """Which tower, what of it the language model gets, and the projector between them."""
+
+    model: str
+    """A directory with the model's ``config.json``, or its name on the Hugging Face hub."""
+    tokens: Literal["patches", "all"] = "patches"
+    """What the language model gets of each picture: its patches, or class and register tokens
+    too, before them."""
+    select_layer: int | None = None
+    """Which of transformers' hidden states it gets: 0 for the embeddings, 1 for the first layer's
+    output, -1 for the last's, -2 for that before it (as LLaVA). By default the tower's output, its
+    final norm included where it has one."""
+    image_size: int | None = attrs.field(default=None, validator=_positive)
+    """Side of the square that the tower sees; by default what ``preprocessor_config.json`` says.
+    Position embeddings are interpolated where the model was made for another."""
+    mean: Triple | None = None
+    """Taken from the pixels (0 to 1) of each colour; by default what ``preprocessor_config.json``
+    says, like the next."""
+    std: Triple | None = attrs.field(default=None, validator=_spread)
+    """What the pixels are divided by after that."""
+    class_tokens: int | None = attrs.field(default=None, validator=_count)
+    """Class and register tokens that the tower puts before a picture's patches; known of SigLIP,
+    CLIP, DINOv2 and some others, to be given for the rest."""
+    attention: str | None = None
+    """Attention as transformers names it (``sdpa``, ``eager``, ``flash_attention_2``); by default
+    its own choice."""
+    recompute: bool = False
+    """Compute each layer again for its backward, instead of keeping what it computed."""
+
+    projector: Literal["affine", "mlp"] = "affine"
+    """From the tower to the language model: one linear layer, or two with a GELU between (as
+    LLaVA 1.5)."""
+    projector_hidden_size: int | None = attrs.field(default=None, validator=_positive)
+    """Width inside the MLP projector; by default the language model's."""
+    media: str = "image"
+    """The kind of the samples' media that it reads, so that two modules can read different ones."""
+    placeholder: str | None = None
+    """The symbol that stands for a picture's positions; by default the module's name in angle
+    brackets, such as ``<vision>``, so that no two modules share one."""
+
+    def __attrs_post_init__(self) -> None:
+        if self.projector == "affine" and self.projector_hidden_size is not None:
+            raise ValueError(
+                f"hf-vision option projector_hidden_size={self.projector_hidden_size}: an affine "
+                "projector has no hidden layer; leave it out or set projector=mlp"
+            )
+
+
+def options_of(module: Module) -> Options:
+    """The module's options, typed."""
+    assert isinstance(module.options, Options), f"{module.name}: {module.options!r}"
+    return module.options

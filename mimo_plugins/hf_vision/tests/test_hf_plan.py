@@ -1,0 +1,203 @@
+"""What is known of a tower before a rank starts: from files alone, without torch."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hf_tiny import CONFIGS, CROPPED, SQUARE, tiny_module, write_model, write_weights
+from mimo_plugin_hf_vision.architecture import architecture
+from mimo_plugin_hf_vision.plugin import describe, weight_map
+from mimo_plugin_hf_vision.preprocessing import Preprocessing, preprocessing
+
+from mimo_core import Media
+from mimo_core.errors import MimoError
+from mimo_core.plan import make_plan
+
+RECIPE = Path(__file__).with_name("hf_run.yaml")
+PLAN = """
+import sys
+from mimo_core.plan import make_plan
+from mimo_core.weights.beginning import directories, notes
+places = [f"modules.vision.{key}={sys.argv[2]}" for key in ("options.model", "weights")]
+plan = make_plan(sys.argv[1], places)
+print(*notes(directories(plan, None)), sep="|")
+print(plan.graph.descriptions["vision"].parameters)
+print(*sorted({name.partition(".")[0] for name in sys.modules}))
+"""
+
+
+def _write(folder: Path, config: dict[str, Any], processor: dict[str, Any] | None = None) -> Path:
+    (folder / "config.json").write_text(json.dumps(config))
+    if processor is not None:
+        (folder / "preprocessor_config.json").write_text(json.dumps(processor))
+    return folder
+
+
+def _said(options: dict[str, Any], model: Path | str) -> str:
+    with pytest.raises(MimoError) as caught:
+        describe(tiny_module(model, **options))
+    return str(caught.value)
+
+
+def _positions(module: Any) -> int:
+    positions = describe(module).positions
+    assert positions is not None
+    (count,) = positions([Media(kind="image", shape=(9, 9), load=lambda _: None)])  # type: ignore[arg-type, return-value]
+    return count
+
+
+def _how(model: Path, **options: Any) -> Preprocessing:
+    module = tiny_module(model, **options)
+    return preprocessing(architecture(module.options), module.options)
+
+
+def _plan_in_a_fresh_process(model: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", PLAN, str(RECIPE), model],
+        env={**os.environ, "HF_HUB_OFFLINE": "1", **environ},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+
+def test_a_plan_by_name_reads_the_cache_and_loads_neither_torch_nor_transformers(
+    tmp_path: Path,
+) -> None:
+    """As the hub's client lays it out: ``models--OWNER--NAME``, a commit, its files."""
+    cached = tmp_path / "hub" / "models--someone--tiny-clip"
+    write_weights(write_model(cached / "snapshots" / "0123abcd", "clip"))
+    (cached / "refs").mkdir()
+    (cached / "refs" / "main").write_text("0123abcd")
+    done = _plan_in_a_fresh_process("someone/tiny-clip", HF_HOME=str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    notes, parameters, loaded = done.stdout.splitlines()
+    assert int(parameters) > 5000
+    assert "0123abcd (encoder; projector begins fresh)|not read in" in notes
+    assert "text_model.*, 1 tensor" in notes
+    assert not {"torch", "transformers", "megatron"} & set(loaded.split())
+
+
+def test_a_name_that_cannot_be_had_says_what_to_download(tmp_path: Path) -> None:
+    done = _plan_in_a_fresh_process("someone/absent", HF_HOME=str(tmp_path))
+    (said,) = done.stderr.splitlines()[-1:]
+    assert "plugin 'hf-vision'" in said
+    assert "'someone/absent' is no directory" in said
+    assert "hf download someone/absent" in said
+    assert "--local-dir DIR" in said
+
+
+def test_a_path_that_is_not_there_is_no_name_of_the_hub(tmp_path: Path) -> None:
+    assert "there is no such directory" in _said({}, tmp_path / "nothing")
+
+
+@pytest.mark.parametrize("size", ["tp", "pp", "cp"])
+def test_other_grids_are_refused_with_the_reason(tmp_path: Path, size: str) -> None:
+    model = write_model(tmp_path, "siglip")
+    places = [f"modules.vision.options.model={model}", f"modules.vision.grid.{size}=2"]
+    with pytest.raises(MimoError) as caught:
+        make_plan(RECIPE, places)
+    said = str(caught.value)
+    assert f"plugin 'hf-vision' does not support {size} 2: the module of transformers" in said
+    assert "lets these exceed 1: dp" in said
+
+
+def test_what_acts_on_megatrons_layers_is_refused(tmp_path: Path) -> None:
+    model = write_model(tmp_path, "siglip")
+    places = [
+        f"modules.vision.options.model={model}",
+        "modules.vision.megatron.recompute_granularity=selective",
+    ]
+    with pytest.raises(MimoError, match=r"follows from modules\.vision\.options"):
+        make_plan(RECIPE, places)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "rows"),
+    [
+        ("clip", {}, 16),
+        ("clip", {"tokens": "all"}, 17),
+        ("siglip", {"tokens": "all"}, 16),
+        ("siglip", {"image_size": 24}, 36),
+        ("vit", {"tokens": "all", "class_tokens": 3}, 19),
+    ],
+)
+def test_rows_of_a_picture(tmp_path: Path, name: str, options: dict[str, Any], rows: int) -> None:
+    model = write_model(tmp_path, name)
+    assert _positions(tiny_module(model, **options)) == rows
+
+
+def test_a_released_config_that_leaves_all_to_the_defaults(tmp_path: Path) -> None:
+    """As ``google/siglip-base-patch16-224`` has it."""
+    config = {"model_type": "siglip", "vision_config": {"model_type": "siglip_vision_model"}}
+    square = {**SQUARE, "size": {"height": 224, "width": 224}}
+    description = describe(tiny_module(_write(tmp_path, config, square), projector="affine"))
+    assert (description.width, description.layers, description.heads) == (768, 12, 12)
+    # Of the released vision model, whose card counts 92.9 million.
+    assert sum(weights.parameters for weights in description.weights[:-1]) == 92_884_224
+
+
+def test_a_tower_that_is_no_row_of_patches_is_refused(tmp_path: Path) -> None:
+    said = _said({}, _write(tmp_path, {"model_type": "swin", "embed_dim": 96}, SQUARE))
+    assert "model_type 'swin'" in said
+    assert "num_hidden_layers" in said
+
+
+def test_unknown_class_tokens_are_asked_for(tmp_path: Path) -> None:
+    model = _write(tmp_path, {**CONFIGS["vit"], "model_type": "strange"}, SQUARE)
+    assert "set the option class_tokens" in _said({}, model)
+
+
+@pytest.mark.parametrize("layer", [-4, 3])
+def test_a_layer_that_is_not_there(tmp_path: Path, layer: int) -> None:
+    said = _said({"select_layer": layer}, write_model(tmp_path, "clip"))
+    assert f"select_layer={layer}" in said
+    assert "give -3 to 2" in said
+
+
+def test_names_of_an_unknown_family_need_its_files(tmp_path: Path) -> None:
+    with pytest.raises(MimoError, match="has no safetensors"):
+        weight_map(tiny_module(write_model(tmp_path, "vit")))
+
+
+def test_pictures_are_made_as_the_processor_says(tmp_path: Path) -> None:
+    square = _how(write_model(tmp_path / "square", "clip"))
+    assert (square.resize, square.crop, square.resample) == ((16, 16), None, 3)
+    cropped = _how(write_model(tmp_path / "cropped", "clip", CROPPED))
+    assert (cropped.resize, cropped.crop, cropped.size) == (18, (16, 16), (16, 16))
+
+
+def test_an_old_file_gives_one_number_for_both_sizes(tmp_path: Path) -> None:
+    """As ``openai/clip-vit-base-patch32`` has it: the shorter side, then a crop."""
+    old = {"size": 20, "crop_size": 16, "do_center_crop": True, "resample": 3}
+    how = _how(write_model(tmp_path, "clip", {**SQUARE, **old}))
+    assert (how.resize, how.crop) == (20, (16, 16))
+
+
+def test_image_size_keeps_the_share_that_is_cut_off(tmp_path: Path) -> None:
+    model = write_model(tmp_path, "clip", CROPPED)
+    how = _how(model, image_size=32, mean=(0.5, 0.5, 0.5))
+    assert (how.resize, how.size, how.mean) == (36, (32, 32), (0.5, 0.5, 0.5))
+
+
+def test_pictures_of_several_sizes_are_refused(tmp_path: Path) -> None:
+    free = {**SQUARE, "size": {"shortest_edge": 16, "longest_edge": 64}}
+    said = _said({}, write_model(tmp_path, "clip", free))
+    assert "preprocessor_config.json says {'size': {'shortest_edge': 16" in said
+    assert "set the option image_size" in said
+
+
+def test_without_a_processor_the_colours_are_asked_for(tmp_path: Path) -> None:
+    model = _write(tmp_path, CONFIGS["siglip"])
+    assert "is not there to say the image_mean of three colours; set the option mean" in _said(
+        {}, model
+    )
+    module = tiny_module(model, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+    assert _positions(module) == 16

@@ -1,0 +1,92 @@
+"""A Whisper encoder in numbers, without torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mimo_core import Description, Media, Module
+from mimo_plugin_whisper.options import Options, options_of
+from mimo_plugin_whisper.weights import weights
+from mimo_plugin_whisper.windows import rows
+
+OWNS = frozenset(
+    {
+        "num_layers",
+        "hidden_size",
+        "num_attention_heads",
+        "num_query_groups",
+        "kv_channels",
+        "ffn_hidden_size",
+        "activation_func",
+        "gated_linear_unit",
+        "add_bias_linear",
+        "add_qkv_bias",
+        "qk_layernorm",
+        "attention_output_gate",
+        "normalization",
+        "layernorm_epsilon",
+        "layernorm_zero_centered_gamma",
+        "hidden_dropout",
+        "attention_dropout",
+        "num_moe_experts",
+        # Would put other layers on a pipeline stage than the weights' places say.
+        "num_layers_in_first_pipeline_stage",
+        "num_layers_in_last_pipeline_stage",
+        "account_for_embedding_in_pipeline_split",
+        "account_for_loss_in_pipeline_split",
+        "pipeline_model_parallel_layout",
+    }
+)
+"""What the options say, or Whisper itself: a recipe cannot set it beside them."""
+
+
+def describe_encoder(module: Module) -> Description:
+    """The tower and its projector, for the plan, the validation and the data path."""
+    options = options_of(module)
+    language_width = module.language_width
+    assert language_width is not None, f"{module.name} is described without the language width"
+
+    def positions(media: Sequence[Media]) -> list[int]:
+        return [rows(medium.shape, options) for medium in media]
+
+    return Description(
+        width=options.output_width,
+        layers=options.tower_layers,
+        heads=options.tower_heads,
+        weights=weights(options, language_width),
+        flops_per_position=_flops_per_window(options, language_width) / options.window_positions,
+        accepts=options.media,
+        positions=positions,
+        parallel=frozenset({"tp", "pp", "dp"}),
+        divides=_divides(options, language_width),
+        owns=OWNS,
+    )
+
+
+def _flops_per_window(options: Options, language_width: int) -> float:
+    """Multiplications and additions of a whole window's forward: matrix products only."""
+    width, positions = options.tower_width, options.window_positions
+    # The first convolution works on twice as many frames.
+    convolutions = 3 * width * (2 * options.mel_bins + width)
+    products = 4 * width * width + 2 * width * options.tower_ffn_width
+    scores = 2 * positions * width
+    inner = options.projector_width(language_width)
+    if options.projector == "affine":
+        projector = options.output_width * language_width
+    else:
+        projector = inner * (options.output_width + language_width)
+    tower = positions * (convolutions + options.tower_layers * (products + scores))
+    return 2.0 * (tower + positions // options.stack * projector)
+
+
+def _divides(options: Options, language_width: int) -> tuple[tuple[str, int, str], ...]:
+    sizes = {
+        "attention heads": options.tower_heads,
+        "hidden width": options.tower_width,
+        "feed-forward width": options.tower_ffn_width,
+    }
+    if options.projector == "affine":
+        sizes["language width"] = language_width
+    else:
+        sizes["projector width"] = options.projector_width(language_width)
+    return tuple((what, value, "tp") for what, value in sizes.items())

@@ -1,0 +1,102 @@
+"""Whisper's weights as Hugging Face names them, and ours."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from mimo_core import Module, Stored, WeightMap, WeightRule
+from mimo_plugin_whisper.options import Options, options_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def weight_map(module: Module) -> WeightMap:
+    """Rules of tower and projector."""
+    options = options_of(module)
+    assert module.language_width is not None
+    return WeightMap(
+        rules=(*_tower(options), *_projector(options, module.language_width)),
+        config={
+            "encoder_attention_heads": (options.tower_heads, "set the option heads"),
+            "activation_function": ("gelu", "the tower has no other"),
+            "scale_embedding": (False, "the tower does not scale embedded frames"),
+        },
+        config_below=("audio_config",),
+        prefix="audio_tower.",
+    )
+
+
+def _same(key: str, name: str, *shape: int, layer: int | None = None) -> WeightRule:
+    """One tensor of the tower, the same on both sides."""
+    index = () if layer is None else (layer,)
+    stored = Stored(key=key, shape=shape, index=index)
+    return WeightRule(part="encoder", stored=(stored,), files={name: shape})
+
+
+def _tower(options: Options) -> Iterator[WeightRule]:
+    width, ffn = options.tower_width, options.tower_ffn_width
+    for name, inputs in (("conv1", options.mel_bins), ("conv2", width)):
+        yield _same(f"{name}.weight", f"{name}.weight", width, inputs, 3)
+        yield _same(f"{name}.bias", f"{name}.bias", width)
+    yield _same("positions", "embed_positions.weight", options.max_positions, width)
+    for kind in ("weight", "bias"):
+        yield _same(f"transformer.final_layernorm.{kind}", f"layer_norm.{kind}", width)
+    for layer in range(options.tower_layers):
+        ours, theirs = "transformer.layers.", f"layers.{layer}."
+        yield _projections(f"{ours}self_attention.linear_qkv.weight", theirs, layer, options)
+        for which in "qv":
+            bias = f"self_attn.{which}_proj.bias"
+            yield _same(f"{ours}self_attention.{which}_bias", theirs + bias, width, layer=layer)
+        for kind in ("weight", "bias"):
+            tensors = {
+                "self_attention.linear_qkv.layer_norm_": ("self_attn_layer_norm", width, ()),
+                "mlp.linear_fc1.layer_norm_": ("final_layer_norm", width, ()),
+                "self_attention.linear_proj.": ("self_attn.out_proj", width, (width,)),
+                "mlp.linear_fc1.": ("fc1", ffn, (width,)),
+                "mlp.linear_fc2.": ("fc2", width, (ffn,)),
+            }
+            for key, (name, rows, columns) in tensors.items():
+                shape = (rows, *(columns if kind == "weight" else ()))
+                yield _same(f"{ours}{key}{kind}", f"{theirs}{name}.{kind}", *shape, layer=layer)
+
+
+def _projections(key: str, name: str, layer: int, options: Options) -> WeightRule:
+    """Queries, keys and values: apart in the file, in Megatron in one tensor, head by head."""
+    width, heads = options.tower_width, options.tower_heads
+
+    def load(files: Sequence[Tensor]) -> Sequence[Tensor]:
+        import torch
+
+        return [torch.stack([file.unflatten(0, (heads, -1)) for file in files], 1).flatten(0, 2)]
+
+    def save(stored: Sequence[Tensor]) -> Sequence[Tensor]:
+        return [part.flatten(0, 1) for part in stored[0].unflatten(0, (heads, 3, -1)).unbind(1)]
+
+    return WeightRule(
+        part="encoder",
+        stored=(Stored(key=key, shape=(3 * width, width), index=(layer,)),),
+        files={f"{name}self_attn.{which}_proj.weight": (width, width) for which in "qkv"},
+        load=load,
+        save=save,
+    )
+
+
+def _projector(options: Options, language_width: int) -> Iterator[WeightRule]:
+    width, inner = options.output_width, options.projector_width(language_width)
+    if options.projector == "affine":
+        linears = {"encoder": ("linear", language_width, width)}
+    else:
+        linears = {
+            "encoder.linear_fc1": ("linear_1", inner, width),
+            "encoder.linear_fc2": ("linear_2", language_width, inner),
+        }
+    for ours, (theirs, rows, columns) in linears.items():
+        shapes = {"weight": (rows, columns)}
+        if options.projector_bias:
+            shapes["bias"] = (rows,)
+        for kind, shape in shapes.items():
+            stored = Stored(key=f"{ours}.{kind}", shape=shape)
+            name = f"multi_modal_projector.{theirs}.{kind}"
+            yield WeightRule(part="projector", stored=(stored,), files={name: shape})

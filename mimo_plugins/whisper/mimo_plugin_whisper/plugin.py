@@ -1,0 +1,85 @@
+"""The plugin's hooks. torch and megatron are imported only where something is built or batched."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from mimo_core import (
+    LANGUAGE,
+    BatchContext,
+    Description,
+    Edge,
+    Encoder,
+    Module,
+    Platform,
+    Sample,
+    WeightMap,
+    hookimpl,
+)
+from mimo_plugin_whisper.options import Options, options_of
+
+if TYPE_CHECKING:
+    from megatron.core.process_groups_config import ProcessGroupCollection
+
+mimo_contract = "1.0"
+
+
+@hookimpl
+def options() -> type:
+    """What the recipe's ``modules.NAME.options`` may say."""
+    return Options
+
+
+@hookimpl
+def describe(module: Module) -> Description:
+    """Sizes, parameters (projector included), FLOPs a position, rows of a sound."""
+    from mimo_plugin_whisper.description import describe_encoder
+
+    return describe_encoder(module)
+
+
+@hookimpl
+def module_edges(module: Module, modules: Mapping[str, Module]) -> Sequence[Edge]:
+    """One edge, into the language model."""
+    placeholder = options_of(module).placeholder or f"<{module.name}>"
+    return [Edge(source=module.name, target=LANGUAGE, placeholder=placeholder)]
+
+
+@hookimpl
+def rng_prefix(module: Module) -> str:
+    """The module's own name: distinct for two modules of this plugin."""
+    return f"{module.name}."
+
+
+@hookimpl
+def weight_map(module: Module) -> WeightMap:
+    """The names of transformers' Whisper encoder, and of a projector beside it."""
+    from mimo_plugin_whisper import hub
+
+    return hub.weight_map(module)
+
+
+@hookimpl
+def build_submodule(
+    module: Module, groups: ProcessGroupCollection | None, platform: Platform
+) -> Encoder:
+    """The tower, and an affine or MLP projector."""
+    from mimo_plugin_whisper.build import encoder
+
+    return encoder(module, groups, platform)
+
+
+@hookimpl
+def provide_batch(
+    module: Module, samples: Sequence[Sample], context: BatchContext
+) -> dict[str, Any] | None:
+    """What the tower's forward takes: see ``mimo_plugin_whisper.batch``."""
+    from mimo_plugin_whisper.batch import sound_batch, window_sizes
+
+    options = options_of(module)
+    if not any(True for sample in samples for _ in sample.media(options.media)):
+        return None
+    if not context.first_stage:
+        return window_sizes(samples, options)
+    return sound_batch(samples, context.load(samples), options)

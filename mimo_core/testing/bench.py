@@ -87,21 +87,23 @@ class Bench:
         """A recipe with the module or dataset under test; values as in YAML."""
         inner = self.inner
         width = {"hidden_size": inner.language_width}
-        modules = {
+        modules: dict[str, dict[str, Any]] = {
             ENCODER: {"plugin": partners.ENCODER_PARTNER, "options": width},
             LANGUAGE: {"plugin": partners.LANGUAGE_PARTNER, "options": width},
         }
         data: dict[str, Any] = {"plugin": partners.DATA_PARTNER}
-        tested = {"plugin": plugin_name(inner.plugin), "options": _plain(inner.options)}
+        tested: dict[str, Any] = {
+            "plugin": plugin_name(inner.plugin),
+            "options": _plain(inner.options),
+        }
         if self.subject is not inner and self.subject.kind == "wrapper":
             tested["wrappers"] = {self.name: _plain(self.subject.options)}
         if inner.kind == "dataset":
             data = tested
         else:
             more = {"grid": grid, "megatron": _plain(inner.megatron), "freeze": list(freeze)}
-            modules[self.module_name] = tested | {k: v for k, v in more.items() if v}
-            modules[self.module_name]["precision"] = precision
-            modules[self.module_name]["packing"] = packing
+            tested |= {key: value for key, value in more.items() if value}
+            modules[self.module_name] = tested | {"precision": precision, "packing": packing}
         return {
             "modules": modules,
             "data": data,

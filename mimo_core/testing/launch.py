@@ -95,7 +95,7 @@ def _take(
     """One rank's outcomes: what failed first says most."""
     found = {tuple(line["ended"]): from_json(line["outcome"]) for line in lines if "ended" in line}
     for line in lines:
-        pair: Pair = tuple(line.get("begun", ()))  # type: ignore[assignment]
+        pair: Pair = tuple(line.get("begun", ()))
         if pair and pair not in found:
             killed = not ended.startswith(f"rank {rank} failed")
             found[pair] = Outcome(status="failed", findings=(_died(ended),), waited=killed)

@@ -18,6 +18,8 @@ from mimo_core.testing.outcome import Finding, Outcome, as_json, outcome_of
 if TYPE_CHECKING:
     from mimo_core.testing.rig import Rig
 
+_STOPPED = 3
+"""Exit status of a rank that waited in vain."""
 _GRACE = 5.0
 """Seconds that a rank has to end a check after another rank failed in it."""
 
@@ -43,10 +45,18 @@ class Progress:
         watch.start()
         outcome = outcome_of(lambda: check(rig))
         self._end(subject, check, outcome)
-        while any(self._ended(other, subject, check) is None for other in self._others):
-            time.sleep(0.01)
+        others = [self._wait(other, subject, check) for other in self._others]
         ended.set()
         watch.join()
+        if any(other["waited"] for other in others):
+            # It ends its process, and what both would do next needs both.
+            os._exit(_STOPPED)
+
+    def _wait(self, rank: int, subject: str, check: Check) -> dict[str, Any]:
+        """How the check ended on another rank."""
+        while (outcome := self._ended(rank, subject, check)) is None:
+            time.sleep(0.01)
+        return outcome
 
     def _watch(
         self, subject: str, check: Check, patience: float, ended: threading.Event, main: int
@@ -56,9 +66,8 @@ class Progress:
         failed: float | None = None
         while not ended.wait(0.05):
             now = time.monotonic()
-            if failed is None and any(
-                self._ended(other, subject, check) == "failed" for other in self._others
-            ):
+            others = [self._ended(other, subject, check) for other in self._others]
+            if failed is None and any(other and other["status"] == "failed" for other in others):
                 failed = now
             waited_enough = failed is not None and now - failed > _GRACE
             if not waited_enough and now - start < patience:
@@ -66,7 +75,7 @@ class Progress:
             if self._ended(self._rank, subject, check) is None:
                 frames = traceback.extract_stack(sys._current_frames()[main])
                 self._end(subject, check, _hang(self._rank, now - start, frames))
-            os._exit(3)
+            os._exit(_STOPPED)
 
     def _end(self, subject: str, check: Check, outcome: Outcome) -> None:
         self._tell({"ended": [subject, check.name], "outcome": as_json(outcome)})
@@ -75,12 +84,12 @@ class Progress:
         with self._file(self._rank).open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 
-    def _ended(self, rank: int, subject: str, check: Check) -> str | None:
+    def _ended(self, rank: int, subject: str, check: Check) -> dict[str, Any] | None:
         """How the check ended on a rank, if it did."""
         for line in read_lines(self._file(rank)):
             if line.get("ended") == [subject, check.name]:
-                status: str = line["outcome"]["status"]
-                return status
+                outcome: dict[str, Any] = line["outcome"]
+                return outcome
         return None
 
     def _file(self, rank: int) -> Path:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import groupby
 from operator import itemgetter
@@ -12,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import attrs
+import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
@@ -45,6 +48,8 @@ class Built:
     model: Model
     bench: Bench
     platform: RankPlatform
+    random_state: Tensor
+    """Of torch's default generator, when the module had been built."""
 
     @property
     def module(self) -> Module:
@@ -139,13 +144,36 @@ class Built:
         return {k: v.to(device) if isinstance(v, Tensor) else v for k, v in batch.items()}
 
 
-class Rig:
-    """Builds the module of one subject on this rank, and remembers process groups."""
+Topologies = dict[tuple[tuple[str, Grid], ...], Topology]
+"""By the grids of all modules."""
 
-    def __init__(self, subject: Subject, platform: RankPlatform) -> None:
+
+@dataclass(kw_only=True)
+class _Recorded(BuildConfig):
+    """Remembers the random states in which modules were left."""
+
+    states: dict[str, Tensor] = field(default_factory=dict)
+
+    @contextmanager
+    def building(self, name: str) -> Iterator[None]:
+        with super().building(name):
+            yield
+            self.states[name] = torch.get_rng_state()
+
+
+class Rig:
+    """Builds the module of one subject on this rank."""
+
+    def __init__(self, subject: Subject, platform: RankPlatform, topologies: Topologies) -> None:
+        """
+        Args:
+            subject: What is tested.
+            platform: This rank's machine.
+            topologies: Those made so far, for all subjects: process groups cost much.
+        """
         self.bench = Bench(subject)
         self.platform = platform
-        self._topologies: dict[tuple[tuple[str, int], ...], Topology] = {}
+        self._topologies = topologies
 
     @cached_property
     def whole(self) -> Built:
@@ -165,8 +193,8 @@ class Rig:
         sizes = dict(grid or {"dp": dist.get_world_size()})
         graph = self.bench.graph(seed=seed, grid=sizes, **recipe)
         name = self.bench.module_name
-        topology = self._topology(graph, name)
-        config = BuildConfig(
+        topology = self._topology(graph)
+        config = _Recorded(
             host=self.bench.host, graph=graph, topology=topology, platform=self.platform, seed=seed
         )
         (model,) = Builder(config).build_distributed_models(
@@ -180,6 +208,7 @@ class Rig:
             model=model,
             bench=self.bench,
             platform=self.platform,
+            random_state=config.states[name],
         )
 
     def outside(self) -> Encoder | Any:
@@ -189,10 +218,10 @@ class Rig:
             "build_submodule", module.plugin, module=module, groups=None, platform=self.platform
         )
 
-    def _topology(self, graph: Graph, name: str) -> Topology:
+    def _topology(self, graph: Graph) -> Topology:
         """Groups of all modules: the partner is on rank 0 alone."""
-        grids: dict[str, Grid] = {each: module.grid for each, module in graph.modules.items()}
-        key = tuple(sorted(attrs.asdict(grids[name]).items(), key=str))
+        grids = {name: module.grid for name, module in graph.modules.items()}
+        key = tuple(grids.items())
         if key not in self._topologies:
             first = dict.fromkeys(grids, 0)
             self._topologies[key] = build_topology(grids, first, self.platform.backend)
@@ -210,11 +239,12 @@ def run(platform: RankPlatform, file: str, pairs: list[list[str]], folder: str) 
     progress = Progress(Path(folder), dist.get_rank(), dist.get_world_size())
     checks = {check.name: check for check in CHECKS}
     module = _imported(file)
+    topologies: Topologies = {}
     for name, group in groupby(pairs, key=itemgetter(0)):
         subject: Any = module
         for word in name.split("."):
             subject = getattr(subject, word)
-        rig = Rig(subject(), platform)
+        rig = Rig(subject(), platform, topologies)
         for _, check in group:
             progress.run(name, checks[check], rig)
     return 0

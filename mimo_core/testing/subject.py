@@ -13,6 +13,12 @@ if TYPE_CHECKING:
 Kind = Literal["encoder", "language", "dataset", "wrapper"]
 
 
+_SHAPES: Mapping[str, Sequence[tuple[int, ...]]] = {
+    "image": ((32, 32), (48, 32), (24, 40)),
+    "audio": ((3200, 16_000), (4000, 8000), (900, 16_000)),
+}
+
+
 class Subject:
     """A plugin under test, as attributes of a class.
 
@@ -35,9 +41,9 @@ class Subject:
     """Encoders: width of the language model beside it."""
     sequence_length: ClassVar[int] = 64
     """Positions of a sample."""
-    shapes: ClassVar[Sequence[tuple[int, ...]]] = ((32, 32), (48, 32), (24, 40))
-    """Encoders: shapes of the media it is given, as ``Media.shape`` tells them; several, where
-    their positions may differ."""
+    shapes: ClassVar[Sequence[tuple[int, ...]]] = ()
+    """Encoders: shapes of the media it is given, as ``Media.shape`` tells them; by default three
+    pictures or sounds of different sizes."""
     looked_at: ClassVar[int] = 50
     """Datasets: samples of each split that are looked at, spread over it."""
     tolerance: ClassVar[float] = 1e-4
@@ -70,7 +76,8 @@ class Subject:
 
     def media(self, kind: str) -> list[Media]:
         """A medium of each shape, with data of its own."""
-        return [self._medium(kind, shape, seed) for seed, shape in enumerate(self.shapes)]
+        shapes = self.shapes or _SHAPES.get(kind, ((1,),))
+        return [self._medium(kind, shape, seed) for seed, shape in enumerate(shapes)]
 
     def samples(self, kind: str | None) -> list[Sample]:
         """What modules are given: one sample with all media (if any kind is read), one with the

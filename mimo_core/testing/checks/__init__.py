@@ -40,7 +40,7 @@ class Check:
     def __call__(self, *given: Any) -> Iterator[Finding]:
         module, _, name = self.place.partition(":")
         function = getattr(importlib.import_module(f"{__name__}.{module}"), name)
-        yield from function(*given) or ()
+        yield from function(*given)
 
 
 _PLAIN: frozenset[Kind] = frozenset({"encoder", "language"})

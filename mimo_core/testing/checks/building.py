@@ -82,7 +82,6 @@ def parameters(rig: Rig) -> Iterator[Finding]:
 def seeded(rig: Rig) -> Iterator[Finding]:
     """The run's seed makes the weights: the same ones always, others with another seed."""
     first, again = rig.build(seed=5), rig.build(seed=5)
-    state = torch.get_rng_state()
     other = rig.build(seed=6)
     name = first.module.plugin
     drawn, redrawn = _weights(first), _weights(again)
@@ -94,18 +93,22 @@ def seeded(rig: Rig) -> Iterator[Finding]:
             "seeds; ranks that hold copies would differ",
         )
         return
-    if torch.equal(state, torch.get_rng_state()):
+    if torch.equal(first.random_state, other.random_state):
         yield Finding(
             said=f"{name!r} seeds the random generator itself: after building, its state is the "
             "same whatever the run's seed is",
             fix="leave out torch.manual_seed and the like: the core seeds each module from the "
             "run's seed and rng_prefix()",
         )
-    others = _weights(other)
-    random = [key for key, value in drawn.items() if (value != value.flatten()[0]).any()]
-    if random and all(_same(drawn[key], others[key]) for key in random):
+    others = other.by_part()
+    for part, model in first.by_part().items():
+        theirs = dict(others[part].named_parameters())
+        own = dict(model.named_parameters())
+        random = [key for key, value in own.items() if (value != value.flatten()[0]).any()]
+        if not random or not all(_same(own[key], theirs[key]) for key in random):
+            continue
         yield Finding(
-            said=f"{name!r} has the same weights with every seed of the run",
+            said=f"the {part} of {name!r} has the same weights with every seed of the run",
             fix="draw from torch's default generator, not from one with a seed of its own",
         )
 

@@ -107,10 +107,10 @@ def pickled(bench: Bench) -> Iterator[Finding]:
 
 def preview(bench: Bench) -> Iterator[Finding]:
     """The plan's samples: none of the dataset is longer."""
-    if not bench.host.has("preview", bench.name):
-        raise NotDeclared("preview: the plugin has no hook preview()")
     data = bench.graph().data
-    shown = [_size(sample) for sample in bench.host.ask("preview", bench.name, data=data)]
+    if not bench.host.has("preview", data.plugin):
+        raise NotDeclared("preview: the plugin has no hook preview()")
+    shown = [_size(sample) for sample in bench.host.ask("preview", data.plugin, data=data)]
     if not shown:
         yield Finding(said=f"preview() of {bench.name!r} shows nothing", fix="give a few samples")
         return
@@ -171,12 +171,12 @@ def _medium(where: str, medium: Media) -> Iterator[Finding]:
             fix="draw from load()'s argument alone, so that a run that goes on augments alike",
         )
     for array in (plain, drawn):
-        # Of a sound the metadata have the rate besides.
+        # Of a sound, samples and their rate.
         shape = medium.shape[:1] if medium.kind == "audio" else medium.shape
         if not isinstance(array, np.ndarray) or tuple(array.shape[: len(shape)]) != tuple(shape):
             got = list(array.shape) if isinstance(array, np.ndarray) else type(array).__name__
             yield Finding(
-                said=f"{where} is told as {list(shape)}, but load() gives {got}",
+                said=f"{where} is told as {list(medium.shape)}, but load() gives {got}",
                 fix="Media.shape must be that of the data, augmented or not: sequence positions "
                 "are counted from it on ranks that never decode",
             )
@@ -185,6 +185,16 @@ def _medium(where: str, medium: Media) -> Iterator[Finding]:
             yield Finding(
                 said=f"{where} is {array.dtype} {list(array.shape)}",
                 fix="an image is uint8 [height, width, 3]: convert it in load()",
+            )
+            return
+        if medium.kind == "audio" and (
+            array.dtype != np.float32 or array.ndim != 1 or not np.abs(array).max(initial=0) <= 1
+        ):
+            yield Finding(
+                said=f"{where} is {array.dtype} {list(array.shape)}, at most "
+                f"{np.abs(array).max(initial=0)}",
+                fix="a sound is float32 [samples], mono, between -1 and 1, and its Media.shape "
+                "(samples, samples a second): convert it in load()",
             )
             return
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import attrs
 import yaml
@@ -55,21 +56,23 @@ def sound(bench: Bench) -> Iterator[Finding]:
 
 
 def planned(bench: Bench) -> Iterator[Finding]:
-    """The plugin and its options make a recipe that can be planned."""
+    """The plugin and its options make a recipe that can be planned; raises where they do not."""
     bench.graph()
-    return iter(())
+    yield from ()
 
 
 def apart(bench: Bench) -> Iterator[Finding]:
     """Two modules with this plugin in one recipe: placeholders and random numbers of their own."""
     if bench.module_name == LANGUAGE:
-        bench.graph()  # raises where prefixes or edges collide
+        yield from planned(bench)
         return
     recipe = bench.recipe()
     modules = recipe["modules"]
     recipe["modules"] = {ENCODER: modules[ENCODER], _SECOND: modules[ENCODER]} | modules
     text = yaml.dump(recipe, Dumper=_NoAliases, sort_keys=False)
+    # Raises where prefixes or placeholders are the same.
     build_graph(load_text(text, "recipe of two modules"), bench.host)
+    yield from ()
 
 
 class _NoAliases(yaml.SafeDumper):
@@ -92,7 +95,7 @@ def _positions(bench: Bench, told: Description) -> Iterator[Finding]:
 
 
 def _unloadable(medium: Media) -> Media:
-    def load(_generator: object) -> object:
+    def load(_generator: Any) -> Any:
         raise ValueError(
             "describe().positions decodes a medium; it must count from Media.shape alone: ranks "
             "that never decode count too"

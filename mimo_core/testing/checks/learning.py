@@ -50,13 +50,20 @@ def bf16(rig: Rig) -> Iterator[Finding]:
     built = rig.build(precision="bf16")
     built.model.train()
     name = built.module.plugin
-    output = learn(built, batch_of(built))
-    if not built.module.is_language and output.dtype != torch.bfloat16:
-        yield Finding(
-            said=f"{name!r} puts out {output.dtype} where the module's precision is bf16",
-            fix="compute in the parameters' type, or cast back: both ends of the bridge expect "
-            "bf16 (module.precision)",
-        )
+    types: list[torch.dtype] = []
+    for part in built.by_part().values():
+        if not built.module.is_language:
+            part.register_forward_hook(lambda _part, _given, rows: types.append(rows.dtype))
+    try:
+        output = learn(built, batch_of(built))
+    finally:
+        wrong = [kind for kind in types if kind != torch.bfloat16]
+        if wrong:
+            yield Finding(
+                said=f"{name!r} puts out {wrong[0]} where the module's precision is bf16",
+                fix="compute in the parameters' type, or cast back: the projector and the other "
+                "end of the bridge expect bf16",
+            )
     if not output.isfinite().all():
         yield Finding(
             said=f"{name!r} puts out numbers that are not finite in bf16",
@@ -174,7 +181,9 @@ def _passes_on(built: Built) -> Iterator[Finding]:
 
     batch, rows = rows_batch(built)
     rows.requires_grad_()
-    built.logits(batch, rows=rows).float().square().sum().backward()
+    logits = built.logits(batch, rows=rows)
+    if logits.requires_grad:
+        logits.float().square().sum().backward()
     if rows.grad is None or not rows.grad.any():
         yield Finding(
             said=f"a frozen {built.module.plugin!r} passes no gradient to the rows of encoders",

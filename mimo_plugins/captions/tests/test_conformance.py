@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import pytest
@@ -18,7 +17,7 @@ class TestCaptions(Conformance):
 
     @pytest.fixture(scope="class", autouse=True)
     @classmethod
-    def written(cls, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    def written(cls, tmp_path_factory: pytest.TempPathFactory) -> None:
         """A file of captions, which the options name."""
         folder = tmp_path_factory.mktemp("captions")
         lines: list[dict[str, Any]] = []
@@ -28,4 +27,3 @@ class TestCaptions(Conformance):
                 write_picture(folder / image, 8 + number, 12)
             lines.append({"id": f"{number}", "images": images, "text": "a" * (number + 1)})
         cls.options = {**cls.options, "file": str(write_lines(folder / "captions.jsonl", lines))}
-        yield

@@ -53,7 +53,7 @@ class Options:
     """What the samples have, what the pictures look like, and what is done to the sounds."""
 
     shares: Shares = attrs.field(factory=Shares)
-    """How many samples have both media, one of them, or none."""
+    """Shares of the samples with both a picture and a sound, with one of them, with none."""
     shuffle_pictures: bool = False
     """Test of honesty: every caption gets the picture of another sample of its split."""
     shuffle_sounds: bool = False

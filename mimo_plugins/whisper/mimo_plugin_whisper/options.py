@@ -43,11 +43,11 @@ class Options:
     size: Literal["custom", "tiny", "base", "small", "medium", "large"] = "custom"
     """A released size, or ``custom``: ``hidden_size``, ``layers`` and ``heads`` say it."""
     hidden_size: int | None = attrs.field(default=None, validator=_positive)
-    """Width of the transformer; like the next two, taken from ``size`` where not given."""
+    """Width of the transformer; taken from ``size`` where not given."""
     layers: int | None = attrs.field(default=None, validator=_positive)
-    """Of the transformer."""
+    """Transformer layers; taken from ``size`` where not given."""
     heads: int | None = attrs.field(default=None, validator=_positive)
-    """Of its attention."""
+    """Attention heads; taken from ``size`` where not given."""
     ffn_hidden_size: int | None = attrs.field(default=None, validator=_positive)
     """Width inside the feed-forward layers; by default four times ``hidden_size``."""
     mel_bins: int = attrs.field(default=80, validator=_positive)

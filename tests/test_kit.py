@@ -1,0 +1,72 @@
+"""The conformance kit: silent about good plugins, and of each fault it says what to do."""
+
+from __future__ import annotations
+
+import sys
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+KIT = Path(__file__).parent / "kit"
+sys.path.insert(0, str(KIT))
+
+import faults  # noqa: E402
+import good_plugins as good  # noqa: E402
+
+from mimo_core.testing.bench import Bench  # noqa: E402
+from mimo_core.testing.checks import CHECKS, Check, checks_of  # noqa: E402
+from mimo_core.testing.launch import run_checks  # noqa: E402
+from mimo_core.testing.outcome import Outcome, outcome_of  # noqa: E402
+from mimo_core.testing.subject import Subject  # noqa: E402
+
+BY_NAME = {check.name: check for check in CHECKS}
+GOOD = (good.GoodEncoder, good.GoodWrapper)
+
+
+@cache
+def launched(ranks: int) -> Any:
+    """All faults that show on so many ranks, and the good plugins, in one launch."""
+    pairs = [
+        (f"good_plugins.{one.__name__}", check.name)
+        for one in GOOD
+        for check in checks_of(one)
+        if check.ranks == ranks
+    ]
+    pairs += [(one.__name__, one.expected[0]) for one in faults.faults(ranks)]
+    return run_checks(str(KIT / "faults.py"), ranks, pairs)
+
+
+def outcome(subject: type[Subject], check: Check) -> Outcome:
+    if check.ranks:
+        prefix = "good_plugins." if subject in GOOD else ""
+        found: Outcome = launched(check.ranks)[prefix + subject.__name__, check.name]
+        return found
+    return outcome_of(lambda: check(Bench(subject())))
+
+
+@pytest.mark.parametrize(
+    ("subject", "check"),
+    [
+        pytest.param(one, check, id=f"{one.__name__}-{check.name}")
+        for one in (*GOOD, good.GoodDataset, good.GoodDataWrapper)
+        for check in checks_of(one)
+    ],
+)
+def test_nothing_is_said_of_a_good_plugin(subject: type[Subject], check: Check) -> None:
+    found = outcome(subject, check)
+    assert found.status != "failed", found.message
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [fault for ranks in (0, 1, 2) for fault in faults.faults(ranks)],
+    ids=lambda fault: fault.__name__,
+)
+def test_a_fault_is_told_with_what_to_do(fault: type[faults.Fault]) -> None:
+    check, words = fault.expected
+    found = outcome(fault, BY_NAME[check])
+    assert found.status == "failed"
+    assert words in found.message
+    assert "to do: " in found.message

@@ -62,14 +62,18 @@ def _tensors(built: Any) -> Iterator[ShardedTensor]:
 
 @contextmanager
 def _divided_in_place(layers: Layers) -> Iterator[None]:
-    kept = {path: layer.weight for path, layer in layers.items()}
+    """Under the weight's name and no other: some parts tell their parameters apart by identity."""
+    kept = {path: dict(layer._parameters) for path, layer in layers.items()}
     try:
         for layer in layers.values():
-            layer._parameters["weight"] = divided_of(layer, layer.lora_kind)
+            divided = divided_of(layer, layer.lora_kind)
+            del layer._parameters["lora_a"], layer._parameters["lora_b"]
+            layer._parameters["weight"] = divided
         yield
     finally:
         for path, layer in layers.items():
-            layer._parameters["weight"] = kept[path]
+            layer._parameters.clear()
+            layer._parameters.update(kept[path])
 
 
 def _renamed(

@@ -9,7 +9,15 @@ from typing import Any
 import attrs
 import torch
 import torch.distributed as dist
-from lora_modules import GATED, HOST, LANGUAGE, TARGETS, VISION, lora
+from lora_modules import (
+    GATED,
+    HOST,
+    LANGUAGE,
+    TARGETS,
+    VISION,
+    lora,
+    transformers_module,
+)
 from megatron.core.tensor_parallel import model_parallel_cuda_manual_seed
 from megatron.core.transformer.spec_utils import build_module
 from safetensors.torch import save_file
@@ -30,23 +38,26 @@ def two_ranks(platform: Any) -> dict[str, Any]:
     grids = {"whole": Grid(dp=2), "split": Grid(tp=2, ep=2), "vision": Grid(tp=2)}
     groups = dict(build_topology(grids, dict.fromkeys(grids, 0), platform.backend).groups)
     model_parallel_cuda_manual_seed(7, tp_rank=groups["split"].tp.rank(), ep_rank=0, etp_rank=0)
-    found = {}
-    for module in (VISION, GATED, LANGUAGE):
-        grid = grids["split" if module.is_language else "vision"]
-        wrappers = lora(*TARGETS[module.plugin], rank=RANK, alpha=ALPHA)
-        adapted = attrs.evolve(module, wrappers=wrappers)
-        torch.manual_seed(0)
-        whole = built(adapted, grids["whole"], groups["whole"], platform)
-        plain = built(module, grids["whole"], groups["whole"], platform)
-        begin_alike(whole, plain)
-        untrained = (outputs(whole, module) - outputs(plain, module)).abs().max().item()
-        make_up(whole)
-        found[module.plugin] = {
-            "untrained": untrained,
-            "unnamed": unnamed(adapted, map_of(adapted), parts(whole, module), groups["whole"]),
-            "merged": merged(whole, plain, adapted, groups["whole"]),
-            **compared(whole, built(adapted, grid, groups["split"], platform), adapted, groups),
-        }
+    found: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for module in (transformers_module(Path(folder)), VISION, GATED, LANGUAGE):
+            wrappers = lora(*TARGETS[module.plugin], rank=RANK, alpha=ALPHA)
+            adapted = attrs.evolve(module, wrappers=wrappers)
+            torch.manual_seed(0)
+            whole = built(adapted, grids["whole"], groups["whole"], platform)
+            plain = built(module, grids["whole"], groups["whole"], platform)
+            begin_alike(whole, plain)
+            untrained = (outputs(whole, module) - outputs(plain, module)).abs().max().item()
+            make_up(whole)
+            found[module.plugin] = {
+                "untrained": untrained,
+                "unnamed": unnamed(adapted, map_of(adapted), parts(whole, module), groups["whole"]),
+                "merged": merged(whole, plain, adapted, groups["whole"]),
+            }
+            if "tp" in HOST.ask("describe", module.plugin, module=module).parallel:
+                grid = grids["split" if module.is_language else "vision"]
+                split = built(adapted, grid, groups["split"], platform)
+                found[module.plugin] |= compared(whole, split, adapted, groups)
     megatron = attrs.evolve(adapted, megatron=FULL)
     again = built(megatron, grids["whole"], groups["whole"], platform)
     found["recomputed"] = compared(whole, again, adapted, groups | {"split": groups["whole"]})
@@ -111,7 +122,8 @@ def outputs(model: nn.Module, module: Module) -> Tensor:
     device = next(model.parameters()).device
     if not module.is_language:
         images = torch.randn(2, 3, 16, 16, generator=generator)
-        return model(images=images.to(device))  # type: ignore[no-any-return]
+        name = "images" if module.plugin == "radio" else "pixel_values"
+        return model(**{name: images.to(device)})  # type: ignore[no-any-return]
     ids = torch.randint(0, 200, (2, 12), generator=generator).to(device)
     places = torch.arange(12, device=device).expand_as(ids)
     return model(ids, places, None, labels=ids.roll(-1, 1))  # type: ignore[no-any-return]

@@ -10,6 +10,8 @@ import pytest
 from mimo_core.testing import run_ranks
 
 MODULES = ("radio", "gpt", "nemotron")
+ALL = (*MODULES, "hf-vision")
+"""One of them a tower of transformers, which has no tp."""
 TOLERANCE = 1e-5
 """Of outputs and losses of about 1 to 10 in fp32: sums in another order show up to 4e-6."""
 GRADIENTS = 1e-4
@@ -21,7 +23,7 @@ def ranks() -> list[dict[str, Any]]:
     return run_ranks(f"{Path(__file__).with_name('lora_ranks.py')}:two_ranks", ranks=2, timeout=240)
 
 
-@pytest.mark.parametrize("plugin", MODULES)
+@pytest.mark.parametrize("plugin", ALL)
 def test_adapters_begin_by_adding_nothing(ranks: list[dict[str, Any]], plugin: str) -> None:
     assert [rank[plugin]["untrained"] for rank in ranks] == [0.0, 0.0]
 
@@ -51,7 +53,7 @@ def test_tp_2_equals_tp_1_and_adapters_alone_learn(
             assert f"decoder.layers.3.mlp.experts.experts.{expert}.linear_fc1.lora_b" in keys
 
 
-@pytest.mark.parametrize("plugin", MODULES)
+@pytest.mark.parametrize("plugin", ALL)
 def test_the_merged_weights_compute_what_the_adapted_model_does(
     ranks: list[dict[str, Any]], plugin: str
 ) -> None:

@@ -15,6 +15,7 @@ sys.path.insert(0, str(KIT))
 import faults  # noqa: E402
 import good_plugins as good  # noqa: E402
 
+from mimo_core.testing import Conformance  # noqa: E402
 from mimo_core.testing.bench import Bench  # noqa: E402
 from mimo_core.testing.checks import CHECKS, Check, checks_of  # noqa: E402
 from mimo_core.testing.launch import run_checks  # noqa: E402
@@ -70,3 +71,15 @@ def test_a_fault_is_told_with_what_to_do(fault: type[faults.Fault]) -> None:
     assert found.status == "failed"
     assert words in found.message
     assert "to do: " in found.message
+
+
+@pytest.mark.parametrize(
+    ("attributes", "words"),
+    [
+        ({"plugin": "radio"}, "kind must be one of encoder, language, dataset, wrapper"),
+        ({"plugin": "lora", "kind": "wrapper"}, "wraps = a Subject"),
+    ],
+)
+def test_a_class_that_would_test_nothing_is_refused(attributes: dict[str, Any], words: str) -> None:
+    with pytest.raises(TypeError, match=words):
+        type("TestMine", (Conformance,), attributes)

@@ -26,6 +26,7 @@ LANGUAGE = "language"
 """The name of the one language model in every module graph."""
 
 Split = Literal["train", "validation"]
+"""Which samples of a dataset: those to train on, or those held out."""
 Precision = Literal["fp32", "bf16"]
 FreezePart = Literal["encoder", "projector", "language"]
 
@@ -98,18 +99,25 @@ class Module:
     """A node of the model graph, as a hook sees it: the same on every rank."""
 
     name: str
+    """In the recipe; ``language`` for the language model."""
     plugin: str
+    """Name of the plugin that it is asked of."""
     grid: Grid
+    """Its parallel sizes."""
     train: Train
+    """What all modules of the run share."""
     options: Any = None
     """The plugin's own options class, already structured from the recipe."""
     freeze: tuple[FreezePart, ...] = ()
+    """Its parts that do not learn; the core sees to it."""
     precision: Precision = "fp32"
     """Of the module's weights and activations."""
     packing: bool = False
     """Samples of a microbatch lie end to end, without padding between them."""
     learning_rate_factor: float = 1.0
+    """Of the run's learning rate."""
     weight_decay_factor: float = 1.0
+    """Of the run's weight decay."""
     megatron: Mapping[str, Any] = attrs.field(factory=dict)
     """Fields of megatron's ``TransformerConfig`` that the recipe sets for this module;
     ``transformer_config`` puts them in."""
@@ -124,6 +132,7 @@ class Module:
 
     @property
     def is_language(self) -> bool:
+        """It is the language model."""
         return self.name == LANGUAGE
 
     @property
@@ -138,7 +147,9 @@ class Edge:
     """What a module feeds: ``source`` puts its rows where ``target`` has ``placeholder``."""
 
     source: str
+    """Name of the module that puts the rows out."""
     target: str
+    """Name of the module that takes them: the language model."""
     placeholder: str
     """Symbolic, such as ``<image>``: the tokenizer's owner turns it into an id."""
 
@@ -167,10 +178,13 @@ class Description:
     width: int
     """Features of one output position before any projector (language model: hidden size)."""
     layers: int
+    """Of the module, over all its pipeline stages."""
     heads: int
+    """Attention heads of a layer, over all tensor-parallel ranks."""
     weights: tuple[Weights, ...]
     """All parameters of the module, trainable or frozen, its projector included."""
     experts: int = 0
+    """Routed experts of a layer; 0 where it has none."""
     flops_per_position: float = 0.0
     """Forward floating-point operations for one position that goes in (a patch, a token)."""
     accepts: str | None = None
@@ -229,6 +243,7 @@ class Text:
     """A piece of text in a sample."""
 
     text: str
+    """As the tokenizer reads it."""
     loss: bool = False
     """The model learns to say it."""
 
@@ -238,6 +253,7 @@ class Media:
     """A picture, a sound, …: its metadata at once, its data only where it is decoded."""
 
     kind: str
+    """Such as ``image``: encoders whose description accepts it read it."""
     shape: tuple[int, ...]
     """Metadata from which positions are counted; for an image ``(height, width)``, for a sound
     (``audio``) ``(samples, samples a second)``."""
@@ -254,6 +270,7 @@ class Sample:
     key: str
     """Names the sample in messages: ``digits/train/17``, ``captions.jsonl:3``."""
     parts: tuple[Text | Media, ...]
+    """Texts and media, as they follow each other."""
 
     def media(self, kind: str) -> Iterator[Media]:
         """The sample's media of one kind, in order."""
@@ -265,8 +282,11 @@ class Data:
     """The recipe's ``data`` section, as ``build_dataset`` sees it."""
 
     plugin: str
+    """Name of the dataset's plugin."""
     options: Any = None
+    """The plugin's own options class, already structured from the recipe."""
     seed: int = 1234
+    """The run's, for what the dataset draws."""
     wrappers: Mapping[str, Any] = attrs.field(factory=dict)
     """Plugins that wrap the dataset's hooks, the innermost first, with their options."""
 
@@ -312,6 +332,7 @@ class BatchContext(Protocol):
     """What the core offers to ``provide_batch``."""
 
     training: bool
+    """Not evaluation: media are augmented."""
     first_stage: bool
     """The calling module's first pipeline stage, where media are decoded."""
 
@@ -332,6 +353,7 @@ class Platform(Protocol):
     """The machine, as a plugin may see it."""
 
     name: Literal["cpu", "cuda"]
+    """What the ranks compute on."""
     transformer_engine: bool
     """TransformerEngine layers are to be used (cuda), else core's local layers."""
 

@@ -35,6 +35,8 @@ PROJECT = "mimo"
 
 hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)
+"""The mark of a hook: ``@hookimpl`` above a function that answers it, ``@hookimpl(wrapper=True)``
+above one that wraps it."""
 
 
 @hookspec(firstresult=True)

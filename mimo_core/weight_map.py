@@ -43,7 +43,9 @@ class WeightRule:
     """
 
     part: FreezePart
+    """The part of the module that the tensors belong to."""
     stored: tuple[Stored, ...]
+    """Tensors of the checkpoint."""
     files: Mapping[str, Shape]
     """Names and shapes in a Hugging Face directory."""
     load: Load = list
@@ -58,7 +60,9 @@ class Constant:
     """A tensor of a file that is no weight here: where a file has it, it must hold these values."""
 
     name: str
+    """In the file."""
     shape: Shape
+    """In the file."""
     values: tuple[float, ...]
     """All of them, in order; or one for all."""
     meaning: str

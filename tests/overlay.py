@@ -18,6 +18,7 @@ import subprocess
 import sys
 import venv
 from collections.abc import Iterator, Sequence
+from functools import partial
 from importlib.metadata import Distribution, distributions
 from pathlib import Path
 
@@ -25,9 +26,8 @@ import attrs
 
 ROOT = Path(__file__).parents[1]
 GROUP = "mimo.plugins"
-_NOT_BUILT = shutil.ignore_patterns(
-    *("__pycache__", "*.egg-info", "build", "dist", ".*", "tests", "mimo_plugins", "examples")
-)
+_LEFT_BY_BUILDS = shutil.ignore_patterns("__pycache__", "*.egg-info", "build", "dist", ".*")
+_BESIDE_PACKAGES = {"tests", "mimo_plugins", "examples"}
 
 
 def build_wheels(sources: Sequence[Path], folder: Path) -> dict[str, Path]:
@@ -37,7 +37,7 @@ def build_wheels(sources: Sequence[Path], folder: Path) -> dict[str, Path]:
     """
     copies = [folder / "sources" / (source.name or "core") for source in sources]
     for source, copy in zip(sources, copies, strict=True):
-        shutil.copytree(source, copy, ignore=_NOT_BUILT)
+        shutil.copytree(source, copy, ignore=partial(_not_built, source))
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", "wheel"]
     where = ["--no-deps", "--no-build-isolation", "--no-index", "--wheel-dir", folder / "wheels"]
     _run([*pip, *where, *copies], cwd=folder)
@@ -95,7 +95,7 @@ class Overlay:
         _run([*pip, "--disable-pip-version-check", "uninstall", "--yes", *names], cwd=self.work)
 
     def run(
-        self, program: str, *arguments: str | Path, timeout: float = 120.0, **environ: str
+        self, program: str, *arguments: str | Path, timeout: float = 240.0, **environ: str
     ) -> subprocess.CompletedProcess[str]:
         """Run one of the environment's programs (``mimo``, ``mimo-pretrain``, ``python``).
 
@@ -125,6 +125,11 @@ class Overlay:
         kept = {name: value for name, value in os.environ.items() if not name.startswith(led)}
         path = os.pathsep.join([str(self.python.parent), os.environ["PATH"]])
         return kept | {"PATH": path, "COLUMNS": "120"}
+
+
+def _not_built(source: Path, folder: str, names: list[str]) -> set[str]:
+    beside = _BESIDE_PACKAGES if Path(folder) == source else set()
+    return _LEFT_BY_BUILDS(folder, names) | beside & set(names)
 
 
 def _shared() -> Iterator[Path]:

@@ -1,4 +1,4 @@
-"""``mimo plugins``: what is installed, and a new one begun."""
+"""``mimo plugins``: what is installed, whether it is sound, and a new one begun."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
     from mimo_core.plugins import PluginRecord
 
-app = typer.Typer(help="Installed plugins, and new ones.", no_args_is_help=True)
+app = typer.Typer(
+    help="Installed plugins, listed and checked; a new one begun.", no_args_is_help=True
+)
 _STATE_COLOURS = {"usable": "green", "broken": "red", "disabled": "yellow"}
 
 

@@ -22,6 +22,11 @@ def expected(hook: str, arguments: Mapping[str, Any], answer: object) -> str | N
     return None if fits(answer, arguments) else due
 
 
+def due_answer(hook: str) -> str:
+    """What a hook must answer, in words."""
+    return _CHECKS[hook][0]
+
+
 def shown(value: object) -> str:
     """A value in a message: its text, cut where long, and its type."""
     text = repr(value)

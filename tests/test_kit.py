@@ -14,7 +14,9 @@ sys.path.insert(0, str(KIT))
 
 import faults  # noqa: E402
 import good_plugins as good  # noqa: E402
+from fault import Fault  # noqa: E402
 
+from mimo_core.testing import Conformance  # noqa: E402
 from mimo_core.testing.bench import Bench  # noqa: E402
 from mimo_core.testing.checks import CHECKS, Check, checks_of  # noqa: E402
 from mimo_core.testing.launch import run_checks  # noqa: E402
@@ -29,19 +31,23 @@ GOOD = (good.GoodEncoder, good.GoodWrapper)
 def launched(ranks: int) -> Any:
     """All faults that show on so many ranks, and the good plugins, in one launch."""
     pairs = [
-        (f"good_plugins.{one.__name__}", check.name)
+        (name_of(one), check.name)
         for one in GOOD
         for check in checks_of(one)
         if check.ranks == ranks
     ]
-    pairs += [(one.__name__, one.expected[0]) for one in faults.faults(ranks)]
+    pairs += [(name_of(one), one.expected[0]) for one in faults.faults(ranks)]
     return run_checks(str(KIT / "faults.py"), ranks, pairs)
+
+
+def name_of(subject: type[Subject]) -> str:
+    """Where ``faults.py`` has it."""
+    return f"{subject.__module__}.{subject.__name__}"
 
 
 def outcome(subject: type[Subject], check: Check) -> Outcome:
     if check.ranks:
-        prefix = "good_plugins." if subject in GOOD else ""
-        found: Outcome = launched(check.ranks)[prefix + subject.__name__, check.name]
+        found: Outcome = launched(check.ranks)[name_of(subject), check.name]
         return found
     return outcome_of(lambda: check(Bench(subject())))
 
@@ -64,9 +70,21 @@ def test_nothing_is_said_of_a_good_plugin(subject: type[Subject], check: Check) 
     [fault for ranks in (0, 1, 2) for fault in faults.faults(ranks)],
     ids=lambda fault: fault.__name__,
 )
-def test_a_fault_is_told_with_what_to_do(fault: type[faults.Fault]) -> None:
+def test_a_fault_is_told_with_what_to_do(fault: type[Fault]) -> None:
     check, words = fault.expected
     found = outcome(fault, BY_NAME[check])
     assert found.status == "failed"
     assert words in found.message
     assert "to do: " in found.message
+
+
+@pytest.mark.parametrize(
+    ("attributes", "words"),
+    [
+        ({"plugin": "radio"}, "kind must be one of encoder, language, dataset, wrapper"),
+        ({"plugin": "lora", "kind": "wrapper"}, "wraps = a Subject"),
+    ],
+)
+def test_a_class_that_would_test_nothing_is_refused(attributes: dict[str, Any], words: str) -> None:
+    with pytest.raises(TypeError, match=words):
+        type("TestMine", (Conformance,), attributes)

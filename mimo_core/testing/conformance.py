@@ -5,7 +5,7 @@ Needs pytest; nothing that runs a model imports this.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
@@ -14,7 +14,7 @@ from mimo_core.testing.checks import Check, checks_of
 from mimo_core.testing.checks.description import planned
 from mimo_core.testing.launch import on_ranks
 from mimo_core.testing.outcome import Outcome, outcome_of
-from mimo_core.testing.subject import Subject
+from mimo_core.testing.subject import Kind, Subject
 
 
 class Conformance(Subject):
@@ -35,6 +35,13 @@ class Conformance(Subject):
         super().__init_subclass__(**more)
         if not hasattr(cls, "plugin"):
             return
+        if getattr(cls, "kind", None) not in get_args(Kind):
+            raise TypeError(f"{cls.__name__}.kind must be one of {', '.join(get_args(Kind))}")
+        if (cls.kind == "wrapper") != (cls.wraps is not None):
+            raise TypeError(
+                f"{cls.__name__}: kind = 'wrapper' and wraps = a Subject (the module or dataset "
+                "that is wrapped) go together"
+            )
         for check in checks_of(cls):
             name = f"test_{check.name}"
             if not hasattr(cls, name):

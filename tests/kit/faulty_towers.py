@@ -52,8 +52,6 @@ class Float32(Tower):
     def forward(self, patches: Tensor) -> Tensor:
         return super().forward(patches).float()
 
-    # The core's projector would cast nothing back.
-
 
 class Unused(Tower):
     def __init__(self, **given: Any) -> None:

@@ -14,6 +14,8 @@ from typing import Any
 import attrs
 import pytest
 
+from .overlay import ROOT, build_wheels
+
 HERE = Path(__file__).parent
 TIMEOUT = 120.0
 
@@ -130,3 +132,10 @@ def _local(folder: Path, group: str):
         for point in dist.entry_points
         if point.group == group
     ]
+
+
+@pytest.fixture(scope="session")
+def wheels(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Wheels of the core and of what small recipes need, by distribution."""
+    sources = [ROOT, *(ROOT / "mimo_plugins" / name for name in ("nemotron", "digits"))]
+    return build_wheels(sources, tmp_path_factory.mktemp("wheels"))

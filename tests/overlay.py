@@ -95,7 +95,7 @@ class Overlay:
         _run([*pip, "--disable-pip-version-check", "uninstall", "--yes", *names], cwd=self.work)
 
     def run(
-        self, program: str, *arguments: str | Path, timeout: float = 120.0, **environ: str
+        self, program: str, *arguments: str | Path, timeout: float = 240.0, **environ: str
     ) -> subprocess.CompletedProcess[str]:
         """Run one of the environment's programs (``mimo``, ``mimo-pretrain``, ``python``).
 

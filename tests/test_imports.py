@@ -32,6 +32,7 @@ PURE = (
     "weights/directory.py",
     "weights/keys.py",
     "weights/match.py",
+    "weights/origins.py",
     "weights/beginning.py",
     "cli/__init__.py",
     "cli/mimo.py",

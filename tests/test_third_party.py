@@ -12,14 +12,13 @@ import pytest
 from .overlay import ROOT, Overlay, build_wheels
 
 EXAMPLE = ROOT / "examples" / "third_party" / "mimo-plugin-mixer"
-SOURCES = [ROOT, *(ROOT / "mimo_plugins" / name for name in ("nemotron", "digits")), EXAMPLE]
 
 
 @pytest.fixture(scope="module")
-def overlay(tmp_path_factory: pytest.TempPathFactory) -> Overlay:
+def overlay(tmp_path_factory: pytest.TempPathFactory, wheels: dict[str, Path]) -> Overlay:
     """Its wheel beside those of the core and of the plugins that its recipe names."""
-    wheels = build_wheels(SOURCES, tmp_path_factory.mktemp("wheels"))
-    made = Overlay.make(tmp_path_factory.mktemp("overlay"), list(wheels.values()))
+    own = build_wheels([EXAMPLE], tmp_path_factory.mktemp("own"))
+    made = Overlay.make(tmp_path_factory.mktemp("overlay"), [*wheels.values(), *own.values()])
     shutil.copy(EXAMPLE / "recipe.yaml", made.work)
     shutil.copytree(EXAMPLE / "tests", made.work / "tests")
     return made

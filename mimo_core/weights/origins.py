@@ -125,7 +125,7 @@ class Origins:
             for name, found in ({} if self._saved else directories or {}).items()
             for part in found.prefixes
         }
-        self._made: dict[Any, Origin] = {}
+        self._made: dict[str | Path, Origin] = {}
         self.loaded: frozenset[str] = frozenset()
         """Keys that directories gave values for on this rank; the builder tells."""
 
@@ -161,15 +161,12 @@ class Origins:
 
     def _of(self, key: str) -> Origin:
         if self._saved is not None and key in self._saved.left_out:
-            return origins_of(self._saved)[self._saved.left_out[key]["origin"]]
+            return origins_of(self._saved)[int(self._saved.left_out[key]["origin"])]
         if self._start is not None:
-            return self._at(self._start)
+            if self._start not in self._made:
+                self._made[self._start] = checkpoint_origin(self._start)
+            return self._made[self._start]
         name, found = next(at for begin, at in self._directories.items() if key.startswith(begin))
-        return self._at(name, found)
-
-    def _at(self, *place: Any) -> Origin:
-        """Made once: it reads files."""
-        if place[0] not in self._made:
-            made = checkpoint_origin(*place) if len(place) == 1 else directory_origin(*place)
-            self._made[place[0]] = made
-        return self._made[place[0]]
+        if name not in self._made:
+            self._made[name] = directory_origin(name, found)
+        return self._made[name]

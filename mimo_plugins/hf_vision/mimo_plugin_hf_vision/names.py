@@ -50,6 +50,7 @@ def weight_map(module: Module) -> WeightMap:
             if key in tower.config
         },
         config_below=("vision_config",),
+        exported_config={**tower.said, "model_type": tower.model_type},
         prefix="vision_model.",
         locate=find_weights,
     )

@@ -167,6 +167,12 @@ def test_names_of_an_unknown_family_need_its_files(tmp_path: Path) -> None:
         weight_map(tiny_module(write_model(tmp_path, "vit")))
 
 
+def test_a_tower_is_exported_with_a_config_of_its_own(tmp_path: Path) -> None:
+    """Of a whole model's directory too, so that transformers reads what was written."""
+    config = weight_map(tiny_module(write_model(tmp_path, "siglip"))).exported_config
+    assert config == CONFIGS["siglip"]["vision_config"]
+
+
 def test_pictures_are_made_as_the_processor_says(tmp_path: Path) -> None:
     square = _how(write_model(tmp_path / "square", "clip"))
     assert (square.resize, square.crop, square.resample) == ((16, 16), None, 3)

@@ -55,7 +55,7 @@ def _spec(
             f"the {part} of module {module.name!r} is {spec!r}, not the ModuleSpec of a class",
             place(module),
         )
-    made = type(f"{base.__name__}WithLora", (AdaptedPart, base), {"lora": (part, module, groups)})
+    made = type(base.__name__, (AdaptedPart, base), {"lora": (part, module, groups)})
     return dataclasses.replace(spec, module=made)
 
 
@@ -151,9 +151,11 @@ def _refused(layer: Any) -> str | None:
     """Why a layer cannot be adapted."""
     if hasattr(layer, "weight0"):
         return (
-            "holds several experts in one layer (TransformerEngine's grouped GEMM): adapters go on "
-            "experts one by one, so set modules.language.megatron.moe_grouped_gemm to false"
+            "holds several experts in one layer (TransformerEngine's grouped GEMM); adapters go on "
+            "experts that are layers of their own, so leave these out"
         )
+    if getattr(layer, "weight", None) is None:
+        return "has no weight of its own (it is tied to another); leave it out"
     if kind_of(layer) is None:
         return f"is a {type(layer).__name__}, no linear layer; name linear layers alone"
     if getattr(layer, "is_expert", False) and tp_of(layer)[0] > 1:

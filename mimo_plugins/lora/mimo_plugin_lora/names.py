@@ -57,9 +57,10 @@ def unmatched(module: Module, names: Iterable[str]) -> str | None:
         shown = ", ".join(known[:_SHOWN]) + (
             f" and {len(known) - _SHOWN} more" if len(known) > _SHOWN else ""
         )
+        last = {name.rpartition(".")[2] for name in known}
         return (
             f"{target!r} names no linear layer of module {module.name!r}."
-            f"{suggestion(target, known)} Its layers: {shown or 'none'}"
+            f"{suggestion(target.rpartition('.')[2], last)} Its layers: {shown or 'none'}"
         )
     return None
 

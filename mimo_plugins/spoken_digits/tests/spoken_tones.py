@@ -13,7 +13,7 @@ STEP = 1.3
 
 def make_voice(folder: Path, *, rate: int = 8_000, lowest: float = 300.0) -> str:
     """Ten recordings of a fifth of a second in ``folder``, with silence around; gives its name."""
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     for digit in range(10):
         frequency = lowest * STEP**digit
         silence = array("h", [0] * (rate // 20))

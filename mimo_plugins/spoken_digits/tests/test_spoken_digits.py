@@ -148,6 +148,8 @@ def test_a_rendering_is_within_its_bounds(voice: str) -> None:
     assert 0.7 < max(peaks) <= 1
     assert min(peaks) < 0.25
     assert len({waveform.tobytes() for waveform in drawn}) == 40
+    loud = next(sound for s in _dataset(voice, gain=0.0, noise=0.2) for sound in s.media("audio"))
+    assert np.abs(loud.load(None)).max() == 1
 
 
 def test_samples_travel_between_processes(voice: str) -> None:

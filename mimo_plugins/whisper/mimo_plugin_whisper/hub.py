@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mimo_core import Module, Stored, WeightMap, WeightRule
 from mimo_plugin_whisper.options import Options, options_of
@@ -24,8 +24,25 @@ def weight_map(module: Module) -> WeightMap:
             "scale_embedding": (False, "the tower does not scale embedded frames"),
         },
         config_below=("audio_config",),
+        exported_config=_config(options),
         prefix="audio_tower.",
     )
+
+
+def _config(options: Options) -> dict[str, Any]:
+    """What transformers needs to know to read an exported encoder."""
+    return {
+        "model_type": "whisper",
+        "architectures": ["WhisperEncoder"],
+        "d_model": options.tower_width,
+        "encoder_layers": options.tower_layers,
+        "encoder_attention_heads": options.tower_heads,
+        "encoder_ffn_dim": options.tower_ffn_width,
+        "num_mel_bins": options.mel_bins,
+        "max_source_positions": options.max_positions,
+        "activation_function": "gelu",
+        "scale_embedding": False,
+    }
 
 
 def _same(key: str, name: str, *shape: int, layer: int | None = None) -> WeightRule:

@@ -1,11 +1,22 @@
-"""What the host expects of the plugin."""
+"""What the host expects of the plugin, with short windows and with padded ones."""
 
 from whisper_tiny import TINY
 
 from mimo_core.testing import Conformance
 
+SHAPES = ((5000, 16_000), (700, 8_000), (3840, 16_000))
+"""Samples and samples a second: more than a window, less than one, and one."""
 
-class TestTiny(Conformance):
+
+class TestShortWindows(Conformance):
     plugin = "whisper"
     kind = "encoder"
-    options = TINY
+    options = TINY | {"stack": 3}
+    shapes = SHAPES
+
+
+class TestPaddedWindows(Conformance):
+    plugin = "whisper"
+    kind = "encoder"
+    options = TINY | {"windows": "padded", "stack": 2, "projector": "mlp"}
+    shapes = SHAPES

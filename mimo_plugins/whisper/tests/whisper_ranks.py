@@ -146,7 +146,7 @@ def _reference(lengths: Sequence[int], groups: Any, platform: Any) -> dict[str, 
     module = tiny_module()
     model = build_model(module, groups, platform)
     weights, tower = weight_map(module), {"encoder": model["tower"].eval()}
-    theirs = _reference_of(module.options)
+    theirs = _reference_of(module)
     table = theirs.embed_positions.weight.detach().clone()
     batch = random_batch(lengths, module.options.mel_bins)
     with tempfile.TemporaryDirectory() as folder:
@@ -186,19 +186,12 @@ def _reference(lengths: Sequence[int], groups: Any, platform: Any) -> dict[str, 
     }
 
 
-def _reference_of(options: Any) -> Any:
-    """transformers' encoder in evaluation, no weight at a value that hides its use."""
+def _reference_of(module: Any) -> Any:
+    """transformers' encoder of the config that is exported, no weight at a value that hides it."""
     from transformers import WhisperConfig
     from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
-    config = WhisperConfig(
-        d_model=options.tower_width,
-        encoder_layers=options.tower_layers,
-        encoder_attention_heads=options.tower_heads,
-        encoder_ffn_dim=options.tower_ffn_width,
-        num_mel_bins=options.mel_bins,
-        max_source_positions=options.max_positions,
-    )
+    config = WhisperConfig(**weight_map(module).exported_config)
     reference = WhisperEncoder(config).eval()
     with torch.no_grad():
         for parameter in reference.parameters():

@@ -19,11 +19,17 @@ class Options:
     """The size of the mixer and of its pictures."""
 
     hidden_size: int = attrs.field(default=64, validator=_positive)
+    """Width of a patch."""
     layers: int = attrs.field(default=4, validator=_positive)
+    """Each mixes patches, then channels."""
     image_size: int = attrs.field(default=32, validator=_positive)
+    """Side of the square, in pixels, that every picture becomes."""
     patch_size: int = attrs.field(default=8, validator=_positive)
+    """Side of a patch in pixels; must divide `image_size`."""
     patch_hidden_size: int | None = attrs.field(default=None, validator=_positive)
+    """Width inside the layers that mix patches; by default half of `hidden_size`."""
     channel_hidden_size: int | None = attrs.field(default=None, validator=_positive)
+    """Width inside the layers that mix channels; by default four times `hidden_size`."""
 
     def __attrs_post_init__(self) -> None:
         if self.image_size % self.patch_size:

@@ -1,0 +1,69 @@
+"""Where weights that do not learn are read again, and how a checkpoint tells of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import attrs
+import pytest
+
+from mimo_core.checkpoints import read_manifest
+from mimo_core.errors import CheckpointError
+from mimo_core.weights.match import match
+from mimo_core.weights.origins import Origins, check_origins, directory_digest, origins_of
+
+from .test_manifest import checkpoint, manifest
+from .test_weights import MAP, TOWER, directory
+
+TOWER_KEY = "modality_submodules.vision.encoders.tower.layers.weight"
+PROJECTOR_KEY = "modality_submodules.vision.input_projections.0.weight"
+FACTS = {"shape": [2], "dtype": "float32"}
+
+
+def test_another_model_of_the_same_shapes_has_another_digest(tmp_path: Path) -> None:
+    same = directory_digest(match(MAP, directory(tmp_path / "a", TOWER)))
+    assert directory_digest(match(MAP, directory(tmp_path / "b", TOWER))) == same
+    other = {name: tensor + 1e-3 for name, tensor in TOWER.items()}
+    assert directory_digest(match(MAP, directory(tmp_path / "c", other))) != same
+    wider = {name: tensor.double() for name, tensor in TOWER.items()}
+    assert directory_digest(match(MAP, directory(tmp_path / "d", wider))) != same
+
+
+def test_what_a_directory_gave_is_left_out_and_nothing_else(tmp_path: Path) -> None:
+    found = {"vision": match(MAP, directory(tmp_path / "a", TOWER))}
+    origins = Origins(directories=found)
+    origins.loaded = frozenset({TOWER_KEY})
+    assert origins.has(TOWER_KEY) and not origins.has(PROJECTOR_KEY)
+    assert origins.modules_without(["vision", "language"]) == ["language"]
+    told = origins.facts({TOWER_KEY: FACTS})
+    assert told["left_out"] == {TOWER_KEY: {**FACTS, "origin": 0}}
+    saved = attrs.evolve(manifest(3), **told)
+    check_origins(saved, found)
+    changed = {
+        "vision": match(MAP, directory(tmp_path / "b", {n: t * 2 for n, t in TOWER.items()}))
+    }
+    with pytest.raises(CheckpointError, match=r"frozen weights of vision, and .* holds others now"):
+        check_origins(saved, changed)
+
+    later = Origins(goes_on=saved, directories=found)
+    assert later.has(TOWER_KEY) and not later.has(PROJECTOR_KEY), "what was saved is saved on"
+    assert later.facts({TOWER_KEY: FACTS}) == told
+
+
+def test_a_chain_of_runs_names_the_places_that_hold_the_numbers(tmp_path: Path) -> None:
+    """The first run left its tower out, the second starts from it and leaves out its projector."""
+    base = Origins(directories={"vision": match(MAP, directory(tmp_path / "base", TOWER))})
+    told = base.facts({TOWER_KEY: FACTS})
+    first = checkpoint(tmp_path / "first", 3, **told)
+    second = Origins(start=(first, read_manifest(first)))
+    assert second.has(TOWER_KEY) and second.has(PROJECTOR_KEY)
+    saved = attrs.evolve(manifest(5), **second.facts({TOWER_KEY: FACTS, PROJECTOR_KEY: FACTS}))
+    at = {key: origins_of(saved)[facts["origin"]] for key, facts in saved.left_out.items()}
+    assert at[TOWER_KEY] == origins_of(read_manifest(first))[0]
+    assert (at[PROJECTOR_KEY].kind, at[PROJECTOR_KEY].path) == ("checkpoint", str(first))
+    check_origins(saved, {"vision": match(MAP, tmp_path / "base")})
+    (first / "mimo.json").write_text("{}")
+    with pytest.raises(
+        CheckpointError, match=r"they are in .*iter_0000003, which is gone or another"
+    ):
+        check_origins(saved, {})

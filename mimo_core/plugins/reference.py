@@ -6,12 +6,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from mimo_core.contract import CONTRACT
 from mimo_core.plugins.answers import due_answer
 from mimo_core.plugins.registration import new_manager, specifications, wrappable
 from mimo_core.plugins.sources import Field, Named, hooks, public
+from mimo_core.plugins.versions import Deprecation
 
 _HEAD = f"""\
 # Reference of the contract {CONTRACT}
@@ -39,6 +40,14 @@ def reference() -> str:
     return "\n".join([_HEAD, *_hooks(), *_module("mimo_core"), *_module("mimo_core.building")]) + (
         "\n".join(["", *_module("mimo_core.testing")])
     )
+
+
+def deprecation_table(deprecations: Sequence[Deprecation]) -> str:
+    """What leaves with the next major version of the contract, for ``versioning.md``."""
+    if not deprecations:
+        return "Nothing."
+    rows = (f"| {one.what} | {one.since} | {one.instead} |" for one in deprecations)
+    return "\n".join(["| what | since contract | instead |", "|---|---|---|", *rows])
 
 
 def _hooks() -> Iterator[str]:

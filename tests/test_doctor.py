@@ -25,6 +25,7 @@ def report(install, monkeypatch: pytest.MonkeyPatch):
         for name, code in plugins.items():
             install(name, code)
         monkeypatch.setattr(machine, "ask_torch", lambda: torch)
+        monkeypatch.setattr(machine, "_has_driver", lambda: False)
         found = examine()
         return {finding.what: finding for finding in found.findings}
 
@@ -143,6 +144,7 @@ def test_the_command_ends_with_1_where_something_is_wrong(
     from mimo_core.cli.mimo import app
 
     monkeypatch.setattr(machine, "ask_torch", lambda: TORCH)
+    monkeypatch.setattr(machine, "_has_driver", lambda: False)
     install("bad", "import no_such_thing")
     result = CliRunner().invoke(app, ["doctor", "--json"])
     assert result.exit_code == 1

@@ -78,11 +78,15 @@ def _torch(torch: dict[str, Any] | str) -> Iterator[Finding]:
         return
     names = [f"{name} {size / 1e9:.0f} GB" for name, size in torch["gpus"]]
     each = ", ".join(f"{names.count(name)} x {name}" for name in dict.fromkeys(names))
-    if not names and Path("/dev/nvidiactl").exists():
+    if not names and _has_driver():
         said = f"none usable, though a driver is there; torch is made for CUDA {torch['cuda']}"
         yield _found("GPUs", said, "wrong", "nvidia-smi; a torch for the driver's CUDA version")
         return
     yield _found("GPUs", each or "none")
+
+
+def _has_driver() -> bool:
+    return Path("/dev/nvidiactl").exists()
 
 
 def _found(what: str, found: str, verdict: Any = "good", remedy: str = "") -> Finding:

@@ -104,6 +104,7 @@ def built(module: Module, grid: Grid, groups: Any, platform: Any) -> nn.Module:
         "build_submodule", module.plugin, module=module, groups=groups, platform=platform
     )
     model: nn.Module = build_module(part.tower if isinstance(part, Encoder) else part)
+    model.to(platform.device)
     model.groups = groups
     return model
 

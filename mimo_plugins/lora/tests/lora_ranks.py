@@ -73,7 +73,7 @@ def one_rank(platform: Any) -> dict[str, Any]:
     found = {}
     for module in (
         VISION,
-        attrs.evolve(LANGUAGE, options=attrs.evolve(LANGUAGE.options, pattern="M*-")),
+        attrs.evolve(LANGUAGE, options=attrs.evolve(LANGUAGE.options, pattern="*-")),
     ):
         adapted = attrs.evolve(
             module, wrappers=lora(*TARGETS[module.plugin], rank=RANK, alpha=ALPHA)

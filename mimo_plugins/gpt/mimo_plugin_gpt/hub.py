@@ -98,7 +98,7 @@ def _gated(
         return [torch.cat(list(tensors))]
 
     def save(tensors: Sequence[Tensor]) -> Sequence[Tensor]:
-        return tensors[0].chunk(2)
+        return [*tensors[0].chunk(2)]
 
     stored = Stored(key=f"{ours}linear_fc1.weight", shape=(2 * width, hidden), index=index)
     halves: Mapping[str, tuple[int, ...]] = {gate: (width, hidden), up: (width, hidden)}
@@ -121,7 +121,7 @@ def _qkv(
 
     def save(stored: Sequence[Tensor]) -> Sequence[Tensor]:
         parts = [width // groups for width in widths]
-        split = stored[0].reshape(grouped).split(parts, dim=1)  # type: ignore[no-untyped-call]
+        split = stored[0].reshape(grouped).split(parts, dim=1)
         return [t.flatten(0, 1) for t in split]
 
     files = {

@@ -122,7 +122,7 @@ def _gated(name: str, shape: tuple[int, ...]) -> WeightRule:
     """DINOv2's SwiGLU: transformers cuts the file's tensor in two, of gate and value."""
 
     def load(files: Sequence[Tensor]) -> Sequence[Tensor]:
-        return files[0].chunk(2)
+        return [*files[0].chunk(2)]
 
     def save(stored: Sequence[Tensor]) -> Sequence[Tensor]:
         import torch

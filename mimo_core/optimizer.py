@@ -31,6 +31,7 @@ from megatron.core.optimizer.clip_grads import count_zeros_fp32, get_grad_norm_f
 from mimo_core.contract import Module
 from mimo_core.model.config import DTYPES
 from mimo_core.model.mimo import Model
+from mimo_core.weights.keys import optimizer_prefix
 
 STEP = "step"
 """Of Adam, in a module's state."""
@@ -115,7 +116,7 @@ class Optimizer(MimoOptimizer):  # type: ignore[misc]
             groups = self.module_infos[name].pg_collection
             before = sum(count > 0 for count in self._stages[name][: groups.pp.rank()])
             module[STEP] = ShardedObject(
-                f"mimo.{name}.optimizer.step",
+                f"{optimizer_prefix(name)}step",
                 _step_of(held),
                 (1,),
                 (0,),

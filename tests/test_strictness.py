@@ -144,12 +144,16 @@ SAID = {
 STUBBORN_TITLE = "plugin 'stubborn' (mimo-plugin-stubborn 1.0), hook "
 
 
-@pytest.mark.parametrize("hook", ["options", "describe", "module_edges", "rng_prefix", "preview"])
+@pytest.mark.parametrize(
+    "hook", ["options", "describe", "module_edges", "rng_prefix", "weight_map", "preview"]
+)
 @pytest.mark.parametrize("deed", ["raise", "number"])
 def test_a_fault_of_a_hook_that_plans_is_told_by_the_plan(
     crowd: Overlay, hook: str, deed: str
 ) -> None:
     data = ["data.plugin=stubborn"] if hook == "preview" else []
+    if hook == "weight_map":
+        data = ["modules.language.weights=some/directory"]
     if hook == "module_edges":
         # The language model is not asked for edges.
         data = ["modules.eye.plugin=stubborn", "modules.eye.options.pattern=M"]

@@ -14,15 +14,13 @@ from megatron.core.dist_checkpointing.mapping import ShardedBase, ShardedTensor
 from megatron.core.dist_checkpointing.state_dict_utils import load_preprocess
 
 from mimo_core.checkpoints import Manifest
-from mimo_core.contract import LANGUAGE
 from mimo_core.errors import CheckpointError
 from mimo_core.platforms.base import RankPlatform
 from mimo_core.train.frozen import MODEL, split
+from mimo_core.weights.keys import OPTIMIZER, module_of
 
 _SHOWN = 8
 """Keys of a kind that the message lists; the log has them all."""
-_OPTIMIZER = "mimo."
-"""Begins the keys of the optimizer's state: ``mimo.MODULE.optimizer.state.NAME.WEIGHT``."""
 
 Line = tuple[str, str, str, str]
 """A misfit: module, what is wrong, key, shapes."""
@@ -87,7 +85,7 @@ class Fitting:
         held: dict[str, tuple[int, ...] | None] = dict.fromkeys(self._manifest.objects)
         held |= {key: tuple(facts["shape"]) for key, facts in self._manifest.tensors.items()}
         if self._weights_only:
-            held = {key: shape for key, shape in held.items() if not key.startswith(_OPTIMIZER)}
+            held = {key: shape for key, shape in held.items() if not key.startswith(OPTIMIZER)}
         keys = sorted(held)
         asked = torch.tensor([key in wanted for key in keys], dtype=torch.uint8)
         asked = asked.to(self._platform.device)
@@ -126,22 +124,16 @@ def _shown(shape: Sequence[int] | None) -> str:
 
 
 def _owner(key: str) -> str:
-    """The module that a key belongs to."""
-    first, _, rest = key.partition(".")
-    if first == "language_model":
-        return LANGUAGE
-    if first in ("modality_submodules", _OPTIMIZER.rstrip(".")):
-        return rest.partition(".")[0]
-    return "the run"
+    return module_of(key) or "the run"
 
 
 def _weights_first(lines: set[Line]) -> Iterator[Line]:
     """Without the optimizer's state of weights that are told already."""
-    weights = {(what, key) for _, what, key, _ in lines if not key.startswith(_OPTIMIZER)}
+    weights = {(what, key) for _, what, key, _ in lines if not key.startswith(OPTIMIZER)}
     for line in lines:
         _, what, key, _ = line
         weight = key.partition(".optimizer.state.")[2].partition(".")[2]
-        if not (key.startswith(_OPTIMIZER) and (what, weight) in weights):
+        if not (key.startswith(OPTIMIZER) and (what, weight) in weights):
             yield line
 
 

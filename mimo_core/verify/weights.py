@@ -13,7 +13,7 @@ from mimo_core.checkpoints import checkpoint_path
 from mimo_core.contract import FreezePart
 from mimo_core.verify.compare import Row, relative
 from mimo_core.weights.checkpoint import Checkpoint
-from mimo_core.weights.keys import module_prefix, part_prefix
+from mimo_core.weights.keys import module_prefix, optimizer_prefix, part_prefix
 
 _LEAST = 2.0**-8
 """Share of its module's gradient by which a parameter's is judged at least: of what is exactly 0,
@@ -66,7 +66,7 @@ def _keys(checkpoint: Checkpoint, prefix: str) -> list[str]:
 
 
 def _rows(step: int, module: str, before: Pair, after: Pair) -> Iterator[Row]:
-    moments = f"mimo.{module}.optimizer.state.exp_avg."
+    moments = f"{optimizer_prefix(module)}state.exp_avg."
     changes, gradients = [], {}
     for key in _keys(after.judge, module_prefix(module)):
         pairs = zip(before, after, strict=True)

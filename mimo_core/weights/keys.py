@@ -11,11 +11,30 @@ _BELOW: dict[FreezePart, str] = {
     "language": "",
 }
 """See ``mimo_core.model.containers``."""
+_LANGUAGE = "language_model."
+_ENCODERS = "modality_submodules."
+OPTIMIZER = "mimo."
+"""Begins the keys of the optimizer's state: ``mimo.MODULE.optimizer.state.NAME.WEIGHT``."""
 
 
 def module_prefix(name: str) -> str:
     """What a module's keys begin with (see ``mimo_core.model.mimo``)."""
-    return "language_model." if name == LANGUAGE else f"modality_submodules.{name}."
+    return _LANGUAGE if name == LANGUAGE else f"{_ENCODERS}{name}."
+
+
+def optimizer_prefix(name: str) -> str:
+    """What the keys of a module's optimizer state begin with (see ``mimo_core.optimizer``)."""
+    return f"{OPTIMIZER}{name}.optimizer."
+
+
+def module_of(key: str) -> str | None:
+    """The module that a key of a checkpoint belongs to; ``None`` where it is of the whole run."""
+    if key.startswith(_LANGUAGE):
+        return LANGUAGE
+    for prefix in (_ENCODERS, OPTIMIZER):
+        if key.startswith(prefix):
+            return key.removeprefix(prefix).partition(".")[0]
+    return None
 
 
 def part_prefix(module: str, part: FreezePart) -> str:

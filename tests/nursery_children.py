@@ -6,6 +6,7 @@ import json
 import os
 import sys
 import threading
+import time
 from pathlib import Path
 
 
@@ -37,6 +38,16 @@ def complain() -> None:
 
 def fail() -> None:
     raise KeyError("lost")
+
+
+def linger() -> None:
+    """Leaves the writing to a thread."""
+
+    def write() -> None:
+        time.sleep(0.3)
+        Path(sys.argv[1]).write_text("written")
+
+    threading.Thread(target=write).start()
 
 
 def stay() -> None:

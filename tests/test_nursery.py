@@ -59,6 +59,33 @@ def test_children_end_with_their_status(start, tmp_path: Path) -> None:
     assert "KeyError: 'lost'" in (tmp_path / "log").read_text()
 
 
+def test_what_a_thread_of_a_child_still_writes_is_written(start, tmp_path: Path) -> None:
+    assert start("linger", str(tmp_path / "late")).wait() == 0
+    assert (tmp_path / "late").read_text() == "written"
+
+
+def test_what_lies_in_the_working_directory_is_not_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "psutil.py").write_text("raise RuntimeError('not this one')")
+    monkeypatch.chdir(tmp_path)
+    with Nursery(["psutil"]) as nursery:
+        child = nursery.start("psutil:cpu_count", [""], {}, name="here", log=tmp_path / "log")
+        assert child.wait() == 0, (tmp_path / "log").read_text()
+
+
+def test_a_nursery_that_is_gone_says_so() -> None:
+    with Nursery([]) as nursery:
+        assert not nursery.ended
+        child = nursery.start(f"{CHILDREN}:stay", ["child"], {}, name="last")
+        psutil.Process(child.pid).parent().kill()
+        child.wait()
+        end = time.monotonic() + 20
+        while not nursery.ended and time.monotonic() < end:
+            time.sleep(0.05)
+        assert nursery.ended
+
+
 def test_a_signal_that_ended_a_child_is_its_status(start) -> None:
     child = start("stay")
     assert child.poll() is None

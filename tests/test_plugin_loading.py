@@ -64,6 +64,22 @@ def test_a_name_that_this_core_has_not_hints_at_its_version(install):
     assert f"may want a newer mimo-core (this is {versions.core_version()}, contract" in why
 
 
+def test_so_does_a_name_that_is_taken_of_the_module(install):
+    install("new", "import mimo_core as mimo\nmimo.Telepathy")
+    why = record("new").why
+    assert why is not None
+    assert "has no attribute 'Telepathy'; it may want a newer mimo-core" in why
+    install("own", "import json\njson.telepathy")
+    assert record("own").why == "AttributeError: module 'json' has no attribute 'telepathy'"
+
+
+def test_what_a_plugin_prints_later_is_seen(install, capsys):
+    install("log", "import sys\nscreen = sys.stdout\n" + GOOD)
+    assert record("log").warnings == ()
+    sys.modules["fake_mimo_plugin_log"].screen.write("later")
+    assert capsys.readouterr().out == "later"
+
+
 def test_printing_at_import_is_kept_off_the_screen_and_told(install, capsys):
     install("loud", "print('look at me')\n" + GOOD)
     found = record("loud")
@@ -117,6 +133,20 @@ class Store(dict):
 
     def set(self, key: str, value: str) -> None:
         self[key] = value.encode()
+
+
+def test_why_a_plugin_is_broken_is_told_and_not_compared(install):
+    store = Store()
+    rank = Rank(rank=0, local_rank=0, world_size=2)
+    install("bad", "raise OSError('/a/1')")
+    host = Host.discover(environ={})
+    compare_plugins(host, rank, store)
+    (record,) = host.records
+    host._records["bad"] = attrs.evolve(record, why="OSError: /b/2")
+    compare_plugins(host, attrs.evolve(rank, rank=1), store)
+    host._records["bad"] = attrs.evolve(record, why=None, state="usable")
+    with pytest.raises(PluginError, match=r"broken \(OSError: /a/1\) on rank 0"):
+        compare_plugins(host, attrs.evolve(rank, rank=1), store)
 
 
 def test_ranks_with_other_plugins_hear_what_both_sides_have():

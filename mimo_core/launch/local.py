@@ -51,9 +51,9 @@ def launch(
         _prepare(plan, folder)
     except OSError as error:
         raise ValueError(f"--run-dir {folder.path} cannot be used: {error}") from error
-    with lock, nursery_of(folder) as nursery, _Signals() as signals:
+    with lock, _Nurseries(folder) as nurseries, _Signals() as signals:
         try:
-            failure = _attempts(nursery, plan, folder, disabled, max_restarts, signals)
+            failure = _attempts(nurseries, plan, folder, disabled, max_restarts, signals)
         except NurseryEnded as error:
             raise RunFailed(str(error)) from error
     if failure is not None and failure.code:
@@ -79,8 +79,29 @@ def _prepare(plan: Plan, folder: RunFolder) -> None:
         folder.try_checkpoints(plan.recipe.checkpoint.directory)
 
 
+class _Nurseries:
+    """One for all attempts, or a new one where that was killed."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        self._folder = folder
+        self._latest = nursery_of(folder)
+
+    def __enter__(self) -> _Nurseries:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._latest.close()
+
+    def give(self) -> Nursery:
+        """One that can be asked for ranks."""
+        if self._latest.ended:
+            self._latest.close()
+            self._latest = nursery_of(self._folder)
+        return self._latest
+
+
 def _attempts(
-    nursery: Nursery,
+    nurseries: _Nurseries,
     plan: Plan,
     folder: RunFolder,
     disabled: Sequence[str],
@@ -92,7 +113,7 @@ def _attempts(
     begun_at, in_a_row = checkpoint_of(plan, folder).iteration, 0
     while True:
         told = {RESTARTS: json.dumps(restarts)}
-        failure = attempt(nursery, plan, folder, disabled, told, lambda: signals.told)
+        failure = attempt(nurseries.give(), plan, folder, disabled, told, lambda: signals.told)
         if failure is None or failure.expected or not failure.code or signals.told:
             return failure
         done = checkpoint_of(plan, folder).iteration

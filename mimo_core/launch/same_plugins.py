@@ -39,7 +39,11 @@ def compare_plugins(host: Host, rank: Rank, store: Store) -> None:
         PluginError: another set of plugins, other versions of them or of the packages below them;
             says what each side has. On the ranks that differ from rank 0.
     """
-    mine = _Side(where=f"rank {rank.rank} ({socket.gethostname()})", has=_installed(host))
+    mine = _Side(
+        where=f"rank {rank.rank} ({socket.gethostname()})",
+        has=_installed(host),
+        why={_named(record): record.why for record in host.records if record.why},
+    )
     if rank.rank == 0:
         store.set(_KEY, json.dumps(attrs.asdict(mine)))
     first = _Side(**json.loads(store.get(_KEY)))
@@ -60,11 +64,13 @@ def compare_plugins(host: Host, rank: Rank, store: Store) -> None:
 class _Side:
     where: str
     has: Mapping[str, str]
+    why: Mapping[str, str]
+    """Why plugins are broken or disabled: told, not compared, as it may name paths."""
 
 
 def _installed(host: Host) -> dict[str, str]:
     return {package: _version(package) for package in _PACKAGES} | {
-        f"plugin {record.name!r}": _told(record) for record in host.records
+        _named(record): _told(record) for record in host.records
     }
 
 
@@ -77,11 +83,19 @@ def _version(package: str) -> str:
 
 def _told(record: PluginRecord) -> str:
     told = f"{record.distribution} {record.version}"
-    return told if record.state == "usable" else f"{told}, {record.state}: {record.why}"
+    return told if record.state == "usable" else f"{told}, {record.state}"
+
+
+def _named(record: PluginRecord) -> str:
+    return f"plugin {record.name!r}"
 
 
 def _differences(first: _Side, mine: _Side) -> Iterator[str]:
     for name in sorted(first.has.keys() | mine.has.keys()):
-        there, here = first.has.get(name, _ABSENT), mine.has.get(name, _ABSENT)
-        if there != here:
-            yield f"  {name}: {there} on {first.where}, {here} on {mine.where}"
+        if first.has.get(name) != mine.has.get(name):
+            yield f"  {name}: {_on(first, name)}, {_on(mine, name)}"
+
+
+def _on(side: _Side, name: str) -> str:
+    why = f" ({side.why[name]})" if name in side.why else ""
+    return f"{side.has.get(name, _ABSENT)}{why} on {side.where}"

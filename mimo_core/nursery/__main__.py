@@ -12,12 +12,14 @@ import os
 import signal
 import socket
 import sys
+import threading
 import traceback
 from collections.abc import Iterator
 from multiprocessing import util
 from typing import Any
 
 from mimo_core import platforms
+from mimo_core.nursery.client import PATH
 
 _PAUSE = 0.02
 _IGNORED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -30,6 +32,7 @@ def main() -> None:
     # A scheduler may tell every process of a job to stop; when this one does is its asker's to say.
     for number in _IGNORED:
         signal.signal(number, signal.SIG_IGN)
+    sys.path[:] = json.loads(os.environ.pop(PATH))
     asker = socket.socket(fileno=int(sys.argv[1]))
     warm = [name for name in sys.argv[2].split(",") if name]
     _end_with_the_parent()
@@ -63,6 +66,8 @@ def _silence() -> Iterator[None]:
             os.dup2(nowhere, number)
         yield
     finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
         for number, old in enumerate(kept, start=1):
             os.dup2(old, number)
             os.close(old)
@@ -147,7 +152,10 @@ def _child(asked: dict[str, Any]) -> int:
 
 
 def _leave(code: int) -> None:
-    """End as an interpreter does: what was registered for the end runs, and output is written."""
+    """End as an interpreter does: threads end, what was registered for the end runs, and output is
+    written."""
+    with contextlib.suppress(BaseException):
+        threading._shutdown()  # type: ignore[attr-defined]
     with contextlib.suppress(BaseException):
         util._exit_function()  # type: ignore[attr-defined]
     with contextlib.suppress(BaseException):

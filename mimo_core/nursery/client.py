@@ -16,6 +16,9 @@ from typing import Any
 
 import attrs
 
+PATH = "MIMO_NURSERY_PATH"
+"""The nursery's ``sys.path`` (JSON)."""
+
 
 class NurseryEnded(RuntimeError):
     """A nursery is gone, and cannot start a child."""
@@ -69,13 +72,19 @@ class Nursery:
             told: Put on its command line, for those who look at processes.
         """
         ours, theirs = socket.socketpair()
-        command = [sys.executable, "-m", "mimo_core.nursery", str(theirs.fileno()), ",".join(warm)]
+        # As this process has it, and without the working directory, which -m would put first.
+        command = [sys.executable, "-P", "-m", "mimo_core.nursery", str(theirs.fileno())]
+        command.append(",".join(warm))
         self._process = subprocess.Popen(
             [*command, *([told] if told else [])],
             pass_fds=[theirs.fileno()],
             start_new_session=True,
             # Threads before a fork are lost in it.
-            env={**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")},
+            env={
+                **os.environ,
+                "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
+                PATH: json.dumps(sys.path),
+            },
         )
         theirs.close()
         self._socket = ours
@@ -111,7 +120,8 @@ class Nursery:
             "name": name,
         }
         asked |= {"name": name, "log": None if log is None else str(log), "path": sys.path}
-        with suppress(BrokenPipeError):
+        self._socket.setblocking(True)
+        with suppress(ConnectionError):
             self._socket.sendall(json.dumps(asked).encode() + b"\n")
         while not self._started:
             if not self.hear(wait=True):
@@ -141,6 +151,11 @@ class Nursery:
         for line in lines:
             self._take(json.loads(line))
         return True
+
+    @property
+    def ended(self) -> bool:
+        """Whether it is gone, and a new one must be made."""
+        return self._process.poll() is not None
 
     def close(self) -> None:
         """End it with all its children."""

@@ -15,13 +15,15 @@ if TYPE_CHECKING:
 
 PLATFORM_VARIABLE = "MIMO_PLATFORM"
 """Environment variable that forces ``cpu`` or ``cuda``; by default a GPU is used if there is."""
+_DEVICES = ("/dev/nvidiactl", "/dev/dxg", "/dev/nvhost-ctrl", "/dev/nvmap")
+"""Through which CUDA finds GPUs: of servers, under WSL, on Jetsons."""
 
 
 def without_gpu() -> bool:
     """Whether ranks here run on CPUs for certain; told without touching a GPU, as a process that
     did cannot fork children that use one."""
     wanted = os.environ.get(PLATFORM_VARIABLE)
-    return wanted == "cpu" or (not wanted and not Path("/dev/nvidiactl").exists())
+    return wanted == "cpu" or not (wanted or any(Path(device).exists() for device in _DEVICES))
 
 
 def select(local_rank: int = 0) -> RankPlatform:

@@ -41,19 +41,46 @@ def load(importer: Callable[[], Any], check: Callable[[object], None]) -> Loaded
         PluginError: it wants a name of the core that is not there, or does not pass the check.
         BaseException: whatever its import raises, ``SystemExit`` included.
     """
-    printed = io.StringIO()
+    printed = _Kept()
     with _heavy_imports() as heavy, redirect_stdout(printed):
         try:
             plugin = importer()
-        except ImportError as error:
-            if not (error.name or "").startswith("mimo_core"):
+        except (ImportError, AttributeError) as error:
+            if not _of_the_core(error):
                 raise
             raise PluginError(
                 f"{type(error).__name__}: {error}; it may want a newer mimo-core (this is "
                 f"{core_version()}, contract {CONTRACT}) or reach into what is not public"
             ) from error
+        finally:
+            printed.pass_on()
     check(plugin)
-    return Loaded(plugin=plugin, warnings=tuple(_warnings(heavy, printed.getvalue())))
+    return Loaded(plugin=plugin, warnings=tuple(_warnings(heavy, printed.text)))
+
+
+def _of_the_core(error: ImportError | AttributeError) -> bool:
+    """Whether it is the core that lacks a name."""
+    where = error.name if isinstance(error, ImportError) else getattr(error.obj, "__name__", "")
+    return (where or "").partition(".")[0] == "mimo_core"
+
+
+class _Kept(io.TextIOBase):
+    """Stands for stdout: keeps what is written while a plugin is imported; passes on what a plugin
+    that holds on to it writes later."""
+
+    def __init__(self) -> None:
+        self.text = ""
+        self._open = True
+
+    def write(self, text: str) -> int:
+        if not self._open:
+            return sys.stdout.write(text)
+        self.text += text
+        return len(text)
+
+    def pass_on(self) -> None:
+        """Keep no more."""
+        self._open = False
 
 
 def _warnings(heavy: list[str], printed: str) -> Iterator[str]:

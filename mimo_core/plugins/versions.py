@@ -23,7 +23,8 @@ class Deprecation:
     """Something of the contract that will go with the next major version."""
 
     what: str
-    """``hook NAME``, ``argument HOOK.NAME``, or ``name NAME`` of :mod:`mimo_core`."""
+    """``hook NAME`` or ``argument HOOK.NAME``; the listing tells of plugins that have them. A
+    public name that will go warns by itself, where it is taken."""
     since: str
     """Contract version that deprecated it."""
     instead: str

@@ -11,7 +11,6 @@ import os
 import sys
 import tempfile
 import time
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -76,12 +75,15 @@ def run_ranks(
         return [json.loads((base / f"result-{rank}").read_text()) for rank in range(ranks)]
 
 
-@lru_cache
-def _nursery(_platform: str | None) -> Nursery:
+_nurseries: dict[str | None, Nursery] = {}
+
+
+def _nursery(platform: str | None) -> Nursery:
     """One for all tests of a session: the first rank alone waits for imports."""
-    nursery = Nursery(_WARM)
-    atexit.register(nursery.close)
-    return nursery
+    if platform not in _nurseries or _nurseries[platform].ended:
+        nursery = _nurseries[platform] = Nursery(_WARM)
+        atexit.register(nursery.close)
+    return _nurseries[platform]
 
 
 def _wait(processes: list[Child], logs: Path, timeout: float) -> None:

@@ -52,9 +52,8 @@ def come_to(place: str) -> None:
 def terminate_all() -> None:
     """SIGTERM to every process of the job, the launcher and this one included, as SLURM does."""
     launcher = psutil.Process().parent()
-    while launcher is not None and "RANK" in launcher.environ():
-        launcher = launcher.parent()
-    if launcher is not None and "mimo_core.nursery" in launcher.cmdline():
+    while launcher is not None and "mimo_core.nursery" in launcher.cmdline():
+        # Ranks and their workers have the command line of the process that they are forked from.
         launcher = launcher.parent()
     assert launcher is not None
     for process in [launcher, *launcher.children(recursive=True)]:

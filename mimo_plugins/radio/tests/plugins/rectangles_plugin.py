@@ -2,6 +2,8 @@
 
 import mimo_core as mimo
 
+mimo_contract = "1.0"
+
 
 class Rectangles:
     """Sample ``i`` has ``i % 4`` pictures; the text says of each whether it is tall or wide."""

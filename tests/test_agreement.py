@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier, local
 from types import SimpleNamespace
 from typing import Any
 
+import attrs
 import pytest
 
+from mimo_core.checkpoints import Newest
+from mimo_core.plan import make_plan
+from mimo_core.train import agreement, history
 from mimo_core.train.facts import SIZES, changes
+from mimo_core.train.history import History
+from mimo_core.weights.match import Match, match
+from mimo_core.weights.origins import directory_digest
 
 from .conftest import start
+from .fake_plugins import RECIPE, host
+from .test_weights import JOIN, MAP, TOWER, directory
 
 ONE_RANK = ("modules.language.grid={}", "evaluate.samples=4", "train.iterations=1")
 ON_RANK_1 = '        import os\n        return "b" if os.environ["RANK"] == "1" else "a"\n'
@@ -32,6 +43,74 @@ def test_ranks_with_other_samples_are_named_before_they_train(site: Path, tmp_pa
     assert "ranks do not read the same: of the train split" in run.errors
     assert "rank 1 (language, pp 1) have 40 entries (digest b)" in run.errors
     assert "training" not in run.screen
+
+
+@pytest.mark.parametrize("odd", [{1}, {2, 3}, {1, 2, 3}])
+def test_other_weights_in_a_directory_of_some_machines_are_told_on_all_ranks(
+    odd: set[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ranks are threads, each with its own files; 0 to 3 read the directory."""
+    said, read = _begin(odd, tmp_path, monkeypatch)
+    assert read == {0, 1, 2, 3}, "no rank opens what its modules do not begin with"
+    assert len(said) == 8
+    (one,) = set(said)
+    first, second = one.split(", but ")
+    assert "ranks do not read the same: of the weights of vision in" in first
+    for rank in range(4):
+        assert f"rank {rank} (vision" in (second if rank in odd else first)
+    assert "language" not in one
+
+
+def test_the_same_weights_on_all_machines_are_agreed_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The directory of ranks that read nothing of it is nobody's concern.
+    assert _begin({6}, tmp_path, monkeypatch)[0] == []
+
+
+def _begin(
+    odd: set[int], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> tuple[list[str], set[int]]:
+    """What all ranks of a new run raise, and which read a directory for its digest."""
+    (folder / "recipe.yaml").write_text(RECIPE)
+    plan = make_plan(folder / "recipe.yaml", host=host())
+    size, this, told, read = plan.layout.world_size, local(), dict[int, Any](), set[int]()
+    ranks = Barrier(size)
+    same = match(MAP, directory(folder / "same", TOWER | JOIN))
+    others = {name: tensor * 2 for name, tensor in (TOWER | JOIN).items()}
+    # Where it lies on other machines under the same path.
+    elsewhere = match(MAP, directory(folder / "other", others))
+    other = attrs.evolve(elsewhere, directory=same.directory)
+
+    def gather(into: list[Any], mine: Any) -> None:
+        told[this.rank] = mine
+        ranks.wait(30)
+        into[:] = [told[rank] for rank in range(size)]
+
+    def digest(found: Match) -> str:
+        read.add(this.rank)
+        return directory_digest(found)
+
+    def begin(rank: int) -> str | None:
+        this.rank = rank
+        run = History(plan=plan, newest=Newest(checkpoints=folder, manifest=None), weights=None)
+        build: Any = SimpleNamespace()
+        try:
+            run.prepare(build)
+        except ValueError as error:
+            return str(error)
+        return None
+
+    world = SimpleNamespace(
+        get_rank=lambda: this.rank, get_world_size=lambda: size, all_gather_object=gather
+    )
+    monkeypatch.setattr(agreement, "dist", world)
+    monkeypatch.setattr(agreement, "directory_digest", digest)
+    monkeypatch.setattr(
+        history, "directories", lambda *_: {"vision": other if this.rank in odd else same}
+    )
+    with ThreadPoolExecutor(size) as pool:
+        return [said for said in pool.map(begin, range(size)) if said], read
 
 
 def test_a_run_that_goes_on_with_other_plugins_says_so(site: Path, tmp_path: Path) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import pytest
@@ -56,7 +58,28 @@ def test_plugins_that_are_broken_or_ill_mannered(report):
 def test_no_plugin_at_all(report):
     found = report()
     assert found["plugins"].verdict == "wrong"
-    assert "pip install mimo-plugin-radio" in found["plugins"].remedy
+    due = "pip install mimo-plugin-radio mimo-plugin-nemotron mimo-plugin-digits"
+    assert found["plugins"].remedy == due
+    from typer.testing import CliRunner
+
+    from mimo_core.cli.mimo import app
+
+    assert due in CliRunner().invoke(app, ["plugins", "list"]).stdout, "one list for both"
+
+
+def test_a_kernel_that_is_not_there_is_told_once(report, monkeypatch: pytest.MonkeyPatch):
+    def absent(name: str) -> str:
+        if name in ("mamba-ssm", "causal-conv1d", "transformer-engine"):
+            raise PackageNotFoundError(name)
+        return version(name)
+
+    monkeypatch.setattr(packages, "version", absent)
+    monkeypatch.setattr(abilities, "kernel", lambda name: "not there")
+    told = [f"{one.what} {one.found}" for one in report(torch=TWO_GPUS, ant=GOOD).values()]
+    for name in ("mamba_ssm|mamba-ssm", "transformer.?engine"):
+        lines = [line for line in told if re.search(name, line, re.IGNORECASE)]
+        assert len(lines) == 1, lines
+        assert "not there" in lines[0]
 
 
 def test_a_name_that_two_distributions_give_is_a_finding_and_no_crash(install, report):

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import attrs
 import pytest
+import torch
 
 from mimo_core.checkpoints import read_manifest
 from mimo_core.errors import CheckpointError
+from mimo_core.weights import complete
 from mimo_core.weights.match import match
 from mimo_core.weights.origins import Origins, check_origins, directory_digest, origins_of
 
@@ -48,6 +51,20 @@ def test_what_a_directory_gave_is_left_out_and_nothing_else(tmp_path: Path) -> N
     later = Origins(goes_on=saved, directories=found)
     assert later.has(TOWER_KEY) and not later.has(PROJECTOR_KEY), "what was saved is saved on"
     assert later.facts({TOWER_KEY: FACTS}) == told
+
+
+def test_what_another_checkpoint_holds_comes_out_in_the_runs_precision(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The base was saved in fp32; the run that starts from it has its tower in bf16."""
+    base = checkpoint(tmp_path / "base", 3)
+    facts = {TOWER_KEY: {"shape": [2], "dtype": "bfloat16"}}
+    told = Origins(start=(base, read_manifest(base))).facts(facts)
+    run = checkpoint(tmp_path / "run", 5, **told)
+    held = SimpleNamespace(keys=frozenset(), read=lambda key, index: torch.ones(2))
+    monkeypatch.setattr(complete, "Checkpoint", lambda folder: held)
+    whole = complete.WithLeftOut(run, {})
+    assert whole.read(TOWER_KEY, ()).dtype == whole.dtype(TOWER_KEY) == torch.bfloat16
 
 
 def test_a_chain_of_runs_names_the_places_that_hold_the_numbers(tmp_path: Path) -> None:

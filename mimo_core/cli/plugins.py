@@ -29,6 +29,7 @@ def list_plugins(as_json: Json = False, no_plugin: NoPlugin = None) -> None:
     from rich.console import Console
 
     from mimo_core.plugins import Host
+    from mimo_core.recipe import packaged
 
     records = Host.discover(no_plugin or ()).records
     if as_json:
@@ -36,7 +37,7 @@ def list_plugins(as_json: Json = False, no_plugin: NoPlugin = None) -> None:
     elif records:
         Console().print(_table(records))
     else:
-        print("no plugins are installed; try: pip install mimo-plugin-radio mimo-plugin-nemotron")
+        print(f"no plugins are installed; try: pip install {' '.join(packaged.distributions())}")
 
 
 @app.command("check")

@@ -10,10 +10,13 @@ import attrs
 from mimo_core.doctor import abilities, machine, packages
 from mimo_core.doctor.findings import Finding
 from mimo_core.errors import PluginError
+from mimo_core.platforms import PLATFORM_VARIABLE
 from mimo_core.plugins import Host
+from mimo_core.plugins.discovery import ALLOW, NO_AUTOLOAD
+from mimo_core.recipe import packaged
 
 SECTION = "plugins"
-VARIABLES = ("MIMO_PLUGINS", "MIMO_DISABLE_PLUGIN_AUTOLOAD", "MIMO_PLATFORM")
+VARIABLES = (ALLOW, NO_AUTOLOAD, PLATFORM_VARIABLE)
 
 
 @attrs.frozen(kw_only=True)
@@ -39,8 +42,7 @@ def examine(disabled: Sequence[str] = ()) -> Report:
 
 def _all(disabled: Sequence[str]) -> Iterator[Finding]:
     torch = machine.ask_torch()
-    gpus = 0 if isinstance(torch, str) else len(torch["gpus"])
-    yield from packages.packages(gpus)
+    yield from packages.packages()
     try:
         host = Host.discover(disabled)
     except PluginError as error:
@@ -63,7 +65,7 @@ def _plugins(host: Host) -> Iterator[Finding]:
             what="plugins",
             found="none are installed",
             verdict="wrong",
-            remedy="pip install mimo-plugin-radio mimo-plugin-nemotron mimo-plugin-digits",
+            remedy=f"pip install {' '.join(packaged.distributions())}",
         )
     for record in host.records:
         came = f"{record.distribution} {record.version}"

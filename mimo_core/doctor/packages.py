@@ -13,33 +13,16 @@ from mimo_core.plugins import PluginRecord
 
 SECTION = "packages"
 _SHOWN = ("torch", "megatron-core", "transformer-engine", "mamba-ssm", "causal-conv1d")
-_KERNELS = {
-    "transformer-engine": "TransformerEngine layers",
-    "mamba-ssm": "Mamba2 on GPUs",
-    "causal-conv1d": "Mamba2 on GPUs",
-}
+"""Those that are not there are told by what needs them: the core's requirements, ranks on GPUs."""
 
 
-def packages(gpus: int) -> Iterator[Finding]:
-    """The core, and the packages that it stands on.
-
-    Args:
-        gpus: Of this machine; where there is one, missing kernels are worth a word.
-    """
+def packages() -> Iterator[Finding]:
+    """The core, and the packages that it stands on."""
     yield Finding(section=SECTION, what="python", found=platform.python_version())
     yield from fitting("mimo-core")
     for name in _SHOWN:
-        there = _version(name)
-        if there is not None:
+        if (there := _version(name)) is not None:
             yield Finding(section=SECTION, what=name, found=there)
-        elif name in _KERNELS:
-            yield Finding(
-                section=SECTION,
-                what=name,
-                found=f"not installed ({_KERNELS[name]})",
-                verdict="note",
-                remedy="pip install 'mimo-core[gpu]'" if gpus else "",
-            )
 
 
 def plugin_packages(records: Iterable[PluginRecord]) -> Iterator[Finding]:

@@ -10,6 +10,8 @@ from mimo_core.plugins.records import Candidate
 from mimo_core.plugins.versions import check_contract
 
 GROUP = "mimo.plugins"
+DISTRIBUTION = "mimo-plugin-"
+"""Before the plugin's name: the distribution's."""
 ALLOW = "MIMO_PLUGINS"
 NO_AUTOLOAD = "MIMO_DISABLE_PLUGIN_AUTOLOAD"
 

@@ -65,7 +65,7 @@ class Host:
         def candidate(name: str) -> Candidate:
             return Candidate(
                 name=name,
-                distribution=f"mimo-plugin-{name}",
+                distribution=f"{discovery.DISTRIBUTION}{name}",
                 version=(versions or {}).get(name, "0"),
                 load=lambda: plugins[name],
             )
@@ -93,7 +93,7 @@ class Host:
             raise PluginError(
                 f"there is no plugin {plugin!r}.{suggestion(plugin, self._records)} "
                 f"Installed: {', '.join(self._records) or 'none'}. "
-                f"To install it: pip install mimo-plugin-{plugin}"
+                f"To install it: pip install {discovery.DISTRIBUTION}{plugin}"
             )
         if record.state == "disabled":
             raise PluginError(f"{record.title} is disabled: {record.why}")

@@ -4,9 +4,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from mimo_core.plugins.discovery import DISTRIBUTION
+
 FOLDER = Path(__file__).parents[1] / "recipes"
 DEMO = "demo"
 """What runs where no recipe is named."""
+
+
+def distributions() -> list[str]:
+    """What to install so that the demo runs: the distributions of its plugins."""
+    from mimo_core.recipe.load import load_recipe
+
+    recipe = load_recipe(find(DEMO)).recipe
+    plugins = [module.plugin for module in recipe.modules.values()]
+    return [DISTRIBUTION + name for name in dict.fromkeys([*plugins, recipe.data.plugin])]
 
 
 def names() -> list[str]:

@@ -6,10 +6,8 @@ import re
 from importlib.metadata import entry_points
 
 from mimo_core.errors import PluginError
-from mimo_core.plugins.discovery import GROUP
+from mimo_core.plugins.discovery import DISTRIBUTION, GROUP
 
-DISTRIBUTION = "mimo-plugin-"
-"""Before the plugin's name: the distribution's."""
 LONGEST = 40
 
 

@@ -14,8 +14,9 @@ import attrs
 import mimo_core
 from mimo_core.contract import CONTRACT
 from mimo_core.errors import PluginError, suggestion
+from mimo_core.plugins.discovery import DISTRIBUTION
 from mimo_core.scaffold.kinds import KINDS, Kind
-from mimo_core.scaffold.names import DISTRIBUTION, check_name
+from mimo_core.scaffold.names import check_name
 
 SUFFIX = ".tmpl"
 """Of every template: nothing takes them for a part of this package, or for tests."""

@@ -16,6 +16,7 @@ from mimo_core.platforms.base import RankPlatform
 from mimo_core.rng import seed_module
 from mimo_core.topology import Topology
 from mimo_core.train.adaptations import adapt_checkpoints
+from mimo_core.train.agreement import compare_directories
 from mimo_core.train.facts import changes, plugin_changes, same_place
 from mimo_core.train.fitting import Fitting
 from mimo_core.train.going_on import data_differences, module_differences
@@ -68,8 +69,15 @@ class History:
         return directories(self.plan, self.newest.iteration, self.manifest)
 
     def prepare(self, build: BuildConfig) -> None:
-        """Tell the builder which weights it reads, beside those that megatron loads."""
+        """Tell the builder which weights it reads, beside those that megatron loads.
+
+        Called by all ranks.
+
+        Raises:
+            ValueError: ranks would read other weights in a directory of the same path.
+        """
         build.weights, build.saved = self.directories(), self.manifest
+        compare_directories(self.plan, build.weights)
         if not self.plan.recipe.checkpoint.save_frozen:
             start = self.weights
             build.origins = Origins(

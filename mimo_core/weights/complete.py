@@ -76,7 +76,7 @@ class WithLeftOut:
             return self._checkpoint.read(key, index)
         origin = self._origins[facts["origin"]]
         if origin.kind == "checkpoint":
-            return self._other(origin.path).read(key, index)
+            return self._other(origin.path).read(key, index).to(self.dtype(key))
         tensor = self._sources[origin.module].stored((key, index))
         assert tensor is not None, key
         return tensor.to(self.dtype(key))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -33,6 +35,16 @@ def _digit(sample: Sample) -> int:
     assert isinstance(text, Text)
     assert text.loss
     return WORDS.index(text.text)
+
+
+def test_other_plugins_take_it_from_the_package_which_loads_nothing_heavy() -> None:
+    code = (
+        "import sys, mimo_plugin_digits as digits, mimo_plugin_digits.plugin;"
+        "print({'numpy', 'sklearn', 'torch'} & set(sys.modules), digits.Options.__name__,"
+        " digits.Digits.__name__)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set() Options Digits"
 
 
 @pytest.mark.parametrize(

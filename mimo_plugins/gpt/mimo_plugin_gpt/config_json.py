@@ -57,6 +57,9 @@ _TOLD_BY_SHAPES = frozenset({"hidden_size", "layers", "ffn_hidden_size", "vocabu
 }
 """Fields of which names and shapes of the weights say all."""
 
+_WINDOWS = {"mistral": 4096, "qwen2": 4096, "qwen3": 4096, "qwen3_moe": 4096}
+"""``sliding_window`` of transformers (5.23) where a file does not say it; ``null`` says none."""
+
 _LLAMA3 = {
     "low_freq_factor": 1.0,
     "high_freq_factor": 4.0,
@@ -224,8 +227,10 @@ def _refused(config: Mapping[str, Any]) -> Iterator[str]:
     if config.get("decoder_sparse_step", 1) != 1:
         yield "says decoder_sparse_step: dense layers among those of experts cannot be here"
     windowed = config.get("use_sliding_window", kind in ("mistral", "mixtral"))
-    if windowed and (window := config.get("sliding_window")) is not None:
-        yield f"says sliding_window {window}: every layer here looks at the whole sequence"
+    window = config.get("sliding_window", _WINDOWS.get(kind))
+    if windowed and window is not None:
+        says = "says" if "sliding_window" in config else "says nothing, which transformers takes as"
+        yield f"{says} sliding_window {window}: every layer here looks at the whole sequence"
     yield from _refused_rope(config)
 
 

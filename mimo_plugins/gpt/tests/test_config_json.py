@@ -93,6 +93,8 @@ def test_experts_can_be_added_or_left_out(tmp_path: Path) -> None:
         ({"mlp_bias": True}, "mlp_bias"),
         ({"quantization_config": {"bits": 4}}, "quantized weights"),
         ({"model_type": "mistral", "sliding_window": 4096}, "sliding_window 4096"),
+        ({"model_type": "mistral"}, "says nothing, .*takes as sliding_window 4096"),
+        ({"model_type": "qwen2", "use_sliding_window": True}, "sliding_window 4096"),
         ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "rope_type 'linear'"),
         ({"rope_scaling": LLAMA_3["rope_scaling"] | {"low_freq_factor": 2.0}}, "low_freq_factor 2"),
         ({"partial_rotary_factor": 0.5}, "partial_rotary_factor"),
@@ -112,6 +114,8 @@ def test_models_of_other_kinds_are_refused(
 def test_a_window_that_is_off_is_none(tmp_path: Path) -> None:
     off = {"model_type": "qwen2", "use_sliding_window": False, "sliding_window": 4096}
     assert Options(like=directory(tmp_path, **off)).shape.qkv_bias
+    null = {"model_type": "mistral", "sliding_window": None}
+    assert not Options(like=directory(tmp_path, **null)).shape.qkv_bias
 
 
 @pytest.mark.parametrize(("text", "message"), [("{", "holds no JSON"), ("[]", "holds list")])

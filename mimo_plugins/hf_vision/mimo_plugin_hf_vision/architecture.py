@@ -68,7 +68,7 @@ def architecture(options: Options) -> Architecture:
     Raises:
         MimoError: its files are not there, or tell of no tower that can be read.
     """
-    found = _read(options.model, options.class_tokens)
+    found = _read(options.model, options.revision, options.class_tokens)
     layer, states = options.select_layer, found.layers + 1
     if layer is not None and not -states <= layer < states:
         raise MimoError(
@@ -79,8 +79,8 @@ def architecture(options: Options) -> Architecture:
 
 
 @cache
-def _read(model: str, given_tokens: int | None) -> Architecture:
-    directory = find_model(model)
+def _read(model: str, revision: str | None, given_tokens: int | None) -> Architecture:
+    directory = find_model(model, revision)
     whole = read_json(directory / "config.json")
     outer = whole.get("model_type")
     said, model_type = whole, outer

@@ -15,22 +15,26 @@ WEIGHTS = ("*.safetensors", "*.safetensors.index.json")
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
-def find_model(model: str) -> Path:
+def find_model(model: str, revision: str | None = None) -> Path:
     """A directory with the model's ``config.json``.
 
+    Args:
+        model: A directory, or a name on the hub.
+        revision: Of the name: a commit, a branch or a tag; by default the hub's ``main``.
+
     Raises:
-        MimoError: there is none, here or on the hub.
+        MimoError: there is none, here or on the hub; or a directory is given a revision.
     """
-    return _find(model, SMALL, needed="config.json")
+    return _find(model, revision, SMALL, needed="config.json")
 
 
-def find_weights(model: str) -> Path:
+def find_weights(model: str, revision: str | None = None) -> Path:
     """A directory with the model's safetensors too; a local one as it is.
 
     Raises:
-        MimoError: there is none, here or on the hub.
+        MimoError: as :func:`find_model`.
     """
-    return _find(model, (*SMALL, *WEIGHTS), needed="*.safetensors")
+    return _find(model, revision, (*SMALL, *WEIGHTS), needed="*.safetensors")
 
 
 def read_json(file: Path) -> dict[str, Any]:
@@ -51,9 +55,14 @@ def read_json(file: Path) -> dict[str, Any]:
 
 
 @cache
-def _find(model: str, patterns: tuple[str, ...], needed: str) -> Path:
+def _find(model: str, revision: str | None, patterns: tuple[str, ...], needed: str) -> Path:
     path = Path(model).expanduser()
     if path.is_dir():
+        if revision is not None:
+            raise MimoError(
+                f"hf-vision option revision={revision}: {model} is a directory, which has none; "
+                "leave it out, or give the name on the hub"
+            )
         return path
     if not _HUB_NAME.fullmatch(model) or model.startswith("."):
         raise MimoError(f"{model}: there is no such directory (from {Path.cwd()})")
@@ -63,7 +72,12 @@ def _find(model: str, patterns: tuple[str, ...], needed: str) -> Path:
     for cached in (True, False):
         try:
             folder = Path(
-                snapshot_download(model, allow_patterns=list(patterns), local_files_only=cached)
+                snapshot_download(
+                    model,
+                    revision=revision,
+                    allow_patterns=list(patterns),
+                    local_files_only=cached,
+                )
             )
         except (OSError, ValueError) as error:
             # OSError is the root of the hub's errors: no network, no such model, no permission.
@@ -72,9 +86,11 @@ def _find(model: str, patterns: tuple[str, ...], needed: str) -> Path:
         if any(folder.glob(needed)):
             return folder
         why = f"it has no {needed}"
+    at = f" at revision {revision}" if revision else ""
+    flag = f"--revision {revision} " if revision else ""
     raise MimoError(
-        f"{model!r} is no directory (from {Path.cwd()}), is not in this machine's Hugging Face "
+        f"{model!r}{at} is no directory (from {Path.cwd()}), is not in this machine's Hugging Face "
         f"cache, and cannot be downloaded: {why}. On a machine with network: hf download {model} "
-        f"{' '.join(f'--include {pattern!r}' for pattern in (*SMALL, *WEIGHTS))} --local-dir DIR; "
-        "copy DIR here and name it instead"
+        f"{flag}{' '.join(f'--include {pattern!r}' for pattern in (*SMALL, *WEIGHTS))} "
+        "--local-dir DIR; copy DIR here and name it instead"
     )

@@ -6,7 +6,7 @@ import json
 import math
 import struct
 from collections.abc import Iterator, Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -52,8 +52,13 @@ def weight_map(module: Module) -> WeightMap:
         config_below=("vision_config",),
         exported_config={**tower.said, "model_type": tower.model_type},
         prefix="vision_model.",
-        locate=find_weights,
+        locate=partial(_locate, options),
     )
+
+
+def _locate(options: Options, source: str) -> Path:
+    """The revision is that of ``options.model``; weights of another name have their own."""
+    return find_weights(source, options.revision if source == options.model else None)
 
 
 def tensor_shapes(tower: Architecture) -> Shapes | None:

@@ -35,6 +35,9 @@ class Options:
 
     model: str
     """A directory with the model's ``config.json``, or its name on the Hugging Face hub."""
+    revision: str | None = None
+    """Of a name on the hub, for ``weights`` of the same name too: a commit, so that every machine
+    has the same files, or a branch or tag; by default ``main`` as this machine knows it."""
     tokens: Literal["patches", "all"] = "patches"
     """What the language model gets of each picture: its patches, or class and register tokens
     too, before them."""

@@ -9,13 +9,13 @@ from typing import Any
 import attrs
 
 from mimo_core import MimoError
+from mimo_plugin_hf_vision import families
 from mimo_plugin_hf_vision.architecture import Architecture
 from mimo_plugin_hf_vision.files import read_json
 from mimo_plugin_hf_vision.options import Options, Triple
 
 Size = tuple[int, int]
 """Height and width."""
-BICUBIC = 3
 _FILE = "preprocessor_config.json"
 
 
@@ -58,11 +58,16 @@ def preprocessing(tower: Architecture, options: Options) -> Preprocessing:
     return Preprocessing(
         resize=resize,
         crop=crop,
-        resample=int(said.get("resample") or BICUBIC),
+        resample=_resample(said, tower.model_type),
         scale=float(said.get("rescale_factor") or 1 / 255) if said.get("do_rescale", True) else 1.0,
         mean=mean,
         std=std,
     )
+
+
+def _resample(said: Mapping[str, Any], model_type: str) -> int:
+    held = said.get("resample")
+    return families.RESAMPLE.get(model_type, families.BICUBIC) if held is None else int(held)
 
 
 def _said(directory: Path) -> tuple[Path, dict[str, Any]]:

@@ -14,6 +14,7 @@ from hf_tiny import CONFIGS, CROPPED, SQUARE, tiny_module, write_model, write_we
 from mimo_plugin_hf_vision.architecture import architecture
 from mimo_plugin_hf_vision.plugin import describe, weight_map
 from mimo_plugin_hf_vision.preprocessing import Preprocessing, preprocessing
+from PIL.Image import Resampling
 
 from mimo_core import Media
 from mimo_core.errors import MimoError
@@ -83,6 +84,47 @@ def test_a_plan_by_name_reads_the_cache_and_loads_neither_torch_nor_transformers
     assert "0123abcd (encoder; projector begins fresh)|not read in" in notes
     assert "text_model.*, 1 tensor" in notes
     assert not {"torch", "transformers", "megatron"} & set(loaded.split())
+
+
+def test_a_revision_is_of_the_model_and_of_its_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two commits in the hub's cache; another name and a directory have no part in it."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    for name, commits in {"pinned": ("a" * 40, "b" * 40), "other": ("c" * 40,)}.items():
+        cached = tmp_path / f"models--someone--{name}"
+        for commit in commits:
+            write_weights(write_model(cached / "snapshots" / commit, "clip"))
+        (cached / "refs").mkdir()
+        (cached / "refs" / "main").write_text(commits[0])
+    for revision, commit in ((None, "a" * 40), ("b" * 40, "b" * 40)):
+        module = tiny_module("someone/pinned", revision=revision)
+        assert architecture(module.options).directory.name == commit
+        locate = weight_map(module).locate
+        assert locate("someone/pinned").name == commit
+        assert locate("someone/other").name == "c" * 40
+    assert "at revision strange is no directory" in _said({"revision": "strange"}, "someone/pinned")
+    assert "revision=b: " in _said({"revision": "b"}, write_model(tmp_path / "here", "clip"))
+
+
+@pytest.mark.parametrize(
+    ("name", "said", "filter_"),
+    [
+        ("clip", {"resample": 0}, "NEAREST"),
+        ("clip", {}, "BICUBIC"),
+        ("siglip", {}, "BICUBIC"),
+        ("dinov2", {}, "BICUBIC"),
+        ("vit", {}, "BILINEAR"),
+    ],
+)
+def test_the_filter_is_that_of_transformers_processor(
+    tmp_path: Path, name: str, said: dict[str, int], filter_: str
+) -> None:
+    square = {key: value for key, value in SQUARE.items() if key != "resample"}
+    how = _how(write_model(tmp_path, name, square | said))
+    assert Resampling(how.resample).name == filter_
 
 
 def test_a_name_that_cannot_be_had_says_what_to_download(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from functools import partial
 from random import Random
 
 import attrs
-import mimo_plugin_digits.plugin as digits
+import mimo_plugin_digits as digits
 import numpy as np
 
 from mimo_core import Data, Media, MimoError, Sample, Split, Text
@@ -41,7 +41,7 @@ class SpokenDigits:
     def __init__(self, data: Data, split: Split) -> None:
         self._options = options = options_of(data.options)
         self._split = split
-        self._digits = digits.build_dataset(_pictures(data), split)
+        self._digits = digits.Digits(_pictures(data), split)
         self._voices = options.voices
         if split == "validation" and options.held_out_voices:
             self._voices = options.held_out_voices
@@ -110,7 +110,7 @@ class SpokenDigits:
 def _pictures(data: Data) -> Data:
     """The ``data`` section of ``digits`` that the pictures are taken from."""
     given = options_of(data.options)
-    chosen = digits.options()(
+    chosen = digits.Options(
         size=given.size,
         shift=given.shift,
         held_out=given.held_out,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from typing import Any
 
 import torch
@@ -129,6 +130,16 @@ class EndsTheProcess(Tower):
         os._exit(7)
 
 
+class EndsTheProcessWell(Tower):
+    def forward(self, patches: Tensor) -> Tensor:
+        os._exit(0)
+
+
+class Exits(Tower):
+    def forward(self, patches: Tensor) -> Tensor:
+        sys.exit(0)
+
+
 # Two ranks
 class SumsOverCopies(Tower):
     """Waits for a rank that may have nothing to encode."""
@@ -165,6 +176,45 @@ class LacksASumOfGradients(Tower):
         inner = F.gelu(hidden @ self.up.weight.T)
         output, _ = self.down(inner)
         return output
+
+
+class NotFiniteOnASecondRank(Tower):
+    """No rank but the last of several over tp puts out nan."""
+
+    def forward(self, patches: Tensor) -> Tensor:
+        rows = super().forward(patches)
+        return rows / 0 * 0 if self.tp_group.rank() else rows
+
+
+class GradientsAreNotFinite(Tower):
+    """Forward is right; over tp, the last rank's gradient of a weight is nan."""
+
+    def __init__(self, **given: Any) -> None:
+        super().__init__(**given)
+        if self.tp_group.rank():
+            self.up.weight.register_hook(lambda gradient: gradient * float("nan"))
+
+
+class LearnsOverTpAlone(Tower):
+    """One rank leaves a weight alone that two ranks train."""
+
+    def forward(self, patches: Tensor) -> Tensor:
+        hidden = self.embed(patches.to(self.embed.weight.dtype))
+        if self.tp_group.size() == 1:
+            bias = self.embed.bias
+            hidden = hidden - bias + bias.detach()
+        return hidden + self.mlp(hidden)
+
+
+class LastRankEnds(Tower):
+    """Of two ranks, the second ends as if all were well; the first waits."""
+
+    def forward(self, patches: Tensor) -> Tensor:
+        if dist.get_rank():
+            os._exit(0)
+        rows = super().forward(patches)
+        dist.barrier()
+        return rows
 
 
 class SavesOnEveryCopy(Tower):

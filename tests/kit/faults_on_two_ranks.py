@@ -54,8 +54,23 @@ class CopiesWaitForEachOther(Fault):
     expected = ("ranks_without_media_do_not_hang", "whatever samples each of them has")
 
 
+@hookimpl
+def _own_projector(module, groups, platform):
+    import faulty_towers
+    import good_tower
+    from megatron.core.transformer.spec_utils import ModuleSpec
+
+    parts = good_tower.encoder(module, groups)
+    width, language_width = module.options.hidden_size, module.language_width
+    params = {"config": parts.config, "width": width, "language_width": language_width}
+    spec = ModuleSpec(
+        module=faulty_towers.NotFiniteOnASecondRank, params=params | {"groups": groups}
+    )
+    return attrs.evolve(parts, projector=spec)
+
+
 class NumbersOfOneRankAreNotFinite(Fault):
-    plugin = encoder(build_submodule=tower("NotFiniteOnASecondRank"))
+    plugin = encoder(build_submodule=_own_projector)
     expected = ("tp_2_is_as_tp_1", "largest difference inf")
 
 

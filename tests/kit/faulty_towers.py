@@ -10,6 +10,8 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from good_tower import Tower
+from megatron.core.tensor_parallel.layers import ColumnParallelLinear
+from megatron.core.transformer.module import MegatronModule
 from torch import Tensor, nn
 
 
@@ -178,11 +180,24 @@ class LacksASumOfGradients(Tower):
         return output
 
 
-class NotFiniteOnASecondRank(Tower):
-    """No rank but the last of several over tp puts out nan."""
+class NotFiniteOnASecondRank(MegatronModule):  # type: ignore[misc]
+    """A projector: no rank but the last of several over tp puts out nan, and no sum follows."""
 
-    def forward(self, patches: Tensor) -> Tensor:
-        rows = super().forward(patches)
+    def __init__(self, config: Any, width: int, language_width: int, groups: Any) -> None:
+        super().__init__(config=config)
+        self.tp_group = groups.tp
+        self.linear = ColumnParallelLinear(
+            width,
+            language_width,
+            config=config,
+            init_method=config.init_method,
+            bias=False,
+            gather_output=True,
+            tp_group=groups.tp,
+        )
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        rows, _ = self.linear(hidden)
         return rows / 0 * 0 if self.tp_group.rank() else rows
 
 

@@ -60,8 +60,8 @@ def describe(module: Module) -> Description:  # type: ignore[empty-body]
 def module_edges(module: Module, modules: Mapping[str, Module]) -> Sequence[Edge]:  # type: ignore[empty-body]
     """The edges that this module wants, each with the symbolic name of its placeholder.
 
-    Asked for every module in the launcher and on every rank, before process groups exist. The
-    language model gives none.
+    Asked for every encoder in the launcher and on every rank, before process groups exist. A plugin
+    of language models leaves it out; of one that is both, the language model gives none.
     """
 
 

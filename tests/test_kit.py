@@ -19,6 +19,7 @@ from fault import Fault  # noqa: E402
 from mimo_core.testing import Conformance  # noqa: E402
 from mimo_core.testing.bench import Bench  # noqa: E402
 from mimo_core.testing.checks import CHECKS, Check, checks_of  # noqa: E402
+from mimo_core.testing.checks.datasets import SPLITS, looked_at  # noqa: E402
 from mimo_core.testing.launch import run_checks  # noqa: E402
 from mimo_core.testing.outcome import Outcome, outcome_of  # noqa: E402
 from mimo_core.testing.subject import Subject  # noqa: E402
@@ -76,6 +77,11 @@ def test_a_fault_is_told_with_what_to_do(fault: type[Fault]) -> None:
     assert found.status == "failed"
     assert words in found.message
     assert "to do: " in found.message
+
+
+def test_a_wrapper_says_itself_how_many_samples_are_looked_at() -> None:
+    subject = type("Few", (good.GoodDataWrapper,), {"looked_at": 2})
+    assert len(list(looked_at(Bench(subject())))) == 2 * len(SPLITS)
 
 
 @pytest.mark.parametrize(

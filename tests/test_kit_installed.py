@@ -7,15 +7,27 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import pytest
 from typer.testing import CliRunner
 
 from mimo_core.cli.mimo import app
+from mimo_core.testing.bench import host_of, kinds_of
+from mimo_core.testing.checks import CHECKS
 
 from .conftest import installed
 
 HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE / "kit"))
+import good_plugins as good  # noqa: E402
+
+BUNDLED = sorted(
+    folder.name.replace("_", "-")
+    for folder in (HERE.parent / "mimo_plugins").iterdir()
+    if (folder / "pyproject.toml").exists()
+)
 
 
 def check(*words: str) -> tuple[int, dict[str, Any]]:
@@ -65,6 +77,41 @@ def test_the_command_asks_for_options_that_have_no_defaults() -> None:
     code, told = check("radio", "hidden_size=16", "layers=1", "heads=3")
     assert code == 1
     assert "hidden_size=16, heads=3" in said(told["options come back from yaml"])
+
+
+SIZES = ("hidden_size=16", "layers=1", "heads=2")
+TINY = {"radio": (*SIZES, "patch_size=4"), "whisper": SIZES}
+"""Options of those that have no defaults and need no files."""
+
+
+@pytest.mark.parametrize("plugin", BUNDLED)
+def test_the_command_finds_nothing_wrong_with_our_own(
+    plugin: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a process for each: the tests of each plugin have that."""
+    here = [one for one in CHECKS if not one.place.startswith("fresh:")]
+    monkeypatch.setattr("mimo_core.testing.checks.CHECKS", here)
+    code, told = check(plugin, *TINY.get(plugin, ()))
+    assert code == 0, [said(one) for one in told.values()]
+    if plugin in ("gpt", "nemotron", *TINY):
+        assert told["the description is sound"]["status"] == "passed"
+
+
+def test_what_a_plugin_is_checked_as_is_told_or_asked() -> None:
+    code, told = check("gpt", "--kind", "encoder")
+    assert code == 1
+    assert "but does not implement module_edges" in said(told["hooks and signatures"])
+    done = CliRunner().invoke(app, ["plugins", "check", "gpt", "--kind", "langage"])
+    assert "Did you mean 'language'?" in str(done.exception)
+
+
+def test_hooks_for_several_kinds_are_no_guess(monkeypatch: pytest.MonkeyPatch) -> None:
+    both = SimpleNamespace(**{**vars(good.encoder()), **vars(good.dataset()), "__name__": "both"})
+    host = host_of([both])
+    assert kinds_of(host, "both") == ("encoder", "dataset")
+    monkeypatch.setattr("mimo_core.cli.check.host_of", lambda _plugins: host)
+    done = CliRunner().invoke(app, ["plugins", "check", "both"])
+    assert "check it once with each of --kind encoder, --kind dataset" in str(done.exception)
 
 
 def test_the_command_names_what_is_installed() -> None:

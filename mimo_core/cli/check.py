@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
 
 import attrs
 import yaml
 from rich.table import Table
 from rich.text import Text
 
-from mimo_core.errors import MimoError
+from mimo_core.errors import MimoError, suggestion
+from mimo_core.plugins import Host
 from mimo_core.recipe.structure import structure
-from mimo_core.testing.bench import Bench, host_of, kind_of
+from mimo_core.testing.bench import Bench, host_of, kinds_of
 from mimo_core.testing.checks import CHECKS, Check, checks_of
 from mimo_core.testing.outcome import Outcome, outcome_of
-from mimo_core.testing.subject import Subject
+from mimo_core.testing.subject import Kind, Subject
 
-_WITHOUT_OPTIONS = {"hooks", "fresh:listing", "options:documented"}
-"""Modules of checks, or checks, that need no options that fit."""
 _MARKS = {"passed": ("✓", "green"), "failed": ("✗", "red"), "skipped": ("·", "yellow")}
 
 
@@ -30,27 +29,36 @@ class Checked:
     outcome: Outcome
 
 
-def check_plugin(name: str, options: Sequence[str] = ()) -> Iterator[Checked]:
+def check_plugin(
+    name: str, options: Sequence[str] = (), kind: str | None = None
+) -> Iterator[Checked]:
     """Check an installed plugin.
 
     Args:
         name: Of its entry point.
         options: ``KEY=VALUE``; without them its defaults are looked at, where it has all.
+        kind: What it is checked as; by default what its hooks are for.
 
     Raises:
-        MimoError: there is no such plugin, or an option is no ``KEY=VALUE``.
+        MimoError: there is no such plugin or kind, its hooks are for several kinds, or an option
+            is no ``KEY=VALUE``.
     """
+    if kind is not None and kind not in get_args(Kind):
+        raise MimoError(
+            f"there is no kind of plugins {kind!r}.{suggestion(kind, get_args(Kind))} "
+            f"Kinds: {', '.join(get_args(Kind))}"
+        )
     given = _options(options)
     host = host_of([name])
     if name not in host.usable:
-        yield _checked(CHECKS[0], Bench(_subject(name, "dataset", given)))
+        yield _checked(CHECKS[0], Bench(_subject(name, kind or "dataset", given)))
         return
-    bench = Bench(_subject(name, kind_of(host, name), given))
+    bench = Bench(_subject(name, kind or _kind(host, name), given))
     lacking = [] if options else _lacking(bench)
     for check in checks_of(type(bench.subject)):
         if check.ranks:
             continue
-        if lacking and not {check.place, check.place.partition(":")[0]} & _WITHOUT_OPTIONS:
+        if lacking and check.needs_options:
             why = f"needs options: mimo plugins check {name} KEY=VALUE"
             if check.place == "options:round_trip":
                 why += f" ({'; '.join(lacking)})"
@@ -84,6 +92,16 @@ def as_dict(checked: Checked) -> dict[str, Any]:
 
 def _checked(check: Check, bench: Bench) -> Checked:
     return Checked(check=check.title, outcome=outcome_of(lambda: check(bench)))
+
+
+def _kind(host: Host, name: str) -> Kind:
+    kinds = kinds_of(host, name)
+    if len(kinds) > 1:
+        raise MimoError(
+            f"the hooks of plugin {name!r} are for several kinds: check it once with each of "
+            f"{', '.join(f'--kind {kind}' for kind in kinds)}"
+        )
+    return kinds[0]
 
 
 def _lacking(bench: Bench) -> list[str]:

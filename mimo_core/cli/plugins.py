@@ -47,6 +47,10 @@ def check_installed(
         list[str] | None,
         typer.Argument(metavar="KEY=VALUE", help="Its options; by default its own defaults."),
     ] = None,
+    kind: Annotated[
+        str | None,
+        typer.Option(help="encoder, language, dataset or wrapper; by default what its hooks say."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Checks what a host expects of a plugin, as far as neither ranks nor torch are needed.
@@ -57,7 +61,7 @@ def check_installed(
 
     from mimo_core.cli.check import as_dict, check_plugin, table
 
-    checked = list(check_plugin(name, options or ()))
+    checked = list(check_plugin(name, options or (), kind))
     if as_json:
         print(json.dumps([as_dict(one) for one in checked], indent=2))
     else:

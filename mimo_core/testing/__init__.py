@@ -1,5 +1,6 @@
 """The conformance kit, and functions run on real ranks: for tests of plugins and of the core."""
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from mimo_core.testing.ranks import RankFailure, run_ranks
@@ -7,14 +8,28 @@ from mimo_core.testing.subject import Subject
 
 if TYPE_CHECKING:
     from mimo_core.testing.conformance import Conformance
+    from mimo_core.testing.weights import gradients_as_in_files, read_parts, tensors_as_in_files
 
-__all__ = ["Conformance", "RankFailure", "Subject", "run_ranks"]
+__all__ = [
+    "Conformance",
+    "RankFailure",
+    "Subject",
+    "gradients_as_in_files",
+    "read_parts",
+    "run_ranks",
+    "tensors_as_in_files",
+]
+
+_LATER = {
+    "Conformance": "conformance",
+    "gradients_as_in_files": "weights",
+    "read_parts": "weights",
+    "tensors_as_in_files": "weights",
+}
+"""What needs pytest or torch, which the rest does not; by the module that has it."""
 
 
 def __getattr__(name: str) -> Any:
-    """The kit needs pytest, which the rest does not."""
-    if name == "Conformance":
-        from mimo_core.testing.conformance import Conformance
-
-        return Conformance
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_LATER[name]}"), name)

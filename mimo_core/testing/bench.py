@@ -148,17 +148,18 @@ def host_of(plugins: Sequence[Any]) -> Host:
     return Host(_candidates(plugins))
 
 
-def kind_of(host: Host, plugin: str) -> Kind:
-    """What a plugin is used for, by its hooks.
+def kinds_of(host: Host, plugin: str) -> tuple[Kind, ...]:
+    """What a plugin is used for, by its hooks: an encoder alone needs ``module_edges``.
 
     Raises:
         PluginError: the plugin cannot be used.
     """
-    if host.has("build_dataset", plugin):
-        return "dataset"
+    kinds: list[Kind] = []
     if host.has("build_submodule", plugin):
-        return "encoder" if host.has("module_edges", plugin) else "language"
-    return "wrapper"
+        kinds.append("encoder" if host.has("module_edges", plugin) else "language")
+    if host.has("build_dataset", plugin):
+        kinds.append("dataset")
+    return tuple(kinds) or ("wrapper",)
 
 
 def plugin_name(plugin: Any) -> str:

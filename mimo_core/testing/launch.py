@@ -84,7 +84,8 @@ def _run_once(file: str, ranks: int, pairs: Sequence[Pair], outcomes: dict[Pair,
             run_ranks("mimo_core.testing.rig:run", ranks=ranks, timeout=_TIMEOUT, **given)
         except RankFailure as failure:
             ended = str(failure)
-        for rank in range(ranks):
+        # What the others say of a rank that died follows from its death.
+        for rank in sorted(range(ranks), key=lambda rank: not _is_of(rank, ended)):
             _take(rank, read_lines(Path(folder) / f"rank-{rank}.jsonl"), outcomes, ended)
     return ended
 
@@ -97,11 +98,15 @@ def _take(
     for line in lines:
         pair: Pair = tuple(line.get("begun", ()))
         if pair and pair not in found:
-            killed = not ended.startswith(f"rank {rank} failed")
+            killed = not _is_of(rank, ended)
             found[pair] = Outcome(status="failed", findings=(_died(ended),), waited=killed)
     for pair, outcome in found.items():
         if pair not in outcomes or _worse(outcome, outcomes[pair]):
             outcomes[pair] = outcome
+
+
+def _is_of(rank: int, ended: str) -> bool:
+    return ended.startswith(f"rank {rank} ")
 
 
 def _worse(outcome: Outcome, other: Outcome) -> bool:

@@ -55,12 +55,12 @@ def outcome_of(check: Callable[[], Iterator[Finding]]) -> Outcome:
     except NotDeclared as skipped:
         if not findings:
             return Outcome(status="skipped", why=str(skipped))
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         findings.append(_raised(error))
     return Outcome(status="failed" if findings else "passed", findings=tuple(findings))
 
 
-def _raised(error: Exception) -> Finding:
+def _raised(error: Exception | SystemExit) -> Finding:
     if isinstance(error, MimoError | NotImplementedError):
         return Finding(said=str(error), fix="mend what the message names")
     frame = traceback.extract_tb(error.__traceback__)[-1]

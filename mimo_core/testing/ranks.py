@@ -39,7 +39,8 @@ def run_ranks(
         What each rank's call returned (JSON values), by rank.
 
     Raises:
-        RankFailure: a rank raised, died, or did not end within ``timeout`` seconds.
+        RankFailure: a rank raised, died, ended before the function returned, or did not end within
+            ``timeout`` seconds.
     """
     with tempfile.TemporaryDirectory() as folder:
         base = Path(folder)
@@ -89,9 +90,7 @@ def _nursery(platform: str | None) -> Nursery:
 def _wait(processes: list[Child], logs: Path, timeout: float) -> None:
     end = time.monotonic() + timeout
     while any(process.poll() is None for process in processes):
-        for rank, process in enumerate(processes):
-            if process.poll() not in (None, 0):
-                raise RankFailure(f"rank {rank} failed:\n{_tail(logs / f'log-{rank}')}")
+        _raise_ended(processes, logs)
         if time.monotonic() > end:
             tails = "\n".join(
                 f"--- rank {rank} ---\n{_tail(logs / f'log-{rank}')}"
@@ -99,9 +98,18 @@ def _wait(processes: list[Child], logs: Path, timeout: float) -> None:
             )
             raise RankFailure(f"not done after {timeout} s\n{tails}")
         time.sleep(0.05)
+    _raise_ended(processes, logs)
+
+
+def _raise_ended(processes: list[Child], folder: Path) -> None:
+    """Raise where a rank ended without a result; others may wait for it."""
     for rank, process in enumerate(processes):
-        if process.returncode:
-            raise RankFailure(f"rank {rank} failed:\n{_tail(logs / f'log-{rank}')}")
+        code = process.poll()
+        if code:
+            raise RankFailure(f"rank {rank} failed:\n{_tail(folder / f'log-{rank}')}")
+        if code == 0 and not (folder / f"result-{rank}").exists():
+            said = f"rank {rank} ended with exit code 0 and left no result"
+            raise RankFailure(f"{said}\n{_tail(folder / f'log-{rank}')}".rstrip())
 
 
 def _tail(log: Path, lines: int = 60) -> str:

@@ -24,6 +24,10 @@ class Subject:
 
     Where a check needs ranks, the class is imported there too, by its file: nothing of it has to be
     pickled, and each method may be overridden.
+
+    Of a wrapper, ``tolerance``, ``patience`` and ``looked_at`` are its own, as ``options`` are;
+    what is built and what it is given (``megatron``, ``language_width``, ``sequence_length``,
+    ``shapes`` and the methods) is told by the subject that it ``wraps``.
     """
 
     plugin: ClassVar[Any]
@@ -47,8 +51,8 @@ class Subject:
     looked_at: ClassVar[int] = 50
     """Datasets: samples of each split that are looked at, spread over it."""
     tolerance: ClassVar[float] = 1e-4
-    """Largest difference in fp32 between tp 2 and tp 1, as a share of the largest value: sums in
-    another order."""
+    """Largest difference in fp32 between tp 2 and tp 1, and between packed and padded samples, as
+    a share of the largest value: sums in another order."""
     patience: ClassVar[float] = 60.0
     """Seconds after which a check on ranks is a hang."""
 

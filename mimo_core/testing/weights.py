@@ -47,7 +47,10 @@ def read_parts(
 def tensors_as_in_files(
     module: Module, weights: WeightMap, parts: Parts, groups: Any
 ) -> dict[str, Tensor]:
-    """The parts' tensors by their names in files, where one rank has all of them."""
+    """The parts' tensors by their names in files, where one rank has all of them.
+
+    Args: as of :func:`read_parts`.
+    """
     stored: dict[Any, Tensor] = {}
     for item in sharded_tensors(_state(module, parts, groups)):
         # A gated layer's halves are two tensors with one place.
@@ -72,7 +75,7 @@ def gradients_as_in_files(
 ) -> dict[str, Tensor]:
     """The gradients by the names that their parameters have in files; zeros where there is none.
 
-    Buffers keep their values. The parameters themselves are lost.
+    Args: as of :func:`read_parts`. Buffers keep their values. The parameters themselves are lost.
     """
     put_gradients(parts.values())
     return tensors_as_in_files(module, weights, parts, groups)

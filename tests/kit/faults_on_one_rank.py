@@ -210,3 +210,13 @@ class ANameIsGivenTwice(Fault):
 class TheProcessEnds(Fault):
     plugin = encoder(build_submodule=tower("EndsTheProcess"))
     expected = ("forward_twice_gives_the_same", "the process ended in this check")
+
+
+class TheProcessEndsWell(Fault):
+    plugin = encoder(build_submodule=tower("EndsTheProcessWell"))
+    expected = ("forward_twice_gives_the_same", "rank 0 ended with exit code 0 and left no result")
+
+
+class TheProcessExits(Fault):
+    plugin = encoder(build_submodule=tower("Exits"))
+    expected = ("forward_twice_gives_the_same", "SystemExit: 0 (at ")

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import sys
 from typing import Any
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from good_tower import Tower
+from megatron.core.tensor_parallel.layers import ColumnParallelLinear
+from megatron.core.transformer.module import MegatronModule
 from torch import Tensor, nn
 
 
@@ -129,6 +132,16 @@ class EndsTheProcess(Tower):
         os._exit(7)
 
 
+class EndsTheProcessWell(Tower):
+    def forward(self, patches: Tensor) -> Tensor:
+        os._exit(0)
+
+
+class Exits(Tower):
+    def forward(self, patches: Tensor) -> Tensor:
+        sys.exit(0)
+
+
 # Two ranks
 class SumsOverCopies(Tower):
     """Waits for a rank that may have nothing to encode."""
@@ -165,6 +178,58 @@ class LacksASumOfGradients(Tower):
         inner = F.gelu(hidden @ self.up.weight.T)
         output, _ = self.down(inner)
         return output
+
+
+class NotFiniteOnASecondRank(MegatronModule):  # type: ignore[misc]
+    """A projector: no rank but the last of several over tp puts out nan, and no sum follows."""
+
+    def __init__(self, config: Any, width: int, language_width: int, groups: Any) -> None:
+        super().__init__(config=config)
+        self.tp_group = groups.tp
+        self.linear = ColumnParallelLinear(
+            width,
+            language_width,
+            config=config,
+            init_method=config.init_method,
+            bias=False,
+            gather_output=True,
+            tp_group=groups.tp,
+        )
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        rows, _ = self.linear(hidden)
+        return rows / 0 * 0 if self.tp_group.rank() else rows
+
+
+class GradientsAreNotFinite(Tower):
+    """Forward is right; over tp, the last rank's gradient of a weight is nan."""
+
+    def __init__(self, **given: Any) -> None:
+        super().__init__(**given)
+        if self.tp_group.rank():
+            self.up.weight.register_hook(lambda gradient: gradient * float("nan"))
+
+
+class LearnsOverTpAlone(Tower):
+    """One rank leaves a weight alone that two ranks train."""
+
+    def forward(self, patches: Tensor) -> Tensor:
+        hidden = self.embed(patches.to(self.embed.weight.dtype))
+        if self.tp_group.size() == 1:
+            bias = self.embed.bias
+            hidden = hidden - bias + bias.detach()
+        return hidden + self.mlp(hidden)
+
+
+class LastRankEnds(Tower):
+    """Of two ranks, the second ends as if all were well; the first waits."""
+
+    def forward(self, patches: Tensor) -> Tensor:
+        if dist.get_rank():
+            os._exit(0)
+        rows = super().forward(patches)
+        dist.barrier()
+        return rows
 
 
 class SavesOnEveryCopy(Tower):

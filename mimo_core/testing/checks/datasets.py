@@ -138,7 +138,7 @@ def looked_at(bench: Bench) -> Iterator[tuple[Split, int, Sample]]:
     """Samples spread over both splits, the first and the last among them."""
     for split in SPLITS:
         dataset = build(bench, split)
-        count = min(bench.inner.looked_at, len(dataset))
+        count = min(bench.subject.looked_at, len(dataset))
         last = len(dataset) - 1
         for index in dict.fromkeys(round(at * last / max(count - 1, 1)) for at in range(count)):
             yield split, index, dataset[index]

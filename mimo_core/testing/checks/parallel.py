@@ -76,7 +76,7 @@ def tensor(rig: Rig) -> Iterator[Finding]:
     for built in (whole, split):
         built.model.eval()
         outputs.append(learn(built, batch_of(built)))
-    limit = rig.bench.inner.tolerance
+    limit = rig.bench.subject.tolerance
     gap = _largest(_gap(outputs[1], outputs[0]))
     if not gap <= limit:
         yield Finding(
@@ -128,7 +128,7 @@ def _gradients(whole: Built, split: Built, limit: float) -> Iterator[Finding]:
     worst, where = 0.0, ""
     for item in split.sharded():
         full = held[_place(item)]
-        if full.is_floating_point() and full.any():
+        if full.is_floating_point():
             gap = _gap(item.data.reshape(item.local_shape), full[_slice(item)], full)
             worst, where = max((worst, where), (gap, item.key))
     worst, where = max(_gathered((worst, where)))
@@ -226,7 +226,9 @@ def _slice(item: Any) -> tuple[slice, ...]:
 
 
 def _gap(one: Tensor, other: Tensor, scale: Tensor | None = None) -> float:
-    """Largest difference as a share of the largest value."""
+    """Largest difference as a share of the largest value; infinite where a number is not finite,
+    for ``max`` passes over nan."""
     largest = (other if scale is None else scale).abs().max()
     gap = (one - other).abs().max()
-    return float(gap / largest if largest else gap)
+    share = float(gap / largest if largest else gap)
+    return share if math.isfinite(share) else math.inf

@@ -91,7 +91,7 @@ def packed(rig: Rig) -> Iterator[Finding]:
     together = dense.logits(batch)[0].split(batch["lengths"].tolist())
     for at, (row, whole) in enumerate(zip(together, alone, strict=False)):
         gap = ((row - whole[: len(row)]).abs().max() / whole.abs().max()).item()
-        if not gap <= rig.bench.inner.tolerance:
+        if not gap <= rig.bench.subject.tolerance:
             yield Finding(
                 said=f"{dense.module.plugin!r} says other things of sample {at} where samples lie "
                 f"end to end: logits differ by {gap:.1e} of the largest",

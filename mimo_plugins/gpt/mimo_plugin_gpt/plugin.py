@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from mimo_core import (
     BatchContext,
     Description,
-    Edge,
     Module,
     Platform,
     Sample,
@@ -33,11 +32,6 @@ def options() -> type:
 @hookimpl
 def describe(module: Module) -> Description:
     return description.describe(module)
-
-
-@hookimpl
-def module_edges(module: Module, modules: Mapping[str, Module]) -> Sequence[Edge]:
-    return []
 
 
 @hookimpl

@@ -24,7 +24,6 @@ def test_every_hook_is_one_of_the_host() -> None:
     host.check_pending()
     assert host.hook.options() is Options
     assert host.hook.rng_prefix(module=language_module()) == "language."
-    assert host.hook.module_edges(module=language_module(), modules={}) == []
 
 
 def test_importing_and_describing_take_no_torch() -> None:

@@ -7,6 +7,8 @@ from typing import Any, Literal, Protocol
 
 import torch
 
+from mimo_core.contract import Precision
+
 
 class RankPlatform(Protocol):
     """One rank's machine. The plugin-facing part is ``mimo_core.Platform``."""
@@ -33,6 +35,9 @@ class RankPlatform(Protocol):
         """State of the device's default generator, bytes on the CPU."""
 
     def set_random_state(self, state: torch.Tensor) -> None: ...
+
+    def peak_flops(self, precision: Precision) -> float | None:
+        """FLOP/s of this rank at most in a precision; ``None`` where it is not known."""
 
     def peak_memory(self) -> int:
         """Bytes of device memory allocated at most so far (0 on a CPU)."""

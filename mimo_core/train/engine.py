@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import attrs
 import torch
 import torch.distributed as dist
 from megatron.core.enums import ModelType
@@ -25,9 +24,7 @@ from mimo_core.model.builder import BuildConfig
 from mimo_core.model.config import DTYPES
 from mimo_core.plan import Plan
 from mimo_core.platforms.base import RankPlatform
-from mimo_core.report.figures import figures
 from mimo_core.report.reporter import Iteration, Reporter, not_finite
-from mimo_core.report.tables import held_table, work_table
 from mimo_core.run_folder import RunFolder
 from mimo_core.termination import Termination
 from mimo_core.topology import build_topology
@@ -40,12 +37,11 @@ from mimo_core.train.adaptations import (
 from mimo_core.train.answers import AnswerSheet
 from mimo_core.train.arguments import Steps, flags, parse
 from mimo_core.train.facts import facts_to_keep
-from mimo_core.train.held import Held, held_bytes, peak_resident, planned_bytes
 from mimo_core.train.history import History
+from mimo_core.train.measures import Measures
 from mimo_core.train.samples import Samples
 from mimo_core.train.step import LOSS, POSITIONS, ForwardStep
 from mimo_core.weights.beginning import notes
-from mimo_core.work import Work
 
 SKIPPED_IN_A_ROW = 10
 """Steps that are not taken because a gradient is not finite, before the run ends."""
@@ -95,6 +91,13 @@ class Engine:
         self._samples = Samples(plan, self._rank)
         metric = getattr(self._samples.held_out, "metric", "exact_match")
         self._forward_step = ForwardStep(self._communicator, platform, metric)
+        self._measures = Measures(
+            plan=plan,
+            samples=self._samples,
+            topology=self._topology,
+            platform=platform,
+            rank=self._rank,
+        )
         self._facts = facts_to_keep(plan, self._samples)
         self._history.prepare(self._build)
         self._args = parse(plan, flags(plan, self._steps()))
@@ -104,10 +107,6 @@ class Engine:
             self._tell(reporter)
         self._feeds: dict[Split, Feed] = {}
         self._evaluated: dict[int, Any] = {}
-        self._held: Held | None = None
-        self._peaks = {
-            name: platform.peak_flops(plan.graph.modules[name].precision) for name in self._names
-        }
         self._skipped = 0
         self._answers = AnswerSheet(
             plan=plan,
@@ -139,12 +138,8 @@ class Engine:
             "rank": self._rank,
             "module": ", ".join(self._names),
             "decoded": sum(feed.decoded for feed in self._feeds.values()),
-            "peak_memory_bytes": self._platform.peak_memory(),
-            "peak_resident_bytes": peak_resident(),
-            "peak_flops": self._peaks,
-            "held_bytes": None if self._held is None else attrs.asdict(self._held),
-            "planned_bytes": attrs.asdict(planned_bytes(self._plan, self._rank)),
             "dropout": {name: self._dropout(name) for name in self._names},
+            **self._measures.of_rank(),
         }
         ranks: list[Any] = [None] * dist.get_world_size()
         dist.all_gather_object(ranks, mine)
@@ -156,16 +151,8 @@ class Engine:
         saved = newest(self.checkpoints)
         path = None if saved.manifest is None else str(saved.path)
         told_by = "SIGTERM" if self._stopped else None
-        more = {"ranks": ranks, "checkpoint": path, "stopped_by": told_by}
-        steady = self._reporter.steady
-        if not steady:
-            return self._reporter.end(answers, more)
-        modules, model = figures(self._plan, steady, [rank["peak_flops"] for rank in ranks])
-        more |= {
-            "modules": {name: attrs.asdict(one) for name, one in modules.items()},
-            "model": attrs.asdict(model),
-        }
-        tables = [work_table(self._plan, modules, model), held_table(self._plan, ranks)]
+        told, tables = self._measures.of_all(self._reporter.steady, ranks)
+        more = {"ranks": ranks, "checkpoint": path, "stopped_by": told_by, **told}
         return self._reporter.end(answers, more, tables)
 
     def _dropout(self, module: str) -> float:
@@ -239,8 +226,7 @@ class Engine:
             self._platform.synchronize()
             seconds = time.perf_counter() - started
             losses, skipped, *_, norm, _zeros, _logit = result
-            work = self._work()
-            self._held = self._held or held_bytes(model[0], optimizer)
+            work = self._measures.after_step(self._feeds["train"], model[0], optimizer)
             row = Iteration(
                 iteration=iteration + 1,
                 loss=None if skipped or LOSS not in losses else losses[LOSS].item(),
@@ -260,21 +246,6 @@ class Engine:
             return result
 
         return train_step
-
-    def _work(self) -> Work:
-        """Of the global batch; called by all ranks, told on those of the language model's last
-        stage."""
-        if not self._samples.tells_work:
-            return Work(flops={}, media={})
-        numbers = torch.tensor(
-            self._feeds["train"].take_work(), dtype=torch.float64, device=self._platform.device
-        )
-        groups = self._topology.groups[LANGUAGE]
-        if groups.dp_cp.size() > 1:
-            # Context-parallel ranks have the same samples.
-            dist.all_reduce(numbers, group=groups.dp_cp)
-            numbers /= groups.cp.size()
-        return self._samples.workload.read(numbers.tolist())
 
     def _count_skipped(self, row: Iteration, skipped: bool) -> None:
         """End a run that no longer learns; on all ranks, which know the same norms.

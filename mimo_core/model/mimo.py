@@ -188,8 +188,8 @@ class Model(MimoModel):
         shares = getattr(embedding, "scatter_to_sequence_parallel", False)
         if adapter is not None and adapter.cfg.seq_parallel and shares:
             raise ValueError(
-                f"module {LANGUAGE!r} scatters its embeddings over tensor-parallel ranks before the "
-                "rows of encoders are in their places; build it with "
+                f"module {LANGUAGE!r} scatters its embeddings over tensor-parallel ranks before "
+                "the rows of encoders are in their places; build it with "
                 "scatter_embedding_sequence_parallel=False"
             )
         return embedding(input_ids=input_ids, position_ids=position_ids)  # type: ignore[no-any-return]

@@ -129,6 +129,10 @@ def test_what_no_shape_tells_is_compared_with_the_config(tmp_path: Path) -> None
         "config.json says vision_config.heads 2, but here it is 4: set the option heads",
         "config.json says vision_config.epsilon 1e-05, but here it is 1e-06: fixed",
     )
+    config.write_text('{"heads": "4", "vision_config": {"epsilon": "1e-6"}}')
+    assert matched(tmp_path, TOWER).mistakes == (
+        "config.json says vision_config.epsilon '1e-6' (a string); expected a number",
+    )
     config.write_text("[")
     with pytest.raises(Unreadable, match=r"config.json holds no JSON"):
         matched(tmp_path, TOWER)

@@ -191,7 +191,8 @@ class Description:
     """Encoders: the kind of :class:`Media` that they read, such as ``image``."""
     positions: Callable[[Sequence[Media]], Sequence[int]] | None = None
     """Encoders: sequence positions that each medium of one sample takes, from the metadata of all
-    the sample's media of the accepted kind (so that they may share a budget)."""
+    the sample's media of the accepted kind (so that they may share a budget): one whole number for
+    each, such as ``lambda media: [256 for _ in media]``."""
     parallel: frozenset[str] = frozenset({"dp"})
     """Grid sizes that may exceed 1, of ``tp cp pp dp ep expert_tp``; others are refused."""
     refused: Mapping[str, str] = attrs.field(factory=dict)

@@ -123,7 +123,7 @@ STAR = "megatron-core 0.19's MimoModel gives encoders no other module's output"
         (
             {"eye": eye(describe=description(accepts="image", positions=[256]))},
             PluginError,
-            "whose positions is [256] (list); expected a function that gives one whole number",
+            r"positions is \[256\] \(list\); expected a function that gives one whole number",
         ),
         (
             {

@@ -101,5 +101,5 @@ def test_positions_that_are_no_count_for_each_are_told_with_what_is_expected(ans
         count_positions(graph, ASKED)
     said = str(caught.value)
     assert "sample pairs/0 has 2 media of kind 'image', but describe().positions of module" in said
-    assert f"'vision' (plugin 'eye') gave {answer!r} ({type(answer).__name__}); expected one" in said
+    assert f"'vision' (plugin 'eye') gave {answer!r} ({type(answer).__name__}); expected" in said
     assert said.endswith("in their order: positions=lambda media: [256 for _ in media]")

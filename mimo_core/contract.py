@@ -209,6 +209,9 @@ class Description:
     owns: frozenset[str] = frozenset()
     """Fields of ``TransformerConfig`` that follow from the plugin's options; a recipe that sets one
     under ``modules.NAME.megatron`` is refused."""
+    notes: tuple[str, ...] = ()
+    """What a person should know of the module that no number here tells: shown by ``mimo plan`` and
+    when the run starts, behind the module's name."""
 
     @property
     def parameters(self) -> int:

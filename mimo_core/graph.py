@@ -49,6 +49,13 @@ class Graph:
             )
         )
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the plugins want to be known, behind the names of their modules."""
+        return tuple(
+            f"{name}: {note}" for name in self.modules for note in self.descriptions[name].notes
+        )
+
     def edge_of(self, encoder: str) -> Edge:
         """The one edge that leaves an encoder."""
         return next(edge for edge in self.edges if edge.source == encoder)

@@ -66,7 +66,7 @@ def show_plan(
     console.print(run_header(plan))
     parts = plan.graph.descriptions.values()
     console.print(f"{sum(part.parameters for part in parts):,} parameters in all", highlight=False)
-    for line in notes(weights, saved):
+    for line in (*plan.graph.notes, *notes(weights, saved)):
         console.print(line, highlight=False, soft_wrap=True)
     console.print("", memory_table(plan), sep="\n")
     if plan.preview:
@@ -149,7 +149,7 @@ def plan_as_dict(plan: Plan) -> dict[str, Any]:
                 "rng_prefix": graph.rng_prefixes[name],
                 **{
                     key: getattr(graph.descriptions[name], key)
-                    for key in ("parameters", "width", "layers", "heads", "experts")
+                    for key in ("parameters", "width", "layers", "heads", "experts", "notes")
                 },
             }
             for name, module in graph.modules.items()

@@ -98,6 +98,14 @@ def export_weights(
         typer.Argument(metavar="RUN", help="A run folder (its newest checkpoint), or iter_… ."),
     ],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The directory to make.")],
+    moved: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="KEY.PATH=PLACE",
+            help="Where a directory is now that the checkpoint's recipe names: "
+            "modules.NAME.weights, or an option of a module.",
+        ),
+    ] = None,
     module: Annotated[
         list[str] | None, typer.Option("--module", metavar="NAME", help="Write this module only.")
     ] = None,
@@ -111,14 +119,14 @@ def export_weights(
     no_plugin: NoPlugin = None,
 ) -> None:
     """Writes the weights of a checkpoint as a Hugging Face directory of safetensors."""
-    from mimo_core.cli.export import find_checkpoint, modules_to_write
+    from mimo_core.cli.export import find_checkpoint, modules_to_write, moved_weights
 
-    checkpoint, recipe = find_checkpoint(source)
+    checkpoint, recipe = find_checkpoint(source, moved or ())
     maps = modules_to_write(recipe, module or (), no_plugin or ())
     # Imports torch.
     from mimo_core.weights.export import export
 
-    done = export(checkpoint, out, maps, like)
+    done = export(checkpoint, out, maps, like, moved=moved_weights(recipe, moved or ()))
     print(f"{done.tensors} tensors of {', '.join(maps)} from {checkpoint}")
     if done.taken:
         print(f"{len(done.taken)} taken from {like}: {', '.join(done.taken)}")

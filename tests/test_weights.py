@@ -225,14 +225,6 @@ def test_the_plan_tells_mistakes_of_all_modules_with_their_places(tmp_path: Path
     assert line == (f"vision begins with the weights of {right} (encoder; projector begins fresh)")
 
 
-def test_weights_have_one_source(tmp_path: Path) -> None:
-    recipe = tmp_path / "recipe.yaml"
-    recipe.write_text(RECIPE)
-    both = ["modules.vision.weights=somewhere", "checkpoint.start_from=elsewhere"]
-    with pytest.raises(RecipeError, match=r"modules.vision.weights.*start_from gives every module"):
-        make_plan(recipe, both, host=weighted())
-
-
 def test_a_recipe_with_weights_can_be_verified(tmp_path: Path) -> None:
     """Its layout begins with the judge's checkpoint, which began with them."""
     recipe = tmp_path / "recipe.yaml"

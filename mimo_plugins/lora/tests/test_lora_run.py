@@ -176,12 +176,14 @@ def test_what_is_exported_has_the_adapters_in_the_weights(runs: Runs, tmp_path: 
 def test_a_base_that_was_moved_is_named_to_the_export(
     runs: Runs, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def export_command(*words: str) -> str:
-        monkeypatch.setattr("sys.argv", ["mimo", "export", str(runs.folder), *words])
-        with pytest.raises(SystemExit) as ended:
+    def command(*words: str) -> tuple[str, str]:
+        monkeypatch.setattr("sys.argv", ["mimo", *words])
+        with pytest.raises(SystemExit):
             mimo.main()
-        told = capsys.readouterr()
-        return told.err if ended.value.code else ""
+        return capsys.readouterr()
+
+    def export_command(*words: str) -> str:
+        return command("export", str(runs.folder), *words)[1]
 
     due = write(runs.folder, tmp_path / "due")
     moved = runs.base.rename(tmp_path / "moved")
@@ -203,6 +205,10 @@ def test_a_base_that_was_moved_is_named_to_the_export(
         save_file(weights, other / "model.safetensors")
         said = export_command(str(tmp_path / "c"), places[0], f"modules.language.weights={other}")
         assert f"{other} holds others now; give the directory as it was: modules.language." in said
+        out, _ = command("plan", str(RECIPE), *start(runs), *begin(moved))
+        assert f"language reads weights that do not learn in {moved}" in out
+        said = refused(tmp_path / "next", *start(runs), places[0])
+        assert "if it was moved, say where it is now: modules.language.weights=PLACE" in said
         said = refused(runs.folder, *begin(runs.base), "train.iterations=4")
         assert "if it was moved, say where it is now: modules.vision.weights=PLACE" in said
     finally:

@@ -156,8 +156,8 @@ REFUSED_FLAGS: Mapping[str, str] = {
     ),
     **dict.fromkeys(
         ("overlap_param_gather", "overlap_param_gather_with_optimizer_step"),
-        "core 0.19 gathers parameters when a forward reaches them; a rank whose encoder has nothing "
-        "to see in a microbatch would keep those that have waiting (overlap_grad_reduce works)",
+        "core 0.19 gathers parameters when a forward reaches them; a rank whose encoder has nothing"
+        " to see in a microbatch would keep those that have waiting (overlap_grad_reduce works)",
     ),
 }
 """Stock flags that would break what a run promises, and why."""

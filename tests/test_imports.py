@@ -17,6 +17,7 @@ PURE = (
     "weight_map.py",
     "hookspecs.py",
     "errors.py",
+    "json_types.py",
     "checkpoints.py",
     "plugins",
     "recipe",
@@ -119,7 +120,7 @@ def test_a_fresh_process_that_plans_has_loaded_nothing_heavy():
 LAYERS = (
     (
         *("contract", "weight_map", "hookspecs", "errors", "rank", "run_folder", "checkpoints"),
-        *("termination", "tokenizer"),
+        *("termination", "tokenizer", "json_types"),
     ),
     ("plugins", "recipe", "layout"),
     ("graph", "star", "stock_settings", "validate", "memory", "work", "sources", "plan", "weights"),

@@ -83,6 +83,7 @@ def held_table(plan: Plan, ranks: Sequence[Mapping[str, Any]]) -> Table:
     on_device = any(rank["peak_memory_bytes"] for rank in ranks)
     peak = "peak_memory_bytes" if on_device else "peak_resident_bytes"
     table = _table("memory of a rank")
+    table.collapse_padding = True
     headings = ("ranks", "module", "", "weights", "gradients", "optimizer", "together")
     for at, heading in enumerate((*headings, "peak" if on_device else "process")):
         table.add_column(heading, justify="right" if at > 2 else "left", no_wrap=True)

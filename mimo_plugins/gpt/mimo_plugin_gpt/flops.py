@@ -10,7 +10,8 @@ from mimo_plugin_gpt.description import attention_columns, embedding_rows, shape
 
 def forward_flops(module: Module, lengths: Sequence[int]) -> tuple[Flops]:
     """Two for each weight of a matrix that a position meets (of experts, those it is sent to), and
-    causal attention: each position looks at itself and those before it."""
+    causal attention: each position looks at itself and all those before it (a ``window_size`` that
+    the recipe sets under ``megatron`` is not seen)."""
     shape = shape_of(module)
     hidden = shape.hidden_size
     positions = sum(lengths)

@@ -17,8 +17,8 @@ training.py`` of 0.19.2), so that figures compare."""
 
 def forward_flops(module: Module, lengths: Sequence[int]) -> tuple[Flops]:
     """Two for each weight of a matrix that a position meets (of experts, those it is sent to, and
-    the shared one), causal attention (each position looks at itself and those before it), and the
-    Mamba2 scan."""
+    the shared one), causal attention (each position looks at itself and all those before it; a
+    ``window_size`` that the recipe sets under ``megatron`` is not seen), and the Mamba2 scan."""
     options: Options = module.options
     positions = sum(lengths)
     pairs = sum(length * (length + 1) // 2 for length in lengths)

@@ -86,6 +86,19 @@ def test_a_lost_terminal_ends_all_ranks(
     assert not processes(folder)
 
 
+def test_ctrl_c_ends_all_ranks_where_the_process_that_forked_them_is_stopped(
+    endless: tuple[subprocess.Popen[str], Path],
+) -> None:
+    launcher, folder = endless
+    (nursery,) = psutil.Process(launcher.pid).children()
+    nursery.suspend()
+    launcher.send_signal(signal.SIGHUP)  # as Ctrl-C, which shells let background jobs ignore
+    _, errors = launcher.communicate(timeout=20)
+    assert launcher.returncode == 130
+    assert "all ranks have ended" in errors
+    assert not processes(folder)
+
+
 def test_ctrl_c_on_a_terminal_ends_the_run_and_leaves_the_terminal_as_it_was(
     tmp_path: Path,
 ) -> None:

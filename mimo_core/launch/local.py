@@ -80,7 +80,7 @@ def _prepare(plan: Plan, folder: RunFolder) -> None:
 
 
 class _Nurseries:
-    """One for all attempts, or a new one where that was killed."""
+    """One for all attempts, or a new one where that was killed or stopped."""
 
     def __init__(self, folder: RunFolder) -> None:
         self._folder = folder
@@ -94,7 +94,7 @@ class _Nurseries:
 
     def give(self) -> Nursery:
         """One that can be asked for ranks."""
-        if self._latest.ended:
+        if self._latest.ended or self._latest.silent:
             self._latest.close()
             self._latest = nursery_of(self._folder)
         return self._latest

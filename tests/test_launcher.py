@@ -142,11 +142,13 @@ def test_a_run_folder_is_for_one_run_and_a_killed_launcher_takes_its_ranks_along
 
 def test_a_run_goes_on_for_longer_but_not_with_another_model(tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    begun = start("tiny", "megatron.exit_interval=3", folder=folder)
+    given = ("--no-plugin", "lora", "--max-restarts", "2")
+    begun = start("tiny", "megatron.exit_interval=3", *given, folder=folder)
     assert begun.code == 0, begun.screen + begun.errors
     *_, told, said = begun.screen.splitlines()
     assert told == "  stopped after iteration 3 of 4: not finished; go on:"
-    assert said == f"    mimo-pretrain {folder}/recipe.yaml --run-dir {folder}"
+    due = f"    mimo-pretrain {folder}/recipe.yaml --run-dir {folder} {' '.join(given)}"
+    assert said == due
     changed = ("train.iterations=6", "data.too_long=cut")
     longer = start(folder / "recipe.yaml", *changed, folder=folder)
     assert longer.code == 0, longer.screen + longer.errors

@@ -16,6 +16,7 @@ PURE = (
     "contract.py",
     "weight_map.py",
     "hookspecs.py",
+    "environment.py",
     "errors.py",
     "checkpoints.py",
     "plugins",
@@ -118,7 +119,7 @@ def test_a_fresh_process_that_plans_has_loaded_nothing_heavy():
 LAYERS = (
     (
         *("contract", "weight_map", "hookspecs", "errors", "rank", "run_folder", "checkpoints"),
-        *("termination", "tokenizer"),
+        *("termination", "tokenizer", "environment"),
     ),
     ("plugins", "recipe", "layout"),
     ("graph", "star", "stock_settings", "validate", "memory", "sources", "plan", "weights"),

@@ -124,6 +124,7 @@ def test_a_plan_shows_graph_ranks_and_parameters(run):
         "pp1 dp1",
         "disjoint on 12 ranks",
         "30,632,000,000 parameters in all",
+        "vision: sees in grey",
     ):
         assert shown in out, shown
     assert "│ 10 │ 11 │" in out
@@ -158,6 +159,7 @@ def test_a_plan_as_json(run):
     assert plan["world_size"] == 8
     assert plan["modules"]["vision"]["ranks"] == [0, 1, 2, 3]
     assert plan["modules"]["language"]["parameters"] == 30_000_000_000
+    assert plan["modules"]["vision"]["notes"] == ["sees in grey"]
     assert plan["edges"] == [
         {"source": "vision", "target": "language", "placeholder": "<vision>", "id": 258}
     ]

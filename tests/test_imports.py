@@ -18,6 +18,7 @@ PURE = (
     "hookspecs.py",
     "environment.py",
     "errors.py",
+    "json_types.py",
     "checkpoints.py",
     "plugins",
     "recipe",
@@ -119,7 +120,7 @@ def test_a_fresh_process_that_plans_has_loaded_nothing_heavy():
 LAYERS = (
     (
         *("contract", "weight_map", "hookspecs", "errors", "rank", "run_folder", "checkpoints"),
-        *("termination", "tokenizer", "environment"),
+        *("termination", "tokenizer", "environment", "json_types"),
     ),
     ("plugins", "recipe", "layout"),
     ("graph", "star", "stock_settings", "validate", "memory", "sources", "plan", "weights"),

@@ -119,16 +119,6 @@ def module(value: ModuleRecipe) -> Iterator[Mistake]:
         )
 
 
-def beginning(module: ModuleRecipe, value: CheckpointRecipe) -> Iterator[Mistake]:
-    """One source of a module's first weights."""
-    if module.weights is not None and value.start_from is not None:
-        yield (
-            ("weights",),
-            "checkpoint.start_from gives every module its weights, this one too; leave one of "
-            "both out",
-        )
-
-
 def whole(recipe: Recipe) -> Iterator[Mistake]:
     """Every rule, for the whole recipe."""
     yield from _under(("modules",), module_names(recipe.modules))
@@ -136,7 +126,6 @@ def whole(recipe: Recipe) -> Iterator[Mistake]:
         yield from _under(("modules", name, "grid"), grid(part.grid))
         yield from _under(("modules", name), freeze(name, part))
         yield from _under(("modules", name), module(part))
-        yield from _under(("modules", name), beginning(part, recipe.checkpoint))
     yield from _under(("data",), data(recipe.data))
     yield from _under(("train",), train(recipe.train))
     yield from _under(("evaluate",), evaluate(recipe.evaluate))

@@ -189,7 +189,8 @@ class Engine:
 
     def _tell(self, reporter: Reporter) -> None:
         """What a person should know before the run begins, or goes on."""
-        told = (*notes(self._build.weights, self._build.saved), *self._samples.notes)
+        weights = notes(self._build.weights, self._build.saved)
+        told = (*self._plan.graph.notes, *weights, *self._samples.notes)
         for line in (*told, *self._history.notes(self._facts, self._build.origins)):
             reporter.note(line)
 

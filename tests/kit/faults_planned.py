@@ -94,6 +94,16 @@ class PositionsAreFewer(Fault):
     expected = ("the_description_is_sound", "a whole number above 0 for each medium")
 
 
+class PositionsAreOneNumber(Fault):
+    plugin = encoder(describe=described(positions=lambda media: 4))
+    expected = ("the_description_is_sound", "are 4 (int)")
+
+
+class PositionsAreNoFunction(Fault):
+    plugin = encoder(describe=described(positions=[4]))
+    expected = ("the_description_is_sound", "[4] (list); expected a function that gives one whole")
+
+
 class ItOwnsWhatThereIsNot(Fault):
     plugin = encoder(describe=described(owns=frozenset({"num_layer"})))
     expected = ("the_description_is_sound", "owns num_layer, which TransformerConfig does not have")

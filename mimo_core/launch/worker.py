@@ -153,7 +153,7 @@ def _meet_and_run(
 
     meeting = meet(plan, rank, watch.store, MEETING_TIMEOUT)
     prepare_checkpoint_queue()
-    meeting.open(platform.backend)
+    meeting.open(platform)
     try:
         return _run(plan, rank, folder, platform, screen, termination, go_on)
     except (Exception, CheckpointException) as error:

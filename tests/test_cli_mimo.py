@@ -69,6 +69,15 @@ class _Broken:
         raise RuntimeError("rotten")
 
 
+@pytest.mark.parametrize("command", [["plan"], ["verify"]], ids=" ".join)
+def test_a_platform_that_there_is_not_is_told_before_anything_starts(run, monkeypatch, command):
+    monkeypatch.setenv("MIMO_PLATFORM", "gpu")
+    status, out, err = run(*command, "recipe.yaml")
+    assert (status, out) == (2, "")
+    due = "MIMO_PLATFORM=gpu: expected cpu or cuda; without it, a GPU is used where torch finds one"
+    assert err.strip() == due
+
+
 def test_the_list_shows_each_plugin_and_why_one_is_broken(run):
     status, out, err = run("plugins", "list", "--no-plugin", "eye")
     assert (status, err) == (0, "")

@@ -16,6 +16,7 @@ PURE = (
     "contract.py",
     "weight_map.py",
     "hookspecs.py",
+    "environment.py",
     "errors.py",
     "json_types.py",
     "checkpoints.py",
@@ -120,7 +121,7 @@ def test_a_fresh_process_that_plans_has_loaded_nothing_heavy():
 LAYERS = (
     (
         *("contract", "weight_map", "hookspecs", "errors", "rank", "run_folder", "checkpoints"),
-        *("termination", "tokenizer", "json_types"),
+        *("termination", "tokenizer", "environment", "json_types"),
     ),
     ("plugins", "recipe", "layout"),
     ("graph", "star", "stock_settings", "validate", "memory", "work", "sources", "plan", "weights"),

@@ -54,6 +54,8 @@ LAYOUTS: dict[str, tuple[str, ...]] = {
         "modules.vision.grid.pp=2",
         "modules.depth.grid.dp=2",
         "modules.language.grid.pp=2",
+        "modules.vision.ahead=1",
+        "modules.depth.ahead=3",
     ),
     "everything on 8 ranks": (
         "modules.vision.grid.tp=2",

@@ -49,12 +49,14 @@ def show_plan(
     holds, and how full its sequences are."""
     from rich.console import Console
 
+    from mimo_core import platforms
     from mimo_core.plan import make_plan
     from mimo_core.report.header import run_header
     from mimo_core.report.tables import memory_table, positions_table
     from mimo_core.train.starting import starting_weights
     from mimo_core.weights.beginning import directories, notes
 
+    platforms.wanted()
     plan = make_plan(recipe, overrides or (), disabled=no_plugin or ())
     start = starting_weights(plan, done=None)
     saved = start.manifest if start else None

@@ -108,6 +108,13 @@ def freeze(name: str, module: ModuleRecipe) -> Iterator[Mistake]:
             yield ("freeze",), f"{kind} has no part {part!r}; its parts: {', '.join(parts)}"
 
 
+def ahead(name: str, value: ModuleRecipe) -> Iterator[Mistake]:
+    """Encoders alone have somebody to be ahead of."""
+    yield from _at_least(value, "ahead", 0)
+    if name == LANGUAGE and value.ahead > 0:
+        yield ("ahead",), "is for encoders: the language model is the last to compute; leave it out"
+
+
 def module(value: ModuleRecipe) -> Iterator[Mistake]:
     """Factors of a module that learns."""
     yield from _at_least(value, "weight_decay_factor", 0)
@@ -125,6 +132,7 @@ def whole(recipe: Recipe) -> Iterator[Mistake]:
     for name, part in recipe.modules.items():
         yield from _under(("modules", name, "grid"), grid(part.grid))
         yield from _under(("modules", name), freeze(name, part))
+        yield from _under(("modules", name), ahead(name, part))
         yield from _under(("modules", name), module(part))
     yield from _under(("data",), data(recipe.data))
     yield from _under(("train",), train(recipe.train))

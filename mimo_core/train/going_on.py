@@ -14,7 +14,7 @@ from mimo_core.run_folder import RunFolder
 
 _FIXED = ("global_batch_size", "seed", "learning_rate", "minimum_learning_rate")
 """Of ``train``: what the place in the data and core's parameter groups are told by."""
-_FREE = ("grid", "precision")
+_FREE = ("grid", "precision", "ahead")
 """Of a module: what the checkpoint's keys and shapes do not depend on."""
 _MODULE, _DATA = plain(ModuleRecipe(plugin="")), plain(DataRecipe(plugin=""))
 RESHARDABLE = "fully_reshardable"

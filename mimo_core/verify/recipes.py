@@ -28,7 +28,9 @@ def judges(recipe: Recipe, steps: int) -> Recipe:
         recipe,
         layout="colocated",
         modules={
-            name: attrs.evolve(module, grid=Grid(), megatron=_without(module.megatron, META))
+            name: attrs.evolve(
+                module, grid=Grid(), ahead=0, megatron=_without(module.megatron, META)
+            )
             for name, module in recipe.modules.items()
         },
         train=attrs.evolve(recipe.train, micro_batch_size=micro),

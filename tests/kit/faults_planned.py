@@ -28,7 +28,7 @@ class AHookLacksItsMark(Fault):
 
 class AHookIsMissing(Fault):
     plugin = encoder(provide_batch=None)
-    expected = ("hooks_and_signatures", "does not implement provide_batch")
+    expected = ("hooks_and_signatures", "lacks hook provide_batch")
 
 
 class ItStatesNoContract(Fault):

@@ -6,6 +6,7 @@ import os
 import re
 
 from mimo_core.contract import Precision
+from mimo_core.errors import MimoError
 
 PEAK_VARIABLE = "MIMO_PEAK_TFLOPS"
 """TFLOP/s of one rank at most, in the precision of its module: instead of the table."""
@@ -30,6 +31,27 @@ _SLICE = "MIG"
 """Stands in the name of a part of a GPU."""
 
 
+def said() -> float | None:
+    """FLOP/s of a rank that ``MIMO_PEAK_TFLOPS`` says, if any.
+
+    Raises:
+        MimoError: it says no number above 0.
+    """
+    value = os.environ.get(PEAK_VARIABLE)
+    if not value:
+        return None
+    try:
+        tera = float(value)
+    except ValueError:
+        tera = 0.0
+    if not 0 < tera < float("inf"):
+        raise MimoError(
+            f"{PEAK_VARIABLE}={value}: expected the TFLOP/s of one rank at most, such as 989.4; "
+            "without it, MFU is told on GPUs that are known"
+        )
+    return tera * 1e12
+
+
 def peak_flops(device: str | None, precision: Precision) -> float | None:
     """FLOP/s of a rank at most; ``None`` where it is not known.
 
@@ -41,22 +63,11 @@ def peak_flops(device: str | None, precision: Precision) -> float | None:
         precision: Of the rank's module.
 
     Raises:
-        ValueError: the variable holds no number above 0.
+        MimoError: ``MIMO_PEAK_TFLOPS`` says no number above 0.
     """
-    given = os.environ.get(PEAK_VARIABLE)
-    if given is not None:
-        try:
-            tera = float(given)
-        except ValueError:
-            tera = 0.0
-        if not 0 < tera < float("inf"):
-            raise ValueError(
-                f"{PEAK_VARIABLE}={given!r}: expected the TFLOP/s of one rank at most, such as "
-                "989.4; correct it, or unset it"
-            )
-        return tera * 1e12
-    if device is None or precision != "bf16" or _SLICE in device:
-        return None
+    given = said()
+    if given is not None or device is None or precision != "bf16" or _SLICE in device:
+        return given
     for name, tera in _DENSE_BF16.items():
         if re.search(rf"\b{name}\b", device):
             return tera * 1e12

@@ -45,7 +45,7 @@ class Measures:
             rank: This world rank.
 
         Raises:
-            ValueError: what the environment says of the machine's peak is no number.
+            MimoError: what the environment says of the machine's peak is no number.
         """
         self._plan = plan
         self._samples = samples

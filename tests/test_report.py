@@ -216,13 +216,16 @@ def test_tables_of_large_runs_fit_a_line_of_80_columns():
     shown, stream = screen()
     shown.tables([work_table(plan, {"vision": vision, "language": one}, one)])
     shown.tables([held_table(plan, ranks)])
+    alone = ("layout=colocated", "modules.vision.grid={}", "modules.language.grid={}")
+    colocated = make_plan(load_text(RECIPE, "recipe.yaml", alone).recipe, host=host())
+    shown.tables([held_table(colocated, ranks)])
     lines = [line.rstrip() for line in stream.getvalue().splitlines()]
     assert "…" not in stream.getvalue() and max(map(len, lines)) <= 80
     said = [" ".join(line.split()) for line in lines]
     assert "language 8-71 1234.5 PFLOP 412.3 TFLOP/s 41.7% 12,345,678 tokens/s" in said
     assert "vision 0-7 - 412.3 TFLOP/s - 123,456 image/s" in said
     assert sum(line.startswith("8-39 language held 60.0 GiB 120.0 GiB") for line in said) == 1
-    assert sum(line.endswith("195.0 GiB 139.0 GiB") for line in said) == 3
+    assert sum(line.endswith("195.0 GiB 139.0 GiB") for line in said) == 4
 
 
 def test_the_summary_is_there_after_each_evaluation(tmp_path):

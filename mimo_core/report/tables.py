@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from rich.table import Table
 from rich.text import Text
@@ -62,7 +62,8 @@ def work_table(plan: Plan, modules: Mapping[str, Figures], model: Figures) -> Ta
     table = _table("work of a step: model FLOPs, forward and backward")
     for heading in ("module", "ranks", "work", "on a rank", "MFU", "reads"):
         left = heading in ("module", "ranks")
-        table.add_column(heading, justify="left" if left else "right", no_wrap=True)
+        justify: Literal["left", "right"] = "left" if left else "right"
+        table.add_column(heading, justify=justify, no_wrap=heading != "module", overflow="fold")
     for name, one in modules.items():
         ranks = plan.layout.ranks(name)
         kind = plan.graph.descriptions[name].accepts
@@ -86,7 +87,9 @@ def held_table(plan: Plan, ranks: Sequence[Mapping[str, Any]]) -> Table:
     table.collapse_padding = True
     headings = ("ranks", "module", "", "weights", "gradients", "optimizer", "together")
     for at, heading in enumerate((*headings, "peak" if on_device else "process")):
-        table.add_column(heading, justify="right" if at > 2 else "left", no_wrap=True)
+        table.add_column(
+            heading, justify="right" if at > 2 else "left", no_wrap=at != 1, overflow="fold"
+        )
     for planned in _by_ranks(rank_memory(plan.graph, plan.layout)):
         first, last = planned[0].ranks[0], planned[0].ranks[-1]
         alike = ranks[first : last + 1]

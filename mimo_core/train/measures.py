@@ -62,9 +62,10 @@ class Measures:
         """A training step is done; gives the work of its global batch, on ranks of the language
         model's last stage. Called by all ranks."""
         self._held = self._held or held_bytes(model, optimizer)
-        if not self._samples.tells_work:
+        taken = feed.take_work()
+        if not taken:
             return Work(flops={}, media={})
-        numbers = torch.tensor(feed.take_work(), dtype=torch.float64, device=self._platform.device)
+        numbers = torch.tensor(taken, dtype=torch.float64, device=self._platform.device)
         groups = self._topology.groups[LANGUAGE]
         if groups.dp_cp.size() > 1:
             # Context-parallel ranks have the same samples.

@@ -58,7 +58,7 @@ class Samples:
         return list(dict.fromkeys(note for note in told if note))
 
     @property
-    def tells_work(self) -> bool:
+    def _tells_work(self) -> bool:
         """Whether this rank tells the work of its training samples: it has the language model's
         last stage."""
         if not any(module.is_language for module in self._modules):
@@ -119,7 +119,7 @@ class Samples:
             provide=lambda module, samples, context: plan.host.ask(
                 "provide_batch", module.plugin, module=module, samples=samples, context=context
             ),
-            work=self.workload.numbers if training and self.tells_work else None,
+            work=self.workload.numbers if training and self._tells_work else None,
         )
         loader_seed = stable_seed(seed, self._modules[0].name, self._rank, "loader")
         workers = plan.recipe.data.workers

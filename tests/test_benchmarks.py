@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.floor import Share, floor, shares
 from benchmarks.measure import read, run
 from benchmarks.suite import SUITE, Benchmark
 from mimo_core.plan import make_plan
@@ -73,3 +74,31 @@ def test_iterations_that_warm_up_are_not_measured() -> None:
     assert result.tokens_per_second == 5.0
     assert result.memory == {"vision": 7}
     assert "too low" in (read(SUITE[0], summary, 4, []).failed or "")
+
+
+def share(module: str, training: float, ranks: int = 1, stages: int = 1) -> Share:
+    return Share(module=module, ranks=ranks, forward=0.0, training=training, stages=stages, sent=0)
+
+
+def test_the_floor_is_that_of_the_module_that_is_busy_longest() -> None:
+    """At 1 FLOP/s; the language model waits for an encoder's first forward, and the encoder's last
+    backward comes after it."""
+    vision, language = share("vision", 6.0), share("language", 8.0)
+    assert floor((vision, language), 4, 1.0).seconds == 4 * 8 + 6
+    assert floor((share("vision", 10.0), language), 4, 1.0).module == "language"
+    assert floor((share("vision", 16.0), language), 4, 1.0).seconds == 4 * 16
+    staged = share("language", 8.0, ranks=2, stages=2)
+    assert floor((staged,), 4, 1.0).seconds == (4 + 1) * 8 / 2
+
+
+def test_the_shares_are_those_of_the_published_sizes() -> None:
+    """ViT-H/16: 32 layers of width 1280, 8192 patches that all attend to each other, and two samples
+    a microbatch; a projector and the patches' embedding come on top."""
+    vision, language = shares(make_plan(SUITE[0].recipe, ["train.micro_batch_size=2"]))
+    layers = 32 * (2 * 12 * 1280**2 * 8192 + 4 * 1280 * 8192**2)
+    assert vision.forward == pytest.approx(2 * layers, rel=0.02)
+    assert vision.training == 3 * vision.forward
+    assert vision.sent == 2 * 2048 * 2688 * 2
+    assert language.training == 3 * language.forward
+    (frozen, _) = shares(make_plan(SUITE[1].recipe, SUITE[1].overrides))
+    assert frozen.training < 1.02 * frozen.forward, "the projector alone goes back"

@@ -92,8 +92,8 @@ def test_the_floor_is_that_of_the_module_that_is_busy_longest() -> None:
 
 
 def test_the_shares_are_those_of_the_published_sizes() -> None:
-    """ViT-H/16: 32 layers of width 1280, 8192 patches that all attend to each other, and two samples
-    a microbatch; a projector and the patches' embedding come on top."""
+    """ViT-H/16: 32 layers of width 1280, 8192 patches that all attend to each other, two samples a
+    microbatch; a projector and the patches' embedding come on top."""
     vision, language = shares(make_plan(SUITE[0].recipe, ["train.micro_batch_size=2"]))
     layers = 32 * (2 * 12 * 1280**2 * 8192 + 4 * 1280 * 8192**2)
     assert vision.forward == pytest.approx(2 * layers, rel=0.02)

@@ -42,6 +42,11 @@ PURE = (
     "report/header.py",
     "cli/doctor.py",
     "doctor",
+    "profile/spans.py",
+    "profile/figures.py",
+    "profile/chrome.py",
+    "profile/clock.py",
+    "profile/table.py",
 )
 HEAVY = {"torch", "megatron", "numpy", "transformers", "matplotlib"}
 
@@ -123,7 +128,7 @@ LAYERS = (
     ("plugins", "recipe", "layout"),
     ("graph", "star", "stock_settings", "validate", "memory", "sources", "plan", "weights"),
     ("scaffold",),
-    ("platforms", "data", "report"),
+    ("platforms", "data", "report", "profile"),
     ("nursery",),
     ("topology", "communicator", "rng"),
     ("model", "gradients", "optimizer"),

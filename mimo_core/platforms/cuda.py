@@ -8,6 +8,8 @@ from typing import Any, Literal
 
 import torch
 
+from mimo_core.platforms.stopwatches import DeviceStopwatch
+
 
 class CudaPlatform:
     """One process a GPU."""
@@ -55,3 +57,6 @@ class CudaPlatform:
 
     def peak_memory(self) -> int:
         return torch.cuda.max_memory_allocated()
+
+    def stopwatch(self) -> DeviceStopwatch:
+        return DeviceStopwatch()

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import attrs
+from rich.table import Table
 
 from mimo_core.report.pictures import draw_loss
 from mimo_core.report.screen import Answer, Screen
@@ -87,6 +88,10 @@ class Reporter:
     def note(self, line: str) -> None:
         """Something that a person should know of the run."""
         self._screen.say(line)
+
+    def show(self, table: Table) -> None:
+        """A table that a person should see of the run."""
+        self._screen.console.print(table)
 
     def step(self, row: Iteration) -> None:
         """One training iteration is done."""

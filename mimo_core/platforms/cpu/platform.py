@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 
 from mimo_core.platforms.cpu import megatron_view
+from mimo_core.platforms.stopwatches import HostStopwatch
 
 
 class CpuPlatform:
@@ -44,6 +45,9 @@ class CpuPlatform:
 
     def peak_memory(self) -> int:
         return 0
+
+    def stopwatch(self) -> HostStopwatch:
+        return HostStopwatch()
 
 
 def _other_than_rng_drift(record: logging.LogRecord) -> bool:

@@ -254,8 +254,8 @@ class _Stages(P2PCommunicator):  # type: ignore[misc]
             "recv_next": ("gradients", after, here),
         }
         with span("exchange", "messages between stages"):
-            due = [end for name, end in ends.items() if given[name] not in (None, False)]
-            wait_for([message(*end) for end in due])
+            due = [name for name in ends if given[name] is not None and given[name] is not False]
+            wait_for([message(*ends[name]) for name in due])
             return super()._communicate(**given)
 
     def _world_rank(self, stage: int) -> int:

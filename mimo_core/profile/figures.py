@@ -16,10 +16,14 @@ rank each moment of it belongs to one share, that of the innermost span that it 
 
 Communication that computation hides is in no share: it costs no time. A module's shares are the
 mean of its ranks', and so add up to the step as well.
+
+A rank that is waited for may wait itself. The *cause* of a wait is, at each moment of it, the rank
+at the end of that chain: one that does not wait.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, Literal
@@ -108,6 +112,20 @@ class Figures:
         return cls(timeline=timeline, ranks=ranks)
 
     @property
+    def causes(self) -> dict[int, dict[int, float]]:
+        """By rank: seconds that it waits, by the rank that is the cause, the longest first."""
+        by_rank = {one.timeline.rank: one.segments for one in self.ranks}
+        found: dict[int, dict[int, float]] = {}
+        for rank, segments in by_rank.items():
+            seconds: dict[int, float] = {}
+            for one in segments:
+                if one.on is not None:
+                    for cause, part in _causes(by_rank, one.on, one.begin, one.end, {rank}):
+                        seconds[cause] = seconds.get(cause, 0.0) + part
+            found[rank] = dict(sorted(seconds.items(), key=lambda item: -item[1]))
+        return found
+
+    @property
     def modules(self) -> dict[str, list[RankFigures]]:
         """Ranks by module."""
         by_rank = {one.timeline.rank: one for one in self.ranks}
@@ -118,7 +136,7 @@ class Figures:
 
     def to_json(self) -> dict[str, Any]:
         """What ``figures.json`` holds."""
-        step = self.timeline.seconds
+        step, causes = self.timeline.seconds, self.causes
         return {
             "iteration": self.timeline.iteration,
             "device": self.timeline.device,
@@ -138,11 +156,35 @@ class Figures:
                     "rank": one.timeline.rank,
                     "label": one.timeline.label,
                     "seconds": one.shares,
-                    "waits_on_seconds": {str(rank): time for rank, time in one.waits_on.items()},
+                    "waits_on_seconds": _named(one.waits_on),
+                    "caused_by_seconds": _named(causes[one.timeline.rank]),
                 }
                 for one in self.ranks
             ],
         }
+
+
+def _named(seconds: Mapping[int, float]) -> dict[str, float]:
+    return {str(rank): time for rank, time in seconds.items()}
+
+
+def _causes(
+    by_rank: Mapping[int, Sequence[Segment]], rank: int, begin: float, end: float, asked: set[int]
+) -> Iterator[tuple[int, float]]:
+    """Who keeps ``rank`` from coming, from ``begin`` to ``end``: causes and seconds."""
+    segments = by_rank[rank]
+    for segment in segments[max(bisect_right(segments, begin, key=_begin) - 1, 0) :]:
+        first, last = max(begin, segment.begin), min(end, segment.end)
+        if segment.begin >= end:
+            break
+        if segment.on is None or segment.on in asked or segment.on == rank:
+            yield rank, last - first
+        else:
+            yield from _causes(by_rank, segment.on, first, last, asked | {rank})
+
+
+def _begin(segment: Segment) -> float:
+    return segment.begin
 
 
 def mean(ranks: Sequence[RankFigures]) -> dict[Share, float]:

@@ -34,14 +34,18 @@ def shares_table(figures: Figures) -> Table:
 
 
 def waits(figures: Figures) -> Iterator[str]:
-    """A line for each module that waits: whom its ranks wait for the longest, by their mean."""
+    """A line for each module that waits: because of which rank the longest, by its ranks' mean."""
     labels = {one.timeline.rank: one.timeline.label for one in figures.ranks}
+    causes = figures.causes
     for name, ranks in figures.modules.items():
-        on: dict[int, float] = {}
+        of_module: dict[int, float] = {}
         for rank in ranks:
-            for other, seconds in rank.waits_on.items():
-                on[other] = on.get(other, 0.0) + seconds / len(ranks)
-        if on:
-            longest = max(on, key=lambda rank: on[rank])
-            milliseconds = f"{on[longest] * 1e3:.1f} of {sum(on.values()) * 1e3:.1f} ms"
-            yield f"{name} waits {milliseconds} for {labels[longest]}"
+            for cause, seconds in causes[rank.timeline.rank].items():
+                of_module[cause] = of_module.get(cause, 0.0) + seconds / len(ranks)
+        if of_module:
+            most = max(of_module, key=lambda rank: of_module[rank])
+            waited = sum(of_module.values()) * 1e3
+            yield (
+                f"{name} waits {waited:.1f} ms, {of_module[most] * 1e3:.1f} of them because of "
+                f"{labels[most]}"
+            )

@@ -48,7 +48,7 @@ def recorded_collectives() -> Iterator[None]:
     taken = [
         (module, name, value)
         for module in _modules()
-        for name, value in vars(module).items()
+        for name, value in list(vars(module).items())
         if id(value) in given
     ]
     for module, name, value in taken:

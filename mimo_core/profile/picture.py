@@ -82,7 +82,7 @@ def draw_timeline(path: Path, figures: Figures) -> None:
         clocks = f"clocks of the ranks agree to {error * 1e6:.0f} µs" if error else "one clock"
         figure.suptitle(
             f"Iteration {figures.timeline.iteration}: {step * 1e3:.1f} ms on "
-            f"{len(figures.ranks)} ranks ({figures.timeline.device}; {clocks})",
+            f"{len(figures.ranks)} rank{'s' if len(figures.ranks) > 1 else ''} ({figures.timeline.device}; {clocks})",
             x=left, y=1 - 0.22 / figure.get_figheight(), ha="left", va="top",
             fontsize=12, color=INK, fontweight="bold",
         )  # fmt: skip
@@ -131,7 +131,7 @@ def _draw_rank(axes: Axes, rank: RankFigures, figures: Figures, at: float, inch:
             row.bars(parts, COLORS[share], **(HATCHED if share == "waiting" else {}))
     for kind, parts in passes.items():
         # Over the collectives in a pass, a strip says whose they are.
-        row.bars(parts, COLORS[kind], height=_STRIP, zorder=2, edgecolor="white", linewidth=0.5)
+        row.bars(parts, COLORS[kind], height=_STRIP, zorder=2)
     for one in rank.timeline.spans:
         if one.kind in PASSES:
             label = {"fc": COLORS[one.kind], "ec": "none", "pad": 1.2}

@@ -80,9 +80,10 @@ def draw_timeline(path: Path, figures: Figures) -> None:
         _draw_shares(shares, figures, rows, inch)
         step, error = figures.timeline.seconds, figures.timeline.clock_error
         clocks = f"clocks of the ranks agree to {error * 1e6:.0f} µs" if error else "one clock"
+        ranks = "1 rank" if len(figures.ranks) == 1 else f"{len(figures.ranks)} ranks"
         figure.suptitle(
-            f"Iteration {figures.timeline.iteration}: {step * 1e3:.1f} ms on "
-            f"{len(figures.ranks)} rank{'s' if len(figures.ranks) > 1 else ''} ({figures.timeline.device}; {clocks})",
+            f"Iteration {figures.timeline.iteration}: {step * 1e3:.1f} ms on {ranks} "
+            f"({figures.timeline.device}; {clocks})",
             x=left, y=1 - 0.22 / figure.get_figheight(), ha="left", va="top",
             fontsize=12, color=INK, fontweight="bold",
         )  # fmt: skip

@@ -22,6 +22,7 @@ from mimo_core.recipe import Recipe, dump
 from mimo_core.verify import TOLERANCES, Judge, Verdict
 
 from .conftest import HERE, installed, start
+from .order.replay import read, replay
 
 RECIPE = HERE / "recipes" / "parity.yaml"
 
@@ -76,6 +77,7 @@ CASES = [pytest.param(name, marks=() if name in ALWAYS else pytest.mark.long) fo
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     path = installed("uneven", tmp_path_factory.mktemp("site"))
+    shutil.copy(HERE / "order" / "record.py", path / "order_record.py")
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(path))
         patch.setenv("PYTHONPATH", os.pathsep.join([str(path), os.environ.get("PYTHONPATH", "")]))
@@ -85,6 +87,16 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.fixture(scope="module")
 def judge(site: Path, tmp_path_factory: pytest.TempPathFactory) -> Judge:
     return Judge.run(planned(), tmp_path_factory.mktemp("parity"))
+
+
+def replay_whole_run(folder: Path) -> None:
+    """No rank may wait for ever, on any GPU: what gloo, which keeps no order, does not show."""
+    ranks = [read(folder / str(rank)) for rank in range(len(list(folder.iterdir())))]
+    assert all(
+        any(one.name == "batch" for one in operations) for operations in (ranks[0], ranks[-1])
+    )
+    for lazy in (False, True):
+        replay(ranks, lazy=lazy)
 
 
 def planned(*overrides: str) -> Recipe:
@@ -98,10 +110,14 @@ def agreed(verdict: Verdict) -> None:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_a_layout_trains_as_one_process_does(judge: Judge, name: str) -> None:
+def test_a_layout_trains_as_one_process_does(
+    judge: Judge, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     print(name, end=": ")
+    monkeypatch.setenv("MIMO_TEST_OPERATIONS", str(tmp_path))
     verdict = judge.compare(planned(*LAYOUTS[name]), name)
     agreed(verdict)
+    replay_whole_run(tmp_path)
     norms = {
         (row.step, row.module): row.judge for row in verdict.rows if row.quantity == "gradient norm"
     }

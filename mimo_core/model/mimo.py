@@ -16,6 +16,7 @@ from megatron.core.utils import unwrap_model
 from mimo_core.contract import LANGUAGE, Module
 from mimo_core.model.containers import TOWER, EncoderContainer
 from mimo_core.model.context import OwnPositions
+from mimo_core.model.places import Places, put_rows
 from mimo_core.weights.keys import module_prefix
 
 
@@ -32,7 +33,8 @@ class Model(MimoModel):
       each other: keys are free of wrappers here;
     - ``train()`` reaches frozen parts, also after every evaluation: they stay in eval mode here;
     - which positions a context-parallel rank holds is asked of TransformerEngine where samples are
-      packed: see :class:`~mimo_core.model.context.OwnPositions`.
+      packed: see :class:`~mimo_core.model.context.OwnPositions`;
+    - the host waits for the device to find where rows go: see :mod:`~mimo_core.model.places`.
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class Model(MimoModel):
         # The stock loop reads it for reductions, logging and checkpoints of this rank.
         self.pg_collection = one
         self._frozen: list[torch.nn.Module] = []
+        self._places: Places = {}
         if self.partition_adapter is not None:
             self.partition_adapter = OwnPositions(self.partition_adapter.cfg)
 
@@ -147,6 +150,7 @@ class Model(MimoModel):
         packing: dict[str, Any] | None = None,
         *,
         rows: Mapping[str, torch.Tensor] | None = None,
+        places: Places | None = None,
         own: torch.Tensor | None = None,
     ) -> torch.Tensor | dict[str, torch.Tensor]:
         """Logits ``[B, S / cp, V / tp]`` on the last stage, activations by module on others.
@@ -156,8 +160,10 @@ class Model(MimoModel):
             packing: What :func:`~mimo_core.model.packing.packing_kwargs` gives, where samples lie
                 end to end.
             rows: Rows ``[N, H]`` of the encoders on this rank; by default what was received.
+            places: Where the rows go; on the first stage.
             own: This rank's positions of the sequences, with context parallelism.
         """
+        self._places = places or {}
         if self.partition_adapter is not None:
             self.partition_adapter.own = own
         given = {"input_ids": None, "position_ids": None, "attention_mask": None, **inputs}
@@ -168,6 +174,32 @@ class Model(MimoModel):
             **given, input_tensors=received, packing_kwargs=packing
         )
         return output  # type: ignore[no-any-return]
+
+    def get_text_embeddings(
+        self, input_ids: torch.Tensor, position_ids: torch.Tensor | None, special_token_ids: Any
+    ) -> torch.Tensor:
+        """Embeddings ``[S, B, H]`` of all ids; those of placeholders are written over.
+
+        Raises:
+            ValueError: the language model's embedding shares positions by itself.
+        """
+        embedding: Any = self.bare(LANGUAGE).embedding
+        adapter = self.partition_adapter
+        shares = getattr(embedding, "scatter_to_sequence_parallel", False)
+        if adapter is not None and adapter.cfg.seq_parallel and shares:
+            raise ValueError(
+                f"module {LANGUAGE!r} scatters its embeddings over tensor-parallel ranks before "
+                "the rows of encoders are in their places; build it with "
+                "scatter_embedding_sequence_parallel=False"
+            )
+        return embedding(input_ids=input_ids, position_ids=position_ids)  # type: ignore[no-any-return]
+
+    def align_embeddings_by_token_positions(
+        self, modality_embeddings: dict[str, torch.Tensor], *_: Any, **__: Any
+    ) -> torch.Tensor:
+        """Embeddings ``[S, B, H]`` of whole sequences, rows of encoders in their places."""
+        rows = dict(modality_embeddings)
+        return put_rows(rows.pop("text"), rows, self._places)
 
     def losses(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Losses ``[B, S / cp]`` of labels ``[B, S / cp]`` from logits ``[B, S / cp, V / tp]``."""

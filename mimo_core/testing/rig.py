@@ -25,6 +25,7 @@ from mimo_core.graph import Graph
 from mimo_core.model.builder import BuildConfig, Builder
 from mimo_core.model.mimo import Model
 from mimo_core.model.packing import packing_kwargs
+from mimo_core.model.places import row_places
 from mimo_core.platforms.base import RankPlatform
 from mimo_core.testing.bench import Bench
 from mimo_core.testing.checks import CHECKS
@@ -127,8 +128,13 @@ class Built:
         packing = None
         if lengths is not None:
             packing = packing_kwargs(lengths.cpu(), self.platform.device)
-        travelled = {} if rows is None else {self.graph.encoders[0]: rows}
-        output = self.model.logits(given, packing, rows=travelled)
+        travelled, places = {}, {}
+        if rows is not None:
+            encoder = self.graph.encoders[0]
+            counts = {encoder: [len(rows)]}
+            travelled = {encoder: rows}
+            places = row_places(batch["input_ids"], self.model.special_token_ids, counts)
+        output = self.model.logits(given, packing, rows=travelled, places=self.on_device(places))
         assert isinstance(output, Tensor)
         return output
 

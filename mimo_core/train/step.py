@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -16,6 +16,7 @@ from mimo_core.data.slices import Batch
 from mimo_core.model.context import gather_positions, own_positions, whole_order
 from mimo_core.model.mimo import Model
 from mimo_core.model.packing import packing_kwargs, sample_of_position
+from mimo_core.model.places import Places, row_places
 from mimo_core.platforms.base import RankPlatform
 
 LOSS = "lm loss"
@@ -65,7 +66,8 @@ class ForwardStep:
         packing = None if lengths is None else packing_kwargs(lengths, self._platform.device)
         own = self._own_positions(inputs, lengths, model)
         here = _checked(rows, batch.rows, model) if rows else None
-        output = model.logits(inputs, packing, rows=here, own=own)
+        places = self._places(given, batch.rows, model)
+        output = model.logits(inputs, packing, rows=here, places=places, own=own)
         if not self._communicator.is_pp_last_stage:
             return output, None
         more = {}
@@ -80,6 +82,13 @@ class ForwardStep:
             labels, mask = labels.index_select(1, own), mask.index_select(1, own)
         return model.losses(output, labels), partial(token_loss, mask, more=more)
 
+    def _places(self, given: dict[str, Any], rows: Rows, model: Model) -> Places | None:
+        """Where the encoders' rows go, on the device; nowhere after the first stage."""
+        if not rows or "input_ids" not in given or not model.role.is_first_stage(LANGUAGE):
+            return None
+        fed = {encoder: rows[encoder] for encoder in model.special_token_ids}
+        return self._on_device(row_places(given["input_ids"], model.special_token_ids, fed))
+
     def _own_positions(
         self, inputs: dict[str, Any], lengths: torch.Tensor | None, model: Model
     ) -> torch.Tensor | None:
@@ -91,7 +100,7 @@ class ForwardStep:
         own = own_positions(_samples(inputs["labels"], lengths), cp.size(), cp.rank())
         return own.to(self._platform.device, non_blocking=True)
 
-    def _on_device(self, inputs: dict[str, Any] | None) -> dict[str, Any] | None:
+    def _on_device(self, inputs: Mapping[str, Any] | None) -> dict[str, Any] | None:
         if inputs is None:
             return None
         return {

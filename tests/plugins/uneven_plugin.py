@@ -2,10 +2,14 @@
 
 What is where is told by position in the run (4 samples a microbatch, 4 microbatches a step), not
 by the number of the sample, so that a step can be known to have no picture of a kind at all.
-Installed by the tests that use it.
+Installed by the tests that use it. Where ``MIMO_TEST_OPERATIONS`` names a folder, every rank
+records its operations there (``tests/order``), from before its first process group.
 """
 
+import contextlib
 import functools
+import os
+from pathlib import Path
 from typing import Any
 
 import mimo_core as mimo
@@ -25,6 +29,13 @@ DEPTHS = (
 )
 """Of kind ``depth``; the third step has none."""
 SAMPLES = 48
+
+if "RANK" in os.environ and "MIMO_TEST_OPERATIONS" in os.environ:
+    import order_record
+
+    _file = Path(os.environ["MIMO_TEST_OPERATIONS"]) / os.environ["RANK"]
+    _until_the_end = contextlib.ExitStack()
+    _until_the_end.enter_context(order_record.recorded(_file))
 
 
 class Uneven:

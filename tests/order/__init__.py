@@ -1,0 +1,1 @@
+"""Who waits for whom: operations of all ranks, recorded and replayed on in-order streams."""

@@ -14,8 +14,8 @@ from .conftest import Run, installed, start, wrapping
 
 MICROBATCHES = 4
 RECIPE = ("modules.language.grid.pp=2", "evaluate.samples=4", "checkpoint.save=false")
-SLOW = 0.04 * MICROBATCHES
-"""Seconds of a step that ``slow_plugin`` spends."""
+SLOW = 0.25
+"""Seconds of a pass that ``slow_plugin`` spends: many times what all other work takes."""
 
 
 @attrs.frozen(kw_only=True)
@@ -33,15 +33,17 @@ class Profiled:
 @pytest.fixture(scope="module")
 def profiled(tmp_path_factory: pytest.TempPathFactory) -> Profiled:
     site = installed("slow", tmp_path_factory.mktemp("site"))
-    run = start(
-        "tiny",
-        *RECIPE,
-        *wrapping("slow", "vision"),
-        "--profile",
-        "profile.kernels=true",
-        folder=tmp_path_factory.mktemp("profiled") / "run",
-        site=site,
-    )
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("SLOW", f"{SLOW} {2 * MICROBATCHES + 1} {3 * MICROBATCHES}")
+        run = start(
+            "tiny",
+            *RECIPE,
+            *wrapping("slow", "vision"),
+            "--profile",
+            "profile.kernels=true",
+            folder=tmp_path_factory.mktemp("profiled") / "run",
+            site=site,
+        )
     assert run.code == 0, run.screen + run.errors
     read = [
         json.loads((run.folder / "profile" / f"{name}.json").read_text())
@@ -74,13 +76,11 @@ def test_the_screen_shows_the_shares_and_whom_to_blame(profiled: Profiled) -> No
 
 def test_every_microbatch_passes_every_rank_both_ways(profiled: Profiled) -> None:
     for rank in range(3):
-        passes = Counter(
-            (one["cat"], one["args"]["microbatch"])
-            for one in profiled.slices(rank)
-            if one["cat"] in ("forward", "backward")
-        )
+        slices = [one for one in profiled.slices(rank) if one["cat"] not in ("exchange", "waiting")]
+        passes = Counter((one["cat"], one["args"].get("microbatch")) for one in slices)
         both = [(kind, k) for kind in ("forward", "backward") for k in range(MICROBATCHES)]
-        assert passes == Counter(both)
+        once = [("gradients", None), ("optimizer", None)]
+        assert passes == Counter([*both, *once, *[("data", None)] * MICROBATCHES])
 
 
 def test_a_process_a_module_and_a_thread_a_rank(profiled: Profiled) -> None:
@@ -139,9 +139,7 @@ def test_arrows_go_from_every_send_to_its_receive(profiled: Profiled) -> None:
 
 def test_shares_add_up_to_the_step(profiled: Profiled) -> None:
     step = profiled.figures["step_seconds"]
-    told = profiled.run.summary["iterations"][2]["step_seconds"]
-    # Ranks meet, begin and end some milliseconds apart on busy cores.
-    assert told == pytest.approx(step, abs=0.05)
+    assert step >= profiled.run.summary["iterations"][2]["step_seconds"] > SLOW * MICROBATCHES
     for part in (*profiled.figures["modules"].values(), *profiled.figures["ranks"]):
         assert sum(part["seconds"].values()) == pytest.approx(step, rel=1e-9)
         assert all(seconds >= 0 for seconds in part["seconds"].values())
@@ -152,11 +150,11 @@ def test_shares_add_up_to_the_step(profiled: Profiled) -> None:
 
 def test_who_waits_waits_for_the_slow_encoder(profiled: Profiled) -> None:
     vision, first, last = profiled.figures["ranks"]
-    assert vision["seconds"]["compute"] > SLOW
-    # All but the first microbatch's encoding could be hidden; here nothing else takes long.
+    assert vision["seconds"]["compute"] > SLOW * MICROBATCHES
     for rank in (first, last):
         assert next(iter(rank["caused_by_seconds"])) == "0"
-        assert rank["seconds"]["waiting"] > SLOW / 2
+        # What else the ranks do meanwhile is hidden behind it, at most half on busy cores.
+        assert rank["seconds"]["waiting"] > SLOW * MICROBATCHES / 2
     assert next(iter(first["waits_on_seconds"])) == "0"
     assert next(iter(last["waits_on_seconds"])) == "1", "it gets its activations from there"
 

@@ -11,6 +11,7 @@ from mimo_core.profile.chrome import chrome_trace
 from mimo_core.profile.figures import Figures
 from mimo_core.profile.picture import draw_timeline
 from mimo_core.profile.spans import Exchange, Kind, RankTimeline, Span, Timeline
+from mimo_core.profile.table import remarks
 
 
 def span(kind: Kind, begin: float, end: float, **more: Any) -> Span:
@@ -193,6 +194,22 @@ def test_a_device_and_its_host_have_a_thread_each() -> None:
         ("forward 1", pytest.approx(0.5e6), pytest.approx(0.1e6)),
     ]
     assert slices[0]["tid"] != slices[1]["tid"]
+
+
+def test_a_device_that_is_done_when_more_comes_goes_at_its_hosts_pace() -> None:
+    """The first pass: given as soon as it could begin, done as soon as its end was given. The
+    second was given long before."""
+    passes = (
+        span("forward", 1, 3, microbatch=0, host=(0.99999, 2.99999)),
+        span("backward", 3, 6, microbatch=0, host=(2.99999, 3.1)),
+    )
+    told = figures(passes, (span("forward", 0, 1, microbatch=0),))
+    assert told.ranks[0].at_hosts_pace == 2
+    assert told.ranks[1].at_hosts_pace is None, "a CPU is its own host"
+    assert list(remarks(told)) == [
+        "vision computes 2000.0 of 5000.0 ms at its host's pace: the device was done before it was "
+        "given more"
+    ]
 
 
 @pytest.mark.parametrize("ranks", [2, 64])

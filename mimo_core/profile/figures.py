@@ -19,6 +19,9 @@ mean of its ranks', and so add up to the step as well.
 
 A rank that is waited for may wait itself. The *cause* of a wait is, at each moment of it, the rank
 at the end of that chain: one that does not wait.
+
+A device computes what its host gives it. Where it has done everything already when a piece of
+computing begins, and again when it ends, it went at the *host's pace*, and was idle for some of it.
 """
 
 from __future__ import annotations
@@ -49,6 +52,10 @@ _OWN: Mapping[Kind, Share] = {
     "gradients": "optimizer",
     "optimizer": "optimizer",
 }
+
+
+_AHEAD = 100e-6
+"""Seconds that a host is at least ahead of a device that has something to do: a few launches."""
 
 
 @attrs.frozen(kw_only=True)
@@ -92,6 +99,22 @@ class RankFigures:
             if one.on is not None:
                 found[one.on] = found.get(one.on, 0.0) + one.seconds
         return dict(sorted(found.items(), key=lambda item: -item[1]))
+
+    @property
+    def at_hosts_pace(self) -> float | None:
+        """Seconds of computing at the host's pace; ``None`` where there is no device."""
+        ahead: dict[float, float] = {}
+        for span in self.timeline.spans:
+            if span.host is None:
+                return None
+            for done, given in zip((span.begin, span.end), span.host, strict=True):
+                # Of marks at one moment, the first was given when the device could get to it.
+                ahead[done] = max(done - given, ahead.get(done, 0.0))
+        return sum(
+            one.seconds
+            for one in self.segments
+            if one.share == "compute" and max(ahead[one.begin], ahead[one.end]) < _AHEAD
+        )
 
 
 @attrs.frozen(kw_only=True)
@@ -156,6 +179,7 @@ class Figures:
                     "rank": one.timeline.rank,
                     "label": one.timeline.label,
                     "seconds": one.shares,
+                    "compute_at_hosts_pace_seconds": one.at_hosts_pace,
                     "waits_on_seconds": _named(one.waits_on),
                     "caused_by_seconds": _named(causes[one.timeline.rank]),
                 }

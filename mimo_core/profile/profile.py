@@ -21,7 +21,7 @@ from mimo_core.profile.figures import Figures
 from mimo_core.profile.picture import draw_timeline
 from mimo_core.profile.recorder import Recorder, recording
 from mimo_core.profile.spans import RankTimeline, Timeline
-from mimo_core.profile.table import shares_table, waits
+from mimo_core.profile.table import remarks, shares_table
 from mimo_core.report.reporter import Reporter
 from mimo_core.run_folder import RunFolder
 
@@ -136,7 +136,7 @@ class Profile:
         _dump(self._folder / "figures.json", figures.to_json(), indent=1)
         draw_timeline(self._folder / "timeline.png", figures)
         reporter.show(shares_table(figures))
-        for line in waits(figures):
+        for line in remarks(figures):
             reporter.note(line)
         reporter.note(f"its timeline: {self._folder / 'timeline.png'} (and .json for Perfetto)")
 

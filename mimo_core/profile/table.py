@@ -9,6 +9,8 @@ from rich.text import Text
 
 from mimo_core.profile.figures import SHARES, Figures, mean
 
+_WORTH_TELLING = 0.1
+
 
 def shares_table(figures: Figures) -> Table:
     """A line for each module: milliseconds and percentage of each share."""
@@ -33,8 +35,21 @@ def shares_table(figures: Figures) -> Table:
     return table
 
 
-def waits(figures: Figures) -> Iterator[str]:
-    """A line for each module that waits: because of which rank the longest, by its ranks' mean."""
+def remarks(figures: Figures) -> Iterator[str]:
+    """What a person should know of each module beside its shares, a line each."""
+    yield from _waits(figures)
+    for name, ranks in figures.modules.items():
+        slow = sum(rank.at_hosts_pace or 0.0 for rank in ranks) / len(ranks)
+        computing = mean(ranks)["compute"]
+        if slow > _WORTH_TELLING * computing:
+            yield (
+                f"{name} computes {slow * 1e3:.1f} of {computing * 1e3:.1f} ms at its host's pace: "
+                "the device was done before it was given more"
+            )
+
+
+def _waits(figures: Figures) -> Iterator[str]:
+    """Of each module that waits: because of which rank the longest, by its ranks' mean."""
     labels = {one.timeline.rank: one.timeline.label for one in figures.ranks}
     causes = figures.causes
     for name, ranks in figures.modules.items():

@@ -1,5 +1,10 @@
-"""A plugin whose wrapper makes an encoder slow, without changing what it puts out."""
+"""A plugin whose wrapper makes an encoder slow, without changing what it puts out.
 
+``SLOW`` is ``SECONDS FIRST LAST``: so long each forward pass takes longer, from the first on, up to
+the last.
+"""
+
+import os
 import time
 from collections.abc import Generator
 from typing import Any
@@ -8,7 +13,7 @@ import mimo_core as mimo
 
 mimo_contract = "1.0"
 
-SECONDS = 0.04
+SECONDS, FIRST, LAST = map(float, os.environ["SLOW"].split())
 
 
 @mimo.hookimpl(wrapper=True)
@@ -17,8 +22,12 @@ def build_submodule(module: mimo.Module, groups: Any, platform: mimo.Platform) -
     tower = parts.tower.module
 
     class Slow(tower):  # type: ignore[misc, valid-type]
+        count = 0
+
         def forward(self, *args: Any, **kwargs: Any) -> Any:
-            time.sleep(SECONDS)
+            self.count += 1
+            if FIRST <= self.count <= LAST:
+                time.sleep(SECONDS)
             return super().forward(*args, **kwargs)
 
     parts.tower.module = Slow

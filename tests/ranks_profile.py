@@ -35,7 +35,7 @@ def every_kind(platform: Any) -> dict[str, Any]:
         time.sleep(0.02)
         work.wait()
         with param_and_grad_buffer._coalescing_manager(dist.group.WORLD, async_ops=True) as works:
-            dist.all_reduce(two)
+            dist.all_reduce(two, async_op=True)
         works.wait()
         recorder.end()
     told = recorder.timeline(module="m", label=f"rank {rank}", offset=0.0)

@@ -10,7 +10,7 @@ import inspect
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import wraps
+from functools import partial, wraps
 from typing import Any
 
 import torch
@@ -114,27 +114,32 @@ def _recorded_batch() -> Callable[..., Any]:
             if not async_ops:
                 wait_for([exchange])
         if async_ops:
-            works.wait = _Work(works, name, exchange).wait
+            works.wait = partial(_recorded_wait, works.wait, name, exchange)
 
     return batch
 
 
 class _Work:
-    """A collective under way."""
+    """A collective under way; within a batch, one that torch lets nobody wait for."""
 
-    def __init__(self, work: Any, name: str, exchange: Exchange) -> None:
+    def __init__(self, work: dist.Work, name: str, exchange: Exchange) -> None:
         self._work, self._name, self._exchange = work, name, exchange
-        self._wait = work.wait
 
     def wait(self, *args: Any, **kwargs: Any) -> Any:
-        if recorder() is None or not _on_main_stream():
-            return self._wait(*args, **kwargs)
-        with span("exchange", self._name):
-            wait_for([self._exchange])
-            return self._wait(*args, **kwargs)
+        return _recorded_wait(self._work.wait, self._name, self._exchange, *args, **kwargs)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._work, name)
+
+
+def _recorded_wait(
+    wait: Callable[..., Any], name: str, exchange: Exchange, *args: Any, **kwargs: Any
+) -> Any:
+    if recorder() is None or not _on_main_stream():
+        return wait(*args, **kwargs)
+    with span("exchange", name):
+        wait_for([exchange])
+        return wait(*args, **kwargs)
 
 
 def _come_to(name: str, ranks: tuple[int, ...]) -> Exchange:

@@ -24,6 +24,7 @@ from mimo_core.contract import (
 )
 from mimo_core.errors import MimoError, SampleError, suggestion
 from mimo_core.hookspecs import hookimpl
+from mimo_core.json_types import wrong_types
 from mimo_core.weight_map import Constant, Stored, WeightMap, WeightRule
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ __all__ = [
     "hookimpl",
     "pretrain",
     "suggestion",
+    "wrong_types",
 ]
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mimo_core import platforms
 from mimo_core.plan import make_plan
 from mimo_core.rank import Rank
 from mimo_core.recipe import packaged
@@ -70,6 +71,7 @@ def pretrain(
             disabled,
         )
         return summary
+    platforms.wanted()
     plan = make_plan(source, overrides, disabled=disabled)
     from rich.console import Console
 

@@ -191,7 +191,8 @@ class Description:
     """Encoders: the kind of :class:`Media` that they read, such as ``image``."""
     positions: Callable[[Sequence[Media]], Sequence[int]] | None = None
     """Encoders: sequence positions that each medium of one sample takes, from the metadata of all
-    the sample's media of the accepted kind (so that they may share a budget)."""
+    the sample's media of the accepted kind (so that they may share a budget): one whole number for
+    each, such as ``lambda media: [256 for _ in media]``."""
     parallel: frozenset[str] = frozenset({"dp"})
     """Grid sizes that may exceed 1, of ``tp cp pp dp ep expert_tp``; others are refused."""
     refused: Mapping[str, str] = attrs.field(factory=dict)
@@ -208,6 +209,9 @@ class Description:
     owns: frozenset[str] = frozenset()
     """Fields of ``TransformerConfig`` that follow from the plugin's options; a recipe that sets one
     under ``modules.NAME.megatron`` is refused."""
+    notes: tuple[str, ...] = ()
+    """What a person should know of the module that no number here tells: shown by ``mimo plan`` and
+    when the run starts, behind the module's name."""
 
     @property
     def parameters(self) -> int:

@@ -43,6 +43,8 @@ def finalize_gradients(
         dist.all_reduce(total)
         for name, groups in model.groups.items():
             module = model.active(name)
+            if name in model.reductions:
+                model.reductions[name].finish(force_all_reduce)
             finalize_module_gradients(
                 [module], None, pg_collection=groups, force_all_reduce=force_all_reduce
             )

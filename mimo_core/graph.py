@@ -11,6 +11,7 @@ from mimo_core import star
 from mimo_core.contract import LANGUAGE, Data, Description, Edge, Module
 from mimo_core.errors import PluginError, RecipeError
 from mimo_core.plugins import Host
+from mimo_core.plugins.answers import DUE_POSITIONS, shown
 from mimo_core.recipe import LoadedRecipe, Recipe, structure_options
 from mimo_core.recipe.stock import shared_fields
 from mimo_core.tokenizer import Tokenizer, make_tokenizer
@@ -46,6 +47,13 @@ class Graph:
                 weights.frozen or weights.part in module.freeze
                 for weights in self.descriptions[name].weights
             )
+        )
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the plugins want to be known, behind the names of their modules."""
+        return tuple(
+            f"{name}: {note}" for name in self.modules for note in self.descriptions[name].notes
         )
 
     def edge_of(self, encoder: str) -> Edge:
@@ -223,6 +231,12 @@ def _describe_encoder(module: Module, host: Host) -> Description:
                 f"{host.require(module.plugin).title}, hook 'describe' for module "
                 f"{module.name!r}, gave a Description without {field!r}, which an encoder needs"
             )
+    if not callable(description.positions):
+        raise PluginError(
+            f"{host.require(module.plugin).title}, hook 'describe' for module {module.name!r}, "
+            f"gave a Description whose positions is {shown(description.positions)}; expected a "
+            f"function that gives {DUE_POSITIONS}"
+        )
     return description
 
 

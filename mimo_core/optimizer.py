@@ -9,6 +9,8 @@ world. What it is given differs here:
 - a pipeline stage where nothing learns takes part in the sums of its module's other stages;
 - the group that numbers replicas in checkpoints spans data and context parallel ranks (core 0.19
   leaves context parallelism out, so two ranks would claim to be the main replica);
+- where gradients are reduced during backward, in several buckets, what is saved of a parameter is
+  its own state: :func:`_keep_padding`;
 - states of torch's Adam from the start: without TransformerEngine or APEX core's
   ``DistributedOptimizer`` cannot load into an optimizer that has made no step.
 """
@@ -197,6 +199,7 @@ def build_optimizer(model: Model, config: OptimizerConfig) -> Optimizer:
             _scale_weight_decay(held, module.weight_decay_factor)
             _initialize_states(held)
             _load_without_steps(held)
+            _keep_padding(held)
             replicas = copy.copy(groups)
             replicas.dp = groups.dp_cp
         infos[name] = ModuleOptimizerInfo(
@@ -273,6 +276,43 @@ def _load_without_steps(optimizers: list[Any]) -> None:
             inner.load_parameter_state_from_fully_reshardable = hiding(
                 inner, inner.load_parameter_state_from_fully_reshardable
             )
+
+
+def _keep_padding(optimizers: list[Any]) -> None:
+    """Gather states as the buffers lie, with the padding between their buckets.
+
+    Core 0.19 leaves the padding out (``DistributedOptimizer.get_parameter_state_dp_zero``), and
+    then looks parameters up where they lie in the buffers
+    (``sharded_param_state_fully_reshardable``): from the second bucket on, each would be saved with
+    a part of another's state.
+    """
+
+    def keeping(inner: Any, gather: Callable[..., Any]) -> Callable[..., Any]:
+        def get_parameter_state_dp_zero(*args: Any, **kwargs: Any) -> Any:
+            state = gather(*args, **kwargs)
+            for number, buffer in enumerate(inner.buffers if state is not None else ()):
+                for tensors in state[number].values():
+                    for key, tensor in tensors.items():
+                        if isinstance(tensor, torch.Tensor):
+                            tensors[key] = _with_padding(tensor, buffer)
+            return state
+
+        return get_parameter_state_dp_zero
+
+    for inner in optimizers:
+        inner.get_parameter_state_dp_zero = keeping(inner, inner.get_parameter_state_dp_zero)
+
+
+def _with_padding(gathered: torch.Tensor, buffer: Any) -> torch.Tensor:
+    """Of the buckets of a buffer, one after another, ``[unpadded]``: as they lie in it."""
+    laid = gathered.new_zeros(buffer.numel)
+    for bucket, part in zip(
+        buffer.buckets,
+        gathered.split([each.numel_unpadded for each in buffer.buckets]),
+        strict=True,
+    ):
+        laid[bucket.offset : bucket.offset + bucket.numel_unpadded] = part
+    return laid
 
 
 def _keeps_steps_in_state(optimizer: Any) -> bool:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import errno
 import fcntl
 import json
+import math
+import shlex
 import tempfile
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -37,10 +40,14 @@ class RunFolder:
     def recipe(self) -> Path:
         return self.path / "recipe.yaml"
 
-    @property
-    def go_on_command(self) -> str:
-        """What goes on with the run from its newest checkpoint."""
-        return f"mimo-pretrain {self.recipe} --run-dir {self.path}"
+    def go_on_command(self, disabled: Sequence[str], max_restarts: int) -> str:
+        """What goes on with the run from its newest checkpoint, by the options it was given."""
+        words = ["mimo-pretrain", str(self.recipe), "--run-dir", str(self.path)]
+        for name in disabled:
+            words += ["--no-plugin", name]
+        if max_restarts:
+            words += ["--max-restarts", str(max_restarts)]
+        return shlex.join(words)
 
     def keep_recipe(self, text: str) -> None:
         """Write the resolved recipe; one of an earlier part of the run is kept beside it."""
@@ -137,8 +144,23 @@ class RunFolder:
         if summary is not None and summary.pop("finished", None) is not None:
             self.write_summary(summary)
 
-    def write_summary(self, summary: dict[str, Any]) -> None:
-        """Replace the summary; a reader sees the old or the new one, never a part."""
+    def write_summary(self, summary: dict[str, Any]) -> dict[str, Any]:
+        """Replace the summary; a reader sees the old or the new one, never a part.
+
+        Returns:
+            What was written: ``None`` where a number is not finite.
+        """
+        written: dict[str, Any] = finite(summary)
         draft = self.summary.with_suffix(".json.new")
-        draft.write_text(json.dumps(summary, indent=1) + "\n")
+        draft.write_text(json.dumps(written, indent=1, allow_nan=False) + "\n")
         draft.replace(self.summary)
+        return written
+
+
+def finite(value: Any) -> Any:
+    """A value for JSON, which has no NaN and no infinity: ``None`` stands there."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: finite(inner) for key, inner in value.items()}
+    return [finite(inner) for inner in value] if isinstance(value, list | tuple) else value

@@ -11,9 +11,10 @@ from collections.abc import Iterator, Sequence
 import attrs
 
 from mimo_core.contract import Media, Sample
-from mimo_core.errors import RecipeError, SampleError
+from mimo_core.errors import PluginError, RecipeError, SampleError
 from mimo_core.graph import Graph
 from mimo_core.plugins import Host
+from mimo_core.plugins.answers import DUE_POSITIONS, counts_of, shown
 
 
 @attrs.frozen(kw_only=True)
@@ -53,7 +54,7 @@ def media_positions(graph: Graph, encoder: str, sample: Sample) -> list[int]:
 
     Raises:
         SampleError: the plugin cannot count them.
-        ValueError: the plugin counts another number of media than the sample has.
+        PluginError: the plugin does not give a number for each.
     """
     description = graph.descriptions[encoder]
     assert description.accepts is not None and description.positions is not None
@@ -61,13 +62,15 @@ def media_positions(graph: Graph, encoder: str, sample: Sample) -> list[int]:
     if not media:
         return []
     try:
-        counts = list(description.positions(media))
+        answer = description.positions(media)
+        counts = counts_of(answer)
     except ValueError as error:
         raise SampleError(f"sample {sample.key}: {error}") from error
-    if len(counts) != len(media):
-        raise ValueError(
+    if counts is None or len(counts) != len(media):
+        raise PluginError(
             f"sample {sample.key} has {len(media)} media of kind {description.accepts!r}, but "
-            f"describe().positions of module {encoder!r} gave {len(counts)} numbers: {counts}"
+            f"describe().positions of module {encoder!r} (plugin "
+            f"{graph.modules[encoder].plugin!r}) gave {shown(answer)}; expected {DUE_POSITIONS}"
         )
     return counts
 

@@ -70,6 +70,7 @@ def eye(**changes: Any) -> SimpleNamespace:
             accepts="image",
             positions=lambda media: [4] * len(media),
             parallel=frozenset({"tp", "dp"}),
+            notes=("sees in grey",),
         )
 
     @hookimpl

@@ -32,6 +32,11 @@ def leave() -> None:
     sys.exit(int(sys.argv[1]))
 
 
+def leave_later() -> None:
+    time.sleep(1.0)
+    leave()
+
+
 def complain() -> None:
     sys.exit("this cannot be")
 

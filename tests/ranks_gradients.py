@@ -35,7 +35,10 @@ def finalize(platform: Any) -> list[float]:
     )
     wrapped(torch.full((1, 1), 8.0 * (dist.get_rank() + 1))).sum().backward()
     model = SimpleNamespace(
-        has_language=name == "language", groups={name: groups}, active=lambda _name: wrapped
+        has_language=name == "language",
+        groups={name: groups},
+        active=lambda _name: wrapped,
+        reductions={},
     )
     tokens = torch.tensor(TOKENS[name][groups.dp.rank()], dtype=torch.int)
     finalize_gradients([model], tokens)

@@ -127,7 +127,12 @@ class Case:
     """One layout with a model and a communicator on this rank."""
 
     def __init__(
-        self, platform: Any, grids: dict[str, dict[str, int]], counts: Counts, frozen: list[str]
+        self,
+        platform: Any,
+        grids: dict[str, dict[str, int]],
+        counts: Counts,
+        frozen: list[str],
+        ahead: dict[str, int] | None = None,
     ) -> None:
         import torch.distributed as dist
         from megatron.core.transformer import TransformerConfig
@@ -175,6 +180,7 @@ class Case:
             pp_group=self.topology.groups[self.module].pp,
             bridge=bridge,
             layers_learn=self.module not in frozen,
+            ahead=(ahead or {}).get(self.module, 0),
         )
         stage = (
             LanguageStage(self.at["pp"], last)
@@ -214,7 +220,7 @@ class Case:
         feed = Feed(self.layout, self.module, self.at["dp"], self.counts, count)
         self.model.zero_grad()
         self.model.events.clear()
-        self.communicator.begin(feed)
+        self.communicator.begin(feed, learning=not forward_only)
         reported = schedule(
             forward_step_func=self.step,
             data_iterator=feed,
@@ -243,7 +249,7 @@ def everything(platform: Any, cases: dict[str, dict[str, Any]]) -> dict[str, Any
     """
     result = {}
     for name, given in cases.items():
-        case = Case(platform, given["grids"], given["counts"], given["frozen"])
+        case = Case(platform, **given)
         count = len(next(iter(given["counts"].values())))
         runs = [(1, True), (count, True), (count, False), (count, False), (count, True), (1, False)]
         result[name] = {
@@ -251,5 +257,5 @@ def everything(platform: Any, cases: dict[str, dict[str, Any]]) -> dict[str, Any
             "runs": [case.run(*run) for run in runs],
         }
         # Wait for what is still being sent: it is lost with the communicator.
-        case.communicator.begin(Feed(case.layout, case.module, 0, case.counts, count))
+        case.communicator.finish()
     return result

@@ -69,6 +69,15 @@ class _Broken:
         raise RuntimeError("rotten")
 
 
+@pytest.mark.parametrize("command", [["plan"], ["verify"]], ids=" ".join)
+def test_a_platform_that_there_is_not_is_told_before_anything_starts(run, monkeypatch, command):
+    monkeypatch.setenv("MIMO_PLATFORM", "gpu")
+    status, out, err = run(*command, "recipe.yaml")
+    assert (status, out) == (2, "")
+    due = "MIMO_PLATFORM=gpu: expected cpu or cuda; without it, a GPU is used where torch finds one"
+    assert err.strip() == due
+
+
 def test_the_list_shows_each_plugin_and_why_one_is_broken(run):
     status, out, err = run("plugins", "list", "--no-plugin", "eye")
     assert (status, err) == (0, "")
@@ -115,6 +124,7 @@ def test_a_plan_shows_graph_ranks_and_parameters(run):
         "pp1 dp1",
         "disjoint on 12 ranks",
         "30,632,000,000 parameters in all",
+        "vision: sees in grey",
     ):
         assert shown in out, shown
     assert "│ 10 │ 11 │" in out
@@ -149,6 +159,7 @@ def test_a_plan_as_json(run):
     assert plan["world_size"] == 8
     assert plan["modules"]["vision"]["ranks"] == [0, 1, 2, 3]
     assert plan["modules"]["language"]["parameters"] == 30_000_000_000
+    assert plan["modules"]["vision"]["notes"] == ["sees in grey"]
     assert plan["edges"] == [
         {"source": "vision", "target": "language", "placeholder": "<vision>", "id": 258}
     ]

@@ -55,6 +55,25 @@ def test_plugins_that_are_broken_or_ill_mannered(report):
     assert "prints when it is imported" in found["loud"].found
 
 
+@pytest.mark.parametrize("value", ["gpu", "cuda"])
+def test_a_platform_that_there_is_not(report, monkeypatch: pytest.MonkeyPatch, value: str):
+    monkeypatch.setenv("MIMO_PLATFORM", value)
+    found = report(ant=GOOD)["MIMO_PLATFORM"]
+    due = {
+        "gpu": "MIMO_PLATFORM=gpu: expected cpu or cuda",
+        "cuda": "cuda, but torch finds no GPU on this machine",
+    }
+    assert found.found.startswith(due[value])
+    assert (found.verdict, found.remedy) == ("wrong", "unset MIMO_PLATFORM")
+
+
+def test_a_switch_that_says_neither_yes_nor_no(report, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("MIMO_DISABLE_PLUGIN_AUTOLOAD", "maybe")
+    found = report(ant=GOOD)["discovery"]
+    assert found.verdict == "wrong"
+    assert found.found.startswith("MIMO_DISABLE_PLUGIN_AUTOLOAD=maybe: expected 1, ")
+
+
 def test_no_plugin_at_all(report):
     found = report()
     assert found["plugins"].verdict == "wrong"

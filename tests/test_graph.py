@@ -121,6 +121,11 @@ STAR = "megatron-core 0.19's MimoModel gives encoders no other module's output"
             "without 'positions'",
         ),
         (
+            {"eye": eye(describe=description(accepts="image", positions=[256]))},
+            PluginError,
+            r"positions is \[256\] \(list\); expected a function that gives one whole number",
+        ),
+        (
             {
                 "eye": eye(
                     rng_prefix=hookimpl(lambda module: ""),

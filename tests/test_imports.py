@@ -16,7 +16,9 @@ PURE = (
     "contract.py",
     "weight_map.py",
     "hookspecs.py",
+    "environment.py",
     "errors.py",
+    "json_types.py",
     "checkpoints.py",
     "plugins",
     "recipe",
@@ -123,7 +125,7 @@ def test_a_fresh_process_that_plans_has_loaded_nothing_heavy():
 LAYERS = (
     (
         *("contract", "weight_map", "hookspecs", "errors", "rank", "run_folder", "checkpoints"),
-        *("termination", "tokenizer"),
+        *("termination", "tokenizer", "environment", "json_types"),
     ),
     ("plugins", "recipe", "layout"),
     ("graph", "star", "stock_settings", "validate", "memory", "sources", "plan", "weights"),

@@ -13,9 +13,13 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from mimo_core.cli.check import check_plugin
 from mimo_core.cli.mimo import app
-from mimo_core.testing.bench import host_of, kinds_of
+from mimo_core.errors import MimoError
+from mimo_core.testing.bench import REQUIRED, _candidates, host_of, kinds_of
 from mimo_core.testing.checks import CHECKS
+from mimo_core.testing.partners import partners
+from mimo_core.testing.subject import Kind
 
 from .conftest import installed
 
@@ -64,6 +68,62 @@ def test_the_command_finds_what_a_fresh_process_shows(tmp_path: Path) -> None:
     assert told["hooks and signatures"]["status"] == "passed"
 
 
+@pytest.mark.parametrize("option", ["image_size=abc", "imagesize=3"])
+def test_an_option_that_is_refused_is_told_once(option: str) -> None:
+    code, told = check("radio", "hidden_size=16", "layers=1", "heads=2", option)
+    assert code == 1
+    failed = [title for title, one in told.items() if one["status"] == "failed"]
+    assert failed == ["options come back from yaml"]
+    assert option.partition("=")[0] in said(told[failed[0]])
+    why = told["the description is sound"]["why"]
+    assert why == "needs options that fit; see 'options come back from yaml'"
+
+
+@pytest.mark.parametrize("option", ["layers=[1", "layers=1 layers.deep=2"])
+def test_an_option_that_cannot_be_read_is_a_mistake(option: str) -> None:
+    with pytest.raises(MimoError, match="layers"):
+        list(check_plugin("radio", option.split()))
+
+
+FORGOTTEN = [("encoder", hook) for hook in REQUIRED["encoder"] if hook != "module_edges"] + [
+    ("language", hook) for hook in REQUIRED["language"]
+]
+
+
+def installed_as(plugin: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``mine`` is an installed plugin, which needs no process of its own to be looked at."""
+    (mine,) = (one for one in _candidates([plugin]) if one.name == "mine")
+    monkeypatch.setattr("mimo_core.plugins.discovery.candidates", lambda *_given: (mine,))
+    here = [one for one in CHECKS if not one.place.startswith("fresh:")]
+    monkeypatch.setattr("mimo_core.testing.checks.CHECKS", here)
+
+
+@pytest.mark.parametrize(("kind", "hook"), FORGOTTEN)
+def test_a_forgotten_hook_is_named_first_and_once(
+    kind: Kind, hook: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = good.encoder() if kind == "encoder" else partners()["conformance-language"]
+    hooks = {name: made for name, made in vars(whole).items() if name != hook}
+    installed_as(SimpleNamespace(**hooks | {"__name__": "mine"}), monkeypatch)
+    code, told = check("mine", "hidden_size=16")
+    assert code == 1
+    first = next(iter(told))
+    assert [title for title, one in told.items() if one["status"] == "failed"] == [first]
+    due = f"lacks hook {hook}; it is checked as kind {kind!r}, which needs "
+    assert due + ", ".join(REQUIRED[kind]) in said(told[first])
+    assert told["the description is sound"]["why"] == f"needs what is missing: hook {hook}"
+
+
+def test_an_encoder_without_edges_is_told_what_it_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By its hooks it is a language model."""
+    hooks = {name: made for name, made in vars(good.encoder()).items() if name != "module_edges"}
+    installed_as(SimpleNamespace(**hooks | {"__name__": "mine"}), monkeypatch)
+    code, told = check("mine", "hidden_size=16")
+    assert code == 1
+    why = told["hooks and signatures"]["why"]
+    assert why == "as a language model; an encoder needs hook module_edges besides"
+
+
 def test_the_command_asks_for_options_that_have_no_defaults() -> None:
     code, told = check("radio")
     assert code == 0
@@ -100,7 +160,7 @@ def test_the_command_finds_nothing_wrong_with_our_own(
 def test_what_a_plugin_is_checked_as_is_told_or_asked() -> None:
     code, told = check("gpt", "--kind", "encoder")
     assert code == 1
-    assert "but does not implement module_edges" in said(told["hooks and signatures"])
+    assert "lacks hook module_edges" in said(told["hooks and signatures"])
     done = CliRunner().invoke(app, ["plugins", "check", "gpt", "--kind", "langage"])
     assert "Did you mean 'language'?" in str(done.exception)
 
@@ -149,5 +209,5 @@ def test_a_class_is_a_test_for_each_expectation(tmp_path: Path) -> None:
     assert "options: the plugin has no hook options()" in done.stdout
     assert "TestFaulty::test_tp_2_is_as_tp_1 FAILED" in done.stdout
     assert "does not implement rng_prefix" in done.stdout
-    assert "  to do: write these hooks" in done.stdout
+    assert "  to do: write rng_prefix" in done.stdout
     assert "Traceback" not in done.stdout

@@ -86,6 +86,19 @@ def test_a_lost_terminal_ends_all_ranks(
     assert not processes(folder)
 
 
+def test_ctrl_c_ends_all_ranks_where_the_process_that_forked_them_is_stopped(
+    endless: tuple[subprocess.Popen[str], Path],
+) -> None:
+    launcher, folder = endless
+    (nursery,) = psutil.Process(launcher.pid).children()
+    nursery.suspend()
+    launcher.send_signal(signal.SIGHUP)  # as Ctrl-C, which shells let background jobs ignore
+    _, errors = launcher.communicate(timeout=20)
+    assert launcher.returncode == 130
+    assert "all ranks have ended" in errors
+    assert not processes(folder)
+
+
 def test_ctrl_c_on_a_terminal_ends_the_run_and_leaves_the_terminal_as_it_was(
     tmp_path: Path,
 ) -> None:
@@ -129,11 +142,13 @@ def test_a_run_folder_is_for_one_run_and_a_killed_launcher_takes_its_ranks_along
 
 def test_a_run_goes_on_for_longer_but_not_with_another_model(tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    begun = start("tiny", "megatron.exit_interval=3", folder=folder)
+    given = ("--no-plugin", "lora", "--max-restarts", "2")
+    begun = start("tiny", "megatron.exit_interval=3", *given, folder=folder)
     assert begun.code == 0, begun.screen + begun.errors
     *_, told, said = begun.screen.splitlines()
     assert told == "  stopped after iteration 3 of 4: not finished; go on:"
-    assert said == f"    mimo-pretrain {folder}/recipe.yaml --run-dir {folder}"
+    due = f"    mimo-pretrain {folder}/recipe.yaml --run-dir {folder} {' '.join(given)}"
+    assert said == due
     changed = ("train.iterations=6", "data.too_long=cut")
     longer = start(folder / "recipe.yaml", *changed, folder=folder)
     assert longer.code == 0, longer.screen + longer.errors

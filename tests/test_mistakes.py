@@ -358,6 +358,16 @@ def test_a_mistake_ends_the_command_before_a_rank_starts(tmp_path: Path):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_platform_that_there_is_not_ends_the_command_before_a_rank_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("MIMO_PLATFORM", "gpu")
+    run = start("tiny", folder=tmp_path / "run")
+    assert (run.code, run.screen) == (2, "")
+    assert run.errors.startswith("MIMO_PLATFORM=gpu: expected cpu or cuda")
+    assert not run.folder.exists()
+
+
 def test_a_file_with_an_equals_sign_in_its_path_is_a_recipe(tmp_path: Path):
     folder = tmp_path / "lr=1"
     folder.mkdir()

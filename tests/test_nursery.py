@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from mimo_core.launch.ranks import _end, _wait
 from mimo_core.nursery import Nursery, NurseryEnded
 
 CHILDREN = "nursery_children"
@@ -128,6 +129,31 @@ def test_children_end_with_a_nursery_that_is_killed(monkeypatch: pytest.MonkeyPa
         assert not psutil.pid_exists(child.pid)
         with pytest.raises(NurseryEnded, match=r"ended with signal 9 .*mimo_core\.nursery"):
             nursery.start(f"{CHILDREN}:stay", ["child"], {}, name="none")
+
+
+def test_how_children_end_is_known_where_the_nursery_is_stopped(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    with Nursery([]) as nursery:
+        ranks = [
+            nursery.start(f"{CHILDREN}:{call}", ["child", "7"], {}, name=call)
+            for call in ("leave_later", "stay")
+        ]
+        parent = psutil.Process(ranks[0].pid).parent()
+        parent.suspend()
+        assert ranks[0].wait(10) == 7
+        assert _wait(ranks, lambda: False) == {0: 7}, "a launcher hears of a failed rank"
+        assert nursery.silent
+        begun = time.monotonic()
+        _end(ranks)
+        assert time.monotonic() - begun < 10
+        assert ranks[1].returncode == -signal.SIGKILL
+    assert not parent.is_running()
+    end = time.monotonic() + 20
+    while psutil.pid_exists(ranks[1].pid) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert not psutil.pid_exists(ranks[1].pid)
 
 
 def test_what_cannot_be_imported_is_told_by_the_child(tmp_path: Path) -> None:

@@ -44,8 +44,11 @@ def counts(draw: random.Random, names: list[str]) -> dict[str, Any]:
         most = draw.choice([0, 1, 3])
         return [draw.randint(0, most) for _ in range(SAMPLES)]
 
-    told = {name: [rows() for _ in range(microbatches)] for name in names}
-    return {"counts": told, "frozen": draw.sample(names, draw.choice([0, 0, 1, len(names)]))}
+    return {
+        "counts": {name: [rows() for _ in range(microbatches)] for name in names},
+        "frozen": draw.sample(names, draw.choice([0, 0, 1, len(names)])),
+        "ahead": {name: draw.choice([0, 0, 1, 3]) for name in names},
+    }
 
 
 def parity_case(name: str) -> dict[str, Any]:

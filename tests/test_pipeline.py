@@ -37,6 +37,16 @@ CASES: dict[str, dict[str, Any]] = {
         "counts": {"vision": [[1], [2], [1], [0]], "audio": [[2], [0], [1], [1]]},
         "frozen": ["vision"],
     },
+    # One computes ahead by more microbatches than it has, its two stages alike.
+    "ahead": {
+        "grids": {"vision": {}, "audio": {"pp": 2}, LANGUAGE: {"pp": 2}},
+        "counts": {
+            "vision": [[1, 2], [0, 3], [0, 0], [2, 1], [0, 0]],
+            "audio": [[2, 0], [1, 1], [1, 2], [0, 4], [0, 0]],
+        },
+        "frozen": [],
+        "ahead": {"vision": 1, "audio": 4},
+    },
     "frozen stages": {
         "grids": {"vision": {}, "audio": {"pp": 2}, LANGUAGE: {"pp": 2}},
         "counts": {"vision": [[1], [2], [1], [0]], "audio": [[2], [0], [1], [1]]},
@@ -89,6 +99,7 @@ class InOneProcess:
 PLACES = {
     "depths": [("vision", 0), ("audio", 0), ("audio", 1), (LANGUAGE, 0), (LANGUAGE, 1)],
     "replicas": [("vision", 0), ("vision", 0), ("audio", 0), (LANGUAGE, 0), (LANGUAGE, 1)],
+    "ahead": [("vision", 0), ("audio", 0), ("audio", 1), (LANGUAGE, 0), (LANGUAGE, 1)],
     "frozen": [("vision", 0), ("audio", 0), ("audio", 1), (LANGUAGE, 0), (LANGUAGE, 1)],
     "frozen stages": [("vision", 0), ("audio", 0), ("audio", 1), (LANGUAGE, 0), (LANGUAGE, 1)],
 }
@@ -150,6 +161,11 @@ def test_last_stages_of_encoders_take_turns_alike_whatever_their_depth(ranks):
         "FFBFBFBFBB",
         "FBFBFBFBFB",
     ]
+
+
+def test_an_encoder_computes_ahead_of_the_schedule(ranks):
+    orders = [rank["ahead"]["runs"][STEPS[0]]["events"] for rank in ranks]
+    assert orders == ["FFFFBFBBBB", "FFFFFBBBBB", "FFFFFBBBBB", "FFBFBFBFBB", "FBFBFBFBFB"]
 
 
 def test_a_frozen_encoder_runs_forward_only_beside_one_that_learns(ranks):

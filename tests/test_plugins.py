@@ -56,7 +56,7 @@ def test_a_name_given_twice_names_both_distributions(install):
         ({}, ["bee"], ("ant", "cow"), "by --no-plugin"),
         ({"MIMO_PLUGINS": "ant, cow"}, [], ("ant", "cow"), "not in MIMO_PLUGINS"),
         ({"MIMO_PLUGINS": "ant,bee"}, ["bee"], ("ant",), "by --no-plugin"),
-        ({"MIMO_DISABLE_PLUGIN_AUTOLOAD": "1"}, [], (), "by MIMO_DISABLE_PLUGIN_AUTOLOAD"),
+        ({"MIMO_DISABLE_PLUGIN_AUTOLOAD": "True"}, [], (), "by MIMO_DISABLE_PLUGIN_AUTOLOAD"),
         (
             {"MIMO_DISABLE_PLUGIN_AUTOLOAD": "1", "MIMO_PLUGINS": "ant"},
             [],
@@ -75,6 +75,19 @@ def test_switches_act_before_import(install, environ, disabled, usable, why):
     assert "fake_mimo_plugin_bee" not in sys.modules
     with pytest.raises(PluginError, match=rf"'bee' \(mimo-plugin-bee 1.2\) is disabled: {why}"):
         host.ask("rng_prefix", "bee", module=VISION)
+
+
+@pytest.mark.parametrize("off", ["0", "false", "No", "off", "", " "])
+def test_a_switch_that_is_off_disables_nothing(install, off):
+    install("ant", GOOD)
+    assert Host.discover(environ={"MIMO_DISABLE_PLUGIN_AUTOLOAD": off}).usable == ("ant",)
+
+
+def test_a_switch_that_is_neither_on_nor_off_is_refused(install):
+    install("ant", GOOD)
+    due = "MIMO_DISABLE_PLUGIN_AUTOLOAD=maybe: expected 1, true, yes, on, or 0, false, no, off"
+    with pytest.raises(MimoError, match=due):
+        Host.discover(environ={"MIMO_DISABLE_PLUGIN_AUTOLOAD": "maybe"})
 
 
 @pytest.mark.parametrize(

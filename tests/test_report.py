@@ -196,6 +196,21 @@ def test_a_resumed_run_keeps_what_came_before_its_checkpoint_and_drops_the_rest(
     assert told == [(3, 10.0), (5, 20.0)]
 
 
+def test_an_evaluation_without_a_finite_loss_is_null_and_no_obstacle_when_the_run_goes_on(tmp_path):
+    first, _ = reporter(tmp_path)
+    first.step(row(1))
+    first.evaluation(1, {"loss": float("nan"), "caption_accuracy": 0.5})
+    second, _ = reporter(tmp_path)
+    second.begin(1)
+    second.step(row(2))
+    second.evaluation(2, {"loss": float("inf")})
+    summary = second.end([], {})
+    assert [one["loss"] for one in summary["evaluations"]] == [None, None]
+    assert summary["evaluation"] == {"loss": None}
+    assert json.loads((tmp_path / "summary.json").read_text()) == summary
+    assert (tmp_path / "loss.png").exists()
+
+
 def test_a_skipped_step_is_in_the_summary_and_not_in_the_curve(tmp_path):
     run, stream = reporter(tmp_path)
     run.step(row(1, loss=None))

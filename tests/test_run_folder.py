@@ -25,6 +25,22 @@ def test_the_summary_is_read_back_and_replaced(folder):
     assert [path.name for path in folder.path.iterdir()] == ["summary.json"]
 
 
+def test_the_summary_is_json_where_a_number_is_not_finite(folder):
+    row = {"loss": float("nan"), "norms": {"vision": float("inf"), "words": (1.5, 2)}}
+    written = folder.write_summary({"iterations": [row], "speed": -float("inf")})
+    due = {"loss": None, "norms": {"vision": None, "words": [1.5, 2]}}
+    assert written == {"iterations": [due], "speed": None}
+    assert folder.read_summary() == written
+
+
+def test_the_command_that_goes_on_has_the_options_that_were_given(tmp_path):
+    folder = RunFolder(Path("my runs/one"))
+    assert folder.go_on_command(["lora", "mock"], 3) == (
+        "mimo-pretrain 'my runs/one/recipe.yaml' --run-dir 'my runs/one' "
+        "--no-plugin lora --no-plugin mock --max-restarts 3"
+    )
+
+
 def test_a_reader_never_sees_half_a_summary(folder, monkeypatch: pytest.MonkeyPatch):
     """The old one stays when writing the new one is cut off, at any byte."""
     folder.write_summary({"loss": 1.0})

@@ -90,3 +90,16 @@ def test_a_plugin_that_shows_nothing_or_wrong_things():
     assert plan_of().preview == ()
     with pytest.raises(PluginError, match=r"hook 'preview', gave .* not a sequence of Sample"):
         plan_of("pairs/0")
+
+
+@pytest.mark.parametrize("answer", [4, [4, 4, 4], [4.0, 4.0], ["4", "4"], "44", [True, 4], [-1, 4]])
+def test_positions_that_are_no_count_for_each_are_told_with_what_is_expected(answer):
+    graph = plan_of().graph
+    eye = attrs.evolve(graph.descriptions["vision"], positions=lambda media: answer)
+    graph = attrs.evolve(graph, descriptions=graph.descriptions | {"vision": eye})
+    with pytest.raises(PluginError) as caught:
+        count_positions(graph, ASKED)
+    said = str(caught.value)
+    assert "sample pairs/0 has 2 media of kind 'image', but describe().positions of module" in said
+    assert f"'vision' (plugin 'eye') gave {answer!r} ({type(answer).__name__}); expected" in said
+    assert said.endswith("in their order: positions=lambda media: [256 for _ in media]")

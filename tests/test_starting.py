@@ -106,6 +106,41 @@ def test_a_module_goes_on_in_the_same_wrappers(
         assert checkpoint_of(wanted, RunFolder(saved)).iteration == 3
 
 
+def test_a_module_has_one_source_of_weights_and_a_moved_base_its_new_place(
+    saved: Path, tmp_path: Path
+) -> None:
+    both = ("modules.vision.weights=moved", f"checkpoint.start_from={saved}")
+    with pytest.raises(RecipeError, match=r"modules.vision.weights.*start_from gives every module"):
+        starting_weights(plan(tmp_path, *both), done=None)
+    origin = {"kind": "directory", "path": "/run/old", "digest": "", "module": "vision"}
+    path = saved / "checkpoints" / "iter_0000003"
+    write_manifest(path, attrs.evolve(read_manifest(path), origins=(origin,)))
+    assert starting_weights(plan(tmp_path, *both), done=None) is not None
+
+
+@pytest.mark.parametrize(
+    ("like", "said"),
+    [
+        ("new", None),
+        ("old", None),
+        ("other", "options.like: saved with new, now other"),
+    ],
+)
+def test_options_that_name_a_directory_move_with_it(
+    saved: Path, tmp_path: Path, like: str, said: str | None
+) -> None:
+    path = saved / "checkpoints" / "iter_0000003"
+    wanted = plan(tmp_path, "modules.vision.weights=new")
+    recipe = plain(plan(tmp_path, "modules.vision.weights=old").recipe)
+    recipe["modules"]["vision"]["options"]["like"] = "old"
+    origin = {"kind": "directory", "path": "/run/old", "digest": "", "module": "vision"}
+    held = attrs.evolve(manifest(3), recipe=recipe, files={}, origins=(origin,))
+    write_manifest(path, held)
+    wanted.recipe.modules["vision"].options["like"] = like
+    with nullcontext() if said is None else pytest.raises(RecipeError, match=said):
+        assert checkpoint_of(wanted, RunFolder(saved)).iteration == 3
+
+
 LAYOUT = ("modules.vision.grid.dp=1", "modules.language.precision=bf16")
 
 

@@ -129,6 +129,10 @@ def test_what_no_shape_tells_is_compared_with_the_config(tmp_path: Path) -> None
         "config.json says vision_config.heads 2, but here it is 4: set the option heads",
         "config.json says vision_config.epsilon 1e-05, but here it is 1e-06: fixed",
     )
+    config.write_text('{"heads": "4", "vision_config": {"epsilon": "1e-6"}}')
+    assert matched(tmp_path, TOWER).mistakes == (
+        "config.json says vision_config.epsilon '1e-6' (a string); expected a number",
+    )
     config.write_text("[")
     with pytest.raises(Unreadable, match=r"config.json holds no JSON"):
         matched(tmp_path, TOWER)
@@ -219,14 +223,6 @@ def test_the_plan_tells_mistakes_of_all_modules_with_their_places(tmp_path: Path
     plan = make_plan(recipe, [f"modules.vision.weights={right}"], host=weighted())
     (line,) = notes(directories(plan, done=None))
     assert line == (f"vision begins with the weights of {right} (encoder; projector begins fresh)")
-
-
-def test_weights_have_one_source(tmp_path: Path) -> None:
-    recipe = tmp_path / "recipe.yaml"
-    recipe.write_text(RECIPE)
-    both = ["modules.vision.weights=somewhere", "checkpoint.start_from=elsewhere"]
-    with pytest.raises(RecipeError, match=r"modules.vision.weights.*start_from gives every module"):
-        make_plan(recipe, both, host=weighted())
 
 
 def test_a_recipe_with_weights_can_be_verified(tmp_path: Path) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from mimo_core.checkpoints import MANIFEST, Incomplete, newest, read_manifest
 from mimo_core.errors import MimoError, suggestion
@@ -16,14 +17,15 @@ from mimo_core.weight_map import WeightMap
 from mimo_core.weights.beginning import weight_map
 
 
-def find_checkpoint(given: Path) -> tuple[Path, LoadedRecipe]:
+def find_checkpoint(given: Path, moved: Sequence[str] = ()) -> tuple[Path, LoadedRecipe]:
     """The checkpoint folder (``iter_…``), and the recipe that its manifest holds.
 
     Args:
         given: A run folder (its newest checkpoint is meant), a folder of checkpoints, or one.
+        moved: ``key.path=place`` of directories that the recipe names and that are elsewhere now.
 
     Raises:
-        MimoError: there is no complete checkpoint.
+        MimoError: there is no complete checkpoint, or something else than a place is given.
     """
     if not given.is_dir():
         raise MimoError(f"{given}: there is no such folder in {Path.cwd()}")
@@ -37,7 +39,36 @@ def find_checkpoint(given: Path) -> tuple[Path, LoadedRecipe]:
         manifest = read_manifest(folder)
     except Incomplete as why:
         raise MimoError(f"{folder} is no complete checkpoint: {why}") from None
-    return folder, load_text(json.dumps(manifest.recipe), str(folder / MANIFEST))
+    for words in moved:
+        _check_place(words, manifest.recipe)
+    return folder, load_text(json.dumps(manifest.recipe), str(folder / MANIFEST), moved)
+
+
+def _check_place(words: str, recipe: Mapping[str, Any]) -> None:
+    """Whether an override says where a directory is: a checkpoint is written as it was trained."""
+    key = words.partition("=")[0]
+    keys = key.split(".")
+    held: Any = recipe
+    for one in keys:
+        held = held.get(one) if isinstance(held, Mapping) else None
+    weights = len(keys) == 3 and keys[0] == "modules" and keys[2] == "weights"
+    option = keys[0] == "modules" and keys[2:3] == ["options"] and isinstance(held, str)
+    if "=" not in words or not (weights or option):
+        raise MimoError(
+            f"{words}: a checkpoint is written as it was trained; given can be where a directory "
+            "is now: modules.NAME.weights=PLACE, or modules.NAME.options.KEY=PLACE of an option "
+            f"that names one{f' (it says {held!r} there)' if held is not None else ''}"
+        )
+
+
+def moved_weights(loaded: LoadedRecipe, moved: Sequence[str]) -> dict[str, str]:
+    """Of ``modules.NAME.weights=PLACE`` the places by module."""
+    keys = [words.partition("=")[0].split(".") for words in moved]
+    return {
+        name: place
+        for _, name, *rest in keys
+        if rest == ["weights"] and (place := loaded.recipe.modules[name].weights)
+    }
 
 
 def modules_to_write(
@@ -49,7 +80,13 @@ def modules_to_write(
         MimoError: the recipe has no such module, or its plugin tells no names.
     """
     host = Host.discover(disabled)
-    graph = build_graph(loaded, host)
+    try:
+        graph = build_graph(loaded, host)
+    except MimoError as error:
+        raise MimoError(
+            f"{error}\nA directory that was moved since the checkpoint was saved is named anew: "
+            "modules.NAME.weights=PLACE, modules.NAME.options.KEY=PLACE"
+        ) from error
     for name in wanted:
         if name not in graph.modules:
             raise MimoError(

@@ -49,12 +49,14 @@ def show_plan(
     holds, and how full its sequences are."""
     from rich.console import Console
 
+    from mimo_core import platforms
     from mimo_core.plan import make_plan
     from mimo_core.report.header import run_header
     from mimo_core.report.tables import memory_table, positions_table
     from mimo_core.train.starting import starting_weights
     from mimo_core.weights.beginning import directories, notes
 
+    platforms.wanted()
     plan = make_plan(recipe, overrides or (), disabled=no_plugin or ())
     start = starting_weights(plan, done=None)
     saved = start.manifest if start else None
@@ -66,7 +68,7 @@ def show_plan(
     console.print(run_header(plan))
     parts = plan.graph.descriptions.values()
     console.print(f"{sum(part.parameters for part in parts):,} parameters in all", highlight=False)
-    for line in notes(weights, saved):
+    for line in (*plan.graph.notes, *notes(weights, saved)):
         console.print(line, highlight=False, soft_wrap=True)
     console.print("", memory_table(plan), sep="\n")
     if plan.preview:
@@ -98,6 +100,14 @@ def export_weights(
         typer.Argument(metavar="RUN", help="A run folder (its newest checkpoint), or iter_… ."),
     ],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The directory to make.")],
+    moved: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="KEY.PATH=PLACE",
+            help="Where a directory is now that the checkpoint's recipe names: "
+            "modules.NAME.weights, or an option of a module.",
+        ),
+    ] = None,
     module: Annotated[
         list[str] | None, typer.Option("--module", metavar="NAME", help="Write this module only.")
     ] = None,
@@ -111,14 +121,14 @@ def export_weights(
     no_plugin: NoPlugin = None,
 ) -> None:
     """Writes the weights of a checkpoint as a Hugging Face directory of safetensors."""
-    from mimo_core.cli.export import find_checkpoint, modules_to_write
+    from mimo_core.cli.export import find_checkpoint, modules_to_write, moved_weights
 
-    checkpoint, recipe = find_checkpoint(source)
+    checkpoint, recipe = find_checkpoint(source, moved or ())
     maps = modules_to_write(recipe, module or (), no_plugin or ())
     # Imports torch.
     from mimo_core.weights.export import export
 
-    done = export(checkpoint, out, maps, like)
+    done = export(checkpoint, out, maps, like, moved=moved_weights(recipe, moved or ()))
     print(f"{done.tensors} tensors of {', '.join(maps)} from {checkpoint}")
     if done.taken:
         print(f"{len(done.taken)} taken from {like}: {', '.join(done.taken)}")
@@ -149,7 +159,7 @@ def plan_as_dict(plan: Plan) -> dict[str, Any]:
                 "rng_prefix": graph.rng_prefixes[name],
                 **{
                     key: getattr(graph.descriptions[name], key)
-                    for key in ("parameters", "width", "layers", "heads", "experts")
+                    for key in ("parameters", "width", "layers", "heads", "experts", "notes")
                 },
             }
             for name, module in graph.modules.items()

@@ -6,11 +6,16 @@ it is core's ``P2PCommunicator``; between modules our
 
 Stages are numbered from the sink, so that the last stages of all encoders, whatever their own
 number of stages, sit at the same place of the 1F1B schedule.
+
+An encoder that computes ahead does more forwards before its first backward. Its messages keep the
+order of 1F1B, in which the language model has the other ends: with the rows that 1F1B would send
+while it waits for gradients, the gradients are asked for, and waited for when they are needed.
 """
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -43,6 +48,7 @@ class PipelineCommunicator:
         pp_group: Any,
         bridge: Bridge,
         layers_learn: bool,
+        ahead: int = 0,
     ) -> None:
         """
         Args:
@@ -54,6 +60,7 @@ class PipelineCommunicator:
             bridge: This rank's end of the edges.
             layers_learn: Gradients travel between the module's stages. Where an encoder's tower is
                 frozen they do not: what learns, its projector, is on the last stage.
+            ahead: Microbatches that the module computes beyond those of 1F1B.
         """
         self.config = config
         self._layers_learn = layers_learn
@@ -71,10 +78,19 @@ class PipelineCommunicator:
         stages = layout.grids[LANGUAGE].pp
         self.total_stages = stages + max(encoders, default=0)
         after = 0 if module == LANGUAGE else stages
-        self.current_stage = self.total_stages - after - (self._pp_size - self._pp_rank)
+        stage = self.total_stages - after - (self._pp_size - self._pp_rank)
+        # The schedule takes the stages after this one for the microbatches to begin with.
+        self.current_stage = stage - ahead
+        self._alone = self.total_stages - 1 - stage
+        """Microbatches of which 1F1B sends the rows before it asks for gradients."""
+        self._ahead = ahead
+        self._learning = True
         self._produced: Rows | None = None
-        # Microbatches whose gradients are still to travel, oldest first.
+        # Microbatches whose gradients are still to travel or to be taken, oldest first.
         self._rows_in_flight: deque[Rows] = deque()
+        self._sent_forward = 0
+        # Gradients that were asked for, oldest first.
+        self._asked: deque[tuple[Transfer, dict[str, torch.Tensor]]] = deque()
         self._sends: deque[Transfer] = deque()
 
     # What the schedule asks about this rank's place
@@ -100,10 +116,17 @@ class PipelineCommunicator:
         """The forward step tells the rows of the microbatch it has just put out (encoders)."""
         self._produced = rows
 
-    def begin(self, rows: RowSource) -> None:
-        """A run over microbatches begins: nothing is under way, rows are told by ``rows``."""
+    def begin(self, rows: RowSource, *, learning: bool) -> None:
+        """A run over microbatches begins: nothing is under way.
+
+        Args:
+            rows: Where the rows of its microbatches are told.
+            learning: Gradients will travel back.
+        """
         self.finish()
         self.rows = rows
+        self._learning = learning
+        self._sent_forward = 0
 
     def finish(self) -> None:
         """Wait until all that was sent has left; drop what an evaluation kept for gradients."""
@@ -200,29 +223,36 @@ class PipelineCommunicator:
         assert self._produced is not None
         counts = self._produced[self._module]
         self._rows_in_flight.append(self._produced)
-        due = None
-        if receive_backward and self._bridge.learns(self._module):
-            due = (self._module, self._rows_in_flight[0][self._module])
+        asks = self._learns and self._sent_forward >= self._alone
+        self._sent_forward += 1
         transfer, received = self._bridge.exchange(
-            send_forward=(self._module, output[self._module], counts), receive_backward=due
+            send_forward=(self._module, output[self._module], counts),
+            receive_backward=self._due() if asks else None,
         )
-        if due is None:
+        if asks:
+            self._asked.append((transfer, received))
+        else:
             self._sent(transfer)
-        if not receive_backward:
-            return {}
-        return self._gradients(transfer, received)
+        return self._gradients() if receive_backward else {}
 
     def _receive_gradients(self) -> Tensors:
-        if not self._bridge.learns(self._module):
-            return self._gradients(None, {})
-        due = (self._module, self._rows_in_flight[0][self._module])
-        return self._gradients(*self._bridge.exchange(receive_backward=due))
+        if self._learns and not self._asked:
+            self._asked.append(self._bridge.exchange(receive_backward=self._due()))
+        return self._gradients()
 
-    def _gradients(self, transfer: Transfer | None, received: dict[str, torch.Tensor]) -> Tensors:
+    @property
+    def _learns(self) -> bool:
+        return self._learning and self._bridge.learns(self._module)
+
+    def _due(self) -> tuple[str, Sequence[int]]:
+        """The microbatch whose gradients are asked for next."""
+        return self._module, self._rows_in_flight[len(self._asked)][self._module]
+
+    def _gradients(self) -> Tensors:
         self._rows_in_flight.popleft()
-        if self._module not in received:
+        if not self._learns:
             return {self._module: None}
-        assert transfer is not None
+        transfer, received = self._asked.popleft()
         shards = received[self._module]
         transfer.wait([shards])
         gradient = shards[0] if len(shards) == 1 else shards.sum(0)
@@ -231,7 +261,7 @@ class PipelineCommunicator:
 
     def _sent(self, transfer: Transfer) -> None:
         self._sends.append(transfer)
-        self._drain(keep=self.total_stages)
+        self._drain(keep=self.total_stages + self._ahead)
 
     def _drain(self, keep: int) -> None:
         """Wait for all but the last ``keep`` transfers, whose tensors are still needed."""

@@ -12,18 +12,11 @@ from mimo_core.doctor.machine import kernel
 from mimo_core.errors import MimoError
 from mimo_core.memory import rank_memory
 from mimo_core.plan import make_plan
+from mimo_core.platforms.kernels import KERNELS, REMEDY
 from mimo_core.plugins import Host
 from mimo_core.recipe import packaged
 
 SECTION = "can run"
-_KERNELS = {
-    "TransformerEngine layers": ("transformer_engine.pytorch",),
-    "Mamba2 kernels": ("mamba_ssm", "causal_conv1d"),
-}
-_INSTEAD = {
-    "TransformerEngine layers": "Megatron's local layers run instead, slower",
-    "Mamba2 kernels": "models with Mamba2 layers do not run on GPUs without them",
-}
 
 
 def ranks(torch: dict[str, Any] | str) -> Iterator[Finding]:
@@ -44,14 +37,14 @@ def ranks(torch: dict[str, Any] | str) -> Iterator[Finding]:
         yield _found("ranks on GPUs", said, "wrong", "pip install a torch for CUDA")
         return
     yield _found("ranks on GPUs", f"yes: {gpus}, one a GPU, NCCL")
-    for what, names in _KERNELS.items():
-        missing = {name: why for name in names if (why := kernel(name)) is not None}
-        told = "; ".join(f"{name}: {why}" for name, why in missing.items())
+    for each in KERNELS:
+        reasons = {name: kernel(name) for name, _ in each.packages}
+        told = "; ".join(f"{name}: {why}" for name, why in reasons.items() if why is not None)
         yield _found(
-            what,
-            f"no ({told}): {_INSTEAD[what]}" if missing else "yes",
-            "note" if missing else "good",
-            "pip install 'mimo-core[gpu]'" if missing else "",
+            each.what,
+            f"no ({told}): {each.instead}" if told else "yes",
+            "note" if told else "good",
+            REMEDY if told else "",
         )
 
 

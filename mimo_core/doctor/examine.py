@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import attrs
 
+from mimo_core import platforms
 from mimo_core.doctor import abilities, machine, packages
 from mimo_core.doctor.findings import Finding
-from mimo_core.errors import PluginError
-from mimo_core.platforms import PLATFORM_VARIABLE
+from mimo_core.errors import MimoError
 from mimo_core.plugins import Host
 from mimo_core.plugins.discovery import ALLOW, NO_AUTOLOAD
 from mimo_core.recipe import packaged
 
 SECTION = "plugins"
-VARIABLES = (ALLOW, NO_AUTOLOAD, PLATFORM_VARIABLE)
+VARIABLES = (ALLOW, NO_AUTOLOAD, platforms.PLATFORM_VARIABLE)
 
 
 @attrs.frozen(kw_only=True)
@@ -45,13 +46,13 @@ def _all(disabled: Sequence[str]) -> Iterator[Finding]:
     yield from packages.packages()
     try:
         host = Host.discover(disabled)
-    except PluginError as error:
+    except MimoError as error:
         host = None
         yield Finding(section=SECTION, what="discovery", found=str(error), verdict="wrong")
     if host is not None:
         yield from packages.plugin_packages(host.records)
         yield from _plugins(host)
-    yield from _environment()
+    yield from _environment(torch)
     yield from machine.machine(torch)
     yield from abilities.ranks(torch)
     if host is not None:
@@ -90,7 +91,26 @@ def _plugins(host: Host) -> Iterator[Finding]:
             )
 
 
-def _environment() -> Iterator[Finding]:
+def _environment(torch: dict[str, Any] | str) -> Iterator[Finding]:
     for name in VARIABLES:
-        if value := os.environ.get(name):
+        value = os.environ.get(name)
+        if name == platforms.PLATFORM_VARIABLE and (why := _no_such_platform(torch)):
+            yield Finding(
+                section="environment",
+                what=name,
+                found=why,
+                verdict="wrong",
+                remedy=f"unset {name}",
+            )
+        elif value:
             yield Finding(section="environment", what=name, found=value, verdict="note")
+
+
+def _no_such_platform(torch: dict[str, Any] | str) -> str | None:
+    try:
+        name = platforms.wanted()
+    except MimoError as error:
+        return str(error)
+    if name == "cuda" and not isinstance(torch, str) and not torch["gpus"]:
+        return "cuda, but torch finds no GPU on this machine"
+    return None

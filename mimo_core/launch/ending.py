@@ -22,6 +22,8 @@ LAUNCHED = "MIMO_LAUNCHED"
 tells why a run failed."""
 RESTARTS = "MIMO_RESTARTS"
 """What our launcher has restarted so far (JSON): a list of time, iteration and cause."""
+MAX_RESTARTS = "MIMO_MAX_RESTARTS"
+"""How often our launcher restarts in a row; said in the command that goes on."""
 NOTHING_DONE = "before an iteration was done: there is nothing new to save"
 """Said where SIGTERM comes while ranks start."""
 LITTLE = 1 << 20

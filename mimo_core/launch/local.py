@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Any
 
-from mimo_core.launch.ending import NOTHING_DONE, RESTARTS
+from mimo_core.launch.ending import MAX_RESTARTS, NOTHING_DONE, RESTARTS
 from mimo_core.launch.failure import Failure
 from mimo_core.launch.ranks import attempt, nursery_of
 from mimo_core.nursery import Nursery, NurseryEnded
@@ -59,7 +59,8 @@ def launch(
     if failure is not None and failure.code:
         raise RunFailed(failure.text())
     if failure is not None:
-        print(f"\n  stopped by SIGTERM {NOTHING_DONE}; go on:\n    {folder.go_on_command}")
+        go_on = folder.go_on_command(disabled, max_restarts)
+        print(f"\n  stopped by SIGTERM {NOTHING_DONE}; go on:\n    {go_on}")
         return None
     summary = folder.read_summary()
     if summary is None or "finished" not in summary:
@@ -80,7 +81,7 @@ def _prepare(plan: Plan, folder: RunFolder) -> None:
 
 
 class _Nurseries:
-    """One for all attempts, or a new one where that was killed."""
+    """One for all attempts, or a new one where that was killed or stopped."""
 
     def __init__(self, folder: RunFolder) -> None:
         self._folder = folder
@@ -94,7 +95,7 @@ class _Nurseries:
 
     def give(self) -> Nursery:
         """One that can be asked for ranks."""
-        if self._latest.ended:
+        if self._latest.ended or self._latest.silent:
             self._latest.close()
             self._latest = nursery_of(self._folder)
         return self._latest
@@ -112,7 +113,7 @@ def _attempts(
     restarts: list[dict[str, Any]] = []
     begun_at, in_a_row = checkpoint_of(plan, folder).iteration, 0
     while True:
-        told = {RESTARTS: json.dumps(restarts)}
+        told = {RESTARTS: json.dumps(restarts), MAX_RESTARTS: str(max_restarts)}
         failure = attempt(nurseries.give(), plan, folder, disabled, told, lambda: signals.told)
         if failure is None or failure.expected or not failure.code or signals.told:
             return failure

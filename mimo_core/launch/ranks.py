@@ -22,6 +22,8 @@ _ENTRY = "mimo_core.cli.pretrain:main"
 _WARM = ("mimo_core.launch.worker", "mimo_core.train.engine", "mimo_core.report.screen")
 _GRACE = 1.0
 """Seconds that ranks have to end by themselves where one has failed, and to say why."""
+_KILLED = 10.0
+"""Seconds within which a killed rank is gone; a nursery that is stopped is noticed before."""
 
 
 def nursery_of(folder: RunFolder) -> Nursery:
@@ -110,8 +112,10 @@ def _end(ranks: Sequence[Child]) -> None:
     """End what still runs: a rank, and whatever it left behind, as its group outlives it."""
     for process in ranks:
         process.kill_group()
+    deadline = time.monotonic() + _KILLED
     for process in ranks:
-        process.wait()
+        if process.wait(max(0.0, deadline - time.monotonic())) is None:
+            process.nursery.kill()
 
 
 def _first(

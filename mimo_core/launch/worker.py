@@ -22,6 +22,7 @@ from mimo_core.errors import CheckpointError, DiskFull, RecipeError
 from mimo_core.launch.ending import (
     LAUNCHED,
     LITTLE,
+    MAX_RESTARTS,
     NOTHING_DONE,
     RESTARTS,
     Ending,
@@ -90,7 +91,9 @@ def run_rank(
         watch.name_ranks(plan.layout.label)
         alone = rank.rank == 0 and not os.environ.get(LAUNCHED)
         with watch.folder.lock() if alone else nullcontext():
-            summary = _meet_and_run(plan, rank, watch, screen, termination)
+            max_restarts = int(os.environ.get(MAX_RESTARTS, "0"))
+            go_on = watch.folder.go_on_command(disabled, max_restarts)
+            summary = _meet_and_run(plan, rank, watch, screen, termination, go_on)
         watch.leave()
         return summary
     except BaseException as error:
@@ -126,7 +129,12 @@ def _obey(termination: Termination, watch: Any, ending: Ending) -> None:
 
 
 def _meet_and_run(
-    plan: Plan, rank: Rank, watch: Any, screen: IO[str], termination: Termination
+    plan: Plan,
+    rank: Rank,
+    watch: Any,
+    screen: IO[str],
+    termination: Termination,
+    go_on: str,
 ) -> dict[str, Any] | None:
     folder = watch.folder
     if rank.rank == 0 and not os.environ.get(LAUNCHED):
@@ -145,9 +153,9 @@ def _meet_and_run(
 
     meeting = meet(plan, rank, watch.store, MEETING_TIMEOUT)
     prepare_checkpoint_queue()
-    meeting.open(platform.backend)
+    meeting.open(platform)
     try:
-        return _run(plan, rank, folder, platform, screen, termination)
+        return _run(plan, rank, folder, platform, screen, termination, go_on)
     except (Exception, CheckpointException) as error:
         _explain(error, folder, checkpoints)
         raise
@@ -197,6 +205,7 @@ def _run(
     platform: Any,
     stream: IO[str],
     termination: Termination,
+    go_on: str,
 ) -> dict[str, Any] | None:
     import psutil
     import torch.distributed as dist
@@ -248,9 +257,7 @@ def _run(
     )
     if not summary["finished"]:
         saved = plan.recipe.checkpoint.save
-        screen.stopped(
-            reporter.reached, summary["stopped_by"], folder.go_on_command if saved else None
-        )
+        screen.stopped(reporter.reached, summary["stopped_by"], go_on if saved else None)
     return summary
 
 

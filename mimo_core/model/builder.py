@@ -165,6 +165,10 @@ class Builder(ModelBuilder[Model, BuildConfig]):
                 mixed_precision_wrapper=Float16Module if name == LANGUAGE else EncoderFloat16Module,
             )
             model.replace(name, wrapped)
+        if ddp_config is not None and ddp_config.overlap_grad_reduce:
+            model.overlap_reduction()
+            # Core's loop looks for the outermost wrapper, which is inside here.
+            config.config_of(LANGUAGE).no_sync_func = model.no_sync
         if config.weights:
             # Into tensors of their final type (the router's bias is float32 in a bf16 model), and
             # before the optimizer makes its main parameters from them.

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
+from megatron.core.distributed import DistributedDataParallel
 from megatron.core.models.mimo.config import MimoModelConfig
 from megatron.core.models.mimo.config.role import ModuleLayout, RankRole
 from megatron.core.models.mimo.model.base import MimoModel
@@ -17,6 +18,7 @@ from mimo_core.contract import LANGUAGE, Module
 from mimo_core.model.containers import TOWER, EncoderContainer
 from mimo_core.model.context import OwnPositions
 from mimo_core.model.places import Places, put_rows
+from mimo_core.model.reduction import OrderedReduction
 from mimo_core.weights.keys import module_prefix
 
 
@@ -63,6 +65,8 @@ class Model(MimoModel):
         # The stock loop reads it for reductions, logging and checkpoints of this rank.
         self.pg_collection = one
         self._frozen: list[torch.nn.Module] = []
+        self.reductions: dict[str, OrderedReduction] = {}
+        """By module, where gradients are reduced during backward."""
         self._places: Places = {}
         if self.partition_adapter is not None:
             self.partition_adapter = OwnPositions(self.partition_adapter.cfg)
@@ -120,6 +124,13 @@ class Model(MimoModel):
                     part.requires_grad_(False)
                     part.eval()
                     self._frozen.append(part)
+
+    def overlap_reduction(self) -> None:
+        """Reduce gradients during backward; after wrapping with ``overlap_grad_reduce``."""
+        for name in self.nodes:
+            module = self.active(name)
+            if isinstance(module, DistributedDataParallel):
+                self.reductions[name] = OrderedReduction(module)
 
     def train(self, mode: bool = True) -> Model:
         super().train(mode)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -18,6 +20,10 @@ import attrs
 
 PATH = "MIMO_NURSERY_PATH"
 """The nursery's ``sys.path`` (JSON)."""
+_LOOK = 0.5
+"""Seconds between two looks at children themselves."""
+_PATIENCE = 3.0
+"""Seconds that a nursery has to tell of a child that has ended, or to end where it was killed."""
 
 
 class NurseryEnded(RuntimeError):
@@ -39,9 +45,10 @@ class Child:
             self.nursery.hear()
         return self.returncode
 
-    def wait(self) -> int:
-        """Until it has ended."""
-        while self.returncode is None:
+    def wait(self, timeout: float = math.inf) -> int | None:
+        """Until it has ended, or so many seconds have passed: then ``None``."""
+        end = time.monotonic() + timeout
+        while self.returncode is None and time.monotonic() < end:
             self.nursery.hear(wait=True)
         return self.returncode
 
@@ -91,6 +98,10 @@ class Nursery:
         self._received = b""
         self._children: dict[int, Child] = {}
         self._started: list[Child] = []
+        self._next_look = 0.0
+        self._untold: dict[int, float] = {}
+        self.silent = False
+        """Whether it did not tell of a child that has ended: it is stopped, and of no use."""
 
     def start(
         self,
@@ -135,10 +146,11 @@ class Nursery:
 
     def hear(self, wait: bool = False) -> bool:
         """Take in what the nursery says; false where it has ended, and all children with it."""
-        self._socket.setblocking(wait)
+        self._socket.settimeout(_LOOK if wait else 0.0)
         try:
             received = self._socket.recv(65536)
-        except BlockingIOError:
+        except (BlockingIOError, TimeoutError):
+            self._look()
             return True
         except ConnectionResetError:
             received = b""
@@ -163,8 +175,13 @@ class Nursery:
         for child in self._children.values():
             if child.returncode is None:
                 child.kill_group()
+        self.kill()
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(_PATIENCE)
+
+    def kill(self) -> None:
+        """End it, and by that its children: the kernel ends them with it (Linux)."""
         self._process.kill()
-        self._process.wait()
 
     def __enter__(self) -> Nursery:
         return self
@@ -177,6 +194,18 @@ class Nursery:
     ) -> None:
         self.close()
 
+    def _look(self) -> None:
+        """See for itself which children have ended, where a stopped nursery does not tell."""
+        now = time.monotonic()
+        if sys.platform != "linux" or now < self._next_look:
+            return
+        self._next_look = now + _LOOK
+        for pid, child in self._children.items():
+            if child.returncode is not None or (code := _status(pid)) is None:
+                continue
+            if self.silent or now - self._untold.setdefault(pid, now) > _PATIENCE:
+                child.returncode, self.silent = code, True
+
     def _take(self, said: dict[str, Any]) -> None:
         pid = said["pid"]
         if "code" in said:
@@ -184,3 +213,13 @@ class Nursery:
         else:
             child = self._children[pid] = Child(self, pid)
             self._started.append(child)
+
+
+def _status(pid: int) -> int | None:
+    """How a child ended that its parent has not asked for (Linux); ``None`` where it runs. Killed,
+    where its parent has, and kept it."""
+    try:
+        state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return -signal.SIGKILL
+    return os.waitstatus_to_exitcode(int(fields[48])) if state == "Z" else None

@@ -10,20 +10,38 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mimo_core.errors import MimoError
+
 if TYPE_CHECKING:
     from mimo_core.platforms.base import RankPlatform
 
 PLATFORM_VARIABLE = "MIMO_PLATFORM"
 """Environment variable that forces ``cpu`` or ``cuda``; by default a GPU is used if there is."""
+_NAMES = ("cpu", "cuda")
 _DEVICES = ("/dev/nvidiactl", "/dev/dxg", "/dev/nvhost-ctrl", "/dev/nvmap")
 """Through which CUDA finds GPUs: of servers, under WSL, on Jetsons."""
+
+
+def wanted() -> str | None:
+    """The platform that ``MIMO_PLATFORM`` names, if any; without torch.
+
+    Raises:
+        MimoError: it names none of them.
+    """
+    said = os.environ.get(PLATFORM_VARIABLE) or None
+    if said is not None and said not in _NAMES:
+        raise MimoError(
+            f"{PLATFORM_VARIABLE}={said}: expected {' or '.join(_NAMES)}; without it, a GPU is "
+            "used where torch finds one"
+        )
+    return said
 
 
 def without_gpu() -> bool:
     """Whether ranks here run on CPUs for certain; told without touching a GPU, as a process that
     did cannot fork children that use one."""
-    wanted = os.environ.get(PLATFORM_VARIABLE)
-    return wanted == "cpu" or not (wanted or any(Path(device).exists() for device in _DEVICES))
+    said = wanted()
+    return said == "cpu" or not (said or any(Path(device).exists() for device in _DEVICES))
 
 
 def select(local_rank: int = 0) -> RankPlatform:
@@ -35,13 +53,11 @@ def select(local_rank: int = 0) -> RankPlatform:
     import torch
 
     available = torch.cuda.is_available()
-    wanted = os.environ.get(PLATFORM_VARIABLE) or ("cuda" if available else "cpu")
-    if wanted == "cpu":
+    name = wanted() or ("cuda" if available else "cpu")
+    if name == "cpu":
         from mimo_core.platforms.cpu.platform import CpuPlatform
 
         return CpuPlatform()
-    if wanted != "cuda":
-        raise ValueError(f"{PLATFORM_VARIABLE}={wanted}: expected cpu or cuda")
     if not available:
         raise ValueError(f"{PLATFORM_VARIABLE}=cuda, but torch finds no GPU on this machine")
     from mimo_core.platforms.cuda import CudaPlatform
@@ -50,4 +66,4 @@ def select(local_rank: int = 0) -> RankPlatform:
     return CudaPlatform(local_rank, transformer_engine=te)
 
 
-__all__ = ["PLATFORM_VARIABLE", "select", "without_gpu"]
+__all__ = ["PLATFORM_VARIABLE", "select", "wanted", "without_gpu"]

@@ -45,6 +45,14 @@ class RankPlatform(Protocol):
     def received(self, tensors: list[torch.Tensor]) -> None:
         """The current stream waits for the transfers so far and owns ``tensors`` from here on."""
 
+    @property
+    def eager_device(self) -> torch.device | None:
+        """The device for which process groups make their communicators at once; ``None`` where
+        each is made when it is first used."""
+
+    def notes(self) -> Sequence[str]:
+        """What a person should know of it before a run, a line each."""
+
     def synchronize(self) -> None:
         """Wait for the device."""
 

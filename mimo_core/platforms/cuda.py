@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Literal
 
 import torch
 
+from mimo_core.environment import switched_on
+from mimo_core.platforms import kernels
 from mimo_core.platforms.stopwatches import DeviceStopwatch
+
+EAGER_VARIABLE = "MIMO_EAGER_COMMUNICATORS"
+"""Environment variable: NCCL makes its communicators at the start instead of at first use."""
 
 
 class CudaPlatform:
@@ -45,6 +51,13 @@ class CudaPlatform:
         current.wait_stream(self._stream)
         for tensor in tensors:
             tensor.record_stream(current)
+
+    @property
+    def eager_device(self) -> torch.device | None:
+        return self._device if switched_on(EAGER_VARIABLE, os.environ) else None
+
+    def notes(self) -> Sequence[str]:
+        return tuple(kernels.notes())
 
     def synchronize(self) -> None:
         torch.cuda.synchronize()

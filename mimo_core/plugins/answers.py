@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import operator
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -31,6 +32,24 @@ def shown(value: object) -> str:
     """A value in a message: its text, cut where long, and its type."""
     text = repr(value)
     return f"{text if len(text) <= 80 else text[:77] + '...'} ({type(value).__name__})"
+
+
+DUE_POSITIONS = (
+    "one whole number for each medium of the sample, in their order: "
+    "positions=lambda media: [256 for _ in media]"
+)
+"""What ``describe().positions`` is and answers, in words."""
+
+
+def counts_of(answer: object) -> list[int] | None:
+    """What ``describe().positions`` answered; ``None`` where these are no counts."""
+    if isinstance(answer, str | bytes | Mapping) or not isinstance(answer, Iterable):
+        return None
+    counts = list(answer)
+    if not all(hasattr(one, "__index__") and not isinstance(one, bool) for one in counts):
+        return None
+    numbers = [operator.index(one) for one in counts]
+    return numbers if min(numbers, default=0) >= 0 else None
 
 
 def _for_encoder(arguments: Mapping[str, Any]) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from importlib.metadata import EntryPoint, entry_points
 
+from mimo_core.environment import switched_on
 from mimo_core.errors import PluginError, suggestion
 from mimo_core.plugins.records import Candidate
 from mimo_core.plugins.versions import check_contract
@@ -24,12 +25,13 @@ def candidates(disabled: Sequence[str], environ: Mapping[str, str]) -> tuple[Can
 
     Raises:
         PluginError: two distributions give one name, or a name in either list is not installed.
+        MimoError: ``MIMO_DISABLE_PLUGIN_AUTOLOAD`` says neither yes nor no.
     """
     points = _unique(entry_points(group=GROUP))
     allowed = [name for part in environ.get(ALLOW, "").split(",") if (name := part.strip())]
     _check_installed(allowed, points, ALLOW)
     _check_installed(disabled, points, "--no-plugin")
-    restricted = bool(allowed) or bool(environ.get(NO_AUTOLOAD))
+    restricted = switched_on(NO_AUTOLOAD, environ) or bool(allowed)
 
     def why_not(name: str) -> str | None:
         if name in disabled:

@@ -53,6 +53,7 @@ class Host:
         Raises:
             PluginError: Two distributions give one name, or a name that is switched on or off
                 is not installed.
+            MimoError: ``MIMO_DISABLE_PLUGIN_AUTOLOAD`` says neither yes nor no.
         """
         return cls(discovery.candidates(disabled, os.environ if environ is None else environ))
 

@@ -123,6 +123,13 @@ def freeze(name: str, module: ModuleRecipe) -> Iterator[Mistake]:
             yield ("freeze",), f"{kind} has no part {part!r}; its parts: {', '.join(parts)}"
 
 
+def ahead(name: str, value: ModuleRecipe) -> Iterator[Mistake]:
+    """Encoders alone have somebody to be ahead of."""
+    yield from _at_least(value, "ahead", 0)
+    if name == LANGUAGE and value.ahead > 0:
+        yield ("ahead",), "is for encoders: the language model is the last to compute; leave it out"
+
+
 def module(value: ModuleRecipe) -> Iterator[Mistake]:
     """Factors of a module that learns."""
     yield from _at_least(value, "weight_decay_factor", 0)
@@ -134,24 +141,14 @@ def module(value: ModuleRecipe) -> Iterator[Mistake]:
         )
 
 
-def beginning(module: ModuleRecipe, value: CheckpointRecipe) -> Iterator[Mistake]:
-    """One source of a module's first weights."""
-    if module.weights is not None and value.start_from is not None:
-        yield (
-            ("weights",),
-            "checkpoint.start_from gives every module its weights, this one too; leave one of "
-            "both out",
-        )
-
-
 def whole(recipe: Recipe) -> Iterator[Mistake]:
     """Every rule, for the whole recipe."""
     yield from _under(("modules",), module_names(recipe.modules))
     for name, part in recipe.modules.items():
         yield from _under(("modules", name, "grid"), grid(part.grid))
         yield from _under(("modules", name), freeze(name, part))
+        yield from _under(("modules", name), ahead(name, part))
         yield from _under(("modules", name), module(part))
-        yield from _under(("modules", name), beginning(part, recipe.checkpoint))
     yield from _under(("data",), data(recipe.data))
     yield from _under(("train",), train(recipe.train))
     yield from _under(("evaluate",), evaluate(recipe.evaluate))

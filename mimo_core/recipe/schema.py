@@ -36,6 +36,10 @@ class ModuleRecipe:
     packing: bool = False
     """Put the samples of a microbatch end to end, without padding between them; for modules whose
     plugin can."""
+    ahead: int = 0
+    """Microbatches that this encoder computes beyond those of 1F1B before it waits for the first
+    gradients. Evens out microbatches of unlike work; each takes the memory of one more microbatch's
+    activations, or next to none where the encoder is frozen."""
     learning_rate_factor: float = 1.0
     """This module learns with `train.learning_rate` (and `minimum_learning_rate`) times this."""
     weight_decay_factor: float = 1.0

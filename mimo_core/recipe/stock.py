@@ -154,8 +154,13 @@ REFUSED_FLAGS: Mapping[str, str] = {
         "get_parameter_state_dp_zero), which it makes of its global parallel state; where memory "
         "is short set dist_ckpt_optim_fully_reshardable: false"
     ),
+    **dict.fromkeys(
+        ("overlap_param_gather", "overlap_param_gather_with_optimizer_step"),
+        "core 0.19 gathers parameters when a forward reaches them; a rank whose encoder has nothing"
+        " to see in a microbatch would keep those that have waiting (overlap_grad_reduce works)",
+    ),
 }
-"""Stock flags that would break what a run promises of its checkpoints, and why."""
+"""Stock flags that would break what a run promises, and why."""
 
 
 @cache

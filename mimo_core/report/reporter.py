@@ -11,7 +11,7 @@ from rich.table import Table
 
 from mimo_core.report.pictures import draw_loss
 from mimo_core.report.screen import Answer, Screen
-from mimo_core.run_folder import RunFolder
+from mimo_core.run_folder import RunFolder, finite
 
 
 @attrs.frozen(kw_only=True)
@@ -127,7 +127,11 @@ class Reporter:
                 self._folder.loss_picture,
                 [row["iteration"] for row in rows],
                 [row["loss"] for row in rows],
-                [(row["iteration"], row["loss"]) for row in self._evaluations],
+                [
+                    (row["iteration"], row["loss"])
+                    for row in finite(self._evaluations)
+                    if row["loss"] is not None
+                ],
             )
         return summary
 
@@ -147,7 +151,7 @@ class Reporter:
             "restarts": self._restarts,
             **more,
         }
-        self._folder.write_summary(summary)
+        summary = self._folder.write_summary(summary)
         self._written = time.monotonic()
         return summary
 

@@ -149,15 +149,16 @@ def host_of(plugins: Sequence[Any]) -> Host:
 
 
 def kinds_of(host: Host, plugin: str) -> tuple[Kind, ...]:
-    """What a plugin is used for, by its hooks: an encoder alone needs ``module_edges``.
+    """What a plugin is used for, by its hooks, some of which it may lack: an encoder alone needs
+    ``module_edges``.
 
     Raises:
         PluginError: the plugin cannot be used.
     """
     kinds: list[Kind] = []
-    if host.has("build_submodule", plugin):
+    if any(host.has(hook, plugin) for hook in REQUIRED["encoder"]):
         kinds.append("encoder" if host.has("module_edges", plugin) else "language")
-    if host.has("build_dataset", plugin):
+    if host.has("build_dataset", plugin) or host.has("preview", plugin):
         kinds.append("dataset")
     return tuple(kinds) or ("wrapper",)
 

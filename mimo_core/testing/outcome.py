@@ -37,7 +37,7 @@ class Outcome:
     status: Status
     findings: tuple[Finding, ...] = ()
     why: str = ""
-    """Of a check that was skipped."""
+    """Of a check that was skipped, or what is to be known of one that passed."""
     waited: bool = False
     """It did not end: a rank waited for others."""
 

@@ -188,6 +188,7 @@ class Engine:
             pp_group=self._topology.groups[name].pp,
             bridge=bridge,
             layers_learn="encoder" not in graph.modules[name].freeze,
+            ahead=self._plan.recipe.modules[name].ahead,
         )
 
     def _steps(self) -> Steps:
@@ -200,7 +201,8 @@ class Engine:
 
     def _tell(self, reporter: Reporter) -> None:
         """What a person should know before the run begins, or goes on."""
-        told = (*notes(self._build.weights, self._build.saved), *self._samples.notes)
+        weights = notes(self._build.weights, self._build.saved)
+        told = (*self._plan.graph.notes, *weights, *self._samples.notes)
         for line in (*told, *self._history.notes(self._facts, self._build.origins)):
             reporter.note(line)
 
@@ -208,7 +210,7 @@ class Engine:
         """Training and validation iterators; the stock loop calls it after loading."""
         self._history.go_on(self._facts, self._platform, self._topology)
         train = self._feeds["train"] = self._samples.training(self._args.consumed_train_samples)
-        self._communicator.begin(train)
+        self._communicator.begin(train, learning=True)
         if self._reporter is not None:
             self._reporter.begin(self._args.iteration)
         if not self._args.eval_iters:
@@ -220,7 +222,7 @@ class Engine:
     def _around_step(self, stock: Callable[..., Any]) -> Callable[..., Any]:
         def train_step(*args: Any, iteration: int, **kwargs: Any) -> Any:
             self._termination.begin()
-            self._communicator.begin(self._feeds["train"])
+            self._communicator.begin(self._feeds["train"], learning=True)
             _, _, model, optimizer, scheduler, *_ = args
             if iteration == 0 and self._plan.recipe.checkpoint.save_initial:
                 training.save_checkpoint_and_time(0, model, optimizer, scheduler, 0, {})
@@ -278,11 +280,11 @@ class Engine:
                 if self._agreed_to_stop():
                     # There may be no time for it: as where the stock loop's time is up.
                     return None, None, True
-                self._communicator.begin(self._feeds["validation"])
+                self._communicator.begin(self._feeds["validation"], learning=False)
                 self._forward_step.answers = self._answers.open()
                 self._evaluated = {iteration: stock(*args, **kwargs)}
                 self._forward_step.answers = None
-                self._communicator.begin(self._feeds["train"])
+                self._communicator.begin(self._feeds["train"], learning=True)
                 self._report_evaluation(iteration, self._evaluated[iteration][0])
             return self._evaluated[iteration]
 

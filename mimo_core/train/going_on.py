@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from mimo_core.checkpoints import Manifest, Newest, newest
@@ -14,7 +14,7 @@ from mimo_core.run_folder import RunFolder
 
 _FIXED = ("global_batch_size", "seed", "learning_rate", "minimum_learning_rate")
 """Of ``train``: what the place in the data and core's parameter groups are told by."""
-_FREE = ("grid", "precision")
+_FREE = ("grid", "precision", "ahead")
 """Of a module: what the checkpoint's keys and shapes do not depend on."""
 _MODULE, _DATA = plain(ModuleRecipe(plugin="")), plain(DataRecipe(plugin=""))
 RESHARDABLE = "fully_reshardable"
@@ -54,10 +54,18 @@ def module_differences(saved: Manifest, plan: Plan) -> list[str]:
     wanted = plain(plan.recipe)["modules"]
     modules = _fixed(saved.recipe["modules"]), _fixed(wanted)
     for origin in saved.origins:
-        # A directory that is read again may have been moved: what it holds is compared.
-        for known in modules:
-            known.get(origin["module"], {}).pop("weights", None)
+        # A directory that is read again may have been moved: what it holds is compared. Options
+        # that name it have moved with it.
+        was, now = (known.get(origin["module"], {}).pop("weights", None) for known in modules)
+        for known in modules if was and now else ():
+            module = known[origin["module"]]
+            module["options"] = _moved(module["options"], (was, origin["path"]), now)
     return _differences("modules", *modules)
+
+
+def _moved(options: Mapping[str, Any], places: Collection[str], now: str) -> dict[str, Any]:
+    """The options with the new place where they name one of the old ones."""
+    return {key: now if value in places else value for key, value in options.items()}
 
 
 def data_differences(saved: Manifest, plan: Plan) -> list[str]:

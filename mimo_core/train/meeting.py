@@ -10,6 +10,7 @@ import torch.distributed as dist
 
 from mimo_core.errors import RecipeError
 from mimo_core.plan import Plan
+from mimo_core.platforms.base import RankPlatform
 from mimo_core.rank import Rank
 from mimo_core.recipe import dump
 
@@ -25,10 +26,11 @@ class Meeting:
     store: dist.Store
     timeout: datetime.timedelta
 
-    def open(self, backend: str) -> None:
+    def open(self, platform: RankPlatform) -> None:
         """Make the default process group."""
         dist.init_process_group(
-            backend,
+            platform.backend,
+            device_id=platform.eager_device,
             store=dist.PrefixStore("default", self.store),
             rank=self.rank.rank,
             world_size=self.rank.world_size,

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mimo_core.checkpoints import Newest, newest
+from mimo_core.checkpoints import Manifest, Newest, newest
 from mimo_core.plan import Plan
 from mimo_core.recipe import load_recipe
 from mimo_core.run_folder import RunFolder
+from mimo_core.weights.origins import origins_of
 
 META = "init_model_with_meta_device"
 """Field of ``TransformerConfig``: build without memory for weights, which must be loaded then."""
@@ -21,8 +22,8 @@ def starting_weights(plan: Plan, done: int | None) -> Newest | None:
         done: Iterations of the checkpoint that the run goes on from; it has all weights then.
 
     Raises:
-        RecipeError: ``checkpoint.start_from`` holds no complete checkpoint, or weights would be
-            left without values.
+        RecipeError: ``checkpoint.start_from`` holds no complete checkpoint, or a module is given
+            weights that it has of it; or weights would be left without values.
     """
     if done is not None:
         return None
@@ -40,7 +41,24 @@ def starting_weights(plan: Plan, done: int | None) -> Newest | None:
     if found.manifest is None:
         told = "".join(f"\n  {line}" for line in found.told)
         raise plan.loaded.error([(path, f"{given!r} holds no complete checkpoint{told}")])
+    _refuse_two_sources(plan, found.manifest)
     return found
+
+
+def _refuse_two_sources(plan: Plan, saved: Manifest) -> None:
+    """A directory beside a checkpoint can only be the one that the checkpoint's own is read in."""
+    again = {origin.module for origin in origins_of(saved)}
+    wrong = [
+        (
+            ("modules", name, "weights"),
+            "checkpoint.start_from gives every module its weights, this one too; leave one of "
+            "both out",
+        )
+        for name, module in plan.recipe.modules.items()
+        if module.weights is not None and name not in again
+    ]
+    if wrong:
+        raise plan.loaded.error(wrong)
 
 
 def checkpoints_of(place: Path) -> Path:

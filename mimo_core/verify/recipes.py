@@ -12,6 +12,9 @@ from mimo_core.contract import LANGUAGE, Grid
 from mimo_core.recipe import Recipe
 from mimo_core.train.starting import META
 
+_REDUCTION = ("overlap_grad_reduce", "ddp_bucket_size")
+"""How gradients are summed over ranks; of one rank there are none."""
+
 
 def judges(recipe: Recipe, steps: int) -> Recipe:
     """The same model and samples on one rank.
@@ -25,11 +28,13 @@ def judges(recipe: Recipe, steps: int) -> Recipe:
         recipe,
         layout="colocated",
         modules={
-            name: attrs.evolve(module, grid=Grid(), megatron=_without_meta(module.megatron))
+            name: attrs.evolve(
+                module, grid=Grid(), ahead=0, megatron=_without(module.megatron, META)
+            )
             for name, module in recipe.modules.items()
         },
         train=attrs.evolve(recipe.train, micro_batch_size=micro),
-        megatron=_without_meta(recipe.megatron),
+        megatron=_without(recipe.megatron, META, *_REDUCTION),
         checkpoint=attrs.evolve(recipe.checkpoint, save_initial=True),
     )
 
@@ -51,9 +56,9 @@ def layouts(recipe: Recipe, steps: int, initial: Path) -> Recipe:
     )
 
 
-def _without_meta(megatron: Mapping[str, Any]) -> dict[str, Any]:
-    """The layout's weights are loaded; the judge's may begin here."""
-    return {key: value for key, value in megatron.items() if key != META}
+def _without(megatron: Mapping[str, Any], *flags: str) -> dict[str, Any]:
+    """Of the layout: its weights are loaded, where the judge's may begin here."""
+    return {key: value for key, value in megatron.items() if key not in flags}
 
 
 def _measured(recipe: Recipe, steps: int) -> Recipe:

@@ -13,6 +13,7 @@ from typing import Any
 
 import attrs
 
+from mimo_core import platforms
 from mimo_core.checkpoints import TRACKER
 from mimo_core.errors import MimoError, RecipeError
 from mimo_core.launch.local import RunFailed
@@ -60,6 +61,7 @@ def verify(
     """
     if Rank.from_environment() is not None:
         raise RecipeError("mimo verify starts ranks itself; give it no torchrun and no srun")
+    platforms.wanted()
     plan = make_plan(recipe, overrides, disabled=disabled)
     if folder is not None and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise MimoError(f"--run-dir {folder} is not empty; give a new folder")

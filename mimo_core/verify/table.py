@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
 from typing import Any
 
 import attrs
@@ -11,6 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from mimo_core.run_folder import finite
 from mimo_core.verify.compare import Row, Verdict
 
 
@@ -61,20 +60,12 @@ def verdict_as_dict(verdict: Verdict) -> dict[str, Any]:
     """What ``mimo verify --json`` prints."""
     return {
         "equal": verdict.equal,
-        "worst": _json(verdict.worst),
+        "worst": finite(verdict.worst),
         "frozen": dict(verdict.frozen),
         "rows": [
-            _json(attrs.asdict(row)) | {"tolerance": row.tolerance, "equal": row.equal}
+            finite(attrs.asdict(row)) | {"tolerance": row.tolerance, "equal": row.equal}
             for row in verdict.rows
         ],
-    }
-
-
-def _json(values: Mapping[Any, Any]) -> dict[str, Any]:
-    """JSON has no NaN and no infinity."""
-    return {
-        key: None if isinstance(value, float) and not math.isfinite(value) else value
-        for key, value in values.items()
     }
 
 

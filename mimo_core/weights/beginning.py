@@ -12,7 +12,7 @@ from mimo_core.plan import Plan
 from mimo_core.plugins import Host
 from mimo_core.weight_map import WeightMap
 from mimo_core.weights.match import Match, match
-from mimo_core.weights.origins import origins_of
+from mimo_core.weights.origins import if_moved, origins_of
 
 
 def directories(plan: Plan, done: int | None, saved: Manifest | None = None) -> dict[str, Match]:
@@ -34,6 +34,7 @@ def directories(plan: Plan, done: int | None, saved: Manifest | None = None) -> 
     """
     found: dict[str, Match] = {}
     mistakes: list[tuple[tuple[str | int, ...], str]] = []
+    again = {origin.module for origin in (origins_of(saved) if saved else ())}
     for name, source in _wanted(plan, done, saved).items():
         path = ("modules", name, "weights")
         module = plan.graph.modules[name]
@@ -47,7 +48,8 @@ def directories(plan: Plan, done: int | None, saved: Manifest | None = None) -> 
             held = match(names, directory)
         except MimoError as error:
             # A plugin's may name the key of the recipe that it is about.
-            mistakes.append((error.path or path, str(error)))
+            hint = if_moved(name) if name in again else ""
+            mistakes.append((error.path or path, f"{error}{hint}"))
             continue
         mistakes += [(path, f"{directory} {said}") for said in held.mistakes]
         found[name] = held

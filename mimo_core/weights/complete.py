@@ -15,32 +15,51 @@ from mimo_core.weight_map import WeightMap
 from mimo_core.weights.checkpoint import Checkpoint
 from mimo_core.weights.load import Source
 from mimo_core.weights.match import Match, match
-from mimo_core.weights.origins import Origin, check_origins, origins_of
+from mimo_core.weights.origins import Origin, check_origins, if_moved, origins_of
 
 
 class WithLeftOut:
     """The tensors of one checkpoint folder (``iter_…``), wherever they are."""
 
-    def __init__(self, folder: Path, maps: Mapping[str, WeightMap]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        maps: Mapping[str, WeightMap],
+        moved: Mapping[str, str] | None = None,
+    ) -> None:
         """Reads names and shapes alone.
 
         Args:
             folder: The checkpoint.
             maps: How the modules that are wanted are named in directories.
+            moved: By module, where the directory is now that it read weights in; elsewhere the
+                place is the checkpoint's.
 
         Raises:
-            MimoError: weights that it leaves out are gone, or others now.
+            MimoError: weights that it leaves out are gone, or others now; or a module is said to
+                be moved that reads none.
         """
         self._checkpoint = Checkpoint(folder)
         self._maps = maps
         saved = _manifest(folder)
         self._left_out = saved.left_out if saved else {}
         self._origins = origins_of(saved) if saved else ()
-        self._found = {
-            origin.module: _directory(origin, maps[origin.module])
-            for origin in self._origins
-            if origin.module in maps
-        }
+        moved = moved or {}
+        for name in sorted(moved.keys() - {origin.module for origin in self._origins}):
+            raise MimoError(
+                f"modules.{name}.weights={moved[name]}: {folder} reads no weights of {name} in a "
+                "directory; leave it out"
+            )
+        self._found: dict[str, Match] = {}
+        mistakes = []
+        for origin in self._origins:
+            if (name := origin.module) in maps:
+                try:
+                    self._found[name] = _directory(origin, maps[name], moved.get(name))
+                except MimoError as error:
+                    mistakes.append(str(error))
+        if mistakes:
+            raise MimoError("\n".join(mistakes))
         if saved:
             check_origins(saved, self._found)
         self._sources = {
@@ -89,12 +108,13 @@ def _manifest(folder: Path) -> Manifest | None:
         return None
 
 
-def _directory(origin: Origin, weights: WeightMap) -> Match:
-    found = match(weights, Path(origin.path))
+def _directory(origin: Origin, weights: WeightMap, moved: str | None) -> Match:
+    told = f"the frozen weights of {origin.module} were read in {origin.path}"
+    try:
+        found = match(weights, weights.locate(moved) if moved else Path(origin.path))
+    except MimoError as error:
+        raise MimoError(f"{told}: {error}{if_moved(origin.module)}") from error
     if found.mistakes:
         lines = "".join(f"\n  {said}" for said in found.mistakes)
-        raise MimoError(
-            f"the frozen weights of {origin.module} were read in {origin.path}, which does not "
-            f"hold them:{lines}"
-        )
+        raise MimoError(f"{told}, and {found.directory} does not hold them:{lines}")
     return found

@@ -55,6 +55,7 @@ def export(
     maps: Mapping[str, WeightMap],
     like: Path | None = None,
     most_bytes: int = MOST_BYTES,
+    moved: Mapping[str, str] | None = None,
 ) -> Exported:
     """Write a checkpoint's modules as a directory of safetensors files.
 
@@ -66,6 +67,7 @@ def export(
         maps: The modules to write, by name.
         like: A directory whose prefixes, ``config.json`` and other names are taken.
         most_bytes: Of a file.
+        moved: Where the checkpoint reads weights that it does not hold; see :class:`WithLeftOut`.
 
     Raises:
         MimoError: the checkpoint, or ``like``, does not hold these modules; ``out`` is not empty.
@@ -73,7 +75,7 @@ def export(
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise MimoError(f"{out} exists; give a new directory")
-    checkpoint = WithLeftOut(folder, maps)
+    checkpoint = WithLeftOut(folder, maps, moved)
     mistakes = [said for name in maps for said in _absent(checkpoint, name, maps[name])]
     if mistakes:
         raise MimoError(_lines(f"{folder} does not hold what the recipe says", mistakes))

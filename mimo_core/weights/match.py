@@ -12,11 +12,14 @@ from typing import Any
 import attrs
 
 from mimo_core.contract import FreezePart
+from mimo_core.json_types import wrong_types
 from mimo_core.weight_map import Constant, WeightMap, WeightRule
 from mimo_core.weights.directory import FLOATS, Entry, read_config, read_directory
 
 _ROUNDED = {"BF16": 2**-8, "F16": 2**-11, "F32": 2**-23, "F64": 2**-23}
 """Relative size of a rounding of each type; options are told in fewer digits than float64's."""
+_TYPED = (int, float, bool, str)
+"""Of what a module's map says of ``config.json``, what has to have the same type there."""
 
 
 @attrs.frozen(kw_only=True)
@@ -164,6 +167,9 @@ def _wrong_config(weights: WeightMap, config: Mapping[str, Any]) -> Iterator[str
         if isinstance(held, float) and isinstance(due, float) and math.isclose(held, due):
             continue
         place = key if inner is None else f"{inner}.{key}"
+        if type(due) in _TYPED and (wrong := [*wrong_types({place: held}, {place: type(due)})]):
+            yield f"config.json {wrong[0]}"
+            continue
         yield f"config.json says {place} {held!r}, but here it is {due!r}: {meaning}"
     if config and weights.config_mistakes is not None:
         at = "" if inner is None else f" ({inner})"

@@ -71,6 +71,11 @@ def keys_at(saved: Manifest, origin: Origin) -> frozenset[str]:
     return frozenset(key for key, facts in saved.left_out.items() if facts["origin"] == number)
 
 
+def if_moved(module: str) -> str:
+    """What to do where a directory is gone; to be put behind a message."""
+    return f"; if it was moved, say where it is now: modules.{module}.weights=PLACE"
+
+
 def check_origins(saved: Manifest, found: Mapping[str, Match]) -> None:
     """Whether the weights that a checkpoint leaves out are still what they were.
 
@@ -88,7 +93,7 @@ def check_origins(saved: Manifest, found: Mapping[str, Match]) -> None:
             if held is not None and directory_digest(held) != origin.digest:
                 raise CheckpointError(
                     f"{told} of {origin.module}, and {held.directory} holds others now; give "
-                    "it the directory as it was"
+                    f"the directory as it was: modules.{origin.module}.weights=PLACE"
                 )
             continue
         try:

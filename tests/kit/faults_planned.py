@@ -28,7 +28,7 @@ class AHookLacksItsMark(Fault):
 
 class AHookIsMissing(Fault):
     plugin = encoder(provide_batch=None)
-    expected = ("hooks_and_signatures", "does not implement provide_batch")
+    expected = ("hooks_and_signatures", "lacks hook provide_batch")
 
 
 class ItStatesNoContract(Fault):
@@ -92,6 +92,16 @@ class PositionsAreDecoded(Fault):
 class PositionsAreFewer(Fault):
     plugin = encoder(describe=described(positions=lambda media: [4 for _ in media[:1]]))
     expected = ("the_description_is_sound", "a whole number above 0 for each medium")
+
+
+class PositionsAreOneNumber(Fault):
+    plugin = encoder(describe=described(positions=lambda media: 4))
+    expected = ("the_description_is_sound", "are 4 (int)")
+
+
+class PositionsAreNoFunction(Fault):
+    plugin = encoder(describe=described(positions=[4]))
+    expected = ("the_description_is_sound", "[4] (list); expected a function that gives one whole")
 
 
 class ItOwnsWhatThereIsNot(Fault):

@@ -62,9 +62,7 @@ def stuck(
             )
             try:
                 with recorded(file):
-                    case = Case(
-                        FakePlatform(platform), given["grids"], given["counts"], given["frozen"]
-                    )
+                    case = Case(FakePlatform(platform), **given)
                     if change is not None:
                         change(case)
                     forget = tell_shapes(case)

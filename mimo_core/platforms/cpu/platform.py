@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
 
@@ -19,6 +20,7 @@ class CpuPlatform:
     name: Literal["cpu", "cuda"] = "cpu"
     backend: Literal["gloo", "nccl"] = "gloo"
     transformer_engine = False
+    eager_device = None
 
     def __init__(self) -> None:
         torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
@@ -34,6 +36,9 @@ class CpuPlatform:
         return nullcontext()
 
     def received(self, tensors: list[torch.Tensor]) -> None: ...
+
+    def notes(self) -> Sequence[str]:
+        return ()
 
     def synchronize(self) -> None: ...
 

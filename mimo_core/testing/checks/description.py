@@ -10,6 +10,7 @@ import yaml
 
 from mimo_core.contract import LANGUAGE, Description, Grid, Media
 from mimo_core.graph import build_graph
+from mimo_core.plugins.answers import DUE_POSITIONS, counts_of, shown
 from mimo_core.recipe import load_text
 from mimo_core.recipe.stock import transformer_fields
 from mimo_core.testing.bench import ENCODER, Bench
@@ -84,13 +85,14 @@ def _positions(bench: Bench, told: Description) -> Iterator[Finding]:
     assert told.accepts is not None and told.positions is not None
     media = [_unloadable(medium) for medium in bench.inner.media(told.accepts)]
     for few in ([], media[:1], media):
-        counts = list(told.positions(few))
+        answer = told.positions(few)
+        counts = counts_of(answer)
         shapes = [medium.shape for medium in few]
-        if len(counts) != len(few) or not all(type(count) is int and count > 0 for count in counts):
+        if counts is None or len(counts) != len(few) or 0 in counts:
             yield _wrong(
                 bench,
-                f"positions of media of shapes {shapes} are {counts}",
-                "give a whole number above 0 for each medium, in their order",
+                f"positions of media of shapes {shapes} are {shown(answer)}",
+                f"give a whole number above 0 for each medium: {DUE_POSITIONS}",
             )
 
 

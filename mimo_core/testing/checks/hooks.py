@@ -29,16 +29,21 @@ def signatures(bench: Bench) -> Iterator[Finding]:
     missing = [hook for hook in missing if hook not in marks.unmarked]
     if missing:
         yield Finding(
-            said=f"{record.title} is tested as kind={kind!r}, but does not implement "
-            f"{', '.join(missing)}",
-            fix=f"write these hooks (docs/plugins has them), or set kind: it implements "
-            f"{', '.join(sorted(marks.implementations)) or 'none'}",
+            said=f"{record.title} lacks {_hooks(missing)}; it is checked as kind {kind!r}, which "
+            f"needs {', '.join(REQUIRED[kind])}",
+            fix=f"write {', '.join(missing)} (docs/plugins has every hook), or check it as another "
+            f"kind: it implements {', '.join(sorted(marks.implementations)) or 'none'}",
         )
     if kind == "wrapper" and not marks.wrappers:
         yield Finding(
-            said=f"{record.title} is tested as kind='wrapper', but wraps no hook",
-            fix="mark what wraps with @mimo_core.hookimpl(wrapper=True)",
+            said=f"{record.title} is checked as kind 'wrapper', but wraps no hook",
+            fix="mark what wraps with @mimo_core.hookimpl(wrapper=True); other kinds need "
+            + "; ".join(f"{one}: {', '.join(hooks)}" for one, hooks in REQUIRED.items() if hooks),
         )
+
+
+def _hooks(names: list[str]) -> str:
+    return f"hook{'s' if len(names) > 1 else ''} {', '.join(names)}"
 
 
 def contract(bench: Bench) -> Iterator[Finding]:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from mimo_plugin_gpt.config_types import ROPE_KEYS, ROPE_READ, mistyped
 from mimo_plugin_gpt.shape import Shape
 
 NAME = "config.json"
@@ -72,7 +73,8 @@ def read_shape(directory: Path) -> dict[str, Any]:
     """Fields of a shape, from a directory's file.
 
     Raises:
-        ValueError: there is none, it is of a model of another kind, or lacks a size.
+        ValueError: there is none, it is of a model of another kind, lacks a size, or has a value of
+            another type.
     """
     path = directory / NAME
     try:
@@ -87,6 +89,8 @@ def read_shape(directory: Path) -> dict[str, Any]:
     if not isinstance(whole, dict):
         raise ValueError(f"like: {path} holds {type(whole).__name__}, not an object")
     config = next((whole[key] for key in BELOW if isinstance(whole.get(key), dict)), whole)
+    if wrong := list(mistyped(config)):
+        raise ValueError(f"like: {path} " + "; ".join(wrong))
     refused = list(_refused(config))
     values = _values(config)
     lacking = [name for name in (*_REQUIRED, *_expert_keys(config)) if values.get(name) is None]
@@ -102,7 +106,7 @@ def mistakes(config: Mapping[str, Any], shape: Shape) -> Iterator[str]:
 
     Read after the words "config.json"; what is absent is not known to differ.
     """
-    refused = list(_refused(config))
+    refused = list(mistyped(config)) or list(_refused(config))
     yield from refused
     if refused:
         return
@@ -177,7 +181,7 @@ def _key(config: Mapping[str, Any], name: str) -> str:
 def _rope(config: Mapping[str, Any]) -> dict[str, Any]:
     """Rotary positions as transformers 5 writes them, or as earlier versions did."""
     rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    return dict(rope) if isinstance(rope, Mapping) else {}
+    return dict(rope)
 
 
 def _rope_type(config: Mapping[str, Any]) -> str:
@@ -196,10 +200,10 @@ def _values(config: Mapping[str, Any]) -> dict[str, Any]:
     if base is not None:
         values["rope_base"] = float(base)
     if _rope_type(config) == "llama3":
-        values["rope_scaling"] = float(_rope(config).get("factor", 1.0))
-    elif {"rope_parameters", "rope_scaling"} & set(config):
+        values["rope_scaling"] = float(_rope(config).get("factor") or 1)
+    elif set(ROPE_KEYS) & set(config):
         values["rope_scaling"] = 1.0
-    if "hidden_size" in values and "attention_heads" in values:
+    if "hidden_size" in values and values.get("attention_heads"):
         values.setdefault("head_dim", values["hidden_size"] // values["attention_heads"])
         values.setdefault("kv_heads", values["attention_heads"])
     if kind in CLASSES:
@@ -243,4 +247,6 @@ def _refused_rope(config: Mapping[str, Any]) -> Iterator[str]:
             if (held := rope.get(key, due)) != due:
                 yield f"says {key} {held}: with rope_type llama3 megatron-core has {due}"
     elif kind != "default":
-        yield f"says rope_type {kind!r}; read are default and llama3"
+        yield f"says rope_type {kind!r}; {ROPE_READ}"
+    elif not {"rope_type", "type"} & set(rope) and (rope.get("factor") or 1) != 1:
+        yield f"says rope_scaling {rope} without its rope_type; {ROPE_READ}"

@@ -101,6 +101,12 @@ def test_experts_can_be_added_or_left_out(tmp_path: Path) -> None:
         ({"model_type": "qwen3_moe", "mlp_only_layers": [0]}, "mlp_only_layers"),
         ({"model_type": "qwen3_moe", "decoder_sparse_step": 2}, "decoder_sparse_step"),
         ({"hidden_size": ..., "vocab_size": ...}, "lacks hidden_size, vocab_size"),
+        ({"hidden_size": "32"}, r"says hidden_size '32' \(a string\); expected a whole number$"),
+        ({"vocab_size": True, "rms_norm_eps": [1]}, r"eps \[1\] .*; says vocab_size True"),
+        ({"model_type": {}}, "model_type {} .an object.; expected a string"),
+        ({"rope_scaling": "llama3"}, "rope_scaling 'llama3' .*read are rope_type default and"),
+        ({"rope_scaling": {"factor": 8.0}}, "without its rope_type; read are rope_type default"),
+        ({"rope_scaling": {"rope_type": "llama3", "factor": "8"}}, "rope_scaling.factor '8'"),
         ({"model_type": "mixtral"}, "lacks num_local_experts, num_experts_per_tok"),
     ],
 )
@@ -109,6 +115,11 @@ def test_models_of_other_kinds_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match=f"like: .*config.json .*{message}"):
         Options(like=directory(tmp_path, **changed))
+
+
+def test_no_heads_are_refused_where_they_are_said(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"attention_heads \(0\) must .*config.json: .*heads 0"):
+        Options(like=directory(tmp_path, num_attention_heads=0, head_dim=...))
 
 
 def test_a_window_that_is_off_is_none(tmp_path: Path) -> None:
@@ -156,6 +167,8 @@ def test_what_transformers_has_no_model_of_has_no_config() -> None:
         ({"tie_word_embeddings": True}, "says tie_word_embeddings True"),
         ({"num_attention_heads": 64, "head_dim": 64}, "says num_attention_heads 64"),
         ({"model_type": "gemma"}, "says model_type 'gemma'; read are"),
+        ({"num_attention_heads": "32"}, "says num_attention_heads '32' (a string); expected"),
+        ({"rope_scaling": "llama3"}, "says rope_scaling 'llama3' (a string); expected an object: "),
         ({"intermediate_size": 64}, None),  # told by the weights
         ({"rope_theta": ...}, None),
         ({"rms_norm_eps": 9.999999747378752e-06}, None),  # 1e-5 in float32

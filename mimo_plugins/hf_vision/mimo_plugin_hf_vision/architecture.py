@@ -11,10 +11,24 @@ import attrs
 
 from mimo_core import MimoError
 from mimo_plugin_hf_vision import families
-from mimo_plugin_hf_vision.files import find_model, read_json
+from mimo_plugin_hf_vision.files import check_types, find_model, read_json
 from mimo_plugin_hf_vision.options import Options
 
-_NEEDED = ("hidden_size", "num_hidden_layers", "num_attention_heads", "image_size", "patch_size")
+_SIDES = ("image_size", "patch_size")
+_NEEDED = ("hidden_size", "num_hidden_layers", "num_attention_heads", *_SIDES)
+_COUNTS = (*_NEEDED, "intermediate_size", "num_channels")
+_DROPOUTS = (
+    *("hidden_dropout_prob", "drop_path_rate"),
+    *("attention_dropout", "attention_probs_dropout_prob"),
+)
+_TYPES: Mapping[str, Any] = {
+    **dict.fromkeys((*_COUNTS, "num_register_tokens"), int),
+    **dict.fromkeys(_SIDES, int | list[int]),
+    **dict.fromkeys(("layer_norm_eps", "mlp_ratio", *_DROPOUTS), float),
+    **dict.fromkeys(("vision_use_head", "qkv_bias", "use_swiglu_ffn", "use_mask_token"), bool),
+    "hidden_act": str,
+}
+"""Of all that is read here; the rest of the file is transformers' alone."""
 
 
 @attrs.frozen(kw_only=True)
@@ -81,30 +95,39 @@ def architecture(options: Options) -> Architecture:
 @cache
 def _read(model: str, revision: str | None, given_tokens: int | None) -> Architecture:
     directory = find_model(model, revision)
-    whole = read_json(directory / "config.json")
+    file = directory / "config.json"
+    whole = read_json(file)
+    check_types(file, whole, {"model_type": str, "vision_config": dict})
     outer = whole.get("model_type")
-    said, model_type = whole, outer
+    said, model_type, at = whole, outer, None
     if "vision_config" in whole or outer in families.TOWER_OF:
-        said = whole.get("vision_config") or {}
+        said, at = whole.get("vision_config") or {}, "vision_config"
+        check_types(file, said, {"model_type": str}, at)
         model_type = said.get("model_type") or families.TOWER_OF.get(outer or "")
         # Releases of before transformers 4.3x name the whole model here.
         model_type = families.TOWER_OF.get(model_type or "", model_type)
     if not model_type:
-        raise MimoError(f"{directory / 'config.json'} says no model_type of a vision tower")
-    config = {**families.DEFAULTS.get(model_type, {}), **said}
+        raise MimoError(f"{file} says no model_type of a vision tower")
+    config = {
+        **families.DEFAULTS.get(model_type, {}),
+        **{key: value for key, value in said.items() if value is not None},
+    }
     missing = [key for key in _NEEDED if config.get(key) is None]
     if missing:
         raise MimoError(
-            f"{directory / 'config.json'} (model_type {model_type!r}) says no "
+            f"{file} (model_type {model_type!r}) says no "
             f"{', '.join(missing)}: hf-vision reads towers of transformer layers of one width that "
             "cut pictures into patches, such as SigLIP, CLIP or DINOv2"
         )
+    check_types(file, said, _TYPES, at)
+    for key in _COUNTS:
+        _check_count(file, key, config.get(key))
     tokens = given_tokens
     if tokens is None:
         tokens = families.class_tokens(model_type, config)
     if tokens is None:
         raise MimoError(
-            f"{directory / 'config.json'}: of model_type {model_type!r} it is not known how many "
+            f"{file}: of model_type {model_type!r} it is not known how many "
             "class and register tokens come before a picture's patches; set the option "
             "class_tokens"
         )
@@ -115,3 +138,11 @@ def _read(model: str, revision: str | None, given_tokens: int | None) -> Archite
         config=config,
         class_tokens=tokens,
     )
+
+
+def _check_count(file: Path, key: str, value: int | list[int] | None) -> None:
+    """Whether sizes are above 0; of height and width there are two."""
+    if isinstance(value, list) and len(value) != 2:
+        raise MimoError(f"{file} says {key} {value}; expected one number, or height and width")
+    if value is not None and min(value if isinstance(value, list) else [value]) < 1:
+        raise MimoError(f"{file} says {key} {value}; expected 1 or more")

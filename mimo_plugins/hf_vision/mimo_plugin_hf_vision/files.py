@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from mimo_core import MimoError
+from mimo_core import MimoError, wrong_types
 
 SMALL = ("config.json", "preprocessor_config.json", "processor_config.json")
 WEIGHTS = ("*.safetensors", "*.safetensors.index.json")
@@ -52,6 +53,21 @@ def read_json(file: Path) -> dict[str, Any]:
     if not isinstance(held, dict):
         raise MimoError(f"{file} holds {type(held).__name__}, not an object")
     return held
+
+
+def check_types(
+    file: Path, said: Mapping[str, Any], due: Mapping[str, Any], at: str | None = None
+) -> None:
+    """Whether values of a file, or of its object ``at``, can be read.
+
+    Raises:
+        MimoError: says all that is wrong.
+    """
+    place = "" if at is None else f"{at}."
+    values = {place + key: value for key, value in said.items()}
+    kinds = {place + key: kind for key, kind in due.items()}
+    if wrong := list(wrong_types(values, kinds)):
+        raise MimoError(f"{file} {'; '.join(wrong)}")
 
 
 @cache

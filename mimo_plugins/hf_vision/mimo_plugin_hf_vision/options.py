@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 import attrs
@@ -21,12 +22,23 @@ def _count(_options: Options, field: attrs.Attribute[Any], value: int | None) ->
         raise ValueError(f"hf-vision option {field.name}={value}: expected 0 or more")
 
 
-def _spread(_options: Options, field: attrs.Attribute[Any], value: Triple | None) -> None:
-    if value is not None and min(value) <= 0:
-        raise ValueError(
-            f"hf-vision option {field.name}={value}: pixels are divided by it, so each must be "
-            "above 0"
-        )
+def wrong_colours(values: Any, *, divisor: bool) -> str | None:
+    """Why this cannot be a number for each of three colours; ``divisor``: pixels are divided by
+    them."""
+    if not (
+        isinstance(values, list | tuple)
+        and len(values) == 3
+        and all(type(value) in (int, float) and math.isfinite(value) for value in values)
+    ):
+        return "expected three finite numbers, one for each colour"
+    if divisor and min(values) <= 0:
+        return "pixels are divided by it, so each must be above 0"
+    return None
+
+
+def _colours(_options: Options, field: attrs.Attribute[Any], value: Triple | None) -> None:
+    if value is not None and (why := wrong_colours(value, divisor=field.name == "std")):
+        raise ValueError(f"hf-vision option {field.name}={list(value)}: {why}")
 
 
 @attrs.frozen(kw_only=True)
@@ -48,10 +60,10 @@ class Options:
     image_size: int | None = attrs.field(default=None, validator=_positive)
     """Side of the square that the tower sees; by default what ``preprocessor_config.json`` says.
     Position embeddings are interpolated where the model was made for another."""
-    mean: Triple | None = None
+    mean: Triple | None = attrs.field(default=None, validator=_colours)
     """Taken from the pixels (0 to 1) of each colour; by default what ``preprocessor_config.json``
     says, like the next."""
-    std: Triple | None = attrs.field(default=None, validator=_spread)
+    std: Triple | None = attrs.field(default=None, validator=_colours)
     """What the pixels are divided by after that."""
     class_tokens: int | None = attrs.field(default=None, validator=_count)
     """Class and register tokens that the tower puts before a picture's patches; known of SigLIP,

@@ -11,12 +11,19 @@ import attrs
 from mimo_core import MimoError
 from mimo_plugin_hf_vision import families
 from mimo_plugin_hf_vision.architecture import Architecture
-from mimo_plugin_hf_vision.files import read_json
-from mimo_plugin_hf_vision.options import Options, Triple
+from mimo_plugin_hf_vision.files import check_types, read_json
+from mimo_plugin_hf_vision.options import Options, Triple, wrong_colours
 
 Size = tuple[int, int]
 """Height and width."""
 _FILE = "preprocessor_config.json"
+_TYPES: Mapping[str, Any] = {
+    **dict.fromkeys(("do_resize", "do_center_crop", "do_rescale", "do_normalize"), bool),
+    **dict.fromkeys(("size", "crop_size"), int | dict),
+    "resample": int,
+    "rescale_factor": float,
+}
+_SIDES = dict.fromkeys(("height", "width", "shortest_edge", "longest_edge"), int)
 
 
 @attrs.frozen(kw_only=True)
@@ -46,9 +53,14 @@ def preprocessing(tower: Architecture, options: Options) -> Preprocessing:
     """What the directory says, and the options over it.
 
     Raises:
-        MimoError: the pictures would not all have one size, or nothing says how to normalise them.
+        MimoError: the pictures would not all have one size, nothing says how to normalise them, or
+            a value is none that can be read.
     """
     file, said = _said(tower.directory)
+    check_types(file, said, _TYPES)
+    for key in ("size", "crop_size"):
+        if isinstance(said.get(key), dict):
+            check_types(file, said[key], _SIDES, at=key)
     resize, crop = _sizes(said, options, tower, file)
     if said.get("do_normalize", True):
         mean = _triple(options.mean, said.get("image_mean"), "mean", file)
@@ -127,10 +139,12 @@ def _pair(size: Any) -> Size | None:
 def _triple(option: Triple | None, said: Any, name: str, file: Path) -> Triple:
     if option is not None:
         return option
-    values = [said] * 3 if isinstance(said, int | float) else list(said or ())
-    if len(values) != 3:
+    if said is None:
         raise MimoError(
             f"{file} {'says no' if file.exists() else 'is not there to say the'} image_{name} of "
             f"three colours; set the option {name}"
         )
+    values = [said] * 3 if isinstance(said, int | float) else said
+    if why := wrong_colours(values, divisor=name == "std"):
+        raise MimoError(f"{file} says image_{name} {said!r}: {why}; set the option {name}")
     return (float(values[0]), float(values[1]), float(values[2]))

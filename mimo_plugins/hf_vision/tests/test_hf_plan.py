@@ -249,3 +249,58 @@ def test_without_a_processor_the_colours_are_asked_for(tmp_path: Path) -> None:
     )
     module = tiny_module(model, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
     assert _positions(module) == 16
+
+
+@pytest.mark.parametrize(
+    ("key", "wrong", "why"),
+    [
+        ("std", [0, 0, 0], "pixels are divided by it, so each must be above 0"),
+        ("std", [0.5, -0.5, 0.5], "pixels are divided by it"),
+        ("std", [0.5, float("nan"), 0.5], "expected three finite numbers"),
+        ("mean", [0.5, float("inf"), 0.5], "expected three finite numbers"),
+        ("mean", [0.5, 0.5], "expected three finite numbers, one for each colour"),
+        ("mean", ["0.5"] * 3, "expected three finite numbers"),
+    ],
+)
+def test_colours_that_make_no_pixels_are_refused_with_their_place(
+    tmp_path: Path, key: str, wrong: list[Any], why: str
+) -> None:
+    model = write_model(tmp_path, "clip", {**SQUARE, f"image_{key}": wrong})
+    said = _said({}, model)
+    assert said.startswith(f"{model / 'preprocessor_config.json'} says image_{key} {wrong}: {why}")
+    with pytest.raises(ValueError, match=rf"option {key}=\[.*\]: {why}"):
+        tiny_module(write_model(tmp_path, "clip"), **{key: tuple(wrong)})
+
+
+@pytest.mark.parametrize(
+    ("said", "due"),
+    [
+        ({"hidden_size": "16"}, "hidden_size '16' (a string); expected a whole number"),
+        ({"patch_size": "4"}, "patch_size '4' (a string); expected a whole number or a list of"),
+        ({"patch_size": [4]}, "patch_size [4]; expected one number, or height and width"),
+        ({"patch_size": 0}, "patch_size 0; expected 1 or more"),
+        ({"intermediate_size": [8]}, "intermediate_size [8] (a list); expected a whole number"),
+        ({"attention_dropout": "no"}, "attention_dropout 'no' (a string); expected a number"),
+    ],
+)
+def test_what_cannot_be_read_of_a_config_is_told(
+    tmp_path: Path, said: dict[str, Any], due: str
+) -> None:
+    tower = _write(tmp_path, CONFIGS["clip-vision"] | said, SQUARE)
+    assert _said({}, tower).startswith(f"{tmp_path / 'config.json'} says {due}")
+
+
+def test_what_is_wrong_below_a_whole_models_config_is_named_there(tmp_path: Path) -> None:
+    below = CONFIGS["clip"]["vision_config"] | {"hidden_size": "16"}
+    model = _write(tmp_path, {**CONFIGS["clip"], "vision_config": below}, SQUARE)
+    assert "config.json says vision_config.hidden_size '16' (a string)" in _said({}, model)
+
+
+def test_what_cannot_be_read_of_a_processor_is_told(tmp_path: Path) -> None:
+    for key, said, due in (
+        ("do_resize", "yes", "do_resize 'yes' (a string); expected true or false"),
+        ("size", "16", "size '16' (a string); expected a whole number or an object"),
+        ("size", {"height": "16"}, "size.height '16' (a string); expected a whole number"),
+    ):
+        model = write_model(tmp_path, "clip", {**SQUARE, key: said})
+        assert _said({}, model) == f"{model / 'preprocessor_config.json'} says {due}"

@@ -17,8 +17,8 @@ from torch import nn
 
 from mimo_core import Encoder, MimoError, Module
 from mimo_plugin_lora import sharded
-from mimo_plugin_lora.layers import adapt, kind_of, tp_of
-from mimo_plugin_lora.names import is_target, numbered, place, split_key, unmatched
+from mimo_plugin_lora.layers import adapt, kind_of, tp_of, whole_shape
+from mimo_plugin_lora.names import excess, is_target, numbered, place, split_key, unmatched
 from mimo_plugin_lora.options import Part, options_of, parts_of
 
 
@@ -118,7 +118,8 @@ def _named(part: nn.Module, state: dict[str, Any]) -> Iterator[tuple[str, tuple[
 def _check(
     module: Module, named: dict[str, tuple[str, nn.Module]], groups: ProcessGroupCollection
 ) -> None:
-    """Whether every target names linear layers, and nothing but. Called by all ranks of the part.
+    """Whether every target names linear layers, and nothing but, none of them smaller than the
+    rank. Called by all ranks of the part.
 
     Raises:
         MimoError: says which does not, the same on all ranks.
@@ -128,7 +129,7 @@ def _check(
     wrong = {
         name: said
         for name, (_, layer) in named.items()
-        if is_target(name, targets) and (said := _refused(layer)) is not None
+        if is_target(name, targets) and (said := _wrong(module, name, layer)) is not None
     }
     found: list[Any] = [(linear, wrong)]
     group = groups.tp_ep_pp
@@ -136,15 +137,23 @@ def _check(
         found *= group.size()
         dist.all_gather_object(found, (linear, wrong), group=group)
     for _, theirs in found:
-        for name, said in theirs.items():
-            raise MimoError(_at(module, f"a pattern names {name!r}, which {said}"))
+        for said in theirs.values():
+            raise MimoError(said)
     missing = unmatched(module, [name for theirs, _ in found for name in theirs])
     if missing:
         raise MimoError(_at(module, missing))
 
 
-def _at(module: Module, said: str) -> str:
-    return f"{'.'.join(place(module, 'targets'))}: {said}"
+def _at(module: Module, said: str, key: str = "targets") -> str:
+    return f"{'.'.join(place(module, key))}: {said}"
+
+
+def _wrong(module: Module, name: str, layer: Any) -> str | None:
+    """Why a layer that a pattern names cannot be adapted."""
+    if (said := _refused(layer)) is not None:
+        return _at(module, f"a pattern names {name!r}, which {said}")
+    said = excess(name, options_of(module).rank, *whole_shape(layer))
+    return None if said is None else _at(module, said, "rank")
 
 
 def _refused(layer: Any) -> str | None:

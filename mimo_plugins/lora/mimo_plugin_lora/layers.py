@@ -131,6 +131,16 @@ def tp_of(layer: Any) -> tuple[int, int]:
     return (1, 0) if group is None else (group.size(), group.rank())
 
 
+def whole_shape(layer: Any) -> tuple[int, int]:
+    """Rows and columns of the layer's weight over all tp ranks."""
+    rows, columns = layer.weight.shape
+    kind, size = kind_of(layer), tp_of(layer)[0]
+    return (
+        rows * size if kind == "column" else rows,
+        columns * size if kind == "row" else columns,
+    )
+
+
 def _group(layer: Any) -> Any:
     if isinstance(layer, nn.Linear):
         return None

@@ -65,6 +65,17 @@ def unmatched(module: Module, names: Iterable[str]) -> str | None:
     return None
 
 
+def excess(name: str, rank: int, rows: int, columns: int) -> str | None:
+    """What is wrong where an adapter's rank exceeds that of its layer, all tp ranks together."""
+    if rank <= min(rows, columns):
+        return None
+    return (
+        f"rank {rank} exceeds the smaller side of {name!r}, which is {rows} x {columns} (out x "
+        f"in): no sum of its adapter has a rank above {min(rows, columns)}; give a smaller rank, "
+        "or leave the layer out of targets"
+    )
+
+
 def place(module: Module, *keys: str) -> tuple[str, ...]:
     """Where the recipe says it."""
     return ("modules", module.name, "wrappers", NAME, *keys)

@@ -9,7 +9,7 @@ import attrs
 
 from mimo_core import Description, MimoError, Module, Platform, WeightMap, hookimpl
 from mimo_plugin_lora.names import place
-from mimo_plugin_lora.options import NAME, Options, parts_of
+from mimo_plugin_lora.options import NAME, Options, options_of, parts_of
 
 if TYPE_CHECKING:
     from megatron.core.process_groups_config import ProcessGroupCollection
@@ -25,7 +25,7 @@ def options() -> type:
 
 @hookimpl(wrapper=True)
 def describe(module: Module) -> Generator[None, Description, Description]:
-    """The weights of adapted parts do not learn.
+    """The weights of adapted parts do not learn; adapters come on top, and a note says so.
 
     Raises:
         MimoError: a part is another kind of module's, or frozen by the recipe.
@@ -49,7 +49,16 @@ def describe(module: Module) -> Generator[None, Description, Description]:
         attrs.evolve(weights, frozen=weights.frozen or weights.part in parts)
         for weights in description.weights
     )
-    return attrs.evolve(description, weights=weights)
+    return attrs.evolve(description, weights=weights, notes=(*description.notes, _note(module)))
+
+
+def _note(module: Module) -> str:
+    """A description has no layers, so adapters cannot be counted in it."""
+    options = options_of(module)
+    return (
+        f"adapters of rank {options.rank} on {', '.join(options.targets)} come on top of the "
+        f"parameters and bytes: {options.rank} x (in + out) parameters for each layer"
+    )
 
 
 @hookimpl(wrapper=True)

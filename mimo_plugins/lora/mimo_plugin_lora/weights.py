@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import attrs
 
 from mimo_core import MimoError, Module, Stored, WeightMap, WeightRule
-from mimo_plugin_lora.names import is_target, numbered, place, split_key, unmatched
-from mimo_plugin_lora.options import Options, options_of, parts_of
+from mimo_plugin_lora.names import excess, is_target, numbered, place, split_key, unmatched
+from mimo_plugin_lora.options import options_of, parts_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,16 +29,14 @@ def with_adapters(weights: WeightMap, module: Module) -> WeightMap:
     """The map of a module whose adapted layers have adapters beside their weights.
 
     Raises:
-        MimoError: a target names none of the weights.
+        MimoError: a target names none of the weights, or one that is smaller than the rank.
     """
-    options, parts = options_of(module), parts_of(module)
+    parts = parts_of(module)
     named = [rule for rule in weights.rules if rule.part in parts]
     said = unmatched(module, (name for rule in named for name in _layers(rule)))
     if said:
         raise MimoError(said, place(module, "targets"))
-    rules = (
-        _with_adapters(rule, options) if rule.part in parts else rule for rule in weights.rules
-    )
+    rules = (_with_adapters(rule, module) if rule.part in parts else rule for rule in weights.rules)
     return attrs.evolve(weights, rules=tuple(rules))
 
 
@@ -52,13 +50,17 @@ def _layers(rule: WeightRule) -> dict[str, list[tuple[int, str]]]:
     return found
 
 
-def _with_adapters(rule: WeightRule, options: Options) -> WeightRule:
+def _with_adapters(rule: WeightRule, module: Module) -> WeightRule:
+    options = options_of(module)
     stored = list(rule.stored)
     adapters = []
     for name, pieces in _layers(rule).items():
         if not is_target(name, options.targets):
             continue
         shapes = [rule.stored[at].shape for at, _ in pieces]
+        said = excess(name, options.rank, sum(rows for rows, _ in shapes), shapes[0][1])
+        if said:
+            raise MimoError(said, place(module, "rank"))
         first = len(stored)
         stored.append(Stored(key=f"{name}.lora_a", shape=(options.rank, shapes[0][1])))
         for (_, piece), (rows, _columns) in zip(pieces, shapes, strict=True):

@@ -244,4 +244,10 @@ def refused(platform: Any, groups: Any) -> dict[str, str]:
             built(module, Grid(tp=2, ep=2), groups, platform)
         except MimoError as error:
             said[target] = str(error)
+    # The row-parallel layer has 8 columns on each of the two ranks, and is 32 x 16.
+    module = attrs.evolve(LANGUAGE, wrappers=lora("*.shared_experts.linear_fc2", rank=17))
+    try:
+        built(module, Grid(tp=2, ep=2), groups, platform)
+    except MimoError as error:
+        said["rank"] = str(error)
     return said

@@ -12,7 +12,7 @@ import pytest
 from lora_modules import HOST, LANGUAGE, VISION, lora
 from mimo_plugin_lora.names import numbered, split_key
 
-from mimo_core import WeightMap
+from mimo_core import MimoError, WeightMap
 
 ROOT = Path(__file__).parents[3]
 
@@ -57,10 +57,9 @@ def test_a_weight_may_be_saved_in_pieces(key, split):
     assert split_key(key) == split
 
 
-def adapted(module, *targets) -> WeightMap:
-    return HOST.ask(
-        "weight_map", module.plugin, module=attrs.evolve(module, wrappers=lora(*targets))
-    )
+def adapted(module, *targets, **options) -> WeightMap:
+    wrapped = attrs.evolve(module, wrappers=lora(*targets, **options))
+    return HOST.ask("weight_map", module.plugin, module=wrapped)
 
 
 def test_the_map_of_weights_has_adapters_in_no_file():
@@ -70,6 +69,25 @@ def test_the_map_of_weights_has_adapters_in_no_file():
     (rule,) = [rule for rule in wrapped.rules if len(rule.stored) > 6]
     added = {stored.key.rpartition("in_proj.")[2]: stored.shape for stored in rule.stored[5:]}
     assert added["lora_a"] == (8, 32) and added["lora_b.dt"] == (4, 8) and len(added) == 6
+
+
+def test_a_rank_above_the_layers_own_is_refused_with_both():
+    """Of all the pieces that a weight is saved in together: ``dt`` alone has 4 rows."""
+    assert adapted(LANGUAGE, "*.in_proj", rank=32)
+    with pytest.raises(MimoError) as caught:
+        adapted(LANGUAGE, "*.in_proj", rank=33)
+    assert caught.value.path == ("modules", "language", "wrappers", "lora", "rank")
+    assert (
+        "rank 33 exceeds the smaller side of 'decoder.layers.0.mixer.in_proj', which is 164 x 32 "
+        "(out x in): no sum of its adapter has a rank above 32"
+    ) in str(caught.value)
+
+
+def test_the_plan_is_told_that_adapters_come_on_top():
+    wrapped = attrs.evolve(VISION, wrappers=lora("*linear_fc1", "*linear_fc2", rank=4))
+    (note,) = HOST.ask("describe", "radio", module=wrapped).notes
+    assert note.startswith("adapters of rank 4 on *linear_fc1, *linear_fc2 come on top")
+    assert "4 x (in + out) parameters" in note
 
 
 def test_only_the_parts_that_are_named_are_adapted_and_do_not_learn():

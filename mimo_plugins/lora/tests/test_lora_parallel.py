@@ -83,3 +83,7 @@ def test_wrong_targets_are_told_with_the_names_there_are(ranks: list[dict[str, A
             in (rank["refused"]["*.router"])
         )
         assert "names no linear layer" in rank["refused"]["*.embeder"]
+        assert rank["refused"]["rank"].startswith(
+            "modules.language.wrappers.lora.rank: rank 17 exceeds the smaller side of "
+            "'decoder.layers.3.mlp.shared_experts.linear_fc2', which is 32 x 16 (out x in)"
+        )

@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import mimo_core
+from mimo_core.cli import mimo
 from mimo_core.cli.export import find_checkpoint, modules_to_write
 from mimo_core.errors import MimoError
 from mimo_core.recipe import load_recipe
@@ -170,6 +171,48 @@ def test_what_is_exported_has_the_adapters_in_the_weights(runs: Runs, tmp_path: 
             for n in ("up", "down")
         ),
     }
+
+
+def test_a_base_that_was_moved_is_named_to_the_export(
+    runs: Runs, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def command(*words: str) -> tuple[str, str]:
+        monkeypatch.setattr("sys.argv", ["mimo", *words])
+        with pytest.raises(SystemExit):
+            mimo.main()
+        return capsys.readouterr()
+
+    def export_command(*words: str) -> str:
+        return command("export", str(runs.folder), *words)[1]
+
+    due = write(runs.folder, tmp_path / "due")
+    moved = runs.base.rename(tmp_path / "moved")
+    try:
+        gone = export_command(str(tmp_path / "a"))
+        assert f"were read in {runs.base}: {runs.base}: there is no such directory" in gone
+        for name in ("vision", "language"):
+            assert f"if it was moved, say where it is now: modules.{name}.weights=PLACE" in gone
+        places = [f"modules.{name}.weights={moved}" for name in ("vision", "language")]
+        assert export_command(str(tmp_path / "b"), *places) == ""
+        found = load_file(tmp_path / "b" / "model.safetensors")
+        assert found.keys() == due.keys()
+        assert all(torch.equal(found[name], due[name]) for name in due)
+
+        weights = load_file(moved / "model.safetensors")
+        weights["language_model.lm_head.weight"] += 1e-3
+        other = tmp_path / "other"
+        other.mkdir()
+        save_file(weights, other / "model.safetensors")
+        said = export_command(str(tmp_path / "c"), places[0], f"modules.language.weights={other}")
+        assert f"{other} holds others now; give the directory as it was: modules.language." in said
+        out, _ = command("plan", str(RECIPE), *start(runs), *begin(moved))
+        assert f"language reads weights that do not learn in {moved}" in out
+        said = refused(tmp_path / "next", *start(runs), places[0])
+        assert "if it was moved, say where it is now: modules.language.weights=PLACE" in said
+        said = refused(runs.folder, *begin(runs.base), "train.iterations=4")
+        assert "if it was moved, say where it is now: modules.vision.weights=PLACE" in said
+    finally:
+        moved.rename(runs.base)
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 import attrs
@@ -29,9 +30,10 @@ def _share(_options: Options, field: attrs.Attribute[float], value: float) -> No
 
 
 def _spread(_options: Options, field: attrs.Attribute[Triple], value: Triple) -> None:
-    if min(value) <= 0:
+    if not all(0 < number < math.inf for number in value):
         raise ValueError(
-            f"radio option {field.name}={value}: pixels are divided by it, so each must be above 0"
+            f"radio option {field.name}={value}: pixels are divided by it, so each must be above 0 "
+            "and finite"
         )
 
 

@@ -38,6 +38,7 @@ from mimo_core import Media
         (TINY | {"projector_hidden_size": 8}, "leave it out or set projector=mlp"),
         (TINY | {"dropout": 1.0}, "dropout=1.0: expected a probability below 1"),
         (TINY | {"std": (1.0, 0.0, 1.0)}, "each must be above 0"),
+        (TINY | {"std": (1.0, float("nan"), 1.0)}, "each must be above 0 and finite"),
     ],
 )
 def test_options_that_cannot_be(given: dict[str, Any], message: str) -> None:

@@ -26,7 +26,7 @@ class Profiled:
 
     def slices(self, rank: int) -> list[dict[str, Any]]:
         """By begin; a slice comes before those within it."""
-        found = [one for one in self.events if one["ph"] == "X" and one["tid"] == rank]
+        found = [one for one in self.events if one["ph"] == "X" and one["tid"] == rank + 1]
         return sorted(found, key=lambda one: (one["ts"], -one["dur"]))
 
 
@@ -93,11 +93,11 @@ def test_a_process_a_module_and_a_thread_a_rank(profiled: Profiled) -> None:
         if one["ph"] == "M" and "name" in one["args"]
     }
     assert named == {
-        ("process_name", "vision", 0),
-        ("process_name", "language", 1),
-        ("thread_name", "rank 0 (vision)", 0),
-        ("thread_name", "rank 1 (language, pp 0)", 1),
-        ("thread_name", "rank 2 (language, pp 1)", 1),
+        ("process_name", "vision", 1),
+        ("process_name", "language", 2),
+        ("thread_name", "rank 0 (vision)", 1),
+        ("thread_name", "rank 1 (language, pp 0)", 2),
+        ("thread_name", "rank 2 (language, pp 1)", 2),
     }
 
 
@@ -120,7 +120,7 @@ def test_arrows_go_from_every_send_to_its_receive(profiled: Profiled) -> None:
         if one["ph"] in "sf":
             ends.setdefault(one["id"], {})[one["ph"]] = one
     arrows = Counter(
-        (pair["s"]["name"], pair["s"]["tid"], pair["f"]["tid"]) for pair in ends.values()
+        (pair["s"]["name"], pair["s"]["tid"] - 1, pair["f"]["tid"] - 1) for pair in ends.values()
     )
     assert arrows == dict.fromkeys(
         [
@@ -136,7 +136,7 @@ def test_arrows_go_from_every_send_to_its_receive(profiled: Profiled) -> None:
         for one in pair.values():
             assert any(
                 around["ts"] <= one["ts"] <= around["ts"] + around["dur"]
-                for around in profiled.slices(one["tid"])
+                for around in profiled.slices(one["tid"] - 1)
             ), "an arrow binds to a slice"
 
 

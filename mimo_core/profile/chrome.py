@@ -2,7 +2,8 @@
 
 A process for each module, a thread for each rank (and one for its host, where a device has its own
 time), a slice for each span, within it what was waiting, and arrows from where a message begins to
-where it is awaited. Events are described in "Trace Event Format" of the Chromium project.
+where it is awaited. Processes and threads are counted from 1, as 0 is a system's idle one. Events are
+described in "Trace Event Format" of the Chromium project.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from mimo_core.profile.figures import Arrivals, Figures, RankFigures
 from mimo_core.profile.spans import Exchange, Span, Timeline
 
 _HOST = 1_000_000
-"""Added to a rank: the number of its host's thread."""
+"""Added to a rank's thread: that of its host."""
 
 
 def chrome_trace(figures: Figures) -> dict[str, Any]:
@@ -35,7 +36,7 @@ def chrome_trace(figures: Figures) -> dict[str, Any]:
 def _events(figures: Figures) -> Iterator[dict[str, Any]]:
     timeline = figures.timeline
     process: dict[int, int] = {}
-    for number, (name, ranks) in enumerate(figures.modules.items()):
+    for number, (name, ranks) in enumerate(figures.modules.items(), start=1):
         yield _named("process_name", name, pid=number)
         yield {**_about("process_sort_index", pid=number), "args": {"sort_index": number}}
         for rank in ranks:
@@ -45,17 +46,18 @@ def _events(figures: Figures) -> Iterator[dict[str, Any]]:
 
 
 def _rank_events(rank: RankFigures, timeline: Timeline, pid: int) -> Iterator[dict[str, Any]]:
-    number = rank.timeline.rank
-    yield _named("thread_name", rank.timeline.label, pid=pid, tid=number)
+    thread = _thread(rank.timeline.rank)
+    yield _named("thread_name", rank.timeline.label, pid=pid, tid=thread)
     for span in rank.timeline.spans:
-        yield _slice(timeline, span.begin, span.end, pid, number, **_told(span))
+        yield _slice(timeline, span.begin, span.end, pid, thread, **_told(span))
     for segment in rank.segments:
         if segment.on is not None:
             told = {"name": f"waits for rank {segment.on}", "cat": "waiting"}
-            yield _slice(timeline, segment.begin, segment.end, pid, number, **told)
+            yield _slice(timeline, segment.begin, segment.end, pid, thread, **told)
     if any(span.host for span in rank.timeline.spans):
-        host = number + _HOST
-        yield _named("thread_name", f"host of rank {number}", pid=pid, tid=host)
+        host = thread + _HOST
+        name = f"host of rank {rank.timeline.rank}"
+        yield _named("thread_name", name, pid=pid, tid=host)
         for span in rank.timeline.spans:
             if span.host is not None:
                 yield _slice(timeline, *span.host, pid, host, **_told(span))
@@ -67,10 +69,10 @@ def _told(span: Span) -> dict[str, Any]:
         args["microbatch"] = span.microbatch
     if span.waits_for:
         args["of"] = [f"{one.what}, ranks {list(one.ranks)}" for one in span.waits_for]
-    return {"name": title(span), "cat": span.kind, "args": args}
+    return {"name": _title(span), "cat": span.kind, "args": args}
 
 
-def title(span: Span) -> str:
+def _title(span: Span) -> str:
     """``forward 3``."""
     return span.name if span.microbatch is None else f"{span.name} {span.microbatch}"
 
@@ -95,16 +97,20 @@ def _arrows(timeline: Timeline, process: dict[int, int]) -> Iterator[dict[str, A
 
 
 def _at(
-    timeline: Timeline, exchange: Exchange, pid: int, tid: int, number: int, time: float
+    timeline: Timeline, exchange: Exchange, pid: int, rank: int, number: int, time: float
 ) -> dict[str, Any]:
     return {
         "name": exchange.what,
         "cat": "message",
         "id": number,
         "pid": pid,
-        "tid": tid,
+        "tid": _thread(rank),
         "ts": _microseconds(timeline, time),
     }
+
+
+def _thread(rank: int) -> int:
+    return rank + 1
 
 
 def _slice(

@@ -172,6 +172,26 @@ class Weights:
 
 
 @attrs.frozen(kw_only=True)
+class Flops:
+    """Floating-point operations of a module's forward, or of a piece of it; a multiply-add is 2.
+
+    Backward is not told: the host adds it. It takes as much again for the gradients of the weights
+    where they learn, and as much again for those of what goes in where anything at or before this
+    piece learns; products of activations take twice their own there.
+    """
+
+    part: FreezePart = "encoder"
+    """``encoder``, ``projector`` or ``language``: the word by which its weights are frozen."""
+    weights: float = 0.0
+    """Of products with weights: linear layers, convolutions, the output layer; of experts those
+    that a position is sent to."""
+    activations: float = 0.0
+    """Of products of activations with each other: attention's scores and values, a scan."""
+    frozen: bool = False
+    """The weights do not learn, whatever the recipe's ``freeze`` says."""
+
+
+@attrs.frozen(kw_only=True)
 class Description:
     """A module told in numbers, without torch: for the plan, the validation, the data path."""
 
@@ -185,8 +205,6 @@ class Description:
     """All parameters of the module, trainable or frozen, its projector included."""
     experts: int = 0
     """Routed experts of a layer; 0 where it has none."""
-    flops_per_position: float = 0.0
-    """Forward floating-point operations for one position that goes in (a patch, a token)."""
     accepts: str | None = None
     """Encoders: the kind of :class:`Media` that they read, such as ``image``."""
     positions: Callable[[Sequence[Media]], Sequence[int]] | None = None

@@ -20,6 +20,7 @@ from mimo_core.contract import (
     Description,
     Edge,
     Encoder,
+    Flops,
     Module,
     Platform,
     Sample,
@@ -100,6 +101,25 @@ def provide_batch(
     ``loss_mask``, ``position_ids``, each ``[B, S]``). Where the language model packs, on all its
     stages, with ``lengths`` (int32 ``[samples]``) besides. Runs in DataLoader workers when the
     recipe has any.
+    """
+
+
+@hookspec(firstresult=True)
+def flops(  # type: ignore[empty-body]
+    module: Module, samples: Sequence[Sample], lengths: Sequence[int]
+) -> Sequence[Flops]:
+    """Model FLOPs of the module's forward for these samples, without torch.
+
+    Asked for every module on the language model's last pipeline stage, for each slice of a training
+    microbatch (in DataLoader workers when the recipe has any), and by the conformance kit. Of the
+    whole module, its projector included, whatever its grid is; in pieces, those first that the
+    forward computes first. An encoder tells by the samples' metadata, a language model by
+    ``lengths``: the positions that each sample takes in its sequence.
+
+    Counted is what the model needs: neither padding, nor what a kernel computes besides (the masked
+    half of causal attention), nor recomputation; matrix products, convolutions and scans alone, as
+    usual. ``docs/operators.md`` says what is made of it. A plugin without this hook has neither
+    FLOPs nor MFU in the report.
     """
 
 

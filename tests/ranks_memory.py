@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
+import attrs
 
 
 def held(platform: Any, recipe: str, overrides: list[str]) -> dict[str, Any]:
@@ -17,6 +17,7 @@ def held(platform: Any, recipe: str, overrides: list[str]) -> dict[str, Any]:
     from mimo_core.plan import make_plan
     from mimo_core.topology import build_topology
     from mimo_core.train.arguments import Steps, flags, parse
+    from mimo_core.train.held import held_bytes
 
     plan = make_plan(recipe, overrides)
     layout = plan.layout
@@ -30,34 +31,10 @@ def held(platform: Any, recipe: str, overrides: list[str]) -> dict[str, Any]:
         topology.collection, ddp_config=get_megatron_ddp_config(args)
     )
     optimizer, _ = get_megatron_optimizer_config(args)
-    states = build_optimizer(model, optimizer)._active_optimizers
-    parameters = list(model.parameters())
-    shards = [
-        parameter
-        for outer in states
-        for inner in outer.chained_optimizers
-        for group in inner.optimizer.param_groups
-        for parameter in group["params"]
-    ]
-    moments = [
-        tensor
-        for outer in states
-        for inner in outer.chained_optimizers
-        for state in inner.optimizer.state.values()
-        for tensor in state.values()
-        if tensor.dim()
-    ]
-    # In fp32 the optimizer's shards are views of the parameters, not copies.
-    storages = {parameter.untyped_storage().data_ptr() for parameter in parameters}
-    copies = [s for s in shards if s.untyped_storage().data_ptr() not in storages]
+    states = build_optimizer(model, optimizer)
     return {
         "module": ", ".join(model.nodes),
-        "parameters": sum(parameter.numel() for parameter in parameters),
-        "weights": _bytes(parameters),
-        "gradients": _bytes([p.main_grad for p in parameters if p.requires_grad]),
-        "optimizer": _bytes(moments) + _bytes(copies),
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "gaps": sum(-p.numel() % 64 for p in model.parameters() if p.requires_grad),
+        **attrs.asdict(held_bytes(model, states)),
     }
-
-
-def _bytes(tensors: list[torch.Tensor]) -> int:
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)

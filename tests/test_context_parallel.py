@@ -51,6 +51,9 @@ def test_losses_and_gradients_are_those_of_one_rank(begin: Begin, name: str) -> 
     assert len(alone.losses) == 2
     assert shared.losses == pytest.approx(alone.losses, rel=LOSS_TOLERANCE)
     assert shared.norms == pytest.approx(alone.norms, rel=NORM_TOLERANCE)
+    # Ranks that share a sequence do not do its work twice, and padding is none.
+    work = [[row["flops"] for row in run.summary["iterations"]] for run in (shared, alone)]
+    assert work[0] == work[1] and work[0][0]["language"] > 0
 
 
 @pytest.mark.parametrize("name", CASES)

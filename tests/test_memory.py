@@ -158,8 +158,13 @@ def test_ranks_hold_what_the_plan_says():
     for planned in rank_memory(plan.graph, plan.layout):
         real = [ranks[rank] for rank in planned.ranks]
         assert {rank["module"] for rank in real} == {planned.module}
-        for what in ("parameters", "weights", "gradients"):
-            assert {rank[what] for rank in real} == {getattr(planned, what)}, what
+        assert {rank["parameters"] for rank in real} == {planned.parameters}
+        # Megatron begins each parameter of a bucket at a multiple of 64 numbers, and ends the
+        # bucket at one of 128: one of dense weights, one of experts.
+        (gaps,) = {rank["gaps"] for rank in real}
+        for what in ("weights", "gradients"):
+            (held,) = {rank[what] for rank in real}
+            assert 0 <= held - getattr(planned, what) <= 4 * (gaps + 2 * 128), what
         # The parts of single ranks differ by the padding of buckets, which is large beside so few
         # parameters; together they are all of the state.
         together = sum(rank["optimizer"] for rank in real)

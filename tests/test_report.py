@@ -7,14 +7,21 @@ import json
 import time
 from pathlib import Path
 
+import attrs
 import numpy as np
 import pytest
 from rich.text import Text
 
+from mimo_core.plan import make_plan
+from mimo_core.recipe import load_text
+from mimo_core.report.figures import Figures
 from mimo_core.report.pictures import draw_loss, half_blocks
 from mimo_core.report.reporter import Iteration, Reporter
 from mimo_core.report.screen import Answer, Screen
+from mimo_core.report.tables import held_table, work_table
 from mimo_core.run_folder import RunFolder
+
+from .fake_plugins import RECIPE, host
 
 
 @pytest.fixture(autouse=True)
@@ -154,6 +161,8 @@ def test_the_summary_holds_every_iteration_evaluation_and_fact(tmp_path):
         "gradient_norms": {"vision": 0.9, "language": 1.2},
         "step_seconds": 1.0,
         "positions": 1000,
+        "flops": {},
+        "media": {},
     }
     assert [one["iteration"] for one in summary["iterations"]] == [1, 2, 3, 4]
     assert summary["evaluation"] == {"loss": 1.5, "caption_accuracy": 0.75}
@@ -165,6 +174,58 @@ def test_the_summary_holds_every_iteration_evaluation_and_fact(tmp_path):
     assert summary["answers"] == [{"key": "digits/1", "truth": "two", "said": "ten"}]
     assert (tmp_path / "loss.png").read_bytes()[:4] == b"\x89PNG"
     assert "✗ ten" in stream.getvalue()
+
+
+def test_the_speed_is_that_of_this_part_of_the_run(tmp_path):
+    """In the grids that it has now; its first iteration warms up."""
+    before, _ = reporter(tmp_path)
+    before.begin(0)
+    for iteration in (1, 2, 3):
+        before.step(row(iteration))
+    before.end([], {})
+    run, _ = reporter(tmp_path)
+    run.begin(2)
+    assert [*run.steady] == []
+    for iteration in (3, 4, 5):
+        run.step(row(iteration))
+        told = [one["iteration"] for one in run.steady]
+        assert told == {3: [3], 4: [4], 5: [4, 5]}[iteration]
+
+
+def test_tables_of_large_runs_fit_a_line_of_80_columns():
+    """Work and memory of 72 ranks, of which the fullest that are planned alike is shown."""
+    grids = ("modules.vision.grid={dp: 8}", "modules.language.grid={dp: 8, pp: 2, tp: 4}")
+    plan = make_plan(load_text(RECIPE, "recipe.yaml", grids).recipe, host=host())
+    one = Figures(
+        ranks=64,
+        flops_per_step=1.2345e18,
+        flops_per_second_per_rank=412.3e12,
+        mfu=0.4167,
+        tokens_per_second=12_345_678.0,
+    )
+    unknown = {"flops_per_step": None, "mfu": None, "tokens_per_second": None}
+    vision = attrs.evolve(one, **unknown, media_per_second=123_456.0)
+    held = {"weights": 60 << 30, "gradients": 120 << 30, "optimizer": 15 << 30}
+    ranks = [
+        {
+            "held_bytes": held | {"optimizer": (15 << 30) + rank},
+            "peak_memory_bytes": (139 << 30) - rank,
+        }
+        for rank in range(72)
+    ]
+    shown, stream = screen()
+    shown.tables([work_table(plan, {"vision": vision, "language": one}, one)])
+    shown.tables([held_table(plan, ranks)])
+    alone = ("layout=colocated", "modules.vision.grid={}", "modules.language.grid={}")
+    colocated = make_plan(load_text(RECIPE, "recipe.yaml", alone).recipe, host=host())
+    shown.tables([held_table(colocated, ranks)])
+    lines = [line.rstrip() for line in stream.getvalue().splitlines()]
+    assert "…" not in stream.getvalue() and max(map(len, lines)) <= 80
+    said = [" ".join(line.split()) for line in lines]
+    assert "language 8-71 1234.5 PFLOP 412.3 TFLOP/s 41.7% 12,345,678 tokens/s" in said
+    assert "vision 0-7 - 412.3 TFLOP/s - 123,456 image/s" in said
+    assert sum(line.startswith("8-39 language held 60.0 GiB 120.0 GiB") for line in said) == 1
+    assert sum(line.endswith("195.0 GiB 139.0 GiB") for line in said) == 4
 
 
 def test_the_summary_is_there_after_each_evaluation(tmp_path):

@@ -10,7 +10,11 @@ from pathlib import Path
 import pytest
 import yaml
 
+from mimo_core.data.order import GlobalOrder
+from mimo_core.plan import make_plan
 from mimo_core.rank import free_port
+from mimo_core.sources import count_positions
+from mimo_core.work import Workload
 
 from .conftest import HERE, TIMEOUT, Run, command, start
 
@@ -49,6 +53,49 @@ def test_the_run_folder_holds_the_run(tiny: Run) -> None:
     assert recipe["train"]["iterations"] == 4 and recipe["layout"] == "disjoint"
 
 
+def test_the_work_of_every_step_is_that_of_its_samples(tiny: Run) -> None:
+    """FLOPs by module of the very samples of each global batch, from metadata."""
+    plan = make_plan(str(tiny.folder / "recipe.yaml"))
+    data, train = plan.graph.data, plan.recipe.train
+    dataset = plan.host.ask("build_dataset", data.plugin, data=data, split="train")
+    order = GlobalOrder(len(dataset), train.seed)
+    workload = Workload(plan.graph, plan.host)
+    for step, row in enumerate(tiny.summary["iterations"]):
+        places = range(step * train.global_batch_size, (step + 1) * train.global_batch_size)
+        samples = [dataset[order[place]] for place in places]
+        lengths = [count_positions(plan.graph, sample).total for sample in samples]
+        work = workload.read(workload.numbers(samples, lengths))
+        assert (row["flops"], row["media"]) == (work.flops, {"vision": 16})
+    language = {row["flops"]["language"] for row in tiny.summary["iterations"]}
+    assert len(language) > 1, "texts of several lengths, whose padding is not counted"
+
+
+def test_speed_and_memory_are_told_by_module(tiny: Run) -> None:
+    summary = tiny.summary
+    steady = summary["iterations"][1:]
+    seconds = summary["median_step_seconds"]
+    total = 0.0
+    for name, told in summary["modules"].items():
+        flops = sum(row["flops"][name] for row in steady) / len(steady)
+        assert told["flops_per_step"] == pytest.approx(flops)
+        assert told["flops_per_second_per_rank"] == pytest.approx(flops / seconds)
+        assert told["ranks"] == 1 and told["mfu"] is None, "what this CPU can do is not known"
+        total += flops
+    assert summary["modules"]["vision"]["media_per_second"] == pytest.approx(16 / seconds)
+    assert summary["model"]["flops_per_step"] == pytest.approx(total)
+    assert summary["model"]["flops_per_second_per_rank"] == pytest.approx(total / seconds / 2)
+    for rank in summary["ranks"]:
+        assert rank["peak_resident_bytes"] > 50e6
+        held, planned = rank["held_bytes"], rank["planned_bytes"]
+        assert held["optimizer"] == planned["optimizer"], "Adam's two moments in fp32"
+        for what in ("weights", "gradients"):
+            # Megatron's buckets are padded: a few numbers for each tensor (tests/test_memory.py).
+            assert planned[what] <= held[what] < 1.1 * planned[what]
+    shown = " ".join(tiny.screen.split())
+    assert "module ranks work on a rank MFU reads" in shown
+    assert "ranks module weights gradients optimizer together process" in shown
+
+
 def test_tensorboard_has_the_losses_of_the_language_model(tiny: Run) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -70,6 +117,9 @@ def test_data_parallel_ranks_equal_one(tiny: Run, tmp_path: Path) -> None:
     assert run.code == 0, run.screen + run.errors
     assert run.losses == pytest.approx(tiny.losses, rel=FP32_ORDER)
     assert run.norms == pytest.approx(tiny.norms, rel=FP32_ORDER)
+    for what in ("flops", "media"):
+        counted = [[row[what] for row in r.summary["iterations"]] for r in (run, tiny)]
+        assert counted[0] == counted[1], what
     held_out = run.summary["evaluation"]
     assert held_out["loss"] == pytest.approx(tiny.summary["evaluation"]["loss"], rel=FP32_ORDER)
 

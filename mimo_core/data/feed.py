@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator
+from operator import add
 
 import torch
 from torch.utils.data import DataLoader
@@ -43,6 +44,7 @@ class Feed:
         self._next: Batch | None = None
         self.decoded = 0
         """Media decoded on this rank so far."""
+        self._work: tuple[float, ...] = ()
 
     def __iter__(self) -> Feed:
         return self
@@ -51,7 +53,13 @@ class Feed:
         batch = self._look()
         self._next = None
         self.decoded += batch.decoded
+        self._work = tuple(map(add, self._work, batch.work)) if self._work else batch.work
         return batch
+
+    def take_work(self) -> tuple[float, ...]:
+        """The work of the microbatches since the last call, where this rank tells it."""
+        taken, self._work = self._work, ()
+        return taken
 
     def peek_rows(self) -> Rows:
         """Rows of the microbatch that the next ``next()`` gives."""

@@ -12,6 +12,9 @@ from mimo_core.errors import SampleError
 from mimo_core.graph import Graph
 from mimo_core.sources import media_positions, pieces
 
+Tokens = tuple[list[int], list[float]]
+"""Ids of a sample, and which of them are learned."""
+
 
 @attrs.frozen(kw_only=True)
 class SequenceBuilder:
@@ -46,7 +49,10 @@ class SequenceBuilder:
             ValueError: a sample is longer than the run's sequence length, or has media that no
                 encoder of the recipe reads.
         """
-        told = [self._tokens(sample) for sample in samples]
+        return self.arrange([self.tokens(sample) for sample in samples], counted)
+
+    def arrange(self, told: Sequence[Tokens], counted: Sequence[bool]) -> Sequences:
+        """Sequences of samples whose :meth:`tokens` were made before."""
         learned = [
             learn if counts else [0.0] * len(learn)
             for (_, learn), counts in zip(told, counted, strict=True)
@@ -97,8 +103,12 @@ class SequenceBuilder:
             lengths=lengths,
         )
 
-    def _tokens(self, sample: Sample) -> tuple[list[int], list[float]]:
-        """Ids of a sample, its end included, and which of them are learned."""
+    def tokens(self, sample: Sample) -> Tokens:
+        """Of a sample, its end included: it takes one position less.
+
+        Raises:
+            ValueError: as :meth:`build`.
+        """
         tokens: list[int] = []
         learn: list[float] = []
         media = 0

@@ -12,7 +12,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from mimo_core.contract import Dataset, Module, Sample, Sequences
 from mimo_core.data.order import GlobalOrder, InOrder, augmentation_generator
-from mimo_core.data.sequence import SequenceBuilder
+from mimo_core.data.sequence import SequenceBuilder, Tokens
 from mimo_core.errors import PluginError, SampleError
 from mimo_core.layout import sample_slice
 
@@ -40,6 +40,8 @@ class Batch:
     """By encoder: rows of each sample of the slice."""
     decoded: int
     """Media decoded for it."""
+    work: tuple[float, ...] = ()
+    """Of the slice's samples, where the rank tells it: see ``mimo_core.work``."""
 
 
 @attrs.define(kw_only=True)
@@ -57,9 +59,18 @@ class SliceContext:
     seed: int
     builder: SequenceBuilder
     decoded: int = 0
+    _tokens: dict[int, Tokens] = attrs.field(factory=dict, init=False)
 
     def sequences(self, samples: Sequence[Sample]) -> Sequences:
-        return self.builder.build(samples, [self.counted[self._index(s)] for s in samples])
+        told = [self.tokens(sample) for sample in samples]
+        return self.builder.arrange(told, [self.counted[self._index(s)] for s in samples])
+
+    def tokens(self, sample: Sample) -> Tokens:
+        """Of one of the samples, made once."""
+        index = self._index(sample)
+        if index not in self._tokens:
+            self._tokens[index] = self.builder.tokens(sample)
+        return self._tokens[index]
 
     def load(self, samples: Sequence[Sample]) -> list[np.ndarray]:
         if not self.first_stage:
@@ -111,6 +122,7 @@ class Slices(TorchDataset[Batch]):
         seed: int,
         builder: SequenceBuilder,
         provide: Callable[[Module, Sequence[Sample], SliceContext], dict[str, Any] | None],
+        work: Callable[[Sequence[Sample], Sequence[int]], tuple[float, ...]] | None = None,
     ) -> None:
         """
         Args:
@@ -123,6 +135,8 @@ class Slices(TorchDataset[Batch]):
             seed: Of augmentation.
             builder: Counts rows and builds sequences.
             provide: The module's ``provide_batch``.
+            work: Tells the work of samples and their lengths, where the language model's rank is
+                to tell it.
         """
         self._dataset = dataset
         self._source = source
@@ -133,6 +147,7 @@ class Slices(TorchDataset[Batch]):
         self._seed = seed
         self._builder = builder
         self._provide = provide
+        self._work = work
 
     def _sample(self, index: int) -> Sample:
         where = f"the dataset of {self._source}, sample {index},"
@@ -153,6 +168,7 @@ class Slices(TorchDataset[Batch]):
         inputs: dict[str, dict[str, Any] | None] = {}
         rows: dict[str, tuple[int, ...]] = {}
         decoded = 0
+        work: tuple[float, ...] = ()
         for role in self._roles:
             begin, end = sample_slice(self._microbatch, role.module.grid.dp, role.dp_rank)
             places = [number * self._microbatch + offset for offset in range(begin, end)]
@@ -175,4 +191,7 @@ class Slices(TorchDataset[Batch]):
             )
             inputs[role.module.name] = self._provide(role.module, samples, context)
             decoded += context.decoded
-        return Batch(inputs=inputs, rows=rows, decoded=decoded)
+            if self._work is not None and role.module.is_language:
+                lengths = [len(context.tokens(sample)[0]) - 1 for sample in samples]
+                work = self._work(samples, lengths)
+        return Batch(inputs=inputs, rows=rows, decoded=decoded, work=work)

@@ -8,6 +8,8 @@ from typing import Any, Literal, Protocol
 
 import torch
 
+from mimo_core.contract import Precision
+
 
 class Stopwatch(Protocol):
     """Tells when the work that was given to a rank's device so far is done."""
@@ -60,6 +62,9 @@ class RankPlatform(Protocol):
         """State of the device's default generator, bytes on the CPU."""
 
     def set_random_state(self, state: torch.Tensor) -> None: ...
+
+    def peak_flops(self, precision: Precision) -> float | None:
+        """FLOP/s of this rank at most in a precision; ``None`` where it is not known."""
 
     def peak_memory(self) -> int:
         """Bytes of device memory allocated at most so far (0 on a CPU)."""

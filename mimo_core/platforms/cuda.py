@@ -9,8 +9,10 @@ from typing import Any, Literal
 
 import torch
 
+from mimo_core.contract import Precision
 from mimo_core.environment import switched_on
 from mimo_core.platforms import kernels
+from mimo_core.platforms.peak import peak_flops
 from mimo_core.platforms.stopwatches import DeviceStopwatch
 
 EAGER_VARIABLE = "MIMO_EAGER_COMMUNICATORS"
@@ -67,6 +69,9 @@ class CudaPlatform:
 
     def set_random_state(self, state: torch.Tensor) -> None:
         torch.cuda.set_rng_state(state, self._device)
+
+    def peak_flops(self, precision: Precision) -> float | None:
+        return peak_flops(torch.cuda.get_device_name(self._device), precision)
 
     def peak_memory(self) -> int:
         return torch.cuda.max_memory_allocated()

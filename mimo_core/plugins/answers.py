@@ -8,7 +8,7 @@ from typing import Any
 
 import attrs
 
-from mimo_core.contract import Dataset, Description, Edge, Encoder, Module, Sample
+from mimo_core.contract import Dataset, Description, Edge, Encoder, Flops, Module, Sample
 from mimo_core.weight_map import WeightMap
 
 MAY_BE_NONE = frozenset({"provide_batch"})
@@ -61,20 +61,15 @@ def _is_options_class(answer: object, _: Mapping[str, Any]) -> bool:
     return isinstance(answer, type) and attrs.has(answer)
 
 
-def _is_edges(answer: object, _: Mapping[str, Any]) -> bool:
-    return (
-        isinstance(answer, Sequence)
-        and not isinstance(answer, str)
-        and all(isinstance(edge, Edge) for edge in answer)
-    )
+def _sequence_of(kind: type) -> Callable[[object, Mapping[str, Any]], bool]:
+    def fits(answer: object, _: Mapping[str, Any]) -> bool:
+        return (
+            isinstance(answer, Sequence)
+            and not isinstance(answer, str)
+            and all(isinstance(one, kind) for one in answer)
+        )
 
-
-def _is_samples(answer: object, _: Mapping[str, Any]) -> bool:
-    return (
-        isinstance(answer, Sequence)
-        and not isinstance(answer, str)
-        and all(isinstance(sample, Sample) for sample in answer)
-    )
+    return fits
 
 
 def _is_submodule(answer: object, arguments: Mapping[str, Any]) -> bool:
@@ -86,14 +81,15 @@ def _is_submodule(answer: object, arguments: Mapping[str, Any]) -> bool:
 _CHECKS: dict[str, tuple[str, Callable[[Any, Mapping[str, Any]], bool]]] = {
     "options": ("attrs class", _is_options_class),
     "describe": ("Description", lambda answer, _: isinstance(answer, Description)),
-    "module_edges": ("sequence of Edge", _is_edges),
+    "module_edges": ("sequence of Edge", _sequence_of(Edge)),
     "rng_prefix": ("str", lambda answer, _: isinstance(answer, str)),
     "build_submodule": ("Encoder or ModuleSpec", _is_submodule),
     "provide_batch": (
         "dict or None",
         lambda answer, _: answer is None or isinstance(answer, dict),
     ),
+    "flops": ("sequence of Flops", _sequence_of(Flops)),
     "weight_map": ("WeightMap", lambda answer, _: isinstance(answer, WeightMap)),
-    "preview": ("sequence of Sample", _is_samples),
+    "preview": ("sequence of Sample", _sequence_of(Sample)),
     "build_dataset": ("Dataset", lambda answer, _: isinstance(answer, Dataset)),
 }

@@ -2,8 +2,8 @@
 
 A process for each module, a thread for each rank (and one for its host, where a device has its own
 time), a slice for each span, within it what was waiting, and arrows from where a message begins to
-where it is awaited. Processes and threads are counted from 1, as 0 is a system's idle one. Events are
-described in "Trace Event Format" of the Chromium project.
+where it is awaited. Processes and threads are counted from 1, as 0 is a system's idle one. "Trace
+Event Format" of the Chromium project describes the events.
 """
 
 from __future__ import annotations

@@ -28,6 +28,10 @@ class Iteration:
     step_seconds: float
     positions: int
     """Sequence positions of the global batch; of packed samples those that they take."""
+    flops: Mapping[str, float] = attrs.field(factory=dict)
+    """Model FLOPs of each module, forward and backward."""
+    media: Mapping[str, int] = attrs.field(factory=dict)
+    """Media of the global batch that each encoder reads."""
 
 
 def not_finite(row: Iteration) -> str:
@@ -76,6 +80,7 @@ class Reporter:
         self._first_step: float | None = None
         self._save_every = save_every
         self._written = time.monotonic()
+        self._before = len(self._iterations)
         self.reached = 0
         """Iterations done so far, of the whole run."""
 
@@ -84,6 +89,13 @@ class Reporter:
         self.reached = iteration
         self._iterations = [row for row in self._iterations if row["iteration"] <= iteration]
         self._evaluations = [row for row in self._evaluations if row["iteration"] <= iteration]
+        self._before = len(self._iterations)
+
+    @property
+    def steady(self) -> Sequence[Mapping[str, Any]]:
+        """Iterations of this part of the run that tell its speed: the first one warms caches up."""
+        done = self._iterations[self._before :]
+        return done[1:] or done
 
     def note(self, line: str) -> None:
         """Something that a person should know of the run."""
@@ -113,9 +125,12 @@ class Reporter:
         self._screen.evaluation(iteration, results)
         self.write({})
 
-    def end(self, answers: list[Answer], more: Mapping[str, Any]) -> dict[str, Any]:
+    def end(
+        self, answers: list[Answer], more: Mapping[str, Any], tables: Sequence[Table] = ()
+    ) -> dict[str, Any]:
         """The run is done; gives its summary."""
         self._screen.answers(answers)
+        self._screen.tables(tables)
         shown = [
             {"key": answer.key, "truth": answer.truth, "said": answer.said} for answer in answers
         ]

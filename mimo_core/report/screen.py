@@ -11,7 +11,9 @@ from typing import IO
 import attrs
 from rich.columns import Columns
 from rich.console import Console, Group
+from rich.padding import Padding
 from rich.progress import BarColumn, Progress, TextColumn
+from rich.table import Table
 from rich.text import Text
 
 
@@ -106,6 +108,13 @@ class Screen:
             name = Text(answer.key, style="dim")
             cells.append(Group(*(lines if self.console.is_terminal else []), verdict, name))
         self.console.print(Columns(cells, padding=(1, 3)))
+
+    def tables(self, tables: Sequence[Table]) -> None:
+        """What the run was like, in tables."""
+        for table in tables:
+            self.console.print(Padding(table, (1, 0, 0, 2)))
+        if tables:
+            self.console.print()
 
     def end(self, places: Mapping[str, Path | str]) -> None:
         """Where the run's results are."""

@@ -53,6 +53,9 @@ class Subject:
     tolerance: ClassVar[float] = 1e-4
     """Largest difference in fp32 between tp 2 and tp 1, and between packed and padded samples, as
     a share of the largest value: sums in another order."""
+    flops_tolerance: ClassVar[float] = 0.0
+    """Largest difference between the FLOPs of the hook ``flops`` and those of the matrix products
+    that a CPU makes, as a share: where the model needs others than these (a scan)."""
     patience: ClassVar[float] = 60.0
     """Seconds after which a check on ranks is a hang."""
 

@@ -40,6 +40,7 @@ from mimo_core.train.answers import AnswerSheet
 from mimo_core.train.arguments import Steps, flags, parse
 from mimo_core.train.facts import facts_to_keep
 from mimo_core.train.history import History
+from mimo_core.train.measures import Measures
 from mimo_core.train.samples import Samples
 from mimo_core.train.step import LOSS, POSITIONS, ForwardStep
 from mimo_core.weights.beginning import notes
@@ -92,6 +93,13 @@ class Engine:
         self._samples = Samples(plan, self._rank)
         metric = getattr(self._samples.held_out, "metric", "exact_match")
         self._forward_step = ForwardStep(self._communicator, platform, metric)
+        self._measures = Measures(
+            plan=plan,
+            samples=self._samples,
+            topology=self._topology,
+            platform=platform,
+            rank=self._rank,
+        )
         self._facts = facts_to_keep(plan, self._samples)
         self._history.prepare(self._build)
         self._args = parse(plan, flags(plan, self._steps()))
@@ -103,11 +111,7 @@ class Engine:
         self._evaluated: dict[int, Any] = {}
         self._skipped = 0
         self._profile = Profile(
-            plan=plan,
-            platform=platform,
-            folder=folder,
-            reporter=reporter,
-            passes=recorded_passes,
+            plan=plan, platform=platform, folder=folder, reporter=reporter, passes=recorded_passes
         )
         self._answers = AnswerSheet(
             plan=plan,
@@ -139,8 +143,8 @@ class Engine:
             "rank": self._rank,
             "module": ", ".join(self._names),
             "decoded": sum(feed.decoded for feed in self._feeds.values()),
-            "peak_memory_bytes": self._platform.peak_memory(),
             "dropout": {name: self._dropout(name) for name in self._names},
+            **self._measures.of_rank(),
         }
         ranks: list[Any] = [None] * dist.get_world_size()
         dist.all_gather_object(ranks, mine)
@@ -154,9 +158,9 @@ class Engine:
         saved = newest(self.checkpoints)
         path = None if saved.manifest is None else str(saved.path)
         told_by = "SIGTERM" if self._stopped else None
-        return self._reporter.end(
-            answers, {"ranks": ranks, "checkpoint": path, "stopped_by": told_by}
-        )
+        told, tables = self._measures.of_all(self._reporter.steady, ranks)
+        more = {"ranks": ranks, "checkpoint": path, "stopped_by": told_by, **told}
+        return self._reporter.end(answers, more, tables)
 
     def _dropout(self, module: str) -> float:
         config = self._build.config_of(module)
@@ -232,6 +236,7 @@ class Engine:
                 self._platform.synchronize()
                 seconds = time.perf_counter() - started
             losses, skipped, *_, norm, _zeros, _logit = result
+            work = self._measures.after_step(self._feeds["train"], model[0], optimizer)
             row = Iteration(
                 iteration=iteration + 1,
                 loss=None if skipped or LOSS not in losses else losses[LOSS].item(),
@@ -242,6 +247,8 @@ class Engine:
                 },
                 step_seconds=seconds,
                 positions=self._positions(losses),
+                flops=work.flops,
+                media=work.media,
             )
             if self._reporter is not None:
                 self._reporter.step(row)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mimo_core.contract import Dataset, Module, Split
+from mimo_core.contract import LANGUAGE, Dataset, Module, Split
 from mimo_core.data.feed import Feed
 from mimo_core.data.order import GlobalOrder, InOrder
 from mimo_core.data.sequence import SequenceBuilder
@@ -10,6 +10,7 @@ from mimo_core.data.slices import Role, Slices
 from mimo_core.plan import Plan
 from mimo_core.rng import stable_seed
 from mimo_core.train.agreement import compare_samples
+from mimo_core.work import Workload
 
 
 class Samples:
@@ -34,6 +35,8 @@ class Samples:
             for split in ("train", "validation")
         }
         compare_samples(plan, self.facts)
+        self.workload = Workload(plan.graph, plan.host)
+        """Tells the work of training samples."""
 
     @property
     def held_out(self) -> Dataset:
@@ -53,6 +56,15 @@ class Samples:
         """What the datasets have to tell a person, each thing once."""
         told = [getattr(dataset, "note", None) for dataset in self._datasets.values()]
         return list(dict.fromkeys(note for note in told if note))
+
+    @property
+    def _tells_work(self) -> bool:
+        """Whether this rank tells the work of its training samples: it has the language model's
+        last stage."""
+        if not any(module.is_language for module in self._modules):
+            return False
+        place = self._plan.layout.coordinates(self._rank, LANGUAGE)
+        return place["pp"] == self._plan.layout.grids[LANGUAGE].pp - 1
 
     @property
     def looked_at(self) -> int:
@@ -107,6 +119,7 @@ class Samples:
             provide=lambda module, samples, context: plan.host.ask(
                 "provide_batch", module.plugin, module=module, samples=samples, context=context
             ),
+            work=self.workload.numbers if training and self._tells_work else None,
         )
         loader_seed = stable_seed(seed, self._modules[0].name, self._rank, "loader")
         workers = plan.recipe.data.workers

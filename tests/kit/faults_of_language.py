@@ -6,6 +6,7 @@ import dataclasses
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
+import attrs
 from fault import Fault
 from mimo_plugin_nemotron import plugin as nemotron
 
@@ -52,6 +53,17 @@ class ItIsDeafToRows(LanguageFault):
 class ItForgetsWhereSamplesBegin(LanguageFault):
     plugin = _language("RunsOn")
     expected = ("packed_samples_are_as_alone", "begin anew at every bound of packed_seq_params")
+
+
+@hookimpl
+def _linear(module, lengths):
+    (told,) = nemotron.flops(module, [1])
+    return [attrs.evolve(told, weights=told.weights * sum(lengths), activations=0.0)]
+
+
+class ItsAttentionIsNotCounted(LanguageFault):
+    plugin = SimpleNamespace(**{**vars(nemotron), "flops": _linear})
+    expected = ("flops_are_those_of_the_forward", "for rows of 64 positions; its forward makes")
 
 
 class ItIsFrozenDeaf(LanguageFault):

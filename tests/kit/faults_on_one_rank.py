@@ -5,7 +5,7 @@ from __future__ import annotations
 import attrs
 import numpy as np
 from fault import Fault, described, tower
-from good_plugins import encoder, rows, weights
+from good_plugins import encoder, rows, told, weights
 
 from mimo_core import hookimpl
 
@@ -41,6 +41,19 @@ class TheConfigIsItsOwn(Fault):
 class ParametersAreMiscounted(Fault):
     plugin = encoder(build_submodule=tower("Unused"))
     expected = ("parameters_are_as_described", "has 4,115 parameters, but describe().weights tells")
+
+
+class FlopsAreThoseOfMultiplications(Fault):
+    plugin = encoder(flops=told(1.0))
+    expected = (
+        "flops_are_those_of_the_forward",
+        "for part 'encoder' and media of shapes [[32, 32]]",
+    )
+
+
+class TheProjectorIsNotCounted(Fault):
+    plugin = encoder(flops=told(2.0, projector=0.0))
+    expected = ("flops_are_those_of_the_forward", "tells 0 for part 'projector'")
 
 
 class ItSeedsItself(Fault):

@@ -17,6 +17,7 @@ from mimo_core import (
     LANGUAGE,
     Description,
     Edge,
+    Flops,
     Media,
     Sample,
     Stored,
@@ -69,6 +70,22 @@ def description(module: Any, **changes: Any) -> Description:
     return attrs.evolve(told, **changes)
 
 
+def told(each: float, *, projector: float = 2.0) -> Any:
+    """The hook ``flops``, of so many operations for each weight and row."""
+
+    @hookimpl
+    def flops(module, samples):
+        width, side = module.options.hidden_size, module.options.patch_size
+        media = [one for sample in samples for one in sample.media("image")]
+        count = sum(rows(one.shape, side) for one in media)
+        return [
+            Flops(weights=each * count * (3 * side**2 + 4 * width) * width),
+            Flops(part="projector", weights=projector * count * width * module.language_width),
+        ]
+
+    return flops
+
+
 def weights(module: Any) -> WeightMap:
     width, patch = module.options.hidden_size, 3 * module.options.patch_size**2
     shapes = {
@@ -108,6 +125,8 @@ def encoder(**changes: Any) -> SimpleNamespace:
     @hookimpl
     def rng_prefix(module):
         return f"{module.name}."
+
+    flops = told(2.0)
 
     @hookimpl
     def weight_map(module):

@@ -10,7 +10,9 @@ from typing import Any, Literal
 
 import torch
 
+from mimo_core.contract import Precision
 from mimo_core.platforms.cpu import megatron_view
+from mimo_core.platforms.peak import peak_flops
 from mimo_core.platforms.stopwatches import HostStopwatch
 
 
@@ -47,6 +49,9 @@ class CpuPlatform:
 
     def set_random_state(self, state: torch.Tensor) -> None:
         torch.set_rng_state(state)
+
+    def peak_flops(self, precision: Precision) -> float | None:
+        return peak_flops(None, precision)
 
     def peak_memory(self) -> int:
         return 0

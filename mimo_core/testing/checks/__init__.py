@@ -74,6 +74,7 @@ CHECKS: tuple[Check, ...] = (
     Check("logits_are_as_described", "speaking:logits", _LANGUAGE, 1),
     Check("placeholders_take_rows", "speaking:placeholders", _LANGUAGE, 1),
     Check("packed_samples_are_as_alone", "speaking:packed", _LANGUAGE, 1),
+    Check("flops_are_those_of_the_forward", "counting:forward", _PLAIN, 1),
     Check("forward_twice_gives_the_same", "learning:repeatable", MODULES, 1),
     Check("gradients_reach_every_parameter", "learning:gradients", MODULES, 1),
     Check("bf16_stays_bf16", "learning:bf16", MODULES, 1),

@@ -15,7 +15,7 @@ _EXPERTS = frozenset({"ep", "expert_tp"})
 
 
 def describe(module: Module) -> Description:
-    """Widths, parameters and forward FLOPs of the whole model."""
+    """Widths, parameters of the whole model."""
     shape = shape_of(module)
     rows = embedding_rows(module)
     if shape.tie_embeddings and module.grid.pp > 1:
@@ -31,8 +31,6 @@ def describe(module: Module) -> Description:
         heads=shape.attention_heads,
         experts=shape.experts,
         weights=tuple(_weights(shape, rows)),
-        flops_per_position=2.0 * shape.hidden_size * rows
-        + shape.layers * _flops(shape, module.train.sequence_length),
         parallel=frozenset({"tp", "cp", "pp", "dp"} | (_EXPERTS if shape.experts else _WHOLE)),
         divides=tuple(_divides(shape, rows)),
         packs=True,
@@ -79,7 +77,7 @@ def _layer(shape: Shape) -> dict[frozenset[str], int]:
     """Parameters of one layer, by the grid sizes over which they are divided."""
     hidden = shape.hidden_size
     norms = 2 * hidden + (2 * shape.head_dim if shape.qk_norm else 0)
-    attention = hidden * _attention_columns(shape)
+    attention = hidden * attention_columns(shape)
     if shape.qkv_bias:
         attention += shape.query_width + 2 * shape.kv_width
     if shape.experts:
@@ -89,21 +87,7 @@ def _layer(shape: Shape) -> dict[frozenset[str], int]:
     return {_WHOLE: norms, _TP: attention + 3 * hidden * shape.ffn_hidden_size}
 
 
-def _flops(shape: Shape, sequence_length: int) -> float:
-    """Forward floating-point operations of one layer for one position.
-
-    Two for each weight of a matrix that the position meets, plus causal attention 2 S d: scores
-    and values over S / 2 positions on average, d the width of all heads.
-    """
-    hidden = shape.hidden_size
-    attention = 2.0 * hidden * _attention_columns(shape) + 2.0 * sequence_length * shape.query_width
-    if shape.experts:
-        met = shape.experts_per_token * shape.expert_ffn_hidden_size
-        return attention + 2.0 * hidden * shape.experts + 6.0 * hidden * met
-    return attention + 6.0 * hidden * shape.ffn_hidden_size
-
-
-def _attention_columns(shape: Shape) -> int:
+def attention_columns(shape: Shape) -> int:
     """Width of queries, keys, values and attention output together."""
     return 2 * (shape.query_width + shape.kv_width)
 

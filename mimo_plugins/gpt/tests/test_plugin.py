@@ -95,8 +95,12 @@ def test_flops_are_two_a_weight_that_a_token_meets(family: str) -> None:
     if shape.experts:
         idle = shape.experts - shape.experts_per_token
         unused += 2 * idle * 3 * 32 * shape.expert_ffn_hidden_size
-    attention = 2 * 2 * SEQUENCE * shape.query_width
-    assert described.flops_per_position == 2 * (described.parameters - unused) + attention
+    (told,) = plugin.flops(module, [SEQUENCE, 1])
+    assert told.part == "language"
+    assert told.weights == (SEQUENCE + 1) * 2 * (described.parameters - unused)
+    # A position looks at itself and at those before it, in its own sample.
+    pairs = SEQUENCE * (SEQUENCE + 1) / 2 + 1
+    assert told.activations == pairs * 2 * 2 * shape.layers * shape.query_width
 
 
 def test_only_the_language_model_has_a_vocabulary() -> None:

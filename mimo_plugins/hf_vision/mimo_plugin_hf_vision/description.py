@@ -72,7 +72,6 @@ def describe_encoder(module: Module) -> Description:
             *_tower_weights(tower, options),
             Weights(parameters=projector, part="projector", at="last"),
         ),
-        flops_per_position=_flops(tower, patches, rows * projector) / patches,
         accepts=options.media,
         positions=positions,
         parallel=frozenset({"dp"}),
@@ -85,7 +84,7 @@ def _tower_weights(tower: Architecture, options: Options) -> Iterator[Weights]:
     """Exact where the tensors are known; else what transformer layers of this width have."""
     shapes = tensor_shapes(tower)
     if shapes is None:
-        yield Weights(parameters=tower.layers * _layer_parameters(tower))
+        yield Weights(parameters=tower.layers * layer_parameters(tower))
         return
     still = parameters(unread(tower, options, shapes))
     yield Weights(parameters=parameters(shapes) - still)
@@ -93,15 +92,7 @@ def _tower_weights(tower: Architecture, options: Options) -> Iterator[Weights]:
         yield Weights(parameters=still, frozen=True)
 
 
-def _layer_parameters(tower: Architecture) -> int:
+def layer_parameters(tower: Architecture) -> int:
     """Those of matrix products."""
     inner = tower.config.get("intermediate_size") or 4 * tower.width
     return int(4 * tower.width**2 + 2 * tower.width * inner)
-
-
-def _flops(tower: Architecture, patches: int, projector: int) -> float:
-    """Multiplications and additions of a picture's forward: matrix products only."""
-    sequence = patches + tower.class_tokens
-    layers = tower.layers * (_layer_parameters(tower) + 2 * sequence * tower.width)
-    height, width = tower.patch_size
-    return 2.0 * (sequence * layers + patches * 3 * height * width * tower.width + projector)

@@ -11,6 +11,7 @@ from mimo_core import (
     Description,
     Edge,
     Encoder,
+    Flops,
     Module,
     Platform,
     Sample,
@@ -50,6 +51,14 @@ def module_edges(module: Module, modules: Mapping[str, Module]) -> Sequence[Edge
 def rng_prefix(module: Module) -> str:
     """The module's own name: distinct for two modules of this plugin."""
     return f"{module.name}."
+
+
+@hookimpl
+def flops(module: Module, samples: Sequence[Sample]) -> Sequence[Flops]:
+    """Of tower and projector: all pictures have one size."""
+    from mimo_plugin_hf_vision.flops import forward_flops
+
+    return forward_flops(module, samples)
 
 
 @hookimpl

@@ -22,3 +22,5 @@ class TestSiglip(Conformance):
     plugin = "hf-vision"
     kind = "encoder"
     options = SIGLIP
+    # transformers computes the pooling head too, which no row depends on.
+    flops_tolerance = 0.1

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from mimo_core import Description, MimoError, Module, Platform, WeightMap, hookimpl
+from mimo_core import Description, Flops, MimoError, Module, Platform, WeightMap, hookimpl
 from mimo_plugin_lora.names import place
 from mimo_plugin_lora.options import NAME, Options, options_of, parts_of
 
@@ -62,6 +62,16 @@ def _note(module: Module) -> str:
 
 
 @hookimpl(wrapper=True)
+def flops(module: Module) -> Generator[None, Sequence[Flops], Sequence[Flops]]:
+    """The weights of adapted parts do not learn, but gradients go through them to the adapters.
+
+    The adapters' own products are not counted: about ``rank / width`` of those that they adapt.
+    """
+    pieces = yield
+    return [*_with_adapters(pieces, parts_of(module))]
+
+
+@hookimpl(wrapper=True)
 def build_submodule(
     module: Module, groups: ProcessGroupCollection | None, platform: Platform
 ) -> Generator[None, Any, Any]:
@@ -81,3 +91,16 @@ def weight_map(module: Module) -> Generator[None, WeightMap, WeightMap]:
     from mimo_plugin_lora.weights import with_adapters
 
     return with_adapters(inner, module)
+
+
+def _with_adapters(pieces: Sequence[Flops], parts: Sequence[str]) -> Iterator[Flops]:
+    """The pieces, of adapted parts frozen, and before the first of each what learns instead."""
+    begun = set()
+    for piece in pieces:
+        if piece.part not in parts:
+            yield piece
+            continue
+        if piece.part not in begun:
+            begun.add(piece.part)
+            yield Flops(part=piece.part)
+        yield attrs.evolve(piece, frozen=True)

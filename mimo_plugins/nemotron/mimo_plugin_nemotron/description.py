@@ -14,7 +14,7 @@ _EXPERTS = frozenset({"ep", "expert_tp"})
 
 
 def describe(module: Module) -> Description:
-    """Widths, parameters and forward FLOPs of the whole model."""
+    """Widths, parameters of the whole model."""
     options: Options = module.options
     pattern = options.pattern
     vocabulary = embedding_rows(module)
@@ -36,8 +36,6 @@ def describe(module: Module) -> Description:
         heads=options.attention_heads if "*" in pattern else 0,
         experts=options.experts if "E" in pattern else 0,
         weights=tuple(_weights(options, vocabulary)),
-        flops_per_position=2.0 * hidden * vocabulary
-        + sum(_flops(options, kind, module.train.sequence_length) for kind in pattern),
         parallel=frozenset(parallel),
         divides=_divides(module, vocabulary),
         packs=True,
@@ -106,7 +104,7 @@ def _layer(options: Options, kind: str) -> dict[frozenset[str], int]:
         matrices = hidden * projected + inner * hidden
         return {_WHOLE: hidden, _TP: matrices + convolution + per_head + gated_norm}
     if kind == "*":
-        return {_WHOLE: hidden, _TP: hidden * _attention_columns(options)}
+        return {_WHOLE: hidden, _TP: hidden * attention_columns(options)}
     if kind == "-":
         return {_WHOLE: hidden, _TP: 2 * hidden * options.mlp_width}
     router = options.experts * hidden
@@ -115,28 +113,7 @@ def _layer(options: Options, kind: str) -> dict[frozenset[str], int]:
     return {_WHOLE: hidden + router, _EXPERTS: routed, _TP: shared}
 
 
-def _flops(options: Options, kind: str, sequence_length: int) -> float:
-    """Forward floating-point operations of one layer for one position.
-
-    Two for each weight of a matrix that the position meets, plus: causal attention 2 S d (scores
-    and values over S / 2 positions on average, d the width of all heads); the Mamba2 scan 7 d n
-    (n the state size), as megatron's own throughput figure counts it.
-    """
-    hidden = options.hidden_size
-    if kind == "M":
-        inner, channels, projected = mamba_widths(options)
-        matrices = hidden * (projected + inner) + channels * CONVOLUTION_WIDTH
-        return 2.0 * matrices + 7.0 * inner * options.mamba_state
-    if kind == "*":
-        width = options.attention_heads * options.attention_head_dim
-        return 2.0 * hidden * _attention_columns(options) + 2.0 * sequence_length * width
-    if kind == "-":
-        return 4.0 * hidden * options.mlp_width
-    met = options.experts_per_token * options.expert_width + options.shared_expert_ffn_hidden_size
-    return 2.0 * hidden * options.experts + 4.0 * hidden * met
-
-
-def _attention_columns(options: Options) -> int:
+def attention_columns(options: Options) -> int:
     """Width of queries, keys, values and attention output together."""
     return 2 * (options.attention_heads + options.kv_head_count) * options.attention_head_dim
 

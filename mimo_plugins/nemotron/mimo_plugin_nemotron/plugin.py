@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from mimo_core import (
     BatchContext,
     Description,
+    Flops,
     Module,
     Platform,
     Sample,
@@ -15,6 +16,7 @@ from mimo_core import (
     hookimpl,
 )
 from mimo_plugin_nemotron import description, hub
+from mimo_plugin_nemotron.flops import forward_flops
 from mimo_plugin_nemotron.options import Options
 
 if TYPE_CHECKING:
@@ -37,6 +39,11 @@ def describe(module: Module) -> Description:
 @hookimpl
 def rng_prefix(module: Module) -> str:
     return f"{module.name}."
+
+
+@hookimpl
+def flops(module: Module, lengths: Sequence[int]) -> Sequence[Flops]:
+    return forward_flops(module, lengths)
 
 
 @hookimpl

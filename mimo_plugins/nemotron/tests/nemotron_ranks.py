@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from mimo_plugin_nemotron import plugin
 from mimo_plugin_nemotron.model import architecture
 from nemotron_modules import BATCH, SEQUENCE, VOCABULARY, language_module
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from mimo_core.contract import Grid
 from mimo_core.testing.weights import unnamed
@@ -81,6 +83,7 @@ def one_rank(platform: Any, models: dict[str, dict[str, Any]]) -> dict[str, Any]
         "stock": _stock_limits(platform),
         "models": {name: _facts(platform, options) for name, options in models.items()},
         "checkpoint keys": _checkpoint_keys(platform),
+        "megatron flops": _megatron_flops("M*-E", [5, 7]),
         "architecture": sorted(architecture(language_module(), platform)),
     }
 
@@ -88,7 +91,8 @@ def one_rank(platform: Any, models: dict[str, dict[str, Any]]) -> dict[str, Any]
 def _facts(platform: Any, options: dict[str, Any]) -> dict[str, Any]:
     built = Built(platform, Grid(), **options)
     ids = tokens()
-    losses = built.losses(ids, ids.roll(-1, 1))
+    with FlopCounterMode(display=False) as counter:
+        losses = built.losses(ids, ids.roll(-1, 1))
     losses.sum().backward()
     gradients = {name: p.grad for name, p in built.model.named_parameters()}
     changed = ids.clone()
@@ -99,6 +103,7 @@ def _facts(platform: Any, options: dict[str, Any]) -> dict[str, Any]:
     difference = (before - after).abs().amax(dim=(0, 2))
     return {
         "losses": list(losses.shape),
+        "flops": counter.get_total_flops(),
         "parameters": built.local_parameters(),
         "described": plugin.describe(built.module).parameters,
         "unnamed": unnamed(
@@ -130,6 +135,51 @@ def _checkpoint_keys(platform: Any) -> dict[str, list[str]]:
         "norms": sorted(item.key for name, item in saved.items() if "norm" in name),
         "missing": [name for name, _ in built.model.named_parameters() if name not in saved],
     }
+
+
+def _megatron_flops(pattern: str, lengths: list[int]) -> float:
+    """Of a forward and backward, by megatron's own throughput figure."""
+    from megatron.training.training import num_floating_point_operations
+
+    options = language_module(pattern=pattern).options
+    said = {
+        "hybrid_layer_pattern": pattern,
+        "hidden_size": options.hidden_size,
+        "num_attention_heads": options.attention_heads,
+        "group_query_attention": True,
+        "num_query_groups": options.kv_head_count,
+        "kv_channels": options.attention_head_dim,
+        "ffn_hidden_size": options.mlp_width,
+        "mamba_state_dim": options.mamba_state,
+        "mamba_head_dim": options.mamba_head_dim,
+        "mamba_num_groups": options.mamba_groups,
+        "mamba_num_heads": options.mamba_head_count,
+        "moe_ffn_hidden_size": options.expert_width,
+        "moe_shared_expert_intermediate_size": options.shared_expert_ffn_hidden_size,
+        "moe_router_topk": options.experts_per_token,
+        "padded_vocab_size": options.embedding_rows(VOCABULARY),
+        "swiglu": False,
+    }
+    args = defaultdict(lambda: None, said)
+    squares = sum(length**2 for length in lengths)
+    return float(
+        num_floating_point_operations(
+            _Attributes(args),
+            len(lengths),
+            seqlen_squared_sum_in_batch=squares,
+            total_real_tokens_in_batch=sum(lengths),
+        )
+    )
+
+
+class _Attributes:
+    """A mapping's values as attributes."""
+
+    def __init__(self, values: Mapping[str, Any]) -> None:
+        self._values = values
+
+    def __getattr__(self, name: str) -> Any:
+        return self._values[name]
 
 
 def _mixer_kernels(platform: Any) -> dict[str, Any]:

@@ -9,3 +9,6 @@ class TestEveryLayer(Conformance):
     plugin = "nemotron"
     kind = "language"
     options = {"pattern": "M*-E", "experts": 4} | SMALL
+    # The Mamba2 scan and convolution, which are counted by formula, are so much in so small a
+    # model; test_model has the other layers exactly.
+    flops_tolerance = 0.05

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 from mimo_plugin_nemotron import owned, plugin
-from nemotron_modules import language_module
+from mimo_plugin_nemotron.description import mamba_widths
+from nemotron_modules import BATCH, SEQUENCE, language_module
 
 from mimo_core.contract import Grid
 from mimo_core.testing.ranks import run_ranks
@@ -52,6 +53,31 @@ def test_every_layer_type_trains(model: dict[str, Any]) -> None:
 
 def test_parameters_are_described(model: dict[str, Any]) -> None:
     assert model["parameters"] == model["described"]
+
+
+@pytest.mark.parametrize("name", ["*", "-", "E", "E softmax", "E balanced"])
+def test_flops_are_those_that_a_forward_makes(one_rank: dict[str, Any], name: str) -> None:
+    """Every matrix product. Here all scores are made, of which a causal mask leaves half."""
+    module = language_module(**MODELS[name])
+    (told,) = plugin.flops(module, [SEQUENCE] * BATCH)
+    half = BATCH * SEQUENCE * (SEQUENCE - 1) / 2 if name == "*" else 0
+    masked = half * 4 * module.options.attention_heads * module.options.attention_head_dim
+    assert told.weights + told.activations + masked == one_rank["models"][name]["flops"]
+
+
+def test_flops_are_those_of_megatron(one_rank: dict[str, Any]) -> None:
+    """Its own figure of hybrid models knows neither the router nor the convolution, and of a sample
+    of L positions L / 2 scores a position instead of (L + 1) / 2."""
+    module = language_module(pattern="M*-E")
+    options = module.options
+    lengths = [5, 7]
+    (told,) = plugin.flops(module, lengths)
+    _, channels, _ = mamba_widths(options)
+    router = 2 * sum(lengths) * options.hidden_size * options.experts
+    convolution = 2 * sum(lengths) * channels * 4
+    own = 2 * sum(lengths) * options.attention_heads * options.attention_head_dim
+    rest = told.weights + told.activations - router - convolution - own
+    assert one_rank["megatron flops"] == pytest.approx(3 * rest)
 
 
 def test_the_weight_map_names_all_that_is_in_the_checkpoint(model: dict[str, Any]) -> None:

@@ -57,7 +57,8 @@ def test_flops_of_a_matrix_model() -> None:
     """Without attention scores and scan, forward FLOPs are two a weight that a token meets."""
     dense = plugin.describe(language_module(pattern="--"))
     unused = 208 * 32 + 3 * 32  # the embedding is looked up, norms are not matrices
-    assert dense.flops_per_position == 2 * (dense.parameters - unused)
+    (told,) = plugin.flops(language_module(pattern="--"), [5, 2])
+    assert (told.weights, told.activations) == (7 * 2 * (dense.parameters - unused), 0)
 
 
 def test_nemotron_3_nano_has_30_billion_parameters() -> None:

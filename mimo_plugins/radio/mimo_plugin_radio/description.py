@@ -54,30 +54,12 @@ def describe_encoder(module: Module) -> Description:
         layers=options.tower_layers,
         heads=options.tower_heads,
         weights=weights(options, language_width),
-        flops_per_position=_flops_per_image(options, language_width) / options.largest_patches,
         accepts=options.media,
         positions=positions,
         parallel=frozenset({"tp", "pp", "dp"}),
         divides=_divides(options, language_width),
         owns=OWNS,
     )
-
-
-def _flops_per_image(options: Options, language_width: int) -> float:
-    """Multiplications and additions of the largest picture's forward: matrix products only."""
-    width = options.tower_width
-    patches = options.largest_patches
-    sequence = patches + options.class_tokens
-    products = 4 * width * width + 2 * width * options.tower_ffn_width
-    scores = 2 * sequence * width
-    tower = sequence * options.tower_layers * (products + scores)
-    embedder = patches * 3 * options.patch_size**2 * width
-    inner = options.projector_width
-    if options.projector == "affine":
-        projector = options.output_width * language_width
-    else:
-        projector = inner * (options.output_width + language_width)
-    return 2.0 * (tower + embedder + options.largest_positions * projector)
 
 
 def _divides(options: Options, language_width: int) -> tuple[tuple[str, int, str], ...]:

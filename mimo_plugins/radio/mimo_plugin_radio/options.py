@@ -253,19 +253,6 @@ class Options:
         """Units of the smallest picture in dynamic resolution."""
         return max(1, self.least_positions - self.kept_tokens)
 
-    @property
-    def largest_positions(self) -> int:
-        """Sequence positions of the largest picture; in fixed resolution, of any."""
-        if self.resolution == "dynamic":
-            return self.most_positions
-        return self.positions_of((self.image_side, self.image_side))
-
-    @property
-    def largest_patches(self) -> int:
-        """Patches of the largest picture; in fixed resolution, of any."""
-        units = self.largest_positions - self.kept_tokens
-        return units * (self.unit // self.patch_size) ** 2
-
     def positions_of(self, size: tuple[int, int]) -> int:
         """Sequence positions of a picture of this height and width (whole units)."""
         return (size[0] // self.unit) * (size[1] // self.unit) + self.kept_tokens

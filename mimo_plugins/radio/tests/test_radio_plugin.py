@@ -11,7 +11,7 @@ from mimo_plugin_radio import plugin
 from mimo_plugin_radio.options import Options
 from radio_tiny import DYNAMIC, TINY, tiny_module
 
-from mimo_core import Media
+from mimo_core import Media, Sample
 
 
 @pytest.mark.parametrize(
@@ -67,8 +67,12 @@ def test_huge_is_the_released_size() -> None:
     tower = description.parameters - 5121 * 2688
     assert 0.6e9 < tower < 0.7e9
     # Twice the parameters of the layers, and attention over 1024 patches and 8 class tokens.
-    layers, attention = 32 * 12 * 1280**2, 32 * 2 * 1032 * 1280
-    assert description.flops_per_position == pytest.approx(2 * (layers + attention), rel=0.03)
+    layers, attention = 1032 * 32 * 12 * 1280**2, 32 * 2 * 1032**2 * 1280
+    picture = Media(kind="image", shape=(512, 512), load=lambda _: None)
+    told, projector = plugin.flops(module, [Sample(key="one", parts=(picture,))])
+    assert told.weights == pytest.approx(2 * layers, rel=0.002)  # and the patch embedder
+    assert told.activations == 2 * attention
+    assert projector.weights == 2 * 256 * 5120 * 2688
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from mimo_plugin_radio.options import Options
 from mimo_plugin_radio.sizes import picture_sizes
 from radio_tiny import tiny_module
 
-from mimo_core import Media
+from mimo_core import Media, Sample
 
 
 def _options(**options: object) -> Options:
@@ -172,14 +172,22 @@ def test_description_counts_positions_of_all_pictures_of_a_sample_together() -> 
     assert positions([]) == []
 
 
-def test_flops_a_position_are_those_of_the_largest_picture() -> None:
-    """Attention costs more the larger a picture is; the plan's figure is an upper bound."""
+def test_each_picture_attends_to_itself_alone() -> None:
+    """In its own size: two pictures of a sample take what they take one by one."""
 
-    def flops(**options: object) -> float:
-        return plugin.describe(tiny_module(**options)).flops_per_position
+    def flops(*shapes: tuple[int, int], **options: object) -> list[float]:
+        media = tuple(Media(kind="image", shape=shape, load=_never) for shape in shapes)
+        sample = Sample(key="pictures", parts=media)
+        pieces = plugin.flops(tiny_module(**options), [sample])
+        return [number for piece in pieces for number in (piece.weights, piece.activations)]
 
-    assert flops(resolution="dynamic", max_positions=64) == flops(image_size=64)
-    assert flops(resolution="dynamic", max_positions=16) < flops(image_size=64)
+    dynamic = {"resolution": "dynamic", "max_positions": 64}
+    small, large = flops((16, 16), **dynamic), flops((64, 64), **dynamic)
+    assert large == flops((7, 9), image_size=64)
+    assert large[1] * (4 * 4 + 3) ** 2 == small[1] * (16 * 16 + 3) ** 2
+    together = flops((16, 16), (64, 64), **dynamic)
+    assert together == [one + other for one, other in zip(small, large, strict=True)]
+    assert flops(**dynamic) == [0.0] * 4
 
 
 def _never(_generator: object) -> object:

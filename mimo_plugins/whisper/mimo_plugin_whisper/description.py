@@ -54,29 +54,12 @@ def describe_encoder(module: Module) -> Description:
         layers=options.tower_layers,
         heads=options.tower_heads,
         weights=weights(options, language_width),
-        flops_per_position=_flops_per_window(options, language_width) / options.window_positions,
         accepts=options.media,
         positions=positions,
         parallel=frozenset({"tp", "pp", "dp"}),
         divides=_divides(options, language_width),
         owns=OWNS,
     )
-
-
-def _flops_per_window(options: Options, language_width: int) -> float:
-    """Multiplications and additions of a whole window's forward: matrix products only."""
-    width, positions = options.tower_width, options.window_positions
-    # The first convolution works on twice as many frames.
-    convolutions = 3 * width * (2 * options.mel_bins + width)
-    products = 4 * width * width + 2 * width * options.tower_ffn_width
-    scores = 2 * positions * width
-    inner = options.projector_width(language_width)
-    if options.projector == "affine":
-        projector = options.output_width * language_width
-    else:
-        projector = inner * (options.output_width + language_width)
-    tower = positions * (convolutions + options.tower_layers * (products + scores))
-    return 2.0 * (tower + positions // options.stack * projector)
 
 
 def _divides(options: Options, language_width: int) -> tuple[tuple[str, int, str], ...]:

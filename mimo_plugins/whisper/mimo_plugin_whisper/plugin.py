@@ -11,6 +11,7 @@ from mimo_core import (
     Description,
     Edge,
     Encoder,
+    Flops,
     Module,
     Platform,
     Sample,
@@ -33,7 +34,7 @@ def options() -> type:
 
 @hookimpl
 def describe(module: Module) -> Description:
-    """Sizes, parameters (projector included), FLOPs a position, rows of a sound."""
+    """Sizes, parameters (projector included), rows of a sound."""
     from mimo_plugin_whisper.description import describe_encoder
 
     return describe_encoder(module)
@@ -50,6 +51,14 @@ def module_edges(module: Module, modules: Mapping[str, Module]) -> Sequence[Edge
 def rng_prefix(module: Module) -> str:
     """The module's own name: distinct for two modules of this plugin."""
     return f"{module.name}."
+
+
+@hookimpl
+def flops(module: Module, samples: Sequence[Sample]) -> Sequence[Flops]:
+    """Of tower and projector, told from the samples' metadata."""
+    from mimo_plugin_whisper.flops import forward_flops
+
+    return forward_flops(module, samples)
 
 
 @hookimpl

@@ -13,6 +13,8 @@ class TestShortWindows(Conformance):
     kind = "encoder"
     options = TINY | {"stack": 3}
     shapes = SHAPES
+    # Of a sound of several windows the convolutions see the last filled up with zeros.
+    flops_tolerance = 0.06
 
 
 class TestPaddedWindows(Conformance):

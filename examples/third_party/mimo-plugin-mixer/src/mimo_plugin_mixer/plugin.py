@@ -23,8 +23,6 @@ def describe(module: mimo.Module) -> mimo.Description:
     options = options_of(module)
     width, patches = options.hidden_size, options.patches
     assert module.language_width is not None
-    mixing = patches * options.patch_inner * width + width * options.channel_inner * patches
-    stem = 3 * options.patch_size**2 * width * patches
     _, projector = names.projector(options, module.language_width)
 
     def positions(media: Sequence[mimo.Media]) -> list[int]:
@@ -38,13 +36,26 @@ def describe(module: mimo.Module) -> mimo.Description:
             mimo.Weights(parameters=sum(math.prod(shape) for _, shape in names.tower(options))),
             mimo.Weights(parameters=math.prod(projector), part="projector", at="last"),
         ),
-        flops_per_position=2.0 * (options.layers * 2 * mixing + stem) / patches,
         accepts="image",
         positions=positions,
         parallel=frozenset({"dp"}),
         refused={"tp": "its layers mix all patches of a picture, which are on one rank"},
         owns=frozenset({"num_layers", "hidden_size", "num_attention_heads", "ffn_hidden_size"}),
     )
+
+
+@mimo.hookimpl
+def flops(module: mimo.Module, samples: Sequence[mimo.Sample]) -> Sequence[mimo.Flops]:
+    options = options_of(module)
+    width, patches = options.hidden_size, options.patches
+    assert module.language_width is not None
+    pictures = sum(1 for sample in samples for _ in sample.media("image"))
+    mixing = patches * options.patch_inner * width + width * options.channel_inner * patches
+    stem = 3 * options.patch_size**2 * width * patches
+    _, projector = names.projector(options, module.language_width)
+    tower = 2.0 * pictures * (options.layers * 2 * mixing + stem)
+    behind = 2.0 * pictures * patches * math.prod(projector)
+    return [mimo.Flops(weights=tower), mimo.Flops(part="projector", weights=behind)]
 
 
 @mimo.hookimpl

@@ -1,0 +1,74 @@
+"""What a GPU can do at most: the denominator of MFU."""
+
+from __future__ import annotations
+
+import os
+import re
+
+from mimo_core.contract import Precision
+from mimo_core.errors import MimoError
+
+PEAK_VARIABLE = "MIMO_PEAK_TFLOPS"
+"""TFLOP/s of one rank at most, in the precision of its module: instead of the table."""
+
+_DENSE_BF16 = {
+    "GB200": 2500.0,
+    "B200": 2250.0,
+    "GH200": 989.4,
+    "H200 NVL": 835.5,
+    "H200": 989.4,
+    "H100 NVL": 835.5,
+    "H100 PCIe": 756.0,
+    "H100": 989.4,
+    "A100": 312.0,
+    "L40S": 362.05,
+    "L40": 181.05,
+}
+"""TFLOP/s of dense products in bf16 with sums in fp32, by the word in the device's name that
+is found first. From NVIDIA's data sheets (H100, H200, GH200, A100, L40S, L40, DGX B200, GB200
+NVL72), which give most of them with sparsity: twice as much."""
+_SLICE = "MIG"
+"""Stands in the name of a part of a GPU."""
+
+
+def said() -> float | None:
+    """FLOP/s of a rank that ``MIMO_PEAK_TFLOPS`` says, if any.
+
+    Raises:
+        MimoError: it says no number above 0.
+    """
+    value = os.environ.get(PEAK_VARIABLE)
+    if not value:
+        return None
+    try:
+        tera = float(value)
+    except ValueError:
+        tera = 0.0
+    if not 0 < tera < float("inf"):
+        raise MimoError(
+            f"{PEAK_VARIABLE}={value}: expected the TFLOP/s of one rank at most, such as 989.4; "
+            "without it, MFU is told on GPUs that are known"
+        )
+    return tera * 1e12
+
+
+def peak_flops(device: str | None, precision: Precision) -> float | None:
+    """FLOP/s of a rank at most; ``None`` where it is not known.
+
+    In fp32 it depends on the kernel whether a product is made in TF32 (TransformerEngine's are,
+    torch's are not), so nothing is known of it.
+
+    Args:
+        device: Name of the rank's GPU; ``None`` on a CPU.
+        precision: Of the rank's module.
+
+    Raises:
+        MimoError: ``MIMO_PEAK_TFLOPS`` says no number above 0.
+    """
+    given = said()
+    if given is not None or device is None or precision != "bf16" or _SLICE in device:
+        return given
+    for name, tera in _DENSE_BF16.items():
+        if re.search(rf"\b{name}\b", device):
+            return tera * 1e12
+    return None

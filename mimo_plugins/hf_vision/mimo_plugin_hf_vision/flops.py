@@ -1,0 +1,63 @@
+"""Floating-point operations of a tower's forward and its projector's, without torch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from mimo_core import Flops, Module, Sample
+from mimo_plugin_hf_vision.architecture import Architecture, architecture
+from mimo_plugin_hf_vision.description import layer_parameters
+from mimo_plugin_hf_vision.names import projector_shapes, tensor_shapes, unread
+from mimo_plugin_hf_vision.options import Options, options_of
+from mimo_plugin_hf_vision.preprocessing import preprocessing
+
+_LOOKED_UP = "embedding"
+"""Stands in names of tables of positions and tokens, which are no factors of products."""
+
+
+def forward_flops(module: Module, samples: Sequence[Sample]) -> tuple[Flops, Flops]:
+    """Of tower and projector: each picture attends to all of itself. Layers behind the one that is
+    read, and heads that no row depends on, are not counted, though transformers computes them."""
+    options = options_of(module)
+    tower = architecture(options)
+    language_width = module.language_width
+    assert language_width is not None, f"{module.name} is asked without the language width"
+    pictures = sum(1 for sample in samples for _ in sample.media(options.media))
+    patches = tower.patches(preprocessing(tower, options).size)
+    sequence = patches + tower.class_tokens
+    rows = patches + (tower.class_tokens if options.tokens == "all" else 0)
+    layers = tower.layers
+    if options.select_layer is not None:
+        layers = options.select_layer % (tower.layers + 1)
+    projector = sum(
+        math.prod(shape)
+        for shape in projector_shapes(options, tower.width, language_width).values()
+        if len(shape) > 1
+    )
+    height, across = tower.patch_size
+    embedder = 3 * height * across * tower.width
+    met = patches * embedder + sequence * _layers(tower, options, layers)
+    return (
+        Flops(
+            part="encoder",
+            weights=2.0 * pictures * met,
+            # Scores, and values weighted by them.
+            activations=2.0 * pictures * sequence**2 * layers * 2 * tower.width,
+        ),
+        Flops(part="projector", weights=2.0 * pictures * rows * projector),
+    )
+
+
+def _layers(tower: Architecture, options: Options, read: int) -> int:
+    """Weights of the matrices of the layers that are read; where the tensors are not known, of as
+    many transformer layers of this width."""
+    shapes = tensor_shapes(tower)
+    if shapes is None:
+        return read * layer_parameters(tower)
+    still = unread(tower, options, shapes)
+    return sum(
+        math.prod(shape)
+        for name, shape in shapes.items()
+        if len(shape) == 2 and _LOOKED_UP not in name and name not in still
+    )

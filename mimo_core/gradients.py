@@ -17,6 +17,7 @@ from megatron.core.distributed.finalize_model_grads import (
 
 from mimo_core.contract import LANGUAGE
 from mimo_core.model.mimo import Model
+from mimo_core.profile.recorder import span
 
 
 def finalize_gradients(
@@ -37,13 +38,14 @@ def finalize_gradients(
     (model,) = models
     assert num_tokens is not None, "per-token loss is what all modules share"
     counts = model.has_language and model.groups[LANGUAGE].tp.rank() == 0
-    total = num_tokens.clone() if counts else torch.zeros_like(num_tokens)
-    dist.all_reduce(total)
-    for name, groups in model.groups.items():
-        module = model.active(name)
-        if name in model.reductions:
-            model.reductions[name].finish(force_all_reduce)
-        finalize_module_gradients(
-            [module], None, pg_collection=groups, force_all_reduce=force_all_reduce
-        )
-        module.scale_gradients(1.0 / total.clamp(min=1))  # type: ignore[operator]
+    with span("gradients", "finalize gradients"):
+        total = num_tokens.clone() if counts else torch.zeros_like(num_tokens)
+        dist.all_reduce(total)
+        for name, groups in model.groups.items():
+            module = model.active(name)
+            if name in model.reductions:
+                model.reductions[name].finish(force_all_reduce)
+            finalize_module_gradients(
+                [module], None, pg_collection=groups, force_all_reduce=force_all_reduce
+            )
+            module.scale_gradients(1.0 / total.clamp(min=1))  # type: ignore[operator]

@@ -33,6 +33,7 @@ from megatron.core.optimizer.clip_grads import count_zeros_fp32, get_grad_norm_f
 from mimo_core.contract import Module
 from mimo_core.model.config import DTYPES
 from mimo_core.model.mimo import Model
+from mimo_core.profile.recorder import span
 from mimo_core.weights.keys import optimizer_prefix
 
 STEP = "step"
@@ -69,6 +70,11 @@ class Optimizer(MimoOptimizer):  # type: ignore[misc]
         ]
         self.norms: dict[str, float] = {}
         """Norm of each module's gradient before clipping, of the last step; on all ranks."""
+
+    def step(self) -> tuple[bool, float | None, int | None]:
+        """One step of all modules: whether it was taken, the norm, and zeros where counted."""
+        with span("optimizer", "optimizer"):
+            return super().step()  # type: ignore[no-any-return]
 
     @torch.no_grad()
     def prepare_grads(self) -> bool:

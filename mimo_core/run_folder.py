@@ -74,6 +74,11 @@ class RunFolder:
     def tensorboard(self) -> Path:
         return self.path / "tensorboard"
 
+    @property
+    def profile(self) -> Path:
+        """The timeline of an iteration, where one was recorded."""
+        return self.path / "profile"
+
     def lock(self) -> IO[str]:
         """Keep other runs out of the folder until the file that this gives is closed.
 

@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 
+PASSES = {"forward_step", "backward_step", "backward_step_multimodule"}
+
 
 def reasons(platform: Any) -> dict[str, bool]:
     """By adaptation: whether megatron still gives the reason for it."""
@@ -21,6 +23,7 @@ def reasons(platform: Any) -> dict[str, bool]:
     from megatron.core.models.mimo.model.base import MimoModel
     from megatron.core.models.mimo.partition.utils import PartitionAdapter
     from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
+    from megatron.core.pipeline_parallel import schedules
     from megatron.core.ssm import mamba_context_parallel
     from megatron.core.transformer import transformer_config
     from megatron.core.transformer.dot_product_attention import DotProductAttention
@@ -35,6 +38,7 @@ def reasons(platform: Any) -> dict[str, bool]:
 
     grid = HyperCommGrid(shape=[1, 1], dim_names=["tp", "pp"], backend=platform.backend)
     grid.create_pg("pp")
+    schedule = schedules.forward_backward_pipelining_without_interleaving
     load = inspect.getsource(DistributedOptimizer.load_state_dict)
     return {
         "compile_helpers runs make without a Makefile": _exits(compile_helpers),
@@ -94,6 +98,9 @@ def reasons(platform: Any) -> dict[str, bool]:
         "the checkpoint queue is made by spawning": (
             inspect.signature(get_write_results_queue).parameters["mp_mode"].default == "spawn"
         ),
+        "passes are found by their global names": set(schedule.__code__.co_names) >= PASSES,
+        "timers leave a backward pass out": "timers"
+        not in inspect.getsource(schedules.backward_step_multimodule),
         "the step is found by its global name": {"train_step", "evaluate"}
         <= set(training.train.__code__.co_names)
         | set(training.evaluate_and_print_results.__code__.co_names),

@@ -45,6 +45,11 @@ PURE = (
     "report/header.py",
     "cli/doctor.py",
     "doctor",
+    "profile/spans.py",
+    "profile/figures.py",
+    "profile/chrome.py",
+    "profile/clock.py",
+    "profile/table.py",
 )
 HEAVY = {"torch", "megatron", "numpy", "transformers", "matplotlib"}
 
@@ -126,7 +131,7 @@ LAYERS = (
     ("plugins", "recipe", "layout"),
     ("graph", "star", "stock_settings", "validate", "memory", "work", "sources", "plan", "weights"),
     ("scaffold",),
-    ("platforms", "data", "report"),
+    ("platforms", "data", "report", "profile"),
     ("nursery",),
     ("topology", "communicator", "rng"),
     ("model", "gradients", "optimizer"),

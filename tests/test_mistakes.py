@@ -77,7 +77,13 @@ MISTAKES = (
         of="unknown section",
         overrides=("trian.seed=7",),
         said="command line: trian.seed=7: trian: unknown key 'trian'. Did you mean 'train'? Known "
-        "keys: modules, data, train, tokenizer, evaluate, checkpoint, layout, megatron",
+        "keys: modules, data, train, tokenizer, evaluate, checkpoint, profile, layout, megatron",
+    ),
+    Mistake(
+        of="profile of an iteration beyond the last",
+        overrides=("profile.record=true", "profile.iteration=1000", "train.iterations=20"),
+        said="command line: profile.iteration=1000: 1000 is recorded, but train.iterations is 20; "
+        "lower the one or raise the other",
     ),
     Mistake(
         of="value of a wrong type",

@@ -13,6 +13,7 @@ from mimo_core.recipe import (
     DataRecipe,
     EvaluateRecipe,
     ModuleRecipe,
+    ProfileRecipe,
     Recipe,
     TokenizerRecipe,
 )
@@ -28,6 +29,7 @@ CLASSES = (
     TokenizerRecipe,
     EvaluateRecipe,
     CheckpointRecipe,
+    ProfileRecipe,
 )
 
 

@@ -31,6 +31,14 @@ def pretrain(
     no_plugin: Annotated[
         list[str] | None, typer.Option(help="Name of an installed plugin to leave out.")
     ] = None,
+    profile: Annotated[
+        bool,
+        typer.Option(
+            "--profile",
+            help="Record a timeline of one iteration on all ranks, the third by default: short "
+            "for profile.record=true.",
+        ),
+    ] = False,
     max_restarts: Annotated[
         int,
         typer.Option(
@@ -44,6 +52,8 @@ def pretrain(
     from mimo_core.launch.local import RunFailed
 
     recipe, overrides = _split(arguments or [])
+    if profile:
+        overrides.append("profile.record=true")
     try:
         run(
             recipe,

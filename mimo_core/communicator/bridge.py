@@ -20,6 +20,8 @@ import torch.distributed as dist
 from mimo_core.communicator.routes import EdgeRoute, Leg
 from mimo_core.data.rows import Rows, check_rows
 from mimo_core.platforms.base import RankPlatform
+from mimo_core.profile.recorder import message, recorder, span, wait_for
+from mimo_core.profile.spans import Exchange
 
 
 @attrs.define(kw_only=True)
@@ -29,14 +31,18 @@ class Transfer:
     works: list[dist.Work]
     kept: list[torch.Tensor]
     platform: RankPlatform
+    messages: list[Exchange] = attrs.field(factory=list)
+    """Those of a step that is recorded."""
 
     def wait(self, received: Sequence[torch.Tensor] = ()) -> None:
         """The current stream may use ``received`` afterwards."""
-        with self.platform.transfer():
-            for work in self.works:
-                work.wait()
-        self.platform.received(list(received))
-        self.works, self.kept = [], []
+        with span("exchange", "wait for messages"):
+            wait_for(self.messages)
+            with self.platform.transfer():
+                for work in self.works:
+                    work.wait()
+            self.platform.received(list(received))
+        self.works, self.kept, self.messages = [], [], []
 
 
 class Bridge:
@@ -109,7 +115,7 @@ class Bridge:
         """
         ops: list[dist.P2POp] = []
         filled: dict[str, torch.Tensor] = {}
-        with self._platform.transfer():
+        with span("exchange", "begin messages"), self._platform.transfer():
             if send_forward is not None:
                 encoder, rows, counts = send_forward
                 check_rows(encoder, rows, counts, self._width)
@@ -131,8 +137,24 @@ class Bridge:
                     for leg, part in self._parts(route.forward, filled[encoder], counts):
                         self._add(ops, dist.irecv, part, leg)
             works = dist.batch_isend_irecv(ops) if ops else []
+            encodes = send_forward is not None or receive_backward is not None
+            messages = self._recorded(ops, encodes) if recorder() else []
         kept = [op.tensor for op in ops]
-        return Transfer(works=works, kept=kept, platform=self._platform), filled
+        transfer = Transfer(works=works, kept=kept, platform=self._platform, messages=messages)
+        return transfer, filled
+
+    def _recorded(self, ops: Sequence[dist.P2POp], encodes: bool) -> list[Exchange]:
+        """The messages, named alike on both sides; ``encodes`` is the encoder's."""
+        rank = dist.get_rank()
+        of = {leg.peer: e for e, r in self._routes.items() for leg in (*r.forward, *r.backward)}
+        return [
+            message(
+                f"{'rows' if sends == encodes else 'gradients'} of {of[op.peer]}",
+                *((rank, op.peer) if sends else (op.peer, rank)),
+            )
+            for op in ops
+            for sends in [op.op is dist.isend]
+        ]
 
     def _learning(self) -> list[str]:
         return [encoder for encoder in self._routes if self.learns(encoder)]

@@ -19,12 +19,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from megatron.core.pipeline_parallel.p2p_communication import P2PCommunicator
 
 from mimo_core.communicator.bridge import Bridge, Transfer
 from mimo_core.contract import LANGUAGE
 from mimo_core.data.rows import Rows, RowSource
 from mimo_core.layout import Layout
+from mimo_core.profile.recorder import message, recorder, span, wait_for
 
 Tensors = dict[str, torch.Tensor | None]
 
@@ -66,7 +68,7 @@ class PipelineCommunicator:
         """Where rows of the next microbatch are told; the engine switches it for evaluation."""
         self._module = module
         self._bridge = bridge
-        self._stage = P2PCommunicator(pp_group, config)
+        self._stage = _Stages(pp_group, config)
         self._pp_rank = layout.coordinates(rank, module)["pp"]
         self._pp_size = layout.grids[module].pp
         # Encoders on the language model's own ranks feed it without a message.
@@ -265,6 +267,29 @@ class PipelineCommunicator:
         """Wait for all but the last ``keep`` transfers, whose tensors are still needed."""
         while len(self._sends) > keep:
             self._sends.popleft().wait()
+
+
+class _Stages(P2PCommunicator):  # type: ignore[misc]
+    """Core's, which tells a step's recorder of its messages; each is waited for at once."""
+
+    def _communicate(self, **given: Any) -> Any:
+        if recorder() is None:
+            return super()._communicate(**given)
+        rank = self.pp_group.rank()
+        here, before, after = (self._world_rank(rank + step) for step in (0, -1, 1))
+        ends = {
+            "tensor_send_prev": ("gradients", here, before),
+            "recv_prev": ("activations", before, here),
+            "tensor_send_next": ("activations", here, after),
+            "recv_next": ("gradients", after, here),
+        }
+        with span("exchange", "messages between stages"):
+            due = [name for name in ends if given[name] is not None and given[name] is not False]
+            wait_for([message(*ends[name]) for name in due])
+            return super()._communicate(**given)
+
+    def _world_rank(self, stage: int) -> int:
+        return dist.get_global_rank(self.pp_group, stage % self.pp_group.size())
 
 
 def _one(tensor: Any) -> torch.Tensor | None:

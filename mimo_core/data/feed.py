@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 
 from mimo_core.data.rows import Rows
 from mimo_core.data.slices import Batch, Slices
+from mimo_core.profile.recorder import span
 
 
 class Feed:
@@ -74,15 +75,19 @@ class Feed:
 
     def _look(self) -> Batch:
         if self._next is None:
-            assert self._loader is not None, "closed"
-            if self._iterator is None:
-                self._iterator = iter(self._loader)
-            try:
-                self._next = next(self._iterator)
-            except StopIteration:
-                self._iterator = iter(self._loader)
-                self._next = next(self._iterator)
+            with span("data", "next batch"):
+                self._next = self._load()
         return self._next
+
+    def _load(self) -> Batch:
+        assert self._loader is not None, "closed"
+        if self._iterator is None:
+            self._iterator = iter(self._loader)
+        try:
+            return next(self._iterator)
+        except StopIteration:
+            self._iterator = iter(self._loader)
+            return next(self._iterator)
 
 
 def _ignore_termination(_worker: int) -> None:

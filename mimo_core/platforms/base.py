@@ -11,6 +11,24 @@ import torch
 from mimo_core.contract import Precision
 
 
+class Stopwatch(Protocol):
+    """Tells when the work that was given to a rank's device so far is done."""
+
+    on_host: bool
+    """Its marks are times of the host: there is no device beside it."""
+    error: float
+    """Seconds by which its times may differ from the host's, known after :meth:`seconds`."""
+
+    def start(self) -> None:
+        """Relate the device's clock to the host's. Waits until the device is idle."""
+
+    def mark(self) -> Any:
+        """The end of all that the current stream of :meth:`start` was given so far."""
+
+    def seconds(self, marks: Sequence[Any]) -> list[float]:
+        """Times of marks in seconds of ``time.perf_counter``; waits for the device."""
+
+
 class RankPlatform(Protocol):
     """One rank's machine. The plugin-facing part is ``mimo_core.Platform``."""
 
@@ -50,3 +68,6 @@ class RankPlatform(Protocol):
 
     def peak_memory(self) -> int:
         """Bytes of device memory allocated at most so far (0 on a CPU)."""
+
+    def stopwatch(self) -> Stopwatch:
+        """A new one."""

@@ -13,6 +13,7 @@ from mimo_core.contract import Precision
 from mimo_core.environment import switched_on
 from mimo_core.platforms import kernels
 from mimo_core.platforms.peak import peak_flops
+from mimo_core.platforms.stopwatches import DeviceStopwatch
 
 EAGER_VARIABLE = "MIMO_EAGER_COMMUNICATORS"
 """Environment variable: NCCL makes its communicators at the start instead of at first use."""
@@ -74,3 +75,6 @@ class CudaPlatform:
 
     def peak_memory(self) -> int:
         return torch.cuda.max_memory_allocated()
+
+    def stopwatch(self) -> DeviceStopwatch:
+        return DeviceStopwatch()

@@ -7,6 +7,7 @@ from mimo_core.recipe.schema import (
     EvaluateRecipe,
     LayoutKind,
     ModuleRecipe,
+    ProfileRecipe,
     Recipe,
     TokenizerRecipe,
 )
@@ -18,6 +19,7 @@ __all__ = [
     "LayoutKind",
     "LoadedRecipe",
     "ModuleRecipe",
+    "ProfileRecipe",
     "Recipe",
     "TokenizerRecipe",
     "dump",

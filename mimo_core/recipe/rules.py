@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         DataRecipe,
         EvaluateRecipe,
         ModuleRecipe,
+        ProfileRecipe,
         Recipe,
     )
 
@@ -85,6 +86,20 @@ def checkpoint(value: CheckpointRecipe) -> Iterator[Mistake]:
         yield ("save_initial",), "saves the first weights, but save is false; leave one of both out"
 
 
+def profile(value: ProfileRecipe) -> Iterator[Mistake]:
+    yield from _at_least(value, "iteration", 1)
+
+
+def profiled(value: ProfileRecipe, iterations: int) -> Iterator[Mistake]:
+    """The iteration that is recorded is one of the run."""
+    if value.record and value.iteration > iterations >= 1:
+        yield (
+            ("iteration",),
+            f"{value.iteration} is recorded, but train.iterations is {iterations}; lower the one "
+            "or raise the other",
+        )
+
+
 def module_names(names: Collection[str]) -> Iterator[Mistake]:
     """One language model, and names that can stand in a path ``modules.NAME.grid``."""
     if LANGUAGE not in names:
@@ -138,6 +153,8 @@ def whole(recipe: Recipe) -> Iterator[Mistake]:
     yield from _under(("train",), train(recipe.train))
     yield from _under(("evaluate",), evaluate(recipe.evaluate))
     yield from _under(("checkpoint",), checkpoint(recipe.checkpoint))
+    yield from _under(("profile",), profile(recipe.profile))
+    yield from _under(("profile",), profiled(recipe.profile, recipe.train.iterations))
 
 
 def _under(prefix: tuple[str, ...], mistakes: Iterator[Mistake]) -> Iterator[Mistake]:

@@ -113,6 +113,20 @@ class CheckpointRecipe:
 
 
 @attrs.frozen(kw_only=True)
+class ProfileRecipe:
+    """A timeline of one iteration: what every rank did, and whom it waited for."""
+
+    record: bool = False
+    """Record one, as `mimo-pretrain --profile` does; it is written to `profile/` in the run
+    folder."""
+    iteration: int = 3
+    """Which of the iterations that the command runs, 1 the first; the first ones warm caches up."""
+    kernels: bool = False
+    """Let torch's profiler write the operators and kernels of the iteration too, a file a rank.
+    It slows down what it looks at."""
+
+
+@attrs.frozen(kw_only=True)
 class Recipe:
     """A run.
 
@@ -133,6 +147,8 @@ class Recipe:
     """Looking at the held-out split."""
     checkpoint: CheckpointRecipe = attrs.field(factory=CheckpointRecipe)
     """Saving the run, and going on from where it stopped."""
+    profile: ProfileRecipe = attrs.field(factory=ProfileRecipe)
+    """A timeline of one iteration."""
     layout: LayoutKind = "disjoint"
     """`disjoint`: every module has ranks of its own. `colocated`: all share one rank, the same run
     without messages; what `mimo verify` judges by."""

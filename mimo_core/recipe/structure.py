@@ -31,6 +31,7 @@ _RULES: dict[type, Callable[[Any], Iterator[rules.Mistake]]] = {
     schema.DataRecipe: rules.data,
     schema.EvaluateRecipe: rules.evaluate,
     schema.CheckpointRecipe: rules.checkpoint,
+    schema.ProfileRecipe: rules.profile,
 }
 _NOUNS = {int: "an integer", float: "a number", bool: "true or false", str: "text"}
 

@@ -101,6 +101,10 @@ class Reporter:
         """Something that a person should know of the run."""
         self._screen.say(line)
 
+    def show(self, table: Table) -> None:
+        """A table that a person should see of the run."""
+        self._screen.console.print(table)
+
     def step(self, row: Iteration) -> None:
         """One training iteration is done."""
         if self._first_step is None:

@@ -9,11 +9,14 @@ import pickle
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 from mimo_core.errors import CheckpointError
+from mimo_core.profile.recorder import span
+from mimo_core.profile.spans import Kind
 from mimo_core.termination import children_ignore
 
 
@@ -44,6 +47,37 @@ def adapt_stock_loop(
     training.evaluate = evaluate(training.evaluate)
     # What does not fit is told by a tree of exceptions of all ranks that names no folder.
     training.load_checkpoint = _loading_named(training.load_checkpoint)
+
+
+@contextmanager
+def recorded_passes() -> Iterator[None]:
+    """Have the stock schedules tell a step's recorder of each microbatch's passes while this is
+    open.
+
+    They have no hook around a pass, and their timers leave out the backward pass of a rank that
+    other modules feed. Backward passes come in the order of the forward ones.
+    """
+    from megatron.core.pipeline_parallel import schedules
+
+    def recorded(kind: Kind, stock: Callable[..., Any], numbers: Iterator[int]) -> Any:
+        def one_pass(*args: Any, **kwargs: Any) -> Any:
+            with span(kind, kind, next(numbers)):
+                return stock(*args, **kwargs)
+
+        return one_pass
+
+    backward = count()
+    numbers = {"forward_step": count(), "backward_step": backward}
+    numbers["backward_step_multimodule"] = backward
+    stock = {name: getattr(schedules, name) for name in numbers}
+    for name, function in stock.items():
+        kind: Kind = "forward" if name == "forward_step" else "backward"
+        setattr(schedules, name, recorded(kind, function, numbers[name]))
+    try:
+        yield
+    finally:
+        for name, function in stock.items():
+            setattr(schedules, name, function)
 
 
 def adapt_checkpoints(

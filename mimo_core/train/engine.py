@@ -24,6 +24,7 @@ from mimo_core.model.builder import BuildConfig
 from mimo_core.model.config import DTYPES
 from mimo_core.plan import Plan
 from mimo_core.platforms.base import RankPlatform
+from mimo_core.profile.profile import Profile
 from mimo_core.report.reporter import Iteration, Reporter, not_finite
 from mimo_core.run_folder import RunFolder
 from mimo_core.termination import Termination
@@ -31,6 +32,7 @@ from mimo_core.topology import build_topology
 from mimo_core.train.adaptations import (
     adapt_stock_loop,
     exit_is_an_end,
+    recorded_passes,
     stop_where_agreed,
     write_tensorboard,
 )
@@ -108,6 +110,9 @@ class Engine:
         self._feeds: dict[Split, Feed] = {}
         self._evaluated: dict[int, Any] = {}
         self._skipped = 0
+        self._profile = Profile(
+            plan=plan, platform=platform, folder=folder, reporter=reporter, passes=recorded_passes
+        )
         self._answers = AnswerSheet(
             plan=plan,
             topology=self._topology,
@@ -148,6 +153,8 @@ class Engine:
             feed.close()
         if self._reporter is None:
             return None
+        if (missed := self._profile.missed()) is not None:
+            self._reporter.note(missed)
         saved = newest(self.checkpoints)
         path = None if saved.manifest is None else str(saved.path)
         told_by = "SIGTERM" if self._stopped else None
@@ -223,10 +230,11 @@ class Engine:
             _, _, model, optimizer, scheduler, *_ = args
             if iteration == 0 and self._plan.recipe.checkpoint.save_initial:
                 training.save_checkpoint_and_time(0, model, optimizer, scheduler, 0, {})
-            started = time.perf_counter()
-            result = stock(*args, iteration=iteration, **kwargs)
-            self._platform.synchronize()
-            seconds = time.perf_counter() - started
+            with self._profile.around():
+                started = time.perf_counter()
+                result = stock(*args, iteration=iteration, **kwargs)
+                self._platform.synchronize()
+                seconds = time.perf_counter() - started
             losses, skipped, *_, norm, _zeros, _logit = result
             work = self._measures.after_step(self._feeds["train"], model[0], optimizer)
             row = Iteration(
@@ -244,6 +252,7 @@ class Engine:
             )
             if self._reporter is not None:
                 self._reporter.step(row)
+            self._profile.tell(row.iteration)
             self._count_skipped(row, bool(skipped))
             return result
 

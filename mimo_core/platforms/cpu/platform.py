@@ -13,6 +13,7 @@ import torch
 from mimo_core.contract import Precision
 from mimo_core.platforms.cpu import megatron_view
 from mimo_core.platforms.peak import peak_flops
+from mimo_core.platforms.stopwatches import HostStopwatch
 
 
 class CpuPlatform:
@@ -54,6 +55,9 @@ class CpuPlatform:
 
     def peak_memory(self) -> int:
         return 0
+
+    def stopwatch(self) -> HostStopwatch:
+        return HostStopwatch()
 
 
 def _other_than_rng_drift(record: logging.LogRecord) -> bool:

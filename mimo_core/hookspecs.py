@@ -114,7 +114,7 @@ def flops(  # type: ignore[empty-body]
     microbatch (in DataLoader workers when the recipe has any), and by the conformance kit. Of the
     whole module, its projector included, whatever its grid is; in pieces, those first that the
     forward computes first. An encoder tells by the samples' metadata, a language model by
-    ``lengths``: the positions that each sample takes in its sequence.
+    ``lengths`` alone: the positions that each sample takes in its sequence, without padding.
 
     Counted is what the model needs: neither padding, nor what a kernel computes besides (the masked
     half of causal attention), nor recomputation; matrix products, convolutions and scans alone, as

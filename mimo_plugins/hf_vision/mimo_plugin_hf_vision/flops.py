@@ -8,12 +8,9 @@ from collections.abc import Sequence
 from mimo_core import Flops, Module, Sample
 from mimo_plugin_hf_vision.architecture import Architecture, architecture
 from mimo_plugin_hf_vision.description import layer_parameters
-from mimo_plugin_hf_vision.names import projector_shapes, tensor_shapes, unread
-from mimo_plugin_hf_vision.options import Options, options_of
+from mimo_plugin_hf_vision.names import projector_shapes, tensor_shapes
+from mimo_plugin_hf_vision.options import options_of
 from mimo_plugin_hf_vision.preprocessing import preprocessing
-
-_LOOKED_UP = "embedding"
-"""Stands in names of tables of positions and tokens, which are no factors of products."""
 
 
 def forward_flops(module: Module, samples: Sequence[Sample]) -> tuple[Flops, Flops]:
@@ -37,7 +34,7 @@ def forward_flops(module: Module, samples: Sequence[Sample]) -> tuple[Flops, Flo
     )
     height, across = tower.patch_size
     embedder = 3 * height * across * tower.width
-    met = patches * embedder + sequence * _layers(tower, options, layers)
+    met = patches * embedder + sequence * _layers(tower, layers)
     return (
         Flops(
             part="encoder",
@@ -49,15 +46,20 @@ def forward_flops(module: Module, samples: Sequence[Sample]) -> tuple[Flops, Flo
     )
 
 
-def _layers(tower: Architecture, options: Options, read: int) -> int:
-    """Weights of the matrices of the layers that are read; where the tensors are not known, of as
-    many transformer layers of this width."""
+def _layers(tower: Architecture, read: int) -> int:
+    """Weights of the matrices of the first layers; where the tensors are not known, of as many
+    transformer layers of this width."""
     shapes = tensor_shapes(tower)
     if shapes is None:
         return read * layer_parameters(tower)
-    still = unread(tower, options, shapes)
     return sum(
         math.prod(shape)
         for name, shape in shapes.items()
-        if len(shape) == 2 and _LOOKED_UP not in name and name not in still
+        if len(shape) == 2 and _layer_of(name, tower.layers) < read
     )
+
+
+def _layer_of(name: str, layers: int) -> int:
+    """The number of a tensor's layer; of one that belongs to none (a table of positions, a pooling
+    head), the number of layers."""
+    return next((int(word) for word in name.split(".") if word.isdigit()), layers)

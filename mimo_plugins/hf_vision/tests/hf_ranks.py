@@ -15,12 +15,14 @@ from megatron.core.transformer.spec_utils import build_module
 from mimo_plugin_hf_vision.architecture import architecture
 from mimo_plugin_hf_vision.families import DEFAULTS
 from mimo_plugin_hf_vision.pictures import picture_batch
-from mimo_plugin_hf_vision.plugin import build_submodule, describe, weight_map
+from mimo_plugin_hf_vision.plugin import build_submodule, describe, flops, weight_map
 from mimo_plugin_hf_vision.preprocessing import preprocessing
 from safetensors.torch import load_file
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import CONFIG_MAPPING, AutoModel
 
-from mimo_core import Grid, Media
+from mimo_core import Grid, Media, Sample
 from mimo_core.rng import seed_module
 from mimo_core.testing.weights import gradients_as_in_files, put_gradients, read_parts, unnamed
 from mimo_core.topology import build_topology
@@ -66,6 +68,22 @@ def _save_perturbed(path: Path) -> None:
     model.save_pretrained(path)
 
 
+def _flops(tower: Any, pixels: Any) -> float:
+    """Of a forward, those left out that no row depends on: of modules of which nothing learns."""
+    idle = [
+        name
+        for name, child in tower.named_modules()
+        if any(True for _ in child.parameters())
+        and not any(p.requires_grad for p in child.parameters())
+    ]
+    outermost = [name for name in idle if name.rpartition(".")[0] not in idle]
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        tower(pixels)
+    counts = counter.get_flop_counts()
+    left = sum(sum(counts.get(f"{type(tower).__name__}.{name}", {}).values()) for name in outermost)
+    return counter.get_total_flops() - left
+
+
 def _built(module: Any, groups: Any, platform: Any) -> dict[Any, torch.nn.Module]:
     """Tower and projector by the words of ``freeze``, as the core builds them."""
     parts = build_submodule(module, groups, platform)
@@ -87,6 +105,11 @@ def _case(path: Path, options: dict[str, Any], groups: Any, platform: Any) -> di
         "described": description.parameters,
         "described_still": sum(w.parameters for w in description.weights if w.frozen),
         "still_parameters": sum(p.numel() for p in tower.parameters() if not p.requires_grad),
+        "flops": _flops(tower, pixels),
+        "told_flops": [
+            piece.weights + piece.activations
+            for piece in flops(module, [Sample(key="two", parts=(media, media))])
+        ],
         "still": sorted(name for name, p in tower.named_parameters() if not p.requires_grad),
     }
     read_parts(module, weights, {"encoder": tower}, groups, path)

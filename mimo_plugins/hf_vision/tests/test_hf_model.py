@@ -49,6 +49,10 @@ def test_description_counts_every_parameter(case: dict[str, Any]) -> None:
     assert case["parameters"] == case["described"]
 
 
+def test_flops_are_those_that_rows_depend_on(case: dict[str, Any]) -> None:
+    assert case["told_flops"][0] == case["flops"]
+
+
 def test_the_weight_map_names_all_that_is_in_the_checkpoint(case: dict[str, Any]) -> None:
     assert case["unnamed"] == []
 

@@ -42,7 +42,7 @@ train:
   precision: bf16
 evaluate: {every: 200, samples: 256}
 checkpoint: {save_every: 200}
-megatron: {log_throughput: true}
+megatron: {overlap_grad_reduce: true}
 """
 
 _HEAD = """\

@@ -14,14 +14,10 @@ from megatron.training import training
 from megatron.training.argument_utils import pretrain_cfg_container_from_args
 
 from mimo_core.checkpoints import newest
-from mimo_core.communicator.bridge import Bridge
-from mimo_core.communicator.pipeline import PipelineCommunicator
-from mimo_core.communicator.routes import bridge_ranks, edge_route
 from mimo_core.contract import LANGUAGE, Split
 from mimo_core.data.feed import Feed
 from mimo_core.gradients import finalize_gradients
 from mimo_core.model.builder import BuildConfig
-from mimo_core.model.config import DTYPES
 from mimo_core.plan import Plan
 from mimo_core.platforms.base import RankPlatform
 from mimo_core.profile.profile import Profile
@@ -38,6 +34,7 @@ from mimo_core.train.adaptations import (
 )
 from mimo_core.train.answers import AnswerSheet
 from mimo_core.train.arguments import Steps, flags, parse
+from mimo_core.train.communicating import make_communicator
 from mimo_core.train.facts import facts_to_keep
 from mimo_core.train.history import History
 from mimo_core.train.measures import Measures
@@ -89,7 +86,9 @@ class Engine:
             platform=platform,
             seed=self._train.seed,
         )
-        self._communicator = self._make_communicator()
+        self._communicator = make_communicator(
+            plan, platform, self._topology, self._build.config_of, self._rank
+        )
         self._samples = Samples(plan, self._rank)
         metric = getattr(self._samples.held_out, "metric", "exact_match")
         self._forward_step = ForwardStep(self._communicator, platform, metric)
@@ -167,34 +166,6 @@ class Engine:
         return float(max(config.hidden_dropout, config.attention_dropout))
 
     # Parts
-    def _make_communicator(self) -> PipelineCommunicator:
-        graph, layout = self._plan.graph, self._plan.layout
-        name = LANGUAGE if LANGUAGE in self._names else self._names[0]
-        apart = bool(graph.encoders) and layout.kind == "disjoint"
-        silent = {encoder for encoder in graph.encoders if graph.modules[encoder].wholly_frozen}
-        bridge = Bridge(
-            routes=[
-                edge_route(edge.source, layout, self._plan.microbatch, self._rank)
-                for edge in graph.edges
-                if apart and name in (edge.source, LANGUAGE)
-            ],
-            ranks=bridge_ranks(layout) if apart else [],
-            width=graph.descriptions[LANGUAGE].width,
-            dtype=DTYPES[graph.modules[LANGUAGE].precision],
-            silent=frozenset(silent),
-            platform=self._platform,
-        )
-        return PipelineCommunicator(
-            module=name,
-            layout=layout,
-            rank=self._rank,
-            config=self._build.config_of(name),
-            pp_group=self._topology.groups[name].pp,
-            bridge=bridge,
-            layers_learn="encoder" not in graph.modules[name].freeze,
-            ahead=self._plan.recipe.modules[name].ahead,
-        )
-
     def _steps(self) -> Steps:
         return Steps(
             evaluation_iterations=-(-self._samples.looked_at // self._train.global_batch_size),
@@ -206,7 +177,7 @@ class Engine:
     def _tell(self, reporter: Reporter) -> None:
         """What a person should know before the run begins, or goes on."""
         weights = notes(self._build.weights, self._build.saved)
-        told = (*self._plan.graph.notes, *weights, *self._samples.notes)
+        told = (*self._platform.notes(), *self._plan.graph.notes, *weights, *self._samples.notes)
         for line in (*told, *self._history.notes(self._facts, self._build.origins)):
             reporter.note(line)
 

@@ -23,7 +23,7 @@ from rich.table import Table
 from benchmarks.suite import SUITE, Benchmark, named
 from mimo_core.contract import LANGUAGE
 from mimo_core.plan import Plan, make_plan
-from mimo_core.work import training_flops
+from mimo_core.work import an_encoder_learns, training_flops
 
 BYTES = {"fp32": 4, "bf16": 2}
 SIZE = 8192
@@ -75,13 +75,13 @@ def shares(plan: Plan) -> tuple[Share, ...]:
         pieces: Any = plan.host.ask(
             "flops", module.plugin, module=module, samples=[sample], lengths=[counts.total]
         )
+        gradients = name == LANGUAGE and an_encoder_learns(graph)
         grid = plan.layout.grids[name]
         return Share(
             module=name,
             ranks=grid.size,
             forward=samples * sum(piece.weights + piece.activations for piece in pieces),
-            training=samples
-            * training_flops(pieces, module.freeze, gradients=name == LANGUAGE and _learns(plan)),
+            training=samples * training_flops(pieces, module.freeze, gradients=gradients),
             stages=grid.pp,
             sent=samples * counts.encoders.get(name, 0) * width,
         )
@@ -108,11 +108,6 @@ def floor(parts: tuple[Share, ...], microbatches: int, rate: float) -> Floor:
 
     slowest = max(parts, key=busy)
     return Floor(module=slowest.module, seconds=busy(slowest))
-
-
-def _learns(plan: Plan) -> bool:
-    """Gradients go through the language model to an encoder."""
-    return any(not plan.graph.modules[name].wholly_frozen for name in plan.graph.encoders)
 
 
 def measured_rate() -> float | None:

@@ -25,7 +25,9 @@ class Result:
     steps: int = 0
     """Iterations that were timed, after those that warm up."""
     median: float | None = None
-    """Seconds an iteration."""
+    """Seconds an iteration, from the end of the one before: reports and the loop included."""
+    step: float | None = None
+    """Median seconds of the step alone."""
     fastest: float | None = None
     slowest: float | None = None
     hand_wired: float | None = None
@@ -34,7 +36,7 @@ class Result:
     """Seconds from the command to the end of the first iteration."""
     tokens_per_second: float | None = None
     modules: Mapping[str, Any] = attrs.field(factory=dict)
-    """What ``summary.json`` says of each module: FLOPs, MFU, media a second."""
+    """What ``summary.json`` says of each module: FLOPs, MFU, media a second; of the timed steps."""
     memory: Mapping[str, int] = attrs.field(factory=dict)
     """By module: bytes of device memory allocated at most, of the rank that takes most."""
     failed: str | None = None
@@ -86,7 +88,7 @@ def read(
         said = f"{len(iterations)} iterations, of which {warm} warm up: train.iterations is too low"
         return Result(**given, failed=said)
     steady = iterations[warm:]
-    seconds = [row["step_seconds"] for row in steady]
+    seconds = [row["elapsed_seconds"] for row in steady]
     memory: dict[str, int] = {}
     for rank in summary["ranks"]:
         module = rank["module"]
@@ -95,12 +97,32 @@ def read(
         **given,
         steps=len(steady),
         median=statistics.median(seconds),
+        step=statistics.median(row["step_seconds"] for row in steady),
         fastest=min(seconds),
         slowest=max(seconds),
         hand_wired=benchmark.hand_wired,
         target=benchmark.target,
         first_iteration=summary["seconds_to_first_iteration"],
         tokens_per_second=sum(row["positions"] for row in steady) / sum(seconds),
-        modules=summary.get("modules", {}),
+        modules={
+            name: _timed(name, told, steady, statistics.median(seconds))
+            for name, told in summary["modules"].items()
+        },
         memory=memory,
     )
+
+
+def _timed(
+    module: str, told: Mapping[str, Any], steady: Sequence[Mapping[str, Any]], seconds: float
+) -> dict[str, Any]:
+    """A module's figures over the timed iterations, of those that the summary has of the run."""
+    now = dict(told)
+    if told.get("flops_per_second_per_rank"):
+        flops = statistics.fmean(row["flops"][module] for row in steady)
+        rate = flops / (seconds * told["ranks"])
+        if told.get("mfu") is not None:
+            now["mfu"] = told["mfu"] * rate / told["flops_per_second_per_rank"]
+        now |= {"flops_per_step": flops, "flops_per_second_per_rank": rate}
+    if told.get("media_per_second") is not None:
+        now["media_per_second"] = statistics.fmean(row["media"][module] for row in steady) / seconds
+    return now

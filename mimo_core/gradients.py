@@ -39,12 +39,13 @@ def finalize_gradients(
     assert num_tokens is not None, "per-token loss is what all modules share"
     counts = model.has_language and model.groups[LANGUAGE].tp.rank() == 0
     with span("gradients", "finalize gradients"):
+        # Before the world's sum: other ranks have sent theirs during backward.
+        for reduction in model.reductions.values():
+            reduction.finish(force_all_reduce)
         total = num_tokens.clone() if counts else torch.zeros_like(num_tokens)
         dist.all_reduce(total)
         for name, groups in model.groups.items():
             module = model.active(name)
-            if name in model.reductions:
-                model.reductions[name].finish(force_all_reduce)
             finalize_module_gradients(
                 [module], None, pg_collection=groups, force_all_reduce=force_all_reduce
             )

@@ -20,6 +20,13 @@ def mistakes(loaded: LoadedRecipe, graph: Graph) -> Iterator[Mistake]:
         said = _flag(flag, value, everywhere, graph)
         if said:
             yield ("megatron", flag), said
+    together = ("overlap_grad_reduce", "save_wgrads_interval")
+    if all(recipe.megatron.get(flag) for flag in together):
+        yield (
+            ("megatron", together[1]),
+            "does not go with overlap_grad_reduce: core 0.19 would reduce some gradients whole and "
+            "some in shards; leave one of both out",
+        )
     for name, module in recipe.modules.items():
         for field, value in module.megatron.items():
             said = _field(field, value, owned[name], graph)

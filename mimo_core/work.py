@@ -32,11 +32,7 @@ class Workload:
         self._host = host
         names = (*graph.encoders, LANGUAGE)
         self._told = tuple(name for name in names if host.has("flops", graph.modules[name].plugin))
-        self._an_encoder_learns = any(
-            not (weights.frozen or weights.part in graph.modules[name].freeze)
-            for name in graph.encoders
-            for weights in graph.descriptions[name].weights
-        )
+        self._an_encoder_learns = an_encoder_learns(graph)
 
     def numbers(self, samples: Sequence[Sample], lengths: Sequence[int]) -> tuple[float, ...]:
         """The work of these samples, as :meth:`read` reads it.
@@ -73,6 +69,15 @@ class Workload:
 
     def _kind(self, encoder: str) -> str:
         return str(self._graph.descriptions[encoder].accepts)
+
+
+def an_encoder_learns(graph: Graph) -> bool:
+    """Whether gradients go through the language model, by what descriptions say."""
+    return any(
+        not (weights.frozen or weights.part in graph.modules[name].freeze)
+        for name in graph.encoders
+        for weights in graph.descriptions[name].weights
+    )
 
 
 def training_flops(

@@ -59,11 +59,19 @@ def test_a_run_that_fails_is_told_and_has_no_figures(tmp_path: Path) -> None:
 
 
 def test_iterations_that_warm_up_are_not_measured() -> None:
-    row = {"positions": 10}
+    row = {"positions": 10, "step_seconds": 0.5, "flops": {"vision": 8.0}, "media": {"vision": 4}}
     summary = {
         "world_size": 2,
         "seconds_to_first_iteration": 5.0,
-        "iterations": [{**row, "step_seconds": seconds} for seconds in (9.0, 2.0, 1.0, 3.0)],
+        "iterations": [{**row, "elapsed_seconds": seconds} for seconds in (9.0, 2.0, 1.0, 3.0)],
+        "modules": {
+            "vision": {
+                "ranks": 2,
+                "flops_per_second_per_rank": 1.0,
+                "mfu": 0.25,
+                "media_per_second": 1.0,
+            }
+        },
         "ranks": [
             {"module": "vision", "peak_memory_bytes": 5},
             {"module": "vision", "peak_memory_bytes": 7},
@@ -72,6 +80,9 @@ def test_iterations_that_warm_up_are_not_measured() -> None:
     result = read(SUITE[0], summary, 1, [])
     assert (result.fastest, result.median, result.slowest) == (1.0, 2.0, 3.0)
     assert result.tokens_per_second == 5.0
+    vision = result.modules["vision"]
+    assert (vision["flops_per_second_per_rank"], vision["mfu"]) == (2.0, 0.5)
+    assert vision["media_per_second"] == 2.0
     assert result.memory == {"vision": 7}
     assert "too low" in (read(SUITE[0], summary, 4, []).failed or "")
 

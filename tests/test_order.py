@@ -80,8 +80,8 @@ def worlds() -> dict[str, Any]:
 
 
 def test_no_rank_waits_for_ever_in_any_layout(names: list[str], worlds: dict[str, Any]) -> None:
-    """The parity table's, those of ``test_pipeline``, and drawn ones of up to 30 ranks; with
-    communicators made eagerly and lazily, several queues a device and one."""
+    """The parity table's, those of ``test_pipeline``, and drawn ones of up to 30 ranks, with
+    communicators made eagerly and lazily."""
     assert len(names) == len(worlds["cases"])
     assert {name: told for name, told in zip(names, worlds["cases"], strict=True) if told} == {}
 

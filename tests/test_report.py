@@ -160,6 +160,7 @@ def test_the_summary_holds_every_iteration_evaluation_and_fact(tmp_path):
         "gradient_norm": 1.5,
         "gradient_norms": {"vision": 0.9, "language": 1.2},
         "step_seconds": 1.0,
+        "elapsed_seconds": None,
         "positions": 1000,
         "flops": {},
         "media": {},

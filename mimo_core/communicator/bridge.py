@@ -115,21 +115,22 @@ class Bridge:
         """
         ops: list[dist.P2POp] = []
         filled: dict[str, torch.Tensor] = {}
-        with span("exchange", "begin messages"), self._platform.transfer():
-            if send_forward is not None:
-                encoder, rows, counts = send_forward
-                check_rows(encoder, rows, counts, self._width)
-                for leg, part in self._parts(self._routes[encoder].forward, rows, counts):
+        # Casts and copies are queued where their sources are used: those may be freed at once.
+        if send_forward is not None:
+            encoder, rows, counts = send_forward
+            check_rows(encoder, rows, counts, self._width)
+            for leg, part in self._parts(self._routes[encoder].forward, rows, counts):
+                self._add(ops, dist.isend, part, leg)
+        if send_backward is not None:
+            gradients, rows_of = send_backward
+            for encoder in self._learning():
+                gradient, counts = gradients[encoder], rows_of[encoder]
+                for leg, part in self._parts(self._routes[encoder].backward, gradient, counts):
                     self._add(ops, dist.isend, part, leg)
+        with span("exchange", "begin messages"), self._platform.transfer():
             if receive_backward is not None:
                 encoder, counts = receive_backward
                 filled[encoder] = self._receive_gradients(ops, encoder, counts)
-            if send_backward is not None:
-                gradients, rows_of = send_backward
-                for encoder in self._learning():
-                    gradient, counts = gradients[encoder], rows_of[encoder]
-                    for leg, part in self._parts(self._routes[encoder].backward, gradient, counts):
-                        self._add(ops, dist.isend, part, leg)
             if receive_forward is not None:
                 for encoder, route in self._routes.items():
                     counts = receive_forward[encoder]

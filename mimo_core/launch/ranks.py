@@ -22,8 +22,9 @@ _ENTRY = "mimo_core.cli.pretrain:main"
 _WARM = ("mimo_core.launch.worker", "mimo_core.train.engine", "mimo_core.report.screen")
 _GRACE = 1.0
 """Seconds that ranks have to end by themselves where one has failed, and to say why."""
-_KILLED = 10.0
-"""Seconds within which a killed rank is gone; a nursery that is stopped is noticed before."""
+_KILLED = 60.0
+"""Seconds within which a killed rank is gone, with all that it holds of a GPU; a nursery that is
+stopped is noticed before."""
 
 
 def nursery_of(folder: RunFolder) -> Nursery:

@@ -129,8 +129,9 @@ class Nursery:
             "argv": [*argv],
             "environ": {**environ},
             "name": name,
+            "log": None if log is None else str(log),
+            "path": sys.path,
         }
-        asked |= {"name": name, "log": None if log is None else str(log), "path": sys.path}
         self._socket.setblocking(True)
         with suppress(ConnectionError):
             self._socket.sendall(json.dumps(asked).encode() + b"\n")

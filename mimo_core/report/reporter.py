@@ -26,6 +26,10 @@ class Iteration:
     gradient_norms: Mapping[str, float | None] = attrs.field(factory=dict)
     """Of each module, before clipping; ``None`` where a gradient is not finite."""
     step_seconds: float
+    """From the first kernel's launch to the end of the optimizer's step."""
+    elapsed_seconds: float | None = None
+    """Since the end of the iteration before, with all that was done between; ``None`` for the first
+    that a command runs."""
     positions: int
     """Sequence positions of the global batch; of packed samples those that they take."""
     flops: Mapping[str, float] = attrs.field(factory=dict)

@@ -109,6 +109,7 @@ class Engine:
         self._feeds: dict[Split, Feed] = {}
         self._evaluated: dict[int, Any] = {}
         self._skipped = 0
+        self._ended: float | None = None
         self._profile = Profile(
             plan=plan, platform=platform, folder=folder, reporter=reporter, passes=recorded_passes
         )
@@ -205,7 +206,7 @@ class Engine:
                 started = time.perf_counter()
                 result = stock(*args, iteration=iteration, **kwargs)
                 self._platform.synchronize()
-                seconds = time.perf_counter() - started
+                ended = time.perf_counter()
             losses, skipped, *_, norm, _zeros, _logit = result
             work = self._measures.after_step(self._feeds["train"], model[0], optimizer)
             row = Iteration(
@@ -216,11 +217,13 @@ class Engine:
                     name: norm if math.isfinite(norm) else None
                     for name, norm in optimizer.norms.items()
                 },
-                step_seconds=seconds,
+                step_seconds=ended - started,
+                elapsed_seconds=None if self._ended is None else ended - self._ended,
                 positions=self._positions(losses),
                 flops=work.flops,
                 media=work.media,
             )
+            self._ended = ended
             if self._reporter is not None:
                 self._reporter.step(row)
             self._profile.tell(row.iteration)

@@ -23,11 +23,12 @@ IMAGES = (
 )
 """Pictures of kind ``image`` of each sample, by step and microbatch; the second has none at all."""
 DEPTHS = (
-    ((1, 0, 0, 1), (0, 0, 0, 0), (2, 0, 0, 0), (0, 0, 0, 1)),
+    ((1, 0, 0, 1), (0, 0, 0, 0), (2, 0, 0, 0), (1, 0, 0, 1)),
     ((0, 1, 0, 1), (1, 1, 0, 0), (0, 0, 1, 1), (1, 0, 0, 0)),
     ((0, 0, 0, 0),) * 4,
 )
-"""Of kind ``depth``; the third step has none."""
+"""Of kind ``depth``; the third step has none. All data-parallel ranks have some in the first step's
+last microbatch, and one alone in the second's: its gradients are complete before the other's."""
 SAMPLES = 48
 
 if "RANK" in os.environ and "MIMO_TEST_OPERATIONS" in os.environ:

@@ -22,6 +22,7 @@ from rich.table import Table
 
 from benchmarks.suite import SUITE, Benchmark, named
 from mimo_core.contract import LANGUAGE
+from mimo_core.errors import MimoError
 from mimo_core.plan import Plan, make_plan
 from mimo_core.work import an_encoder_learns, training_flops
 
@@ -132,9 +133,10 @@ def measured_rate() -> float | None:
 def main(
     names: Annotated[list[str] | None, typer.Argument(help="Benchmarks or recipes.")] = None,
     rate: Annotated[
-        float | None, typer.Option(help="TFLOP/s of a rank; by default measured on a GPU.")
+        float | None,
+        typer.Option(min=1e-3, help="TFLOP/s of a rank; by default measured on a GPU."),
     ] = None,
-    link: Annotated[float, typer.Option(help="GB/s between two ranks.")] = 400.0,
+    link: Annotated[float, typer.Option(min=1e-3, help="GB/s between two ranks.")] = 400.0,
 ) -> None:
     """Print the floor of benchmarks."""
     console = Console()
@@ -142,13 +144,17 @@ def main(
     if per_second is None:
         console.print("there is no GPU to measure; give --rate TFLOP/s")
         raise typer.Exit(2)
-    console.print(f"{per_second / 1e12:.0f} TFLOP/s a rank, {link:.0f} GB/s a link")
+    console.print(f"{per_second / 1e12:.3g} TFLOP/s a rank, {link:.0f} GB/s a link")
     shown = Table(box=None, header_style="dim", pad_edge=False)
     for name in ("benchmark", "module", "TFLOP forward", "training", "ms", "link ms", "floor s"):
         shown.add_column(name, justify="left" if name in ("benchmark", "module") else "right")
-    for benchmark in [named(name) for name in names] if names else SUITE:
-        for row in _rows(benchmark, per_second, link * 1e9):
-            shown.add_row(*row)
+    try:
+        for benchmark in [named(name) for name in names] if names else SUITE:
+            for row in _rows(benchmark, per_second, link * 1e9):
+                shown.add_row(*row)
+    except MimoError as error:
+        console.print(str(error), style="red", markup=False)
+        raise typer.Exit(2) from None
     console.print(shown)
 
 
@@ -161,11 +167,11 @@ def _rows(benchmark: Benchmark, rate: float, link: float) -> Iterator[tuple[str,
         yield (
             benchmark.name,
             part.module,
-            f"{part.forward / 1e12:.1f}",
-            f"{part.training / 1e12:.1f}",
-            f"{part.seconds(rate) * 1e3:.1f}",
-            f"{part.sent / part.ranks / link * 1e3:.2f}",
-            f"{least.seconds:.2f}" if part.module == least.module else "",
+            f"{part.forward / 1e12:.3g}",
+            f"{part.training / 1e12:.3g}",
+            f"{part.seconds(rate) * 1e3:.3g}",
+            f"{part.sent / part.ranks / link * 1e3:.2g}",
+            f"{least.seconds:.2g}" if part.module == least.module else "",
         )
 
 

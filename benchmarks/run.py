@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -21,8 +21,9 @@ from rich.table import Table
 
 from benchmarks.machine import gpus, machine
 from benchmarks.measure import Result, run
-from benchmarks.suite import SUITE, named
+from benchmarks.suite import SUITE, Benchmark, named
 from mimo_core.errors import MimoError
+from mimo_core.plan import make_plan
 
 app = typer.Typer(add_completion=False)
 
@@ -37,8 +38,8 @@ def main(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Override of every recipe."),
     ] = None,
-    warm: Annotated[int, typer.Option(help="Iterations that are not timed.")] = 10,
-    repeat: Annotated[int, typer.Option(help="Runs of each benchmark.")] = 1,
+    warm: Annotated[int, typer.Option(min=0, help="Iterations that are not timed.")] = 10,
+    repeat: Annotated[int, typer.Option(min=1, help="Runs of each benchmark.")] = 1,
     out: Annotated[Path, typer.Option(help="Where the JSON goes.")] = Path("benchmarks.json"),
     keep: Annotated[
         Path | None, typer.Option(help="Keep the run folders in this new folder.")
@@ -46,17 +47,14 @@ def main(
 ) -> None:
     """Time the steady iterations of whole runs by the command."""
     console = Console()
-    count = len(gpus())
     try:
-        chosen = [named(name) for name in names or ()]
+        chosen = _chosen(names or (), len(gpus()))
+        for benchmark in chosen:
+            _check(benchmark, warm, change or ())
+        _check_places(out, keep)
     except MimoError as error:
         console.print(str(error), style="red", markup=False)
         raise typer.Exit(2) from None
-    chosen = chosen or [benchmark for benchmark in SUITE if benchmark.ranks <= count]
-    if not chosen:
-        known = ", ".join(f"{one.name} ({one.ranks} GPUs)" for one in SUITE)
-        console.print(f"no benchmark fits {count} GPUs; name one, or a recipe: {known}")
-        raise typer.Exit(2)
     results = []
     with tempfile.TemporaryDirectory(prefix="mimo-benchmarks-") as temporary:
         base = keep or Path(temporary)
@@ -83,6 +81,52 @@ def main(
         raise typer.Exit(1)
 
 
+def _chosen(names: Sequence[str], count: int) -> list[Benchmark]:
+    """The benchmarks that are named, or those that so many GPUs can run.
+
+    Raises:
+        MimoError: a recipe is wrong, or there are too few GPUs.
+    """
+    chosen = [named(name) for name in names]
+    chosen = chosen or [benchmark for benchmark in SUITE if benchmark.ranks <= count]
+    if not chosen:
+        known = ", ".join(f"{one.name} ({one.ranks} GPUs)" for one in SUITE)
+        raise MimoError(f"no benchmark fits {count} GPUs; name a recipe: known are {known}")
+    for benchmark in chosen:
+        if benchmark in SUITE and benchmark.ranks > count:
+            raise MimoError(
+                f"{benchmark.name} needs {benchmark.ranks} GPUs, and this machine has {count}; any "
+                "recipe can be named instead"
+            )
+    return chosen
+
+
+def _check(benchmark: Benchmark, warm: int, change: Sequence[str]) -> None:
+    """Plan it as it will be run.
+
+    Raises:
+        MimoError: the recipe is wrong, or has nothing to time.
+    """
+    train = make_plan(benchmark.recipe, [*benchmark.overrides, *change]).recipe.train
+    if train.iterations <= warm:
+        raise MimoError(
+            f"{benchmark.name} trains {train.iterations} iterations, of which {warm} warm up; "
+            "--set train.iterations=…, or --warm"
+        )
+
+
+def _check_places(out: Path, keep: Path | None) -> None:
+    """Before anything is run.
+
+    Raises:
+        MimoError: the results could not be written.
+    """
+    if not out.absolute().parent.is_dir():
+        raise MimoError(f"--out {out}: there is no folder {out.absolute().parent}")
+    if keep is not None and keep.exists() and (not keep.is_dir() or any(keep.iterdir())):
+        raise MimoError(f"--keep {keep} is not empty; give a new folder")
+
+
 def tables(results: list[Result]) -> Iterator[Table]:
     """A row for each run, and a row for each module of each run."""
     runs = _table("benchmark", "ranks", "s/iteration", "range", "target", "tokens/s", "first s")
@@ -104,7 +148,7 @@ def tables(results: list[Result]) -> Iterator[Table]:
             modules.add_row(
                 result.benchmark,
                 name,
-                _number(rate and rate / 1e12, ".1f"),
+                _number(rate and rate / 1e12, ".3g"),
                 _number(module.get("mfu"), ".1%"),
                 _number(module.get("media_per_second"), ".1f"),
                 _number((result.memory.get(name) or 0) / 2**30 or None, ".1f"),

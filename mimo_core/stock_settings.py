@@ -81,6 +81,8 @@ def _flag(flag: str, value: Any, owned: Mapping[str, str], graph: Graph) -> str 
             f"megatron-core has no flag --{flag.replace('_', '-')}."
             f"{suggestion(flag, stock.flags())}".removesuffix(".")
         )
+    if flag == "ddp_bucket_size" and isinstance(value, int) and value < 1:
+        return f"must be at least 1 (parameters of a bucket), got {value}"
     kind = stock.flag_types().get(flag)
     wrong = structure(kind, value)[1] if kind is not None else []
     return wrong[0][1] if wrong else None

@@ -9,9 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from benchmarks.floor import Share, floor, shares
 from benchmarks.measure import read, run
+from benchmarks.run import app
 from benchmarks.suite import SUITE, Benchmark
 from mimo_core.plan import make_plan
 
@@ -113,3 +115,21 @@ def test_the_shares_are_those_of_the_published_sizes() -> None:
     assert language.training == 3 * language.forward
     (frozen, _) = shares(make_plan(SUITE[1].recipe, SUITE[1].overrides))
     assert frozen.training < 1.02 * frozen.forward, "the projector alone goes back"
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["2gpu-frozen"], "2gpu-frozen needs 2 GPUs, and this machine has 0"),
+        (["demo", "--warm", "300"], "demo trains 300 iterations, of which 300 warm up"),
+        (["demo", "--out", "/nowhere/x.json"], "there is no folder /nowhere"),
+        (["demo", "--set", "train.iteration=3"], "train.iteration"),
+        (["no-such-recipe"], "there is no such recipe"),
+    ],
+)
+def test_what_cannot_be_measured_is_told_before_anything_runs(monkeypatch, given, said) -> None:
+    monkeypatch.setattr("benchmarks.run.gpus", list)
+    monkeypatch.setattr("benchmarks.run.run", pytest.fail)
+    done = CliRunner().invoke(app, given)
+    assert done.exit_code == 2
+    assert said in " ".join(done.output.split())

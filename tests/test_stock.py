@@ -128,6 +128,7 @@ def of_width(width: int):
             "megatron-core has no flag --log-throughputt. Did you mean 'log_throughput'?",
         ),
         ("megatron.exit_interval=abc", "expected an integer, got 'abc' (str)"),
+        ("megatron.ddp_bucket_size=0", "must be at least 1 (parameters of a bucket), got 0"),
         ("megatron.log_throughput=5", "expected true or false, got 5 (int)"),
         (
             "megatron.rerun_mode=of",
@@ -178,6 +179,13 @@ def test_a_wrong_setting_is_named_with_the_way_out(override: str, said: str) -> 
 def test_a_refused_precision_says_why(override: str) -> None:
     loaded = load_text(RECIPE, "recipe.yaml", [override])
     with pytest.raises(RecipeError, match=r"in core 0\.19|core 0\.19 takes"):
+        validate(loaded, build_graph(loaded, host()))
+
+
+def test_gradients_are_not_saved_while_they_are_reduced_in_backward() -> None:
+    flags = ("megatron.overlap_grad_reduce=true", "megatron.save_wgrads_interval=2")
+    loaded = load_text(RECIPE, "recipe.yaml", flags)
+    with pytest.raises(RecipeError, match="save_wgrads_interval=2: does not go with overlap_grad"):
         validate(loaded, build_graph(loaded, host()))
 
 

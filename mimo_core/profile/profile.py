@@ -25,6 +25,8 @@ from mimo_core.profile.table import remarks, shares_table
 from mimo_core.report.reporter import Reporter
 from mimo_core.run_folder import RunFolder
 
+_FILES = ("timeline.json", "timeline.png", "figures.json", "kernels-rank-*.json.gz")
+
 
 class Profile:
     """What ``profile`` in a recipe asks for. Made and called by all ranks."""
@@ -54,7 +56,10 @@ class Profile:
         self._passes = passes
         self._rank = dist.get_rank()
         self._ran = 0
+        self._kept: Any = None
         self._recorded: tuple[Recorder, Offset] | None = None
+        if self._wanted.record and reporter is not None:
+            self._clear()
 
     @contextmanager
     def around(self) -> Iterator[None]:
@@ -101,8 +106,14 @@ class Profile:
             return None
         return (
             f"no profile was written: profile.iteration is {self._wanted.iteration}, and this "
-            f"command ran {self._ran}; lower it, or raise train.iterations"
+            f"command ran {self._ran}; lower it"
         )
+
+    def _clear(self) -> None:
+        """No file of an earlier profile stays beside those of this one."""
+        for file in _FILES:
+            for old in self._folder.glob(file):
+                old.unlink()
 
     def _begin_together(self) -> None:
         dist.all_reduce(torch.zeros(1, device=self._platform.device))
@@ -117,6 +128,9 @@ class Profile:
             activities.append(ProfilerActivity.CUDA)
         with profile(activities=activities) as kernels:
             yield
+        # For the rest of the process: with torch 2.11 some of those that freed it here were ended
+        # by a segmentation fault soon after, in code that has nothing to do with it.
+        self._kept = kernels
         self._folder.mkdir(parents=True, exist_ok=True)
         kernels.export_chrome_trace(str(self._folder / f"kernels-rank-{self._rank}.json.gz"))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 from rich.table import Table
@@ -38,6 +39,12 @@ def shares_table(figures: Figures) -> Table:
 def remarks(figures: Figures) -> Iterator[str]:
     """What a person should know of each module beside its shares, a line each."""
     yield from _waits(figures)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    if figures.timeline.device == "cpu" and cores and len(figures.ranks) > cores:
+        yield (
+            f"{len(figures.ranks)} ranks share {cores} cores: the time that a rank is kept from "
+            "running counts where it stood"
+        )
     for name, ranks in figures.modules.items():
         slow = sum(rank.at_hosts_pace or 0.0 for rank in ranks) / len(ranks)
         computing = mean(ranks)["compute"]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import statistics
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -156,13 +157,15 @@ class Reporter:
 
     def write(self, more: Mapping[str, Any]) -> dict[str, Any]:
         """Write the summary as it is now."""
-        # The first iterations warm caches up; a run of one has nothing else to tell.
-        steady = self._iterations[1:] or self._iterations
+        # Where this part of the run has none yet, the earlier ones tell.
+        steady = self.steady or self._iterations[1:]
+        seconds = statistics.median([row["step_seconds"] for row in steady]) if steady else None
+        tokens = statistics.fmean([row["positions"] for row in steady]) if steady else 0.0
         latest = self._evaluations[-1] if self._evaluations else {}
         summary = {
             **self._facts,
-            "tokens_per_second": _median(row["positions"] / row["step_seconds"] for row in steady),
-            "median_step_seconds": _median(row["step_seconds"] for row in steady),
+            "tokens_per_second": tokens / seconds if seconds else None,
+            "median_step_seconds": seconds,
             "seconds_to_first_iteration": self._first_step,
             "evaluation": {key: value for key, value in latest.items() if key != "iteration"},
             "evaluations": self._evaluations,
@@ -173,8 +176,3 @@ class Reporter:
         summary = self._folder.write_summary(summary)
         self._written = time.monotonic()
         return summary
-
-
-def _median(values: Iterable[float]) -> float | None:
-    ordered = sorted(values)
-    return ordered[len(ordered) // 2] if ordered else None

@@ -14,7 +14,10 @@ from mimo_core.run_folder import RunFolder
 
 _FIXED = ("global_batch_size", "seed", "learning_rate", "minimum_learning_rate")
 """Of ``train``: what the place in the data and core's parameter groups are told by."""
-_FREE = ("grid", "precision", "ahead")
+_CUT = ("grid", "precision")
+"""Of a module: what an optimizer's state may be cut by."""
+_FREE = (*_CUT, "ahead")
+_REDUCTION = ("overlap_grad_reduce", "ddp_bucket_size")
 """Of a module: what the checkpoint's keys and shapes do not depend on."""
 _MODULE, _DATA = plain(ModuleRecipe(plugin="")), plain(DataRecipe(plugin=""))
 RESHARDABLE = "fully_reshardable"
@@ -91,11 +94,14 @@ def _bound_to_the_layout(saved: Manifest, plan: Plan) -> list[str]:
     wanted, was = plain(plan.recipe), saved.recipe
     found = _differences("train.precision", was["train"]["precision"], wanted["train"]["precision"])
     for name, module in wanted["modules"].items():
-        for key in _FREE:
+        for key in _CUT:
             before, now = was["modules"][name][key], module[key]
             if key == "grid":
                 before, now = ({**grid, "first_rank": None} for grid in (before, now))
             found += _differences(f"modules.{name}.{key}", before, now)
+    for flag in _REDUCTION:
+        before, now = (recipe["megatron"].get(flag) for recipe in (was, wanted))
+        found += _differences(f"megatron.{flag}", before, now)
     why = "(saved with megatron.dist_ckpt_optim_fully_reshardable: false)"
     return [f"{line} {why}" for line in found]
 

@@ -11,8 +11,8 @@ from megatron.core.packed_seq_params import PackedSeqParams
 class EvenPictures:
     """Stands before a core attention: hands pictures of one size to it as a batch.
 
-    Kernels for packed sequences do more than those for a batch: docs/performance.md has by how much.
-    How many pictures there are, and the longest, is known on the host.
+    Kernels for packed sequences do more than those for a batch (docs/performance.md). How many
+    pictures there are, and the longest, is known on the host.
     """
 
     def forward(

@@ -43,7 +43,7 @@ class Machine:
     """Driver, compiler and stopwatch: remembers what was asked of them, and when."""
 
     utils = SimpleNamespace(
-        load_binary=lambda name, kernel, shared, device: (0, 0, 32, 0, 1024),
+        load_binary=lambda name, kernel, shared, device: (None, 0, 32, 0, 1024),
         get_device_properties=lambda device: {"max_shared_mem": 232448},
     )
 
@@ -276,7 +276,7 @@ def test_nothing_is_done_without_triton(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("environ", "devices", "expected"),
+    ("environ", "at_most", "expected"),
     [
         ({}, 1, 16),
         ({"WORLD_SIZE": "4"}, 4, 10),
@@ -284,8 +284,10 @@ def test_nothing_is_done_without_triton(monkeypatch):
         ({"WORLD_SIZE": "64"}, 8, 5),
         ({"WORLD_SIZE": "64", "LOCAL_WORLD_SIZE": "2"}, 8, 16),
         ({"WORLD_SIZE": "64"}, 64, 1),
+        # Several on a GPU, to try a layout.
+        ({"WORLD_SIZE": "8"}, None, 5),
     ],
 )
-def test_ranks_of_a_machine_share_its_cores(monkeypatch, environ, devices, expected):
+def test_ranks_of_a_machine_share_its_cores(monkeypatch, environ, at_most, expected):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _process: set(range(40)))
-    assert threads(environ, devices) == expected
+    assert threads(environ, at_most) == expected

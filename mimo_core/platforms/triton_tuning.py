@@ -118,15 +118,17 @@ def understood() -> bool:
         return False
 
 
-def threads(environ: Mapping[str, str], devices: int) -> int:
+def threads(environ: Mapping[str, str], at_most: int | None) -> int:
     """How many threads of this process may compile: its part of the machine's cores.
 
     Args:
         environ: The rank's environment.
-        devices: GPUs of this machine: there are no more ranks on it than that.
+        at_most: Ranks that there can be on this machine, where that is known.
     """
-    ranks = int(environ.get("LOCAL_WORLD_SIZE") or min(int(environ.get("WORLD_SIZE", 1)), devices))
-    return max(1, min(MOST_THREADS, len(os.sched_getaffinity(0)) // max(1, ranks)))
+    world = int(environ.get("WORLD_SIZE", 1))
+    here = world if at_most is None else min(world, at_most)
+    ranks = int(environ.get("LOCAL_WORLD_SIZE", here))
+    return max(1, min(MOST_THREADS, len(os.sched_getaffinity(0)) // ranks))
 
 
 def _takes(function: Callable[..., Any], *names: str) -> bool:

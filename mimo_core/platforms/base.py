@@ -55,6 +55,10 @@ class RankPlatform(Protocol):
     def notes(self) -> Sequence[str]:
         """What a person should know of it before a run, a line each."""
 
+    def tuned(self) -> str | None:
+        """Which kernels were tuned since this was last asked, and for how long: a line for the
+        rank's log."""
+
     def synchronize(self) -> None:
         """Wait for the device."""
 

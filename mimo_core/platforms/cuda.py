@@ -15,6 +15,7 @@ from mimo_core.environment import switched_on
 from mimo_core.platforms import kernels
 from mimo_core.platforms.peak import peak_flops
 from mimo_core.platforms.stopwatches import DeviceStopwatch
+from mimo_core.platforms.triton_tuning import TritonTuning, threads
 
 EAGER_VARIABLE = "MIMO_EAGER_COMMUNICATORS"
 """Environment variable: NCCL makes its communicators at the start instead of at first use."""
@@ -52,9 +53,11 @@ class CudaPlatform:
             )
         device = local_rank % count
         torch.cuda.set_device(device)
-        # What Triton finds by trying (about 200 configurations of the Mamba kernels) is kept on
-        # disk beside its compiled kernels.
+        # What Triton finds by trying (120 configurations of the Mamba kernels) is kept on disk
+        # beside its compiled kernels.
         os.environ.setdefault("TRITON_CACHE_AUTOTUNING", "1")
+        self._tuning = TritonTuning(threads(os.environ, None if self._shares else count))
+        self._tuning.install()
         self.transformer_engine = transformer_engine
         self._device = torch.device("cuda", device)
         self._stream = torch.cuda.Stream()
@@ -83,6 +86,9 @@ class CudaPlatform:
             "speed says nothing"
         )
         return (*kernels.notes(), *([shared] if self._shares else ()))
+
+    def tuned(self) -> str | None:
+        return self._tuning.told()
 
     def synchronize(self) -> None:
         torch.cuda.synchronize()

@@ -207,6 +207,8 @@ class Engine:
                 result = stock(*args, iteration=iteration, **kwargs)
                 self._platform.synchronize()
                 ended = time.perf_counter()
+            if (tuned := self._platform.tuned()) is not None:
+                print(tuned, flush=True)
             losses, skipped, *_, norm, _zeros, _logit = result
             work = self._measures.after_step(self._feeds["train"], model[0], optimizer)
             row = Iteration(

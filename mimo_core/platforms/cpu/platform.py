@@ -42,6 +42,9 @@ class CpuPlatform:
     def notes(self) -> Sequence[str]:
         return ()
 
+    def tuned(self) -> str | None:
+        return None
+
     def synchronize(self) -> None: ...
 
     def random_state(self) -> torch.Tensor:

@@ -1,0 +1,184 @@
+"""Triton's tuning of kernels, quicker: what is tried is compiled at once, and measured briefly.
+
+A kernel under ``triton.autotune`` is run in each of its configurations when it is first used, and
+the fastest is kept. Triton 3.6 to 3.9 (``triton/runtime/autotuner.py``) compile a configuration,
+which keeps one core busy for 0.1 to 4 s, then measure it for 125 ms, then take the next. Mamba2
+layers bring 16 such tunings of 120 configurations into the first iteration.
+
+Nothing else is other than in Triton: which configurations are tried, hooks, keys, the cache on
+disk, and that those which do not compile are passed over.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial, wraps
+from typing import Any
+
+WARM_UP = 5.0
+"""Milliseconds that a configuration runs before it is measured. Triton's 25 remain for the first of
+a tuning: the GPU has been idle while it compiled."""
+REPETITION = 25.0
+"""Milliseconds of measuring, where Triton takes 100: some 200 runs of a kernel of 40 microseconds
+(each clears the L2 cache before), 8 of one of 3 ms, whose median is taken."""
+MOST_THREADS = 16
+_PENDING = "_mimo_pending"
+
+
+class TritonTuning:
+    """Tuning in this process: what takes part in it, and what it took."""
+
+    def __init__(self, threads: int) -> None:
+        """``threads``: how many configurations are compiled at once."""
+        self.threads = threads
+        self._lock = threading.Lock()
+        self._tunings = 0
+        self._configurations = 0
+        self._seconds: dict[str, float] = {}
+
+    def install(self) -> bool:
+        """Have Triton tune in this way from now on; once a process.
+
+        Returns:
+            Whether it does. Without Triton, or with one whose parts are not those that this was
+            written for, nothing is changed and it tunes as it always did.
+        """
+        if not understood():
+            return False
+        autotuner = importlib.import_module("triton.runtime.autotuner").Autotuner
+        prune, measure = autotuner.prune_configs, autotuner._bench
+
+        @wraps(prune)
+        def prune_configs(tuner: Any, kwargs: dict[str, Any]) -> Any:
+            configs = prune(tuner, kwargs)
+            setattr(tuner, _PENDING, tuple(configs))
+            return configs
+
+        @wraps(measure)
+        def _bench(tuner: Any, *args: Any, config: Any, **meta: Any) -> Any:
+            started = time.perf_counter()
+            pending = vars(tuner).pop(_PENDING, ())
+            if pending:
+                _compile(tuner, pending, args, meta, self.threads)
+            measured = partial(measure, tuner, *args, config=config, **meta)
+            try:
+                return _briefly(tuner, measured, first=bool(pending))
+            finally:
+                self._add(tuner, time.perf_counter() - started, first=bool(pending))
+
+        autotuner.prune_configs, autotuner._bench = prune_configs, _bench
+        return True
+
+    def told(self) -> str | None:
+        """What was tuned since this was last asked, in a line; ``None`` where nothing was."""
+        with self._lock:
+            tunings, configurations, seconds = self._tunings, self._configurations, self._seconds
+            self._tunings, self._configurations, self._seconds = 0, 0, {}
+        if not configurations:
+            return None
+        each = ", ".join(f"{name} {took:.1f}" for name, took in seconds.items())
+        return (
+            f"Triton tuned kernels for {sum(seconds.values()):.1f} s (tunings: {tunings}, "
+            f"configurations: {configurations}, compiled at once: {self.threads}): {each}"
+        )
+
+    def _add(self, tuner: Any, seconds: float, *, first: bool) -> None:
+        # Kernels of backward are tuned in autograd's thread.
+        with self._lock:
+            name = tuner.base_fn.__name__
+            self._seconds[name] = self._seconds.get(name, 0.0) + seconds
+            self._configurations += 1
+            self._tunings += first
+
+
+def understood() -> bool:
+    """Whether there is a Triton whose tuner has the parts that are used here."""
+    if importlib.util.find_spec("triton") is None:
+        return False
+    try:
+        runtime = importlib.import_module("triton.runtime")
+        autotuner = importlib.import_module("triton.runtime.autotuner")
+        asynchronous = importlib.import_module("triton.runtime._async_compile")
+        return (
+            _takes(autotuner.Autotuner._bench, "args", "config", "meta")
+            and _takes(autotuner.Autotuner.prune_configs, "kwargs")
+            and _takes(asynchronous.AsyncCompileMode, "executor", "ignore_errors")
+            and _takes(runtime.JITFunction.run, "args", "grid", "warmup", "kwargs")
+            and callable(asynchronous.active_mode.set)
+            and inspect.isclass(autotuner.Heuristics)
+        )
+    except (ImportError, AttributeError):
+        return False
+
+
+def threads(environ: Mapping[str, str], at_most: int | None) -> int:
+    """How many threads of this process may compile: its part of the machine's cores.
+
+    Args:
+        environ: The rank's environment.
+        at_most: Ranks that there can be on this machine, where that is known.
+    """
+    world = int(environ.get("WORLD_SIZE", 1))
+    here = world if at_most is None else min(world, at_most)
+    ranks = int(environ.get("LOCAL_WORLD_SIZE", here))
+    return max(1, min(MOST_THREADS, len(os.sched_getaffinity(0)) // ranks))
+
+
+def _takes(function: Callable[..., Any], *names: str) -> bool:
+    return set(names) <= set(inspect.signature(function).parameters)
+
+
+def _compile(
+    tuner: Any, configs: tuple[Any, ...], args: tuple[Any, ...], meta: dict[str, Any], threads: int
+) -> None:
+    """Compile a kernel in these configurations, several at once, into Triton's own caches.
+
+    A configuration that fails is left to be compiled, and to fail, where it is measured. Hooks are
+    not called: one that changes what is compiled has it compiled where it is measured.
+    """
+    runtime = importlib.import_module("triton.runtime")
+    heuristics = importlib.import_module("triton.runtime.autotuner").Heuristics
+    asynchronous = importlib.import_module("triton.runtime._async_compile")
+    kernel = tuner.fn
+    while isinstance(kernel, heuristics):
+        kernel = kernel.fn
+    if not isinstance(kernel, runtime.JITFunction) or asynchronous.active_mode.get() is not None:
+        return
+    try:
+        with (
+            ThreadPoolExecutor(min(threads, len(configs)), "triton-compile") as pool,
+            asynchronous.AsyncCompileMode(pool, ignore_errors=True),
+        ):
+            for config in configs:
+                tuner.fn.run(*args, **{**meta, **config.all_kwargs(), "warmup": True})
+    except Exception:
+        # Whatever it was comes again where the configuration is measured, to whom it concerns.
+        return
+    finally:
+        # Triton 3.6 leaves it set where compiling was not finished.
+        asynchronous.active_mode.set(None)
+
+
+def _briefly(tuner: Any, measure: Callable[[], Any], *, first: bool) -> Any:
+    """Measure, in less time than Triton's default; what a kernel's author set is as it was."""
+    if tuner._do_bench is not None or "do_bench" in vars(tuner):
+        return measure()
+    benchmark = importlib.import_module("triton.runtime").driver.active.get_benchmarker()
+    if not _takes(benchmark, "warmup", "rep"):
+        return measure()
+    warm_up = {} if first else {"warmup": WARM_UP}
+    vars(tuner)["do_bench"] = partial(benchmark, rep=REPETITION, **warm_up)
+    try:
+        return measure()
+    finally:
+        del vars(tuner)["do_bench"]
+
+
+__all__ = ["TritonTuning", "threads", "understood"]

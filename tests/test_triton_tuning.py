@@ -1,0 +1,293 @@
+"""Tuning of Triton's kernels: compiled at once, briefly measured, and otherwise as Triton has it.
+
+Triton's own tuner, kernels and caches, on a machine that stands for one with a GPU.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from mimo_core.platforms import triton_tuning
+from mimo_core.platforms.cuda import CudaPlatform
+from mimo_core.platforms.triton_tuning import REPETITION, WARM_UP, TritonTuning, threads
+
+triton = pytest.importorskip("triton", reason="comes with torch on Linux x86-64 alone")
+tl = pytest.importorskip("triton.language")
+compiler = pytest.importorskip("triton.compiler")
+from triton.backends.compiler import GPUTarget  # noqa: E402
+from triton.runtime import _async_compile  # noqa: E402
+from triton.runtime.autotuner import Autotuner  # noqa: E402
+from triton.runtime.errors import OutOfResources, PTXASError  # noqa: E402
+
+MILLISECONDS = {16: 3.0, 32: 1.0, 64: 2.0, 128: 4.0}
+BROKEN, TOO_LARGE, PRUNED = 256, 512, 1024
+SIZES = (*MILLISECONDS, BROKEN, TOO_LARGE, PRUNED)
+
+
+def add_one(x, out, n, SIZE: tl.constexpr, EVEN: tl.constexpr):
+    at = tl.program_id(0) * SIZE + tl.arange(0, SIZE)
+    inside = True if EVEN else at < n
+    tl.store(out + at, tl.load(x + at, mask=inside) + 1, mask=inside)
+
+
+def _size(src) -> int:
+    return next(value for value in src.constants.values() if value in SIZES)
+
+
+class Machine:
+    """Driver, compiler and stopwatch: remembers what was asked of them, and when."""
+
+    utils = SimpleNamespace(
+        load_binary=lambda name, kernel, shared, device: (None, 0, 32, 0, 1024),
+        get_device_properties=lambda device: {"max_shared_mem": 232448},
+    )
+
+    def __init__(self) -> None:
+        self.events: list[tuple[str, int]] = []
+        self.measuring: list[dict[str, float]] = []
+        self.together: threading.Barrier | None = None
+
+    def of(self, kind: str) -> list[int]:
+        return [size for event, size in self.events if event == kind]
+
+    def compile(self, src, **_options):
+        size = _size(src)
+        self.events.append(("compiled", size))
+        if self.together is not None and threading.current_thread() is not threading.main_thread():
+            # Breaks, and so fails, where fewer are compiled at once than are tried.
+            self.together.wait(20)
+        if size == BROKEN:
+            raise PTXASError("no such instruction")
+        return SimpleNamespace(
+            run=lambda *args: self.launch(size),
+            launch_metadata=lambda *args: None,
+            function=None,
+            packed_metadata=None,
+        )
+
+    def launch(self, size: int) -> None:
+        self.events.append(("ran", size))
+        if size == TOO_LARGE:
+            raise OutOfResources(300_000, 232_448, "shared memory")
+
+    def launcher_cls(self, src, _metadata):
+        return lambda *args: self.launch(_size(src))
+
+    def benchmark(self, call, quantiles, warmup=25, rep=100):
+        call()
+        size = self.events[-1][1]
+        self.events.append(("measured", size))
+        self.measuring.append({"warmup": warmup, "rep": rep})
+        return [MILLISECONDS.get(size, 9.0)] * len(quantiles)
+
+    def get_benchmarker(self):
+        return self.benchmark
+
+    def get_current_target(self):
+        return GPUTarget("cuda", 90, 32)
+
+    def get_current_device(self):
+        return 0
+
+    def get_current_stream(self, _device):
+        return 0
+
+
+@pytest.fixture
+def gpu(monkeypatch, tmp_path):
+    """Triton as it is, for a GPU that is not here, with nothing in its cache."""
+    machine = Machine()
+    monkeypatch.setattr(triton.runtime.driver, "_active", machine)
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    for name in ("_bench", "prune_configs"):
+        monkeypatch.setattr(Autotuner, name, getattr(Autotuner, name))
+    return machine
+
+
+@pytest.fixture
+def machine(gpu, monkeypatch):
+    """The same, with a compiler that takes no time."""
+    monkeypatch.setattr(compiler, "compile", gpu.compile)
+    return gpu
+
+
+def kernel(machine: Machine, *, sizes=SIZES, hooked: bool = True, **settings) -> Autotuner:
+    """Under heuristics and the tuner; each call gives one that nothing was compiled of."""
+
+    def configuration(size: int):
+        hook = (lambda _: machine.events.append(("hooked", size))) if hooked else None
+        return triton.Config({"SIZE": size}, pre_hook=hook)
+
+    return triton.autotune(
+        [configuration(size) for size in sizes],
+        key=["n"],
+        prune_configs_by={
+            "early_config_prune": lambda configs, named, **_: [
+                config for config in configs if config.kwargs["SIZE"] != PRUNED
+            ]
+        },
+        **settings,
+    )(triton.heuristics({"EVEN": lambda args: args["n"] % 2048 == 0})(triton.jit(add_one)))
+
+
+def use(tuner: Autotuner, **more) -> None:
+    x = torch.ones(4096)
+    tuner[(4,)](x, torch.empty(4096), 4096, **more)
+
+
+def test_all_is_compiled_at_once_before_anything_is_measured(machine):
+    assert triton_tuning.understood(), "Triton's tuner has other parts: see triton_tuning.py"
+    tuning = TritonTuning(threads=16)
+    assert tuning.install()
+    tried = [size for size in SIZES if size != PRUNED]
+    machine.together = threading.Barrier(len(tried))
+    tuner = kernel(machine)
+    use(tuner)
+
+    first = machine.events.index(("hooked", 16))
+    assert sorted(size for _, size in machine.events[:first]) == tried
+    assert {event for event, _ in machine.events[:first]} == {"compiled"}
+    # What fails to compile is tried again where Triton passes over it.
+    assert [size for event, size in machine.events[first:] if event == "compiled"] == [BROKEN]
+    assert machine.of("measured") == list(MILLISECONDS)
+    assert tuner.best_config.kwargs == {"SIZE": 32}
+
+    told = tuning.told() or ""
+    assert "(tunings: 1, configurations: 6, compiled at once: 16): add_one " in told
+    assert tuning.told() is None
+    use(tuner)
+    assert tuning.told() is None
+
+
+def test_triton_still_compiles_one_after_another(machine):
+    """The reason for all this: take it out once Triton compiles them at once."""
+    use(kernel(machine, sizes=(16, 32), hooked=False))
+    assert machine.events[:6] == [
+        *(("compiled", 16), ("ran", 16), ("measured", 16)),
+        *(("compiled", 32), ("ran", 32), ("measured", 32)),
+    ]
+
+
+def test_the_choice_and_everything_around_it_are_triton_s(machine):
+    def outcome():
+        machine.events.clear()
+        tuner = kernel(machine, reset_to_zero=["out"], restore_value=["x"])
+        use(tuner)
+        timings = {str(config): took for config, took in tuner.configs_timings.items()}
+        rest = [event for event in machine.events if event[0] != "compiled"]
+        return str(tuner.best_config), timings, tuple(tuner.cache), rest
+
+    stock = outcome()
+    TritonTuning(threads=2).install()
+    assert outcome() == stock
+
+
+def test_what_is_in_the_cache_is_neither_compiled_nor_measured(machine):
+    TritonTuning(threads=2).install()
+    use(kernel(machine, hooked=False, cache_results=True))
+    machine.events.clear()
+    use(kernel(machine, hooked=False, cache_results=True))
+    assert machine.events == [("compiled", 32), ("ran", 32)]
+
+
+def test_measuring_is_brief_unless_the_kernel_says_how(machine):
+    TritonTuning(threads=2).install()
+    tuner = kernel(machine, sizes=(16, 32, 64))
+    use(tuner)
+    assert machine.measuring == [
+        {"warmup": 25, "rep": REPETITION},
+        *[{"warmup": WARM_UP, "rep": REPETITION}] * 2,
+    ]
+    assert "do_bench" not in vars(tuner)
+    machine.measuring.clear()
+    use(kernel(machine, sizes=(16, 32), do_bench=machine.benchmark))
+    assert machine.measuring == [{"warmup": 25, "rep": 100}] * 2
+
+
+def test_a_wrong_call_fails_as_ever_and_leaves_nothing_behind(machine):
+    TritonTuning(threads=2).install()
+    with pytest.raises(KeyError, match="nonsense"):
+        use(kernel(machine), nonsense=1)
+    machine.events.clear()
+    use(kernel(machine, sizes=(16, 32)))
+    assert machine.of("measured") == [16, 32]
+
+
+def test_compiling_ahead_that_breaks_off_leaves_tuning_as_it_is(machine, monkeypatch):
+    failed: list[str] = []
+
+    def hook(**_compiled):
+        if not failed:
+            failed.append("once")
+            raise RuntimeError("a hook of the user's")
+
+    TritonTuning(threads=2).install()
+    monkeypatch.setattr(triton.knobs.runtime, "jit_post_compile_hook", hook)
+    use(kernel(machine, sizes=(16, 32, 64)))
+    assert failed
+    assert _async_compile.active_mode.get() is None
+    assert machine.of("measured") == [16, 32, 64]
+
+
+def test_triton_s_own_compiler_works_in_threads(gpu, monkeypatch):
+    TritonTuning(threads=2).install()
+    by: list[str] = []
+    monkeypatch.setattr(
+        triton.knobs.compilation, "listener", lambda **_: by.append(threading.current_thread().name)
+    )
+    sizes = (16, 32, 64)
+    tuner = kernel(gpu, sizes=sizes, hooked=False)
+    use(tuner)
+    assert [name.rpartition("_")[0] for name in by] == ["triton-compile"] * len(sizes)
+    assert gpu.of("measured") == list(sizes)
+    assert tuner.best_config.kwargs == {"SIZE": 32}
+
+
+def test_ranks_on_gpus_tune_so_and_tell_it(machine, monkeypatch):
+    monkeypatch.setenv("TRITON_CACHE_AUTOTUNING", "1")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda _device: None)
+    monkeypatch.setattr(torch.cuda, "Stream", lambda: None)
+    platform = CudaPlatform(0, transformer_engine=False)
+    assert platform.tuned() is None
+    use(kernel(machine, sizes=(16, 32)))
+    assert (platform.tuned() or "").startswith("Triton tuned kernels for ")
+    assert platform.tuned() is None
+
+
+@pytest.mark.parametrize("part", ["AsyncCompileMode", "active_mode"])
+def test_a_triton_of_other_parts_is_left_alone(machine, monkeypatch, part):
+    monkeypatch.delattr(f"triton.runtime._async_compile.{part}")
+    before = Autotuner._bench, Autotuner.prune_configs
+    assert not TritonTuning(threads=2).install()
+    assert (Autotuner._bench, Autotuner.prune_configs) == before
+
+
+def test_nothing_is_done_without_triton(monkeypatch):
+    monkeypatch.setattr(triton_tuning.importlib.util, "find_spec", lambda _name: None)
+    tuning = TritonTuning(threads=2)
+    assert not tuning.install()
+    assert tuning.told() is None
+
+
+@pytest.mark.parametrize(
+    ("environ", "at_most", "expected"),
+    [
+        ({}, 1, 16),
+        ({"WORLD_SIZE": "4"}, 4, 10),
+        # On several machines, started by srun and by torchrun.
+        ({"WORLD_SIZE": "64"}, 8, 5),
+        ({"WORLD_SIZE": "64", "LOCAL_WORLD_SIZE": "2"}, 8, 16),
+        ({"WORLD_SIZE": "64"}, 64, 1),
+        # Several on a GPU, to try a layout.
+        ({"WORLD_SIZE": "8"}, None, 5),
+    ],
+)
+def test_ranks_of_a_machine_share_its_cores(monkeypatch, environ, at_most, expected):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _process: set(range(40)))
+    assert threads(environ, at_most) == expected

@@ -1,16 +1,17 @@
-"""Layers that are replayed as CUDA graphs against the same layers run one kernel after another.
+"""A model with faster backward passes (``modules.language.megatron``) against the plain one.
 
-``python graph_ranks.py [PART …]`` compares and times layers as large as Nemotron 3 Nano's on one
-GPU; parts are those of ``cuda_graph_modules``, by default mamba and attn.
+``python graph_ranks.py [graphs] [fusion]`` compares and times layers as large as Nemotron 3 Nano's
+on one GPU: with CUDA graphs, with fused weight gradients, or by default with both.
 """
 
 from __future__ import annotations
 
+import gc
 import json
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ data: {plugin: mock, options: {images: {per_sample: 0}, text: {characters: 4}}}
 train: {iterations: 1, micro_batch_size: 1, global_batch_size: 8, precision: bf16,
         learning_rate: 1.0e-4}
 """
+GRAPHS = {"cuda_graph_impl": "local", "cuda_graph_modules": ["mamba", "attn"]}
+FUSION = {"gradient_accumulation_fusion": True}
 LARGE: dict[str, Any] = {
     "pattern": "MEMEM*ME",
     "hidden_size": 2688,
@@ -45,75 +48,100 @@ LARGE: dict[str, Any] = {
 }
 
 
-def compare(
-    platform: Any, options: dict[str, Any], length: int, parts: Sequence[str], microbatches: int = 8
-) -> dict[str, Any]:
-    """Gradients and times of steps before and after the capture.
+class Steps:
+    """Steps of one model over the same microbatches."""
 
-    Args:
-        options: Of the model.
-        length: Positions of a sequence.
-        parts: What is captured; nothing, where there are none.
+    def __init__(
+        self, platform: Any, options: dict[str, Any], length: int, microbatches: int, fields: Any
+    ) -> None:
+        self.platform = platform
+        self.length = length
+        self.model, vocabulary = _model(platform, options, length, fields)
+        self.wrapped: Any = self.model.active("language")
+        self.named = [(n, p) for n, p in self.wrapped.named_parameters() if p.requires_grad]
+        generator = torch.Generator().manual_seed(3)
+        shape = (2, microbatches, 1, length + 1)
+        tokens = torch.randint(vocabulary, shape, generator=generator)
+        self.tokens = tokens.to(platform.device)
+        self.times: dict[str, list[float]] = {"host": [], "step": []}
+        self.model.train()
 
-    Returns:
-        ``worst``: by parameter, how far a replayed gradient is from an eager one, and how far two
-        eager ones are from each other, as shares of its norm, for the parameters that are furthest;
-        ``touched``: largest change of gradients by the capture; ``losses``: eager and replayed;
-        ``evaluated``: the loss in evaluation before the capture and after it, and of half a
-        sequence after it; ``host`` and ``step``: seconds until a step was queued, and done.
-    """
-    from megatron.core.transformer import cuda_graphs
+    def step(self, which: int) -> tuple[dict[str, Tensor], float]:
+        """Gradients by parameter, and the loss, of all microbatches of one of two batches."""
+        self.wrapped.zero_grad_buffer()
+        self.platform.synchronize()
+        begun, losses = time.perf_counter(), []
+        for ids in self.tokens[which]:
+            loss = self._loss(ids)
+            loss.backward()
+            losses.append(loss.detach())
+        queued = time.perf_counter()
+        self.platform.synchronize()
+        self.times["host"].append(queued - begun)
+        self.times["step"].append(time.perf_counter() - begun)
+        return self.gradients(), torch.stack(losses).mean().item()
 
-    model, vocabulary = _model(platform, options, length, parts)
-    wrapped: Any = model.active("language")
-    named = [(n, p) for n, p in wrapped.named_parameters() if p.requires_grad]
-    generator = torch.Generator().manual_seed(3)
-    shape = (2, microbatches, 1, length + 1)
-    tokens = torch.randint(vocabulary, shape, generator=generator).to(platform.device)
-    times: dict[str, list[float]] = {}
+    def gradients(self) -> dict[str, Tensor]:
+        return {name: parameter.main_grad.clone() for name, parameter in self.named}
 
-    def loss(ids: Tensor) -> Tensor:
+    def evaluated(self, positions: int) -> float:
+        self.model.eval()
+        with torch.no_grad():
+            value = self._loss(self.tokens[0][0][:, : positions + 1]).item()
+        self.model.train()
+        return value
+
+    def _loss(self, ids: Tensor) -> Tensor:
         inputs = {
             "input_ids": ids[:, :-1],
             "position_ids": torch.arange(ids.shape[1] - 1, device=ids.device)[None],
         }
-        return model.losses(model.logits(inputs), ids[:, 1:].contiguous()).float().mean()
+        losses = self.model.losses(self.model.logits(inputs), ids[:, 1:].contiguous())
+        return losses.float().mean()  # type: ignore[no-any-return]
 
-    def step(which: int) -> tuple[dict[str, Tensor], float]:
-        wrapped.zero_grad_buffer()
-        platform.synchronize()
-        begun, losses = time.perf_counter(), []
-        for ids in tokens[which]:
-            one = loss(ids)
-            one.backward()
-            losses.append(one.detach())
-        queued = time.perf_counter()
-        platform.synchronize()
-        times.setdefault("host", []).append(queued - begun)
-        times.setdefault("step", []).append(time.perf_counter() - begun)
-        return {n: p.main_grad.clone() for n, p in named}, torch.stack(losses).mean().item()
 
-    def evaluated(positions: int) -> float:
-        model.eval()
-        with torch.no_grad():
-            value = loss(tokens[0][0][:, : positions + 1]).item()
-        model.train()
-        return value
+def compare(
+    platform: Any, options: dict[str, Any], length: int, fields: Any, microbatches: int = 8
+) -> dict[str, Any]:
+    """Gradients and times of a model, and of the same with further fields of its config.
 
-    model.train()
-    before = evaluated(length)
-    step(0)
-    (first, eager), (again, _), (other, _) = step(0), step(0), step(1)
+    Args:
+        options: Of the model.
+        length: Positions of a sequence.
+        fields: Of ``modules.language.megatron``.
+
+    Returns:
+        ``worst``: by parameter, how far its gradient with the fields is from that without, and how
+        far two without are from each other, as shares of its norm, for the parameters that are
+        furthest; ``touched``: largest change of gradients by the capture of graphs; ``losses``:
+        without and with; ``evaluated``: the loss in evaluation, without and with, and of half a
+        sequence; ``plain`` and ``changed``: seconds of each step until it was queued (``host``),
+        and done (``step``), without and with.
+    """
+    from megatron.core.transformer import cuda_graphs
+
+    plain = Steps(platform, options, length, microbatches, {})
+    plain.step(0)
+    (first, loss), (again, _), (other, _) = plain.step(0), plain.step(0), plain.step(1)
+    evaluated, times = [plain.evaluated(length)], plain.times
+    del plain
+    gc.collect()
+    changed = Steps(platform, options, length, microbatches, fields)
+    changed.step(0)
+    before, _ = changed.step(1)
     cuda_graphs.create_cudagraphs()
-    assert cuda_graphs._CudagraphGlobalRecord.cudagraph_created == bool(parts)
-    touched = max((p.main_grad - other[n]).abs().max().item() for n, p in named)
-    step(1)
-    (replayed, replayed_loss), (replayed_other, _) = step(0), step(1)
-    after = [evaluated(length), evaluated(length // 2)]
-    step(0)
+    captured = cuda_graphs._CudagraphGlobalRecord.cudagraph_created
+    assert captured == ("cuda_graph_impl" in fields)
+    after = changed.gradients()
+    touched = max((after[name] - before[name]).abs().max().item() for name in after)
+    del before, after
+    changed.step(1)
+    (mine, my_loss), (my_other, _) = changed.step(0), changed.step(1)
+    evaluated += [changed.evaluated(length), changed.evaluated(length // 2)]
+    changed.step(0)
     apart = {
         name: [
-            max(_apart(replayed[name], first[name]), _apart(replayed_other[name], other[name])),
+            max(_apart(mine[name], first[name]), _apart(my_other[name], other[name])),
             _apart(again[name], first[name]),
         ]
         for name in first
@@ -122,17 +150,17 @@ def compare(
     return {
         "worst": {name: apart[name] for name in worst},
         "touched": touched,
-        "losses": [eager, replayed_loss],
-        "evaluated": [before, *after],
-        "memory": torch.cuda.max_memory_allocated() / 2**30 if platform.name == "cuda" else None,
-        **times,
+        "losses": [loss, my_loss],
+        "evaluated": evaluated,
+        "plain": times,
+        "changed": changed.times,
     }
 
 
 def refused(platform: Any) -> str:
     """What a rank without a GPU says to graphs."""
     try:
-        _model(platform, {"pattern": "*-", "hidden_size": 32, "attention_heads": 4}, 8, ["attn"])
+        _model(platform, {"pattern": "*-", "hidden_size": 32, "attention_heads": 4}, 8, GRAPHS)
     except ValueError as error:
         return str(error)
     return "nothing"
@@ -165,9 +193,7 @@ def in_evaluation(platform: Any) -> list[str]:
     return called
 
 
-def _model(
-    platform: Any, options: dict[str, Any], length: int, parts: Sequence[str]
-) -> tuple[Any, int]:
+def _model(platform: Any, options: dict[str, Any], length: int, fields: Any) -> tuple[Any, int]:
     from megatron.core.distributed import DistributedDataParallelConfig
 
     from mimo_core.model.builder import BuildConfig, Builder
@@ -175,13 +201,12 @@ def _model(
     from mimo_core.topology import build_topology
 
     here = "modules.language"
-    graphs = {"cuda_graph_impl": "local", "cuda_graph_modules": list(parts)} if parts else {}
     with tempfile.TemporaryDirectory() as folder:
         recipe = Path(folder, "recipe.yaml")
         recipe.write_text(RECIPE)
         overrides = [
             f"{here}.options={json.dumps(options)}",
-            f"{here}.megatron={json.dumps(graphs)}",
+            f"{here}.megatron={json.dumps(fields)}",
             f"train.sequence_length={length}",
         ]
         plan = make_plan(recipe, overrides, world_size=1)
@@ -205,23 +230,11 @@ def main() -> None:
     platform = platforms.select(0)
     store = dist.HashStore()
     dist.init_process_group(platform.backend, store=store, rank=0, world_size=1)
-    large = platform.name == "cuda"
-    options = (
-        LARGE
-        if large
-        else {
-            **LARGE,
-            "hidden_size": 64,
-            "head_dim": 8,
-            "mamba_head_dim": 8,
-            "mamba_state": 8,
-            "expert_ffn_hidden_size": 16,
-            "shared_expert_ffn_hidden_size": 32,
-            "vocabulary_size": 512,
-        }
-    )
-    parts = sys.argv[1:] or ["mamba", "attn"]
-    told = compare(platform, options, 4096 if large else 32, parts if large else [])
+    chosen = {"graphs": GRAPHS, "fusion": FUSION}
+    fields: dict[str, Any] = {}
+    for name in sys.argv[1:] or chosen:
+        fields |= chosen[name]
+    told = compare(platform, LARGE, 4096, fields)
     print(json.dumps(told, indent=1))
     dist.destroy_process_group()
 

@@ -18,6 +18,8 @@ from megatron.core.transformer.module import MegatronModule
 
 from mimo_core.platforms.base import RankPlatform
 
+_STOCK = cuda_graphs.CudaGraphManager
+
 
 def capture_layers(
     config: TransformerConfig, groups: ProcessGroupCollection, platform: RankPlatform
@@ -36,7 +38,12 @@ def capture_layers(
             f"on {platform.name}; leave it out on this machine"
         )
     # Its generators are registered with each graph; the default tracker holds plain tensors.
-    random.initialize_rng_tracker(use_cudagraphable_rng=True, force_reset=True)
+    # TransformerEngine's attention is captured with TransformerEngine's own alone.
+    random.initialize_rng_tracker(
+        use_te_rng_tracker=platform.transformer_engine,
+        use_cudagraphable_rng=True,
+        force_reset=True,
+    )
     # Layers look the class up by this name when they are built, and so does its own module.
     cuda_graphs.CudaGraphManager = manager_of(groups)
 
@@ -50,7 +57,7 @@ def manager_of(groups: ProcessGroupCollection) -> type[cuda_graphs.CudaGraphMana
       for no other shape. Layers in evaluation run as without graphs here.
     """
 
-    class LayerGraphs(cuda_graphs.CudaGraphManager):  # type: ignore[misc]
+    class LayerGraphs(_STOCK):  # type: ignore[misc]
         def __init__(self, config: TransformerConfig, *args: Any, **kwargs: Any) -> None:
             # The first one changes the current stream, and weights are still being written.
             torch.cuda.synchronize()

@@ -1,14 +1,13 @@
 """A model with faster backward passes (``modules.language.megatron``) against the plain one.
 
-``python graph_ranks.py [graphs] [fusion]`` compares and times layers as large as Nemotron 3 Nano's
-on one GPU: with CUDA graphs, with fused weight gradients, or by default with both.
+``python graph_ranks.py`` compares and times layers as large as Nemotron 3 Nano's on one GPU: with
+fused weight gradients, then with CUDA graphs of Mamba layers besides, then of attention too.
 """
 
 from __future__ import annotations
 
 import gc
 import json
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -101,19 +100,25 @@ class Steps:
 
 
 def compare(
-    platform: Any, options: dict[str, Any], length: int, fields: Any, microbatches: int = 8
+    platform: Any,
+    options: dict[str, Any],
+    length: int,
+    kinds: dict[str, dict[str, Any]],
+    microbatches: int = 8,
+    tell: Callable[[str, Any], None] = lambda _name, _told: None,
 ) -> dict[str, Any]:
     """Gradients and times of a model, and of the same with further fields of its config.
 
     Args:
         options: Of the model.
         length: Positions of a sequence.
-        fields: Of ``modules.language.megatron``.
+        kinds: By any name, fields of ``modules.language.megatron``.
+        tell: Takes what was found of a kind as soon as it is known.
 
     Returns:
-        ``worst``: by parameter, how far its gradient with the fields is from that without, and how
-        far two without are from each other, as shares of its norm, for the parameters that are
-        furthest; ``touched``: largest change of gradients by the capture of graphs; ``losses``:
+        By kind: ``worst``: by parameter, how far its gradient with the fields is from that without,
+        and how far two without are from each other, as shares of its norm, for the parameters that
+        are furthest; ``touched``: largest change of gradients by the capture of graphs; ``losses``:
         without and with; ``evaluated``: the loss in evaluation, without and with, and of half a
         sequence; ``plain`` and ``changed``: seconds of each step until it was queued (``host``),
         and done (``step``), without and with.
@@ -123,38 +128,46 @@ def compare(
     plain = Steps(platform, options, length, microbatches, {})
     plain.step(0)
     (first, loss), (again, _), (other, _) = plain.step(0), plain.step(0), plain.step(1)
-    evaluated, times = [plain.evaluated(length)], plain.times
-    del plain
-    gc.collect()
-    changed = Steps(platform, options, length, microbatches, fields)
-    changed.step(0)
-    before, _ = changed.step(1)
-    cuda_graphs.create_cudagraphs()
-    captured = cuda_graphs._CudagraphGlobalRecord.cudagraph_created
-    assert captured == ("cuda_graph_impl" in fields)
-    after = changed.gradients()
-    touched = max((after[name] - before[name]).abs().max().item() for name in after)
-    del before, after
-    changed.step(1)
-    (mine, my_loss), (my_other, _) = changed.step(0), changed.step(1)
-    evaluated += [changed.evaluated(length), changed.evaluated(length // 2)]
-    changed.step(0)
-    apart = {
-        name: [
-            max(_apart(mine[name], first[name]), _apart(my_other[name], other[name])),
-            _apart(again[name], first[name]),
-        ]
-        for name in first
-    }
-    worst = sorted(apart, key=lambda name: apart[name][0] - 3 * apart[name][1])[-12:]
-    return {
-        "worst": {name: apart[name] for name in worst},
-        "touched": touched,
-        "losses": [loss, my_loss],
-        "evaluated": evaluated,
-        "plain": times,
-        "changed": changed.times,
-    }
+    noise = {name: _apart(again[name], first[name]) for name in first}
+    weights = [parameter.detach().clone() for _, parameter in plain.named]
+    evaluated, times = plain.evaluated(length), plain.times
+    del plain, again
+    found = {}
+    for kind, fields in kinds.items():
+        gc.collect()
+        changed = Steps(platform, options, length, microbatches, fields)
+        for (_, parameter), values in zip(changed.named, weights, strict=True):
+            parameter.detach().copy_(values)
+        changed.step(0)
+        before, _ = changed.step(1)
+        cuda_graphs.create_cudagraphs()
+        captured = cuda_graphs._CudagraphGlobalRecord.cudagraph_created
+        assert captured == ("cuda_graph_impl" in fields)
+        after = changed.gradients()
+        touched = max((after[name] - before[name]).abs().max().item() for name in after)
+        del before, after
+        changed.step(1)
+        (mine, my_loss), (my_other, _) = changed.step(0), changed.step(1)
+        apart = {
+            name: [max(_apart(mine[name], first[name]), _apart(my_other[name], other[name])), one]
+            for name, one in noise.items()
+        }
+        del mine, my_other
+        my_evaluated = [changed.evaluated(length), changed.evaluated(length // 2)]
+        changed.step(0)
+        worst = sorted(apart, key=lambda name: apart[name][0] - 3 * apart[name][1])[-8:]
+        found[kind] = {
+            "worst": {name: apart[name] for name in worst},
+            "touched": touched,
+            "losses": [loss, my_loss],
+            "evaluated": [evaluated, *my_evaluated],
+            "plain": times,
+            "changed": changed.times,
+        }
+        tell(kind, found[kind])
+        del changed
+        cuda_graphs.delete_cuda_graphs()
+    return found
 
 
 def refused(platform: Any) -> str:
@@ -230,12 +243,18 @@ def main() -> None:
     platform = platforms.select(0)
     store = dist.HashStore()
     dist.init_process_group(platform.backend, store=store, rank=0, world_size=1)
-    chosen = {"graphs": GRAPHS, "fusion": FUSION}
-    fields: dict[str, Any] = {}
-    for name in sys.argv[1:] or chosen:
-        fields |= chosen[name]
-    told = compare(platform, LARGE, 4096, fields)
-    print(json.dumps(told, indent=1))
+    parts = {"mamba": ["mamba"], "mamba and attention": ["mamba", "attn"]}
+    graphs = {
+        name: {**FUSION, "cuda_graph_impl": "local", "cuda_graph_modules": list_of}
+        for name, list_of in parts.items()
+    }
+    compare(
+        platform,
+        LARGE,
+        4096,
+        {"fusion": FUSION, **graphs},
+        tell=lambda kind, told: print(kind, json.dumps(told, indent=1), flush=True),
+    )
     dist.destroy_process_group()
 
 

@@ -41,21 +41,22 @@ def test_layers_in_evaluation_are_not_replayed() -> None:
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
-@pytest.mark.parametrize("fused", [False, True])
-def test_layers_learn_the_same_however_they_are_run(fused: bool) -> None:
+def test_layers_learn_the_same_however_they_are_run() -> None:
+    fused = {"gradient_accumulation_fusion": True}
     graphs = {"cuda_graph_impl": "local", "cuda_graph_modules": ["mamba", "attn", "mlp"]}
     (told,) = run_ranks(
         f"{RANK_FUNCTIONS}:compare",
         timeout=400,
         options=SMALL,
         length=512,
-        fields=graphs | ({"gradient_accumulation_fusion": True} if fused else {}),
+        kinds={"fused": fused, "graphs": graphs, "both": fused | graphs},
         microbatches=3,
     )
-    assert told["touched"] == 0
-    before, after, half = told["evaluated"]
-    # bf16 rounds to 8 bits; a matrix product may be another kernel's under capture.
-    assert after == pytest.approx(before, rel=1e-2) and half > 0
-    for name, (apart, repeated) in told["worst"].items():
-        # Mamba's kernels add in any order: a plain step repeated is not the same either.
-        assert apart < max(2e-2, 3 * repeated), name
+    for kind in ("fused", "graphs", "both"):
+        assert told[kind]["touched"] == 0
+        before, after, half = told[kind]["evaluated"]
+        # bf16 rounds to 8 bits; a matrix product may be another kernel's under capture.
+        assert after == pytest.approx(before, rel=1e-2) and half > 0
+        for name, (apart, repeated) in told[kind]["worst"].items():
+            # Mamba's kernels add in any order: a plain step repeated is not the same either.
+            assert apart < max(2e-2, 3 * repeated), (kind, name)

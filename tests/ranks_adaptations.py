@@ -18,6 +18,7 @@ def reasons(platform: Any) -> dict[str, bool]:
     from megatron.core.dist_checkpointing.strategies.filesystem_async import (
         get_write_results_queue,
     )
+    from megatron.core.extensions import transformer_engine as te_extension
     from megatron.core.hyper_comm_grid import HyperCommGrid
     from megatron.core.models.mimo.config.role import ModuleLayout, RankRole
     from megatron.core.models.mimo.model.base import MimoModel
@@ -25,7 +26,8 @@ def reasons(platform: Any) -> dict[str, bool]:
     from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
     from megatron.core.pipeline_parallel import schedules
     from megatron.core.ssm import mamba_context_parallel
-    from megatron.core.transformer import transformer_config
+    from megatron.core.tensor_parallel import layers as tensor_parallel_layers
+    from megatron.core.transformer import attention, transformer_config
     from megatron.core.transformer.dot_product_attention import DotProductAttention
     from megatron.training import (
         arguments,
@@ -41,6 +43,14 @@ def reasons(platform: Any) -> dict[str, bool]:
     schedule = schedules.forward_backward_pipelining_without_interleaving
     load = inspect.getsource(DistributedOptimizer.load_state_dict)
     return {
+        "attention looks for its split where TransformerEngine has none": (
+            "from transformer_engine.pytorch.attention import _SplitAlongDim"
+            in inspect.getsource(te_extension)
+            and hasattr(attention, "SplitAlongDim")
+        ),
+        "core's linear layers accumulate in products with APEX alone": (
+            "fused_weight_gradient_mlp_cuda" in inspect.getsource(tensor_parallel_layers)
+        ),
         "compile_helpers runs make without a Makefile": _exits(compile_helpers),
         "a language model alone is taken for colocated": RankRole.build([], {"language": grid}).mode
         is ModuleLayout.COLOCATED,

@@ -14,7 +14,7 @@ from mimo_core import LANGUAGE, Description, Media, Sample, Text, Weights, hooki
 from mimo_core.data.feed import Feed
 from mimo_core.data.order import GlobalOrder, InOrder
 from mimo_core.data.sequence import SequenceBuilder
-from mimo_core.data.slices import Role, Slices
+from mimo_core.data.slices import Batch, Role, Slices
 from mimo_core.errors import PluginError
 from mimo_core.graph import Graph, build_graph
 from mimo_core.recipe import load_text
@@ -460,6 +460,25 @@ def test_workers_change_no_batch_and_no_random_number_of_the_model(graph):
     assert list(islice(feed(graph, workers=2), 8)) == alone
     assert torch.equal(torch.get_rng_state(), before)
     assert next(feed(graph, seed=6)) != alone[0]
+
+
+def test_a_batch_is_pinned_whole(monkeypatch):
+    """What a GPU copies while the host goes on; the loader's thread asks a batch for it."""
+    pinned = []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda one: pinned.append(one) or one + 0)
+    batch = Batch(
+        inputs={"vision": {"patches": torch.ones(2), "sizes": ((2, 2),)}, "depth": None},
+        rows={"vision": (1,)},
+        decoded=1,
+        work=(2.0,),
+    )
+    found = batch.pin_memory()
+    assert [one.tolist() for one in pinned] == [[1, 1]]
+    assert found.inputs["vision"]["patches"] is not batch.inputs["vision"]["patches"]
+    assert found.inputs["vision"]["patches"].tolist() == [1, 1]
+    assert found.inputs["vision"]["sizes"] == ((2, 2),)
+    assert found.inputs["depth"] is None
+    assert (found.rows, found.decoded, found.work) == (batch.rows, 1, (2.0,))
 
 
 def test_a_picture_that_a_worker_cannot_decode_names_its_sample(graph):

@@ -20,7 +20,16 @@ class Feed:
     The communicator looks at the next one (:meth:`peek_rows`) before the forward step takes it.
     """
 
-    def __init__(self, slices: Slices, *, first: int, last: int, workers: int, seed: int) -> None:
+    def __init__(
+        self,
+        slices: Slices,
+        *,
+        first: int,
+        last: int,
+        workers: int,
+        seed: int,
+        pinned: bool = False,
+    ) -> None:
         """
         Args:
             slices: This rank's microbatches by number.
@@ -29,6 +38,8 @@ class Feed:
             workers: DataLoader worker processes; 0 loads in the rank's process.
             seed: Of the loader's own generator: the default generator belongs to the model, and
                 DataLoader would draw from it.
+            pinned: Batches are put into pinned memory by a thread, from which a GPU copies them
+                while the host goes on.
         """
         self._loader: DataLoader | None = DataLoader(
             slices,
@@ -39,6 +50,7 @@ class Feed:
             generator=torch.Generator().manual_seed(seed),
             persistent_workers=workers > 0,
             worker_init_fn=_ignore_termination,
+            pin_memory=pinned,
         )
         self._iterator: Iterator[Batch] | None = None
         self._next: Batch | None = None

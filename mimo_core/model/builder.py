@@ -171,6 +171,7 @@ class Builder(ModelBuilder[Model, BuildConfig]):
                 mixed_precision_wrapper=Float16Module if name == LANGUAGE else EncoderFloat16Module,
             )
             model.replace(name, wrapped)
+        model.accumulate_in_products()
         if ddp_config is not None and ddp_config.overlap_grad_reduce:
             model.overlap_reduction()
             # Core's loop looks for the outermost wrapper, which is inside here.

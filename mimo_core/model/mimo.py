@@ -125,6 +125,20 @@ class Model(MimoModel):
                     part.eval()
                     self._frozen.append(part)
 
+    def accumulate_in_products(self) -> None:
+        """Have layers that can do so add the gradients of their weights to those of microbatches
+        before in the matrix product; after wrapping, which makes the buffers.
+
+        Core's ``gradient_accumulation_fusion`` asks it of all layers of a module, and its own need
+        APEX for it; TransformerEngine's layers do not.
+        """
+        for name in self.nodes:
+            module = self.active(name)
+            if isinstance(module, DistributedDataParallel):
+                for layer in module.modules():
+                    if hasattr(layer, "fuse_wgrad_accumulation"):
+                        layer.fuse_wgrad_accumulation = True
+
     def overlap_reduction(self) -> None:
         """Reduce gradients during backward; after wrapping with ``overlap_grad_reduce``."""
         for name in self.nodes:

@@ -50,11 +50,15 @@ def select(local_rank: int = 0) -> RankPlatform:
     Raises:
         ValueError: ``MIMO_PLATFORM`` names no platform, or one that this machine is not.
     """
+    said = wanted()
+    if said == "cpu":
+        # Torch and the packages of kernels look for themselves; and a process that has seen a GPU
+        # cannot fork children that see none.
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
     import torch
 
     available = torch.cuda.is_available()
-    name = wanted() or ("cuda" if available else "cpu")
-    if name == "cpu":
+    if said == "cpu" or not (said or available):
         from mimo_core.platforms.cpu.platform import CpuPlatform
 
         return CpuPlatform()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Literal
@@ -17,27 +18,45 @@ from mimo_core.platforms.stopwatches import DeviceStopwatch
 
 EAGER_VARIABLE = "MIMO_EAGER_COMMUNICATORS"
 """Environment variable: NCCL makes its communicators at the start instead of at first use."""
+SHARE_VARIABLE = "MIMO_SHARE_GPUS"
+"""Environment variable: several ranks may use one GPU, to try a layout on few."""
 
 
 class CudaPlatform:
-    """One process a GPU."""
+    """One process a GPU, or several where they may share it.
+
+    NCCL refuses two ranks on one GPU of one host (``Duplicate GPU detected``, 2.28), so ranks that
+    share are hosts of their own to it and their messages go through sockets.
+
+    Args:
+        local_rank: Of this machine's ranks.
+        transformer_engine: Whether it is installed.
+
+    Raises:
+        ValueError: there is no GPU for this rank.
+    """
 
     name: Literal["cpu", "cuda"] = "cuda"
     backend: Literal["gloo", "nccl"] = "nccl"
 
     def __init__(self, local_rank: int, *, transformer_engine: bool) -> None:
         count = torch.cuda.device_count()
-        if local_rank >= count:
+        self._shares = switched_on(SHARE_VARIABLE, os.environ)
+        if self._shares:
+            os.environ["NCCL_HOSTID"] = f"{socket.gethostname()}-{local_rank}"
+        elif local_rank >= count:
             raise ValueError(
                 f"local rank {local_rank} has no GPU: this machine has {count}; start at most "
-                f"{count} ranks on it, or set MIMO_PLATFORM=cpu"
+                f"{count} ranks on it, set {SHARE_VARIABLE}=1 to try it with several on a GPU, or "
+                "MIMO_PLATFORM=cpu"
             )
-        torch.cuda.set_device(local_rank)
+        device = local_rank % count
+        torch.cuda.set_device(device)
         # What Triton finds by trying (about 200 configurations of the Mamba kernels) is kept on
         # disk beside its compiled kernels.
         os.environ.setdefault("TRITON_CACHE_AUTOTUNING", "1")
         self.transformer_engine = transformer_engine
-        self._device = torch.device("cuda", local_rank)
+        self._device = torch.device("cuda", device)
         self._stream = torch.cuda.Stream()
 
     @property
@@ -59,7 +78,11 @@ class CudaPlatform:
         return self._device if switched_on(EAGER_VARIABLE, os.environ) else None
 
     def notes(self) -> Sequence[str]:
-        return tuple(kernels.notes())
+        shared = (
+            f"{SHARE_VARIABLE}: ranks share GPUs and send through sockets, to try a layout; its "
+            "speed says nothing"
+        )
+        return (*kernels.notes(), *([shared] if self._shares else ()))
 
     def synchronize(self) -> None:
         torch.cuda.synchronize()
@@ -71,6 +94,8 @@ class CudaPlatform:
         torch.cuda.set_rng_state(state, self._device)
 
     def peak_flops(self, precision: Precision) -> float | None:
+        if self._shares:
+            return None
         return peak_flops(torch.cuda.get_device_name(self._device), precision)
 
     def peak_memory(self) -> int:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import pickle
+import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -47,6 +48,7 @@ def adapt_stock_loop(
     training.evaluate = evaluate(training.evaluate)
     # What does not fit is told by a tree of exceptions of all ranks that names no folder.
     training.load_checkpoint = _loading_named(training.load_checkpoint)
+    _split_without_copies()
 
 
 @contextmanager
@@ -106,6 +108,20 @@ def adapt_checkpoints(
 
 
 def _nothing_to_compile() -> None: ...
+
+
+def _split_without_copies() -> None:
+    """Give attention TransformerEngine's splitting of queries, keys and values.
+
+    Its backward joins gradients that lie side by side without a copy. Core looks for it where it
+    was before TransformerEngine 2, and takes torch's, which copies all of them.
+    """
+    from megatron.core.transformer import attention
+
+    if attention.SplitAlongDim is None and "transformer_engine.pytorch" in sys.modules:
+        from transformer_engine.pytorch.utils import SplitAlongDim
+
+        attention.SplitAlongDim = SplitAlongDim.apply
 
 
 def _loading_named(stock: Callable[..., Any]) -> Callable[..., Any]:

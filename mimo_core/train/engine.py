@@ -89,7 +89,7 @@ class Engine:
         self._communicator = make_communicator(
             plan, platform, self._topology, self._build.config_of, self._rank
         )
-        self._samples = Samples(plan, self._rank)
+        self._samples = Samples(plan, self._rank, pinned=platform.name == "cuda")
         metric = getattr(self._samples.held_out, "metric", "exact_match")
         self._forward_step = ForwardStep(self._communicator, platform, metric)
         self._measures = Measures(

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from megatron.core.dist_checkpointing.dict_utils import nested_values
-from megatron.core.dist_checkpointing.mapping import ShardedBase, ShardedTensor
+from megatron.core.dist_checkpointing.mapping import ShardedBase, ShardedObject, ShardedTensor
 from megatron.core.dist_checkpointing.state_dict_utils import load_preprocess
 
 from mimo_core.checkpoints import Manifest
@@ -21,6 +21,10 @@ from mimo_core.weights.keys import OPTIMIZER, module_of
 
 _SHOWN = 8
 """Keys of a kind that the message lists; the log has them all."""
+
+_EXTRA = "._extra_state/"
+"""In the keys of TransformerEngine's states beside the weights: the history of FP8 scales, which no
+precision of a recipe uses. Layers of CPUs have them in other places, or have none."""
 
 Line = tuple[str, str, str, str]
 """A misfit: module, what is wrong, key, shapes."""
@@ -62,6 +66,9 @@ class Fitting:
                 CheckpointError: the checkpoint does not fit; the same on all ranks.
             """
             state, elsewhere = split(state, self._manifest.left_out.__contains__, learning=True)
+            state[MODEL] = {
+                name: entry for name, entry in state[MODEL].items() if not self._needless(entry)
+            }
             wrong = self.differences(wanted_of(state))
             if wrong:
                 print(*told(wrong), sep="\n", flush=True)
@@ -94,8 +101,17 @@ class Fitting:
         dist.all_gather_object(found, list(_misfits(wanted, held)))
         lines = {line for of_rank in found for line in of_rank}
         unasked = [key for key, by_any in zip(keys, asked.tolist(), strict=True) if not by_any]
-        lines |= {(_owner(key), "the model has not", key, "") for key in unasked}
+        lines |= {
+            (_owner(key), "the model has not", key, "") for key in unasked if _EXTRA not in key
+        }
         return sorted(_weights_first(lines))
+
+    def _needless(self, entry: Any) -> bool:
+        return (
+            isinstance(entry, ShardedObject)
+            and _EXTRA in entry.unique_key
+            and entry.unique_key not in self._manifest.objects
+        )
 
 
 def wanted_of(state: dict[str, Any]) -> Wanted:

@@ -16,18 +16,20 @@ from mimo_core.work import Workload
 class Samples:
     """What a rank reads."""
 
-    def __init__(self, plan: Plan, rank: int) -> None:
+    def __init__(self, plan: Plan, rank: int, *, pinned: bool = False) -> None:
         """Build the datasets and compare them across ranks. Called by all ranks.
 
         Args:
             plan: What to run.
             rank: This world rank.
+            pinned: Batches are to lie in pinned memory.
 
         Raises:
             ValueError: the ranks' datasets or tokenizers differ.
         """
         self._plan = plan
         self._rank = rank
+        self._pinned = pinned
         self._modules = [plan.graph.modules[name] for name in plan.layout.modules_of(rank)]
         data = plan.graph.data
         self._datasets: dict[Split, Dataset] = {
@@ -123,7 +125,14 @@ class Samples:
         )
         loader_seed = stable_seed(seed, self._modules[0].name, self._rank, "loader")
         workers = plan.recipe.data.workers
-        return Feed(slices, first=first, last=last, workers=workers, seed=loader_seed)
+        return Feed(
+            slices,
+            first=first,
+            last=last,
+            workers=workers,
+            seed=loader_seed,
+            pinned=self._pinned,
+        )
 
     def _role(self, module: Module) -> Role:
         graph, layout = self._plan.graph, self._plan.layout

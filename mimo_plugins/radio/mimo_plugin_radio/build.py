@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch.nn.functional as F
@@ -42,7 +44,17 @@ def encoder(module: Module, groups: ProcessGroupCollection | None, platform: Pla
 
 def _layer_spec(options: Options, platform: Platform) -> ModuleSpec:
     if platform.transformer_engine:
-        return get_vit_layer_with_transformer_engine_spec()
+        spec = get_vit_layer_with_transformer_engine_spec()
+        parts = spec.submodules.self_attention.submodules
+        parts.linear_proj = partial(_with_bias, parts.linear_proj)
+        mlp = spec.submodules.mlp.keywords["submodules"]
+        mlp.linear_fc1 = partial(_with_bias, mlp.linear_fc1)
+        mlp.linear_fc2 = partial(_with_bias, mlp.linear_fc2)
+        if options.resolution == "dynamic":
+            from mimo_plugin_radio.te_attention import PicturesAttention
+
+            parts.core_attention = PicturesAttention
+        return spec
     spec = get_vit_layer_with_local_spec()
     # TransformerEngine fuses the norms with the linear layers behind them: one key for both.
     spec.submodules.sharded_state_dict_keys_map = {
@@ -109,6 +121,12 @@ def _projector_layers(kind: str, platform: Platform) -> MLPSubmodules:
 
         return MLPSubmodules(linear_fc1=TEColumnParallelLinear, linear_fc2=TERowParallelLinear)
     return MLPSubmodules(linear_fc1=ColumnParallelLinear, linear_fc2=RowParallelLinear)
+
+
+def _with_bias(linear: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """A layer that adds its bias in the matrix product, where core's would add it in a kernel of
+    its own behind it, and sum its gradient in another."""
+    return linear(*args, **(kwargs | {"skip_bias_add": False}))
 
 
 def _gathered_linear(*args: Any, **kwargs: Any) -> ColumnParallelLinear:

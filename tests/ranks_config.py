@@ -58,34 +58,3 @@ def configs(platform: Any) -> dict[str, Any]:
         "flags": sorted(name[2:].replace("-", "_") for name in options if name.startswith("--")),
         "known": sorted(stock.transformer_fields()),
     }
-
-
-def fused(platform: Any) -> dict[str, Any]:
-    """Layers of core where matrix products add weight gradients to ``main_grad``."""
-    import attrs
-    import torch
-    import torch.distributed as dist
-    from megatron.core.tensor_parallel import layers
-    from megatron.core.transformer import TransformerConfig
-
-    from mimo_core.model.gradient_fusion import fused_where_possible, leave_out_core_layers
-
-    fields = {**ARCHITECTURE, "perform_initialization": False}
-    config = TransformerConfig(**fields, gradient_accumulation_fusion=True)
-    try:
-        with fused_where_possible(config, "language", platform):
-            said = "nothing"
-    except ValueError as error:
-        said = str(error)
-
-    @attrs.define
-    class WithTransformerEngine:
-        transformer_engine: bool = True
-
-    with fused_where_possible(config, "language", WithTransformerEngine()):  # type: ignore[arg-type]
-        layer = layers.ColumnParallelLinear(
-            8, 4, config=config, init_method=torch.nn.init.ones_, tp_group=dist.group.WORLD
-        )
-    leave_out_core_layers(layer)
-    layer(torch.ones(3, 1, 8))[0].sum().backward()
-    return {"said": said, "gradient": layer.weight.grad.tolist()}

@@ -247,12 +247,3 @@ def test_cuda_graphs_are_of_layers_that_have_one_shape() -> None:
         assert f"does not go with {hindrance} here; leave one of both out" in told(listed, override)
     loaded = load_text(RECIPE, "recipe.yaml", [whole, f"{here}.cuda_graph_impl=local", listed])
     validate(loaded, build_graph(loaded, host(words=of_width(300))))
-
-
-def test_core_layers_stay_out_of_fused_weight_gradients_where_there_is_no_apex() -> None:
-    (told,) = run_ranks(f"{HERE / 'ranks_config.py'}:fused")
-    assert told["said"] == (
-        "modules.language.megatron.gradient_accumulation_fusion needs TransformerEngine on a GPU; "
-        "leave it out on this machine"
-    )
-    assert told["gradient"] == [[3.0] * 8] * 4

@@ -23,7 +23,6 @@ from mimo_core.checkpoints import Manifest
 from mimo_core.contract import LANGUAGE, Encoder, Module
 from mimo_core.graph import Graph
 from mimo_core.model.containers import container_spec
-from mimo_core.model.gradient_fusion import fused_where_possible, leave_out_core_layers
 from mimo_core.model.layer_graphs import capture_layers
 from mimo_core.model.mimo import Model
 from mimo_core.platforms.base import RankPlatform
@@ -78,8 +77,7 @@ class BuildConfig(ModelConfig):
     def building(self, name: str) -> Iterator[None]:
         """A module of this rank is built in this: from its seed, on its device."""
         seed_module(self.seed, self.graph.rng_prefixes[name], self.topology.groups[name])
-        device = torch.device("meta") if self.loaded_later(name) else nullcontext()
-        with device, fused_where_possible(self.config_of(name), name, self.platform):
+        with torch.device("meta") if self.loaded_later(name) else nullcontext():
             yield
 
     def _ask(self, module: Module) -> Encoder | ModuleSpec:
@@ -140,7 +138,6 @@ class Builder(ModelBuilder[Model, BuildConfig]):
             groups=topology.groups,
             building=config.building,
         )
-        leave_out_core_layers(model)
         model.freeze()
         return model
 

@@ -51,6 +51,8 @@ def transformer_config(
         moe_token_dispatcher_type="alltoall",
         deallocate_pipeline_outputs=True,
         batch_p2p_comm=True,
+        # Needs APEX.
+        gradient_accumulation_fusion=False,
     )
     taken = sorted(set(engine) & set(architecture))
     if taken:

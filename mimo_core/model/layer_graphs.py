@@ -8,6 +8,7 @@ backward adds gradients to ``main_grad`` inside the graph.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from megatron.core.transformer.module import MegatronModule
 from mimo_core.platforms.base import RankPlatform
 
 _STOCK = cuda_graphs.CudaGraphManager
+_BACKWARD = cuda_graphs._CudaGraphRunner.create_bwd_graph
 
 
 def capture_layers(
@@ -46,6 +48,7 @@ def capture_layers(
     )
     # Layers look the class up by this name when they are built, and so does its own module.
     cuda_graphs.CudaGraphManager = manager_of(groups)
+    cuda_graphs._CudaGraphRunner.create_bwd_graph = _capture_backward
 
 
 def manager_of(groups: ProcessGroupCollection) -> type[cuda_graphs.CudaGraphManager]:
@@ -71,3 +74,14 @@ def manager_of(groups: ProcessGroupCollection) -> type[cuda_graphs.CudaGraphMana
             return super(MegatronModule, layer).__call__(*args, **kwargs)
 
     return LayerGraphs
+
+
+def _capture_backward(runner: Any) -> None:
+    """Core's, which lets no thread allocate meanwhile: batches are pinned by one of their own, and
+    the capture would fail. Its capture of the forward minds the capturing thread alone."""
+    stock = torch.cuda.graph
+    torch.cuda.graph = partial(stock, capture_error_mode="thread_local")
+    try:
+        _BACKWARD(runner)
+    finally:
+        torch.cuda.graph = stock

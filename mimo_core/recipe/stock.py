@@ -54,6 +54,7 @@ ENGINE_FIELDS: Mapping[str, str] = {
             "moe_token_dispatcher_type",
             "deallocate_pipeline_outputs",
             "batch_p2p_comm",
+            "gradient_accumulation_fusion",
         ),
         "the engine's schedule and loss stand on its value",
     ),

@@ -1,7 +1,7 @@
-"""A model with faster backward passes (``modules.language.megatron``) against the plain one.
+"""A model with layers that are replayed as CUDA graphs against the same run kernel by kernel.
 
 ``python graph_ranks.py`` compares and times layers as large as Nemotron 3 Nano's on one GPU: with
-fused weight gradients, then with CUDA graphs of Mamba layers besides, then of attention too.
+graphs of Mamba layers, then of attention too.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ train: {iterations: 1, micro_batch_size: 1, global_batch_size: 8, precision: bf1
         learning_rate: 1.0e-4}
 """
 GRAPHS = {"cuda_graph_impl": "local", "cuda_graph_modules": ["mamba", "attn"]}
-FUSION = {"gradient_accumulation_fusion": True}
 LARGE: dict[str, Any] = {
     "pattern": "MEMEM*ME",
     "hidden_size": 2688,
@@ -245,14 +244,14 @@ def main() -> None:
     dist.init_process_group(platform.backend, store=store, rank=0, world_size=1)
     parts = {"mamba": ["mamba"], "mamba and attention": ["mamba", "attn"]}
     graphs = {
-        name: {**FUSION, "cuda_graph_impl": "local", "cuda_graph_modules": list_of}
+        name: {"cuda_graph_impl": "local", "cuda_graph_modules": list_of}
         for name, list_of in parts.items()
     }
     compare(
         platform,
         LARGE,
         4096,
-        {"fusion": FUSION, **graphs},
+        graphs,
         tell=lambda kind, told: print(kind, json.dumps(told, indent=1), flush=True),
     )
     dist.destroy_process_group()

@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from mimo_core.contract import Module
 from mimo_core.errors import suggestion
 from mimo_core.graph import Graph
 from mimo_core.recipe import LoadedRecipe, stock
 from mimo_core.recipe.structure import Mistake, structure
+
+_GRAPHED = ("mamba", "attn", "mlp")
+"""Parts whose kernels and shapes are the same in every microbatch, and wait for nothing."""
 
 
 def mistakes(loaded: LoadedRecipe, graph: Graph) -> Iterator[Mistake]:
@@ -35,6 +39,10 @@ def mistakes(loaded: LoadedRecipe, graph: Graph) -> Iterator[Mistake]:
         for field, said in _recomputation(graph.modules[name].megatron):
             inner = ("modules", name) if field in module.megatron else ()
             yield (*inner, "megatron", field), said
+        if "cuda_graph_impl" in module.megatron:
+            overlapped = bool(recipe.megatron.get("overlap_grad_reduce"))
+            for field, said in _cuda_graphs(graph.modules[name], overlapped=overlapped):
+                yield ("modules", name, "megatron", field), said
 
 
 def _recomputation(fields: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -54,12 +62,58 @@ def _recomputation(fields: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             yield name, "goes with recompute_granularity: full alone; set that, or leave it out"
 
 
+def _cuda_graphs(module: Module, *, overlapped: bool) -> Iterator[tuple[str, str]]:
+    """Whether layers can be captured as CUDA graphs; see ``mimo_core.model.layer_graphs``."""
+    fields = module.megatron
+    kind = fields["cuda_graph_impl"]
+    if kind == "none":
+        return
+    if kind != "local":
+        yield (
+            "cuda_graph_impl",
+            f"{kind!r} is refused: core 0.19 captures so what its own loop built, one model without"
+            " encoders (training/training.py); use local",
+        )
+        return
+    if not module.is_language:
+        yield (
+            "cuda_graph_impl",
+            "a graph is of one shape, and an encoder's media have many; capture layers of the "
+            "language model alone (modules.language.megatron)",
+        )
+        return
+    parts = fields.get("cuda_graph_modules")
+    if not isinstance(parts, list) or not parts or set(parts) - set(_GRAPHED):
+        yield (
+            "cuda_graph_modules",
+            f"must list what is captured, of {', '.join(_GRAPHED)} (experts get another number of "
+            f"tokens in every microbatch), got {parts!r}",
+        )
+    grid = module.grid
+    hindrances = {
+        f"grid {size} {number}": number > 1
+        for size, number in (("tp", grid.tp), ("cp", grid.cp), ("pp", grid.pp))
+    } | {
+        "packing: rows have many lengths": module.packing,
+        "recompute_granularity": fields.get("recompute_granularity") is not None,
+        "freeze": bool(module.freeze),
+        "wrappers": bool(module.wrappers),
+        "megatron.overlap_grad_reduce": overlapped,
+    }
+    for hindrance in (name for name, there in hindrances.items() if there):
+        yield "cuda_graph_impl", f"does not go with {hindrance} here; leave one of both out"
+
+
 def _flag(flag: str, value: Any, owned: Mapping[str, str], graph: Graph) -> str | None:
     fields = stock.transformer_fields()
     if flag in stock.ENGINE_FLAGS:
         return (
             f"--{flag.replace('_', '-')} is set by the engine from the rest of the recipe; leave "
             "it out of the megatron section"
+        )
+    if flag.startswith("cuda_graph_"):
+        return (
+            f"CUDA graphs are of the language model alone; write modules.language.megatron.{flag}"
         )
     if flag in fields:
         return _field(flag, value, owned, graph)

@@ -48,6 +48,7 @@ def test_flags_that_are_refused_are_flags(real: dict[str, Any]) -> None:
 def test_what_the_engine_sets_a_recipe_may_not(real: dict[str, Any]) -> None:
     never = {"fp16", "fp8", "fp4", "virtual_pipeline_model_parallel_size"}
     never |= {"hierarchical_context_parallel_sizes", "hybrid_context_parallel"}
+    never |= {"enable_cuda_graph", "external_cuda_graph", "cuda_graph_scope"}
     assert set(real["refused"]) | never | {"sequence_parallel"} == set(stock.ENGINE_FIELDS)
 
 
@@ -126,6 +127,21 @@ def of_width(width: int):
         (
             "megatron.log_throughputt=true",
             "megatron-core has no flag --log-throughputt. Did you mean 'log_throughput'?",
+        ),
+        (
+            "megatron.cuda_graph_impl=local",
+            "CUDA graphs are of the language model alone; write "
+            "modules.language.megatron.cuda_graph_impl",
+        ),
+        (
+            "modules.language.megatron.cuda_graph_impl=transformer_engine",
+            "'transformer_engine' is refused: core 0.19 captures so what its own loop built, one "
+            "model without encoders (training/training.py); use local",
+        ),
+        (
+            "modules.vision.megatron.cuda_graph_impl=local",
+            "a graph is of one shape, and an encoder's media have many; capture layers of the "
+            "language model alone (modules.language.megatron)",
         ),
         ("megatron.exit_interval=abc", "expected an integer, got 'abc' (str)"),
         ("megatron.ddp_bucket_size=0", "must be at least 1 (parameters of a bucket), got 0"),
@@ -207,3 +223,27 @@ def test_a_placeholder_outside_the_vocabulary_is_named() -> None:
         "vocabulary: the tokenizer has 259 ids, the embedding 258 rows; give the model more rows, "
         "or a tokenizer with fewer ids"
     )
+
+
+def test_cuda_graphs_are_of_layers_that_have_one_shape() -> None:
+    here, whole = "modules.language.megatron", "modules.language.grid={tp: 1, dp: 2}"
+
+    def told(*overrides: str) -> str:
+        graphs = f"{here}.cuda_graph_impl=local"
+        loaded = load_text(RECIPE, "recipe.yaml", [whole, graphs, *overrides])
+        with pytest.raises(RecipeError) as caught:
+            validate(loaded, build_graph(loaded, host(words=of_width(300))))
+        return str(caught.value)
+
+    listed = f"{here}.cuda_graph_modules=[mamba, attn]"
+    for parts in ((), (f"{here}.cuda_graph_modules=[attn, moe]",)):
+        assert "must list what is captured, of mamba, attn, mlp" in told(*parts)
+    for override, hindrance in (
+        ("modules.language.grid={pp: 2}", "grid pp 2"),
+        ("modules.language.freeze=[language]", "freeze"),
+        ("megatron.overlap_grad_reduce=true", "megatron.overlap_grad_reduce"),
+        (f"{here}.recompute_granularity=selective", "recompute_granularity"),
+    ):
+        assert f"does not go with {hindrance} here; leave one of both out" in told(listed, override)
+    loaded = load_text(RECIPE, "recipe.yaml", [whole, f"{here}.cuda_graph_impl=local", listed])
+    validate(loaded, build_graph(loaded, host(words=of_width(300))))

@@ -23,6 +23,7 @@ from mimo_core.checkpoints import Manifest
 from mimo_core.contract import LANGUAGE, Encoder, Module
 from mimo_core.graph import Graph
 from mimo_core.model.containers import container_spec
+from mimo_core.model.layer_graphs import capture_layers
 from mimo_core.model.mimo import Model
 from mimo_core.platforms.base import RankPlatform
 from mimo_core.plugins import Host
@@ -114,6 +115,8 @@ class Builder(ModelBuilder[Model, BuildConfig]):
         config: BuildConfig = self._model_config  # type: ignore[assignment]
         graph, topology = config.graph, config.topology
         width = graph.descriptions[LANGUAGE].width
+        if LANGUAGE in topology.groups:
+            capture_layers(config.config_of(LANGUAGE), topology.groups[LANGUAGE], config.platform)
         encoders = {}
         for name in graph.encoders:
             parts = config.submodules[name]

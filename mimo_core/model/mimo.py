@@ -138,6 +138,9 @@ class Model(MimoModel):
                 for layer in module.modules():
                     if hasattr(layer, "fuse_wgrad_accumulation"):
                         layer.fuse_wgrad_accumulation = True
+                        # Else it writes over the buffer in a step's first microbatch, and a layer
+                        # that is used twice in it would lose a gradient.
+                        layer.disable_parameter_transpose_cache = True
 
     def overlap_reduction(self) -> None:
         """Reduce gradients during backward; after wrapping with ``overlap_grad_reduce``."""

@@ -78,6 +78,10 @@ ENGINE_FIELDS: Mapping[str, str] = {
         "every sample is shared by the whole context-parallel group (modules.NAME.grid.cp): core "
         "0.19 makes the groups that this needs in its global parallel state alone",
     ),
+    **dict.fromkeys(
+        ("enable_cuda_graph", "external_cuda_graph", "cuda_graph_scope"),
+        "core 0.19 calls it deprecated; write cuda_graph_impl and cuda_graph_modules",
+    ),
     "virtual_pipeline_model_parallel_size": (
         "virtual pipeline stages are refused: core 0.19's schedule across grids knows none "
         "(MultiModulePipelineCommunicator)"

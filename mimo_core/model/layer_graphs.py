@@ -1,0 +1,87 @@
+"""CUDA graphs of the language model's layers: megatron's own, made to fit a run of several grids.
+
+A layer with many small kernels (a Mamba layer has about a hundred in a microbatch) keeps the GPU
+waiting for Python. megatron-core 0.19 (``cuda_graph_impl: local``) runs the first step as ever,
+captures each named layer's forward and backward at its end, and replays them from then on. The
+backward adds gradients to ``main_grad`` inside the graph.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch
+from megatron.core.process_groups_config import ProcessGroupCollection
+from megatron.core.tensor_parallel import random
+from megatron.core.transformer import TransformerConfig, cuda_graphs
+from megatron.core.transformer.module import MegatronModule
+
+from mimo_core.platforms.base import RankPlatform
+
+_STOCK = cuda_graphs.CudaGraphManager
+_BACKWARD = cuda_graphs._CudaGraphRunner.create_bwd_graph
+
+
+def capture_layers(
+    config: TransformerConfig, groups: ProcessGroupCollection, platform: RankPlatform
+) -> None:
+    """Make this process ready for the graphs that a module's config asks for, if it asks for any.
+    Called on the ranks of the language model, before anything is seeded or built.
+
+    Raises:
+        ValueError: this machine has no GPU.
+    """
+    if config.cuda_graph_impl == "none":
+        return
+    if platform.name != "cuda":
+        raise ValueError(
+            "modules.language.megatron.cuda_graph_impl: CUDA graphs need a GPU, and this rank runs "
+            f"on {platform.name}; leave it out on this machine"
+        )
+    # Its generators are registered with each graph; the default tracker holds plain tensors.
+    # TransformerEngine's attention is captured with TransformerEngine's own alone.
+    random.initialize_rng_tracker(
+        use_te_rng_tracker=platform.transformer_engine,
+        use_cudagraphable_rng=True,
+        force_reset=True,
+    )
+    # Layers look the class up by this name when they are built, and so does its own module.
+    cuda_graphs.CudaGraphManager = manager_of(groups)
+    cuda_graphs._CudaGraphRunner.create_bwd_graph = _capture_backward
+
+
+def manager_of(groups: ProcessGroupCollection) -> type[cuda_graphs.CudaGraphManager]:
+    """Core's manager of a layer's graphs, with two things mended of megatron-core 0.19:
+
+    - layers do not tell it their groups, and it asks the global parallel state, which is not
+      initialized here;
+    - after the first step it replays the graphs of training in evaluation too: with dropout, and
+      for no other shape. Layers in evaluation run as without graphs here.
+    """
+
+    class LayerGraphs(_STOCK):  # type: ignore[misc]
+        def __init__(self, config: TransformerConfig, *args: Any, **kwargs: Any) -> None:
+            # The first one changes the current stream, and weights are still being written.
+            torch.cuda.synchronize()
+            super().__init__(config, *args, **{**kwargs, "pg_collection": groups})
+
+        def __call__(self, layer: Any, args: Any, kwargs: Any, cache_key: Any = None) -> Any:
+            if layer.training and torch.is_grad_enabled():
+                return super().__call__(layer, args, kwargs, cache_key=cache_key)
+            if self.func is not None:
+                return self.func(*args, **kwargs)
+            return super(MegatronModule, layer).__call__(*args, **kwargs)
+
+    return LayerGraphs
+
+
+def _capture_backward(runner: Any) -> None:
+    """Core's, which lets no thread allocate meanwhile: batches are pinned by one of their own, and
+    the capture would fail. Its capture of the forward minds the capturing thread alone."""
+    stock = torch.cuda.graph
+    torch.cuda.graph = partial(stock, capture_error_mode="thread_local")
+    try:
+        _BACKWARD(runner)
+    finally:
+        torch.cuda.graph = stock

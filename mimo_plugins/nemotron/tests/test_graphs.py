@@ -1,0 +1,61 @@
+"""Layers of the language model as CUDA graphs (``modules.language.megatron.cuda_graph_impl``)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from mimo_core.testing import run_ranks
+
+RANK_FUNCTIONS = Path(__file__).with_name("graph_ranks.py")
+SMALL: dict[str, Any] = {
+    "pattern": "MEM*-",
+    "hidden_size": 256,
+    "attention_heads": 4,
+    "mamba_heads": 8,
+    "mamba_head_dim": 64,
+    "mamba_state": 64,
+    "mamba_groups": 2,
+    "experts": 4,
+    "experts_per_token": 2,
+    "dropout": 0.0,
+}
+
+
+def test_graphs_need_a_gpu() -> None:
+    if torch.cuda.is_available():
+        pytest.skip("this machine has one")
+    (said,) = run_ranks(f"{RANK_FUNCTIONS}:refused")
+    assert said == (
+        "modules.language.megatron.cuda_graph_impl: CUDA graphs need a GPU, and this rank runs on "
+        "cpu; leave it out on this machine"
+    )
+
+
+def test_layers_in_evaluation_are_not_replayed() -> None:
+    (called,) = run_ranks(f"{RANK_FUNCTIONS}:in_evaluation")
+    assert called == ["graph", "layer", "layer"]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+def test_layers_learn_the_same_however_they_are_run() -> None:
+    graphs = {"cuda_graph_impl": "local", "cuda_graph_modules": ["mamba", "attn", "mlp"]}
+    (told,) = run_ranks(
+        f"{RANK_FUNCTIONS}:compare",
+        timeout=400,
+        options=SMALL,
+        length=512,
+        kinds={"graphs": graphs, "again": graphs},
+        microbatches=3,
+    )
+    for kind in ("graphs", "again"):
+        assert told[kind]["touched"] == 0
+        before, after, half = told[kind]["evaluated"]
+        # bf16 rounds to 8 bits; a matrix product may be another kernel's under capture.
+        assert after == pytest.approx(before, rel=1e-2) and half > 0
+        for name, (apart, repeated) in told[kind]["worst"].items():
+            # Mamba's kernels add in any order: a plain step repeated is not the same either.
+            assert apart < max(2e-2, 3 * repeated), (kind, name)

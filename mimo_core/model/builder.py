@@ -24,6 +24,7 @@ from mimo_core.contract import LANGUAGE, Encoder, Module
 from mimo_core.graph import Graph
 from mimo_core.model.containers import container_spec
 from mimo_core.model.layer_graphs import capture_layers
+from mimo_core.model.loss import fuse_loss
 from mimo_core.model.mimo import Model
 from mimo_core.platforms.base import RankPlatform
 from mimo_core.plugins import Host
@@ -94,8 +95,9 @@ class BuildConfig(ModelConfig):
         return parts
 
 
-class EncoderFloat16Module(Float16Module):  # type: ignore[misc]
-    """Mixed precision whose output stays in model precision: rows travel as they are."""
+class InPrecision(Float16Module):  # type: ignore[misc]
+    """Mixed precision whose output stays in model precision: rows travel as they are, and the loss
+    takes logits to float32 by itself."""
 
     def forward(self, *inputs: Any, **kwargs: Any) -> Any:
         return super().forward(*inputs, fp32_output=False, **kwargs)
@@ -116,7 +118,9 @@ class Builder(ModelBuilder[Model, BuildConfig]):
         graph, topology = config.graph, config.topology
         width = graph.descriptions[LANGUAGE].width
         if LANGUAGE in topology.groups:
-            capture_layers(config.config_of(LANGUAGE), topology.groups[LANGUAGE], config.platform)
+            language = config.config_of(LANGUAGE)
+            fuse_loss(language, graph.modules[LANGUAGE], config.platform)
+            capture_layers(language, topology.groups[LANGUAGE], config.platform)
         encoders = {}
         for name in graph.encoders:
             parts = config.submodules[name]
@@ -165,7 +169,7 @@ class Builder(ModelBuilder[Model, BuildConfig]):
                 model.groups[name],
                 ddp_config=ddp_config,
                 wrap_with_ddp=wrap_with_ddp,
-                mixed_precision_wrapper=Float16Module if name == LANGUAGE else EncoderFloat16Module,
+                mixed_precision_wrapper=InPrecision,
             )
             model.replace(name, wrapped)
         model.accumulate_in_products()

@@ -58,11 +58,8 @@ def model_config(module: Module, platform: Platform) -> TransformerConfig:
             f"modules.{module.name}.grid.cp to 1"
         )
     defaults: dict[str, Any] = {}
-    if platform.transformer_engine:
-        # One kernel over the logits, in their place, instead of one for each operation.
-        defaults |= {"cross_entropy_loss_fusion": True, "cross_entropy_fusion_impl": "te"}
     if shape_of(module).experts:
-        defaults |= {
+        defaults = {
             "moe_router_dtype": "fp32",
             # The grouped GEMM is TransformerEngine's; without it, one expert after another.
             "moe_grouped_gemm": platform.transformer_engine,

@@ -51,15 +51,14 @@ def hybrid_config(module: Module, platform: Platform) -> TransformerConfig:
         ValueError: what the recipe wants recomputed, or the precision, cannot be on this platform.
     """
     defaults: dict[str, Any] = {}
-    if platform.transformer_engine:
-        # One kernel over the logits, in their place, instead of one for each operation.
-        defaults |= {"cross_entropy_loss_fusion": True, "cross_entropy_fusion_impl": "te"}
     if "E" in module.options.pattern:
-        defaults |= {
+        defaults = {
             "moe_router_dtype": "fp32",
             # The grouped GEMM is TransformerEngine's; without it, one expert after another.
             "moe_grouped_gemm": platform.transformer_engine,
             "moe_permute_fusion": platform.transformer_engine,
+            "moe_router_fusion": platform.transformer_engine,
+            "use_fused_weighted_squared_relu": platform.transformer_engine,
         }
     fields = architecture(module, platform)
     config = transformer_config(module, sequence_parallel=True, **fields, **defaults)

@@ -67,23 +67,16 @@ def packed_batch(
         )
         for picture, size in zip(pictures, sizes, strict=True)
     ]
-    return {"patches": torch.cat(patches), **_sizes(sizes, options)}
+    return {"patches": torch.cat(patches), "sizes": tuple(sizes)}
 
 
 def packed_sizes(samples: Sequence[Sample], options: Options) -> dict[str, Any]:
     """Dynamic resolution: what every pipeline stage must know of the pictures.
 
     Returns:
-        ``sizes``: height and width of each of ``B`` pictures in pixels. ``cu_seqlens``: int32
-        ``[B + 1]``, where in the patches each picture begins, and the end.
+        ``sizes``: height and width of each of ``B`` pictures in pixels.
     """
-    return _sizes([size for _, _, size in _sized(samples, options)], options)
-
-
-def _sizes(sizes: Sequence[Size], options: Options) -> dict[str, Any]:
-    patches = [height * width // options.patch_size**2 for height, width in sizes]
-    ends = np.cumsum([0, *patches], dtype=np.int32)
-    return {"sizes": tuple(sizes), "cu_seqlens": torch.from_numpy(ends)}
+    return {"sizes": tuple(size for _, _, size in _sized(samples, options))}
 
 
 def _sized(

@@ -126,7 +126,11 @@ def _projector_layers(kind: str, platform: Platform) -> MLPSubmodules:
 def _with_bias(linear: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """A layer that adds its bias in the matrix product, where core's would add it in a kernel of
     its own behind it, and sum its gradient in another."""
-    return linear(*args, **(kwargs | {"skip_bias_add": False}))
+    layer = linear(*args, **(kwargs | {"skip_bias_add": False}))
+    if kwargs["config"].tensor_model_parallel_size == 1:
+        # TransformerEngine expects a sum over ranks before a row-parallel layer's bias.
+        layer.gemm_bias_unfused_add = False
+    return layer
 
 
 def _gathered_linear(*args: Any, **kwargs: Any) -> ColumnParallelLinear:

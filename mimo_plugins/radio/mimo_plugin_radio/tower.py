@@ -7,6 +7,7 @@ states travel, ``[S, B, H]`` with class tokens.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from einops import rearrange
@@ -153,10 +154,13 @@ class SquareTower(_Radio):
 class PackedTower(_Radio):
     """Pictures of any sizes, packed, to rows of features; each picture attends to itself."""
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.vit.decoder.register_forward_pre_hook(_send_bounds, with_kwargs=True)
+
     def forward(
         self,
         sizes: Sequence[Size],
-        cu_seqlens: torch.Tensor,
         patches: torch.Tensor | None = None,
         hidden_states: torch.Tensor | None = None,
     ) -> torch.Tensor:
@@ -164,8 +168,6 @@ class PackedTower(_Radio):
 
         Args:
             sizes: Height and width of each picture in pixels.
-            cu_seqlens: Where in the ``N`` patches of all pictures each picture begins, and the end:
-                int32 ``[B + 1]``.
             patches: On the first stage ``[N, 3 * patch_size**2]``, normalised, of any float type.
             hidden_states: On later stages ``[N + B * class tokens, 1, H]``.
 
@@ -182,15 +184,10 @@ class PackedTower(_Radio):
             features = self.vit(
                 self._in_precision(patches[None]),
                 imgs_sizes=sizes,
-                packed_seq_params=_packed(cu_seqlens, max(lengths)),
+                packed_seq_params=packed(lengths),
             )
         else:
-            added = class_tokens * torch.arange(
-                len(cu_seqlens), dtype=torch.int32, device=cu_seqlens.device
-            )
-            features = self.vit(
-                hidden_states, _packed(cu_seqlens + added, max(lengths) + class_tokens)
-            )
+            features = self.vit(hidden_states, packed([each + class_tokens for each in lengths]))
         if not self.last_stage:
             return features.transpose(0, 1).contiguous()  # type: ignore[no-any-return]
         pictures = features.split([length + class_tokens for length in lengths], dim=1)
@@ -202,14 +199,24 @@ class PackedTower(_Radio):
         )
 
 
-def _packed(cu_seqlens: torch.Tensor, longest: int) -> PackedSeqParams:
+def packed(lengths: Sequence[int]) -> PackedSeqParams:
+    """Bounds of sequences of these lengths, on the host: core adds class tokens to them, for which
+    it would wait for a device."""
+    bounds = torch.tensor([0, *lengths]).cumsum(0).int()
     return PackedSeqParams(
         qkv_format="thd",
-        cu_seqlens_q=cu_seqlens,
-        cu_seqlens_kv=cu_seqlens,
-        max_seqlen_q=longest,
-        max_seqlen_kv=longest,
+        cu_seqlens_q=bounds,
+        cu_seqlens_kv=bounds,
+        max_seqlen_q=max(lengths),
+        max_seqlen_kv=max(lengths),
     )
+
+
+def _send_bounds(_block: Any, given: tuple[torch.Tensor], named: dict[str, Any]) -> None:
+    """Before the layers: bounds go where the hidden states are."""
+    parameters = named["packed_seq_params"]
+    bounds = parameters.cu_seqlens_q.to(given[0].device, non_blocking=True)
+    parameters.cu_seqlens_q = parameters.cu_seqlens_kv = bounds
 
 
 def pixel_shuffle(features: torch.Tensor, columns: int) -> torch.Tensor:

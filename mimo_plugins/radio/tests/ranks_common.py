@@ -49,11 +49,9 @@ def packed(pictures: Sequence[torch.Tensor], options: Any) -> dict[str, Any]:
     """Pictures ``[1, 3, height, width]`` as the tower takes them in dynamic resolution."""
     side = options.patch_size
     patches = [F.unfold(picture, side, stride=side)[0].T for picture in pictures]
-    lengths = torch.tensor([0, *map(len, patches)], dtype=torch.int32)
     return {
         "patches": torch.cat(patches),
         "sizes": tuple(tuple(picture.shape[2:]) for picture in pictures),
-        "cu_seqlens": lengths.cumsum(0, dtype=torch.int32),
     }
 
 

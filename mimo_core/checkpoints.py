@@ -35,8 +35,8 @@ class Manifest:
     recipe: Mapping[str, Any]
     """The resolved recipe."""
     layout: Mapping[str, Any]
-    """As it really was: ``kind``, ``world_size``, and of each of ``modules`` its ``grid`` and
-    ``first_rank``."""
+    """As it really was: ``kind``, ``world_size``, ``device`` (``cpu`` or ``cuda``), and of each of
+    ``modules`` its ``grid`` and ``first_rank``."""
     plugins: Mapping[str, str]
     """Versions by name."""
     plugins_digest: str

@@ -15,7 +15,7 @@ import pytest
 from mimo_core.checkpoints import Newest
 from mimo_core.plan import make_plan
 from mimo_core.train import agreement, history
-from mimo_core.train.facts import SIZES, changes
+from mimo_core.train.facts import SIZES, changes, same_place
 from mimo_core.train.history import History
 from mimo_core.weights.match import Match, match
 from mimo_core.weights.origins import directory_digest
@@ -131,16 +131,17 @@ def test_a_run_that_goes_on_with_other_plugins_says_so(site: Path, tmp_path: Pat
 def test_what_a_checkpoint_stands_on_is_compared() -> None:
     def facts(**other: Any) -> dict[str, Any]:
         samples = {"train": [40, "x"], "validation": [9, None]}
-        layout = {"kind": "disjoint", "modules": {"language": {"grid": dict.fromkeys(SIZES, 1)}}}
+        language = {"grid": dict.fromkeys(SIZES, 1), "first_rank": 0}
+        layout = {"kind": "disjoint", "device": "cpu", "modules": {"language": language}}
         same = {"plugins": {"words": "1.0"}, "plugins_digest": "a", "tokenizer": "bytes"}
         return {**same, "samples": samples, "layout": layout, **other}
 
     saved: Any = SimpleNamespace(**facts())
     assert list(changes(saved, facts())) == []
-    wide = {"language": {"grid": {**dict.fromkeys(SIZES, 1), "tp": 2}}}
+    wide = {"language": {"grid": {**dict.fromkeys(SIZES, 1), "tp": 2}, "first_rank": 0}}
     now = facts(
         samples={"train": [40, "y"], "validation": [8, None]},
-        layout={"kind": "disjoint", "modules": wide},
+        layout={"kind": "disjoint", "device": "cpu", "modules": wide},
     )
     assert list(changes(saved, now)) == [
         "the train split changed since the checkpoint was saved (40 samples, now others): the "
@@ -151,3 +152,11 @@ def test_what_a_checkpoint_stands_on_is_compared() -> None:
     ]
     with pytest.raises(ValueError, match="saved with another tokenizer"):
         list(changes(saved, facts(tokenizer="other")))
+    # Generators of GPUs and of CPUs have other states.
+    saved.random_states = ("random-00000.json",)
+    assert same_place(saved, facts(), "language", 0) == "random-00000.json"
+    moved = facts(layout={**facts()["layout"], "device": "cuda"})
+    assert list(changes(saved, moved)) == [
+        "the run was on cpu and goes on on cuda: its random numbers (dropout) are drawn anew"
+    ]
+    assert same_place(saved, moved, "language", 0) is None

@@ -481,6 +481,20 @@ def test_a_batch_is_pinned_whole(monkeypatch):
     assert (found.rows, found.decoded, found.work) == (batch.rows, 1, (2.0,))
 
 
+def test_what_shares_memory_is_pinned_too(monkeypatch):
+    """torch refuses to pin a tensor whose elements share places, such as a row of positions that
+    was expanded to every sample."""
+
+    def pin(one):
+        assert one.is_contiguous()
+        return one
+
+    monkeypatch.setattr(torch.Tensor, "pin_memory", pin)
+    inputs = {"language": {"position_ids": torch.arange(3).expand(2, 3)}}
+    found = Batch(inputs=inputs, rows={}, decoded=0).pin_memory()
+    assert found.inputs["language"]["position_ids"].tolist() == [[0, 1, 2]] * 2
+
+
 def test_a_picture_that_a_worker_cannot_decode_names_its_sample(graph):
     def load(generator):
         raise OSError("truncated file")

@@ -35,7 +35,12 @@ def manifest(iteration: int, **facts: Any) -> Manifest:
         "iteration": iteration,
         "consumed_samples": 8 * iteration,
         "recipe": {},
-        "layout": {"kind": "disjoint", "world_size": 1, "modules": {"language": module}},
+        "layout": {
+            "kind": "disjoint",
+            "device": "cpu",
+            "world_size": 1,
+            "modules": {"language": module},
+        },
         "plugins": {},
         "plugins_digest": "",
         "tokenizer": "",

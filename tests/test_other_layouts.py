@@ -152,7 +152,7 @@ def test_a_checkpoint_that_does_not_fit_is_told_in_full(whole: Run, tmp_path: Pa
     other = (
         f"checkpoint.start_from={whole.folder}",
         "modules.vision.options.layers=2",
-        "modules.language.options.pattern='M*-'",
+        "modules.language.options.pattern='M*--'",
         "modules.language.options.mamba_state=16",
     )
     run = start("tiny", *FEW, *other, folder=tmp_path / "run")
@@ -163,7 +163,8 @@ def test_a_checkpoint_that_does_not_fit_is_told_in_full(whole: Run, tmp_path: Pa
         line.strip().partition(" modality")[0].partition(" language_model")[0]
         for line in said.splitlines()
     }
-    assert "vision: the checkpoint lacks" in lines, "the second layer"
+    assert "vision: other shape:" in lines, "a second layer"
+    assert "language: the checkpoint lacks" in lines, "the other layer"
     assert "language: the model has not" in lines, "the experts"
     assert "language: other shape:" in lines
     assert "modules.language.options.mamba_state: saved with 8, now 16" in said

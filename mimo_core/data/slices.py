@@ -209,4 +209,4 @@ class Slices(TorchDataset[Batch]):
 
 
 def _pinned(value: Any) -> Any:
-    return value.pin_memory() if isinstance(value, torch.Tensor) else value
+    return value.contiguous().pin_memory() if isinstance(value, torch.Tensor) else value

@@ -99,7 +99,7 @@ class Engine:
             platform=platform,
             rank=self._rank,
         )
-        self._facts = facts_to_keep(plan, self._samples)
+        self._facts = facts_to_keep(plan, self._samples, platform.name)
         self._history.prepare(self._build)
         self._args = parse(plan, flags(plan, self._steps()))
         stop_where_agreed(self._args, self._agreed_to_stop)

@@ -16,11 +16,17 @@ if TYPE_CHECKING:
 SIZES = ("tp", "cp", "pp", "dp", "ep", "expert_tp")
 
 
-def facts_to_keep(plan: Plan, samples: Samples) -> dict[str, Any]:
-    """Of the run, not of one checkpoint; plain values, named as in the manifest."""
+def facts_to_keep(plan: Plan, samples: Samples, device: str) -> dict[str, Any]:
+    """Of the run, not of one checkpoint; plain values, named as in the manifest.
+
+    Args:
+        plan: What is run.
+        samples: Of both splits.
+        device: What ranks compute on, ``cpu`` or ``cuda``.
+    """
     return {
         "recipe": plain(plan.recipe),
-        "layout": _layout(plan.layout),
+        "layout": {**_layout(plan.layout), "device": device},
         "plugins": plan.host.versions(),
         "plugins_digest": plan.host.digest(),
         "tokenizer": plan.graph.tokenizer.digest,
@@ -64,6 +70,13 @@ def changes(saved: Manifest, now: Mapping[str, Any]) -> Iterator[str]:
                 f"the {split} split changed since the checkpoint was saved ({count}): the place in "
                 "the data means other samples"
             )
+    before, here = saved.layout["device"], now["layout"]["device"]
+    if before != here:
+        yield (
+            f"the run was on {before} and goes on on {here}: its random numbers (dropout) are "
+            "drawn anew"
+        )
+        return
     for name, module in now["layout"]["modules"].items():
         was, grid = saved.layout["modules"][name]["grid"], module["grid"]
         changed = [
@@ -93,7 +106,8 @@ def plugin_changes(saved: Manifest, now: Mapping[str, Any]) -> Iterator[str]:
 
 def same_place(saved: Manifest, now: Mapping[str, Any], module: str, rank: int) -> str | None:
     """The file of the random state that a rank of a module goes on with; ``None`` where the
-    module's grid is another now, so that nobody had this rank's place in it.
+    module's grid is another now, so that nobody had this rank's place in it, or its device, whose
+    generators are others.
 
     Args:
         saved: Of the checkpoint.
@@ -101,8 +115,12 @@ def same_place(saved: Manifest, now: Mapping[str, Any], module: str, rank: int) 
         module: On this rank.
         rank: World rank, now.
     """
-    was, here = saved.layout["modules"][module], now["layout"]["modules"][module]
-    if saved.layout["kind"] != now["layout"]["kind"] or was["grid"] != here["grid"]:
+    before, after = saved.layout, now["layout"]
+    was, here = before["modules"][module], after["modules"][module]
+    if (
+        any(before[what] != after[what] for what in ("kind", "device"))
+        or was["grid"] != here["grid"]
+    ):
         return None
     place = rank - int(here["first_rank"])
     return saved.random_states[int(was["first_rank"]) + place]

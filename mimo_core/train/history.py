@@ -153,7 +153,7 @@ class History:
     def go_on(self, facts: Mapping[str, Any], platform: RankPlatform, topology: Topology) -> None:
         """Restore this rank's random state; after loading, which draws. Called by all ranks.
 
-        A module whose grid is another now draws anew, from the seed and the iteration.
+        A module whose grid or device is another now draws anew, from the seed and the iteration.
         """
         saved = self.newest.manifest
         if saved is None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from mimo_core.platforms.cuda import CudaPlatform
+from mimo_core.platforms.triton_tuning import TritonTuning
 
 SEES = """
 import os, torch
@@ -41,7 +42,8 @@ def test_ranks_share_gpus_where_they_may(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "set_device", used.append)
     monkeypatch.setattr(torch.cuda, "Stream", object)
-    for name in ("NCCL_HOSTID", "TRITON_CACHE_AUTOTUNING"):
+    monkeypatch.setattr(TritonTuning, "install", lambda _self: False)
+    for name in ("NCCL_HOSTID", "TRITON_CACHE_AUTOTUNING", "TRITON_CACHE_DIR"):
         monkeypatch.setenv(name, "")
     with pytest.raises(ValueError, match=r"local rank 2 has no GPU: .* MIMO_SHARE_GPUS=1"):
         CudaPlatform(2, transformer_engine=False)

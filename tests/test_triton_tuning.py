@@ -5,6 +5,7 @@ Triton's own tuner, kernels and caches, on a machine that stands for one with a 
 
 from __future__ import annotations
 
+import inspect
 import os
 import threading
 from types import SimpleNamespace
@@ -250,6 +251,7 @@ def test_triton_s_own_compiler_works_in_threads(gpu, monkeypatch):
 
 def test_ranks_on_gpus_tune_so_and_tell_it(machine, monkeypatch):
     monkeypatch.setenv("TRITON_CACHE_AUTOTUNING", "1")
+    monkeypatch.setenv("TRITON_CACHE_DIR", "/kept")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "set_device", lambda _device: None)
     monkeypatch.setattr(torch.cuda, "Stream", lambda: None)
@@ -291,3 +293,22 @@ def test_nothing_is_done_without_triton(monkeypatch):
 def test_ranks_of_a_machine_share_its_cores(monkeypatch, environ, at_most, expected):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _process: set(range(40)))
     assert threads(environ, at_most) == expected
+
+
+def test_what_is_found_lies_where_the_next_process_looks(monkeypatch, tmp_path):
+    """torch's compiler would move it under /tmp with its first kernel, early or late."""
+    monkeypatch.setenv("TRITON_HOME", str(tmp_path))
+    monkeypatch.setenv("TRITON_CACHE_DIR", "")
+    monkeypatch.delenv("TRITON_CACHE_DIR")
+    triton_tuning.keep_cache()
+    assert os.environ["TRITON_CACHE_DIR"] == str(tmp_path / ".triton" / "cache")
+    monkeypatch.setenv("TRITON_CACHE_DIR", "/shared/triton")
+    triton_tuning.keep_cache()
+    assert os.environ["TRITON_CACHE_DIR"] == "/shared/triton"
+
+
+def test_torch_still_moves_the_cache():
+    from torch._inductor.runtime import triton_heuristics
+
+    source = inspect.getsource(triton_heuristics)
+    assert 'os.environ["TRITON_CACHE_DIR"] = triton_cache_dir' in source, "keep_cache can go"

@@ -15,7 +15,7 @@ from mimo_core.environment import switched_on
 from mimo_core.platforms import kernels
 from mimo_core.platforms.peak import peak_flops
 from mimo_core.platforms.stopwatches import DeviceStopwatch
-from mimo_core.platforms.triton_tuning import TritonTuning, threads
+from mimo_core.platforms.triton_tuning import TritonTuning, keep_cache, threads
 
 EAGER_VARIABLE = "MIMO_EAGER_COMMUNICATORS"
 """Environment variable: NCCL makes its communicators at the start instead of at first use."""
@@ -56,6 +56,7 @@ class CudaPlatform:
         # What Triton finds by trying (120 configurations of the Mamba kernels) is kept on disk
         # beside its compiled kernels.
         os.environ.setdefault("TRITON_CACHE_AUTOTUNING", "1")
+        keep_cache()
         self._tuning = TritonTuning(threads(os.environ, None if self._shares else count))
         self._tuning.install()
         self.transformer_engine = transformer_engine

@@ -98,6 +98,19 @@ class TritonTuning:
             self._tunings += first
 
 
+def keep_cache() -> None:
+    """Have all that Triton compiles and finds lie in one folder: Triton's own, or the user's.
+
+    torch's compiler sets ``TRITON_CACHE_DIR`` to a folder under /tmp with its first kernel
+    (torch 2.11, ``_inductor/runtime/triton_heuristics.py``): what is tuned after that is looked for
+    elsewhere by the next process, whose first kernel may come later, and is gone with /tmp.
+    """
+    if importlib.util.find_spec("triton") is not None:
+        cache = getattr(importlib.import_module("triton.knobs"), "cache", None)
+        if folder := getattr(cache, "dir", None):
+            os.environ.setdefault("TRITON_CACHE_DIR", folder)
+
+
 def understood() -> bool:
     """Whether there is a Triton whose tuner has the parts that are used here."""
     if importlib.util.find_spec("triton") is None:

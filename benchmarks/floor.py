@@ -90,14 +90,20 @@ def shares(plan: Plan) -> tuple[Share, ...]:
     return tuple(share(name) for name in graph.modules)
 
 
-def floor(parts: tuple[Share, ...], microbatches: int, rate: float) -> Floor:
+def floor(
+    parts: tuple[Share, ...], microbatches: int, rate: float, *, colocated: bool = False
+) -> Floor:
     """The floor of an iteration.
 
     Args:
         parts: Of a microbatch, by module.
         microbatches: Of an iteration.
         rate: FLOP/s of a rank.
+        colocated: All modules are on one rank, one after another.
     """
+    if colocated:
+        together = microbatches * sum(part.seconds(rate) for part in parts)
+        return Floor(module=max(parts, key=lambda part: part.training).module, seconds=together)
     longest = max(
         (part.seconds(rate) for part in parts if part.module != LANGUAGE),
         default=0.0,
@@ -162,7 +168,8 @@ def _rows(benchmark: Benchmark, rate: float, link: float) -> Iterator[tuple[str,
     plan = make_plan(benchmark.recipe, benchmark.overrides)
     parts = shares(plan)
     train, dp = plan.recipe.train, plan.layout.grids[LANGUAGE].dp
-    least = floor(parts, train.global_batch_size // (train.micro_batch_size * dp), rate)
+    microbatches = train.global_batch_size // (train.micro_batch_size * dp)
+    least = floor(parts, microbatches, rate, colocated=plan.layout.kind == "colocated")
     for part in parts:
         yield (
             benchmark.name,

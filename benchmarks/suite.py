@@ -27,6 +27,13 @@ class Benchmark:
 
 
 SUITE = (
+    Benchmark(name="1gpu-language", recipe=str(HERE / "language-1gpu.yaml"), ranks=1),
+    Benchmark(
+        name="1gpu-both",
+        recipe=str(HERE / "vlm-2gpu.yaml"),
+        overrides=("layout=colocated",),
+        ranks=1,
+    ),
     Benchmark(
         name="2gpu-trainable",
         recipe=str(HERE / "vlm-2gpu.yaml"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import subprocess
@@ -12,9 +13,10 @@ import pytest
 from typer.testing import CliRunner
 
 from benchmarks.floor import Share, floor, shares
+from benchmarks.kernels import app as kernels
 from benchmarks.measure import read, run
 from benchmarks.run import app
-from benchmarks.suite import SUITE, Benchmark
+from benchmarks.suite import SUITE, Benchmark, named
 from mimo_core.plan import make_plan
 
 from .conftest import HERE, TIMEOUT
@@ -24,7 +26,8 @@ from .conftest import HERE, TIMEOUT
 def test_a_benchmark_is_a_full_sequence_on_its_number_of_ranks(benchmark) -> None:
     plan = make_plan(benchmark.recipe, benchmark.overrides)
     assert plan.layout.world_size == benchmark.ranks
-    assert bool(plan.graph.modules["vision"].freeze) == ("frozen" in benchmark.name)
+    frozen = any(module.freeze for module in plan.graph.modules.values())
+    assert frozen == ("frozen" in benchmark.name)
     train = plan.recipe.train
     dp = plan.layout.grids["language"].dp
     assert train.global_batch_size == 8 * train.micro_batch_size * dp, "8 microbatches a rank"
@@ -100,6 +103,7 @@ def test_the_floor_is_that_of_the_module_that_is_busy_longest() -> None:
     assert floor((vision, language), 4, 1.0).seconds == 4 * 8 + 6
     assert floor((share("vision", 10.0), language), 4, 1.0).module == "language"
     assert floor((share("vision", 16.0), language), 4, 1.0).seconds == 4 * 16
+    assert floor((vision, language), 4, 1.0, colocated=True).seconds == 4 * (6 + 8)
     staged = share("language", 8.0, ranks=2, stages=2)
     assert floor((staged,), 4, 1.0).seconds == (4 + 1) * 8 / 2
 
@@ -107,13 +111,16 @@ def test_the_floor_is_that_of_the_module_that_is_busy_longest() -> None:
 def test_the_shares_are_those_of_the_published_sizes() -> None:
     """ViT-H/16: 32 layers of width 1280, 8192 patches that all attend to each other, two samples a
     microbatch; a projector and the patches' embedding come on top."""
-    vision, language = shares(make_plan(SUITE[0].recipe, ["train.micro_batch_size=2"]))
+    vision, language = shares(
+        make_plan(named("2gpu-trainable").recipe, ["train.micro_batch_size=2"])
+    )
     layers = 32 * (2 * 12 * 1280**2 * 8192 + 4 * 1280 * 8192**2)
     assert vision.forward == pytest.approx(2 * layers, rel=0.02)
     assert vision.training == 3 * vision.forward
     assert vision.sent == 2 * 2048 * 2688 * 2
     assert language.training == 3 * language.forward
-    (frozen, _) = shares(make_plan(SUITE[1].recipe, SUITE[1].overrides))
+    half = named("2gpu-frozen")
+    (frozen, _) = shares(make_plan(half.recipe, half.overrides))
     assert frozen.training < 1.02 * frozen.forward, "the projector alone goes back"
 
 
@@ -133,3 +140,24 @@ def test_what_cannot_be_measured_is_told_before_anything_runs(monkeypatch, given
     done = CliRunner().invoke(app, given)
     assert done.exit_code == 2
     assert said in " ".join(done.output.split())
+
+
+def test_a_gpu_is_busy_where_anything_runs(tmp_path: Path) -> None:
+    """Two kernels beside each other, a gap, a copy; the host's work is none of it."""
+    events = [
+        {"cat": "kernel", "name": "product", "ts": 10.0, "dur": 1000.0},
+        {"cat": "kernel", "name": "norm", "ts": 510.0, "dur": 1000.0},
+        {"cat": "gpu_memcpy", "name": "copy", "ts": 3010.0, "dur": 500.0},
+        {"cat": "kernel", "name": "product", "ts": 3510.0, "dur": 500.0},
+        {"cat": "cpu_op", "name": "aten::mm", "ts": 0.0, "dur": 9000.0},
+        {"name": "process_name", "ph": "M"},
+    ]
+    trace = tmp_path / "kernels-rank-0.json.gz"
+    trace.write_bytes(gzip.compress(json.dumps({"traceEvents": events}).encode()))
+    told = CliRunner().invoke(kernels, [str(trace)]).output
+    assert told.splitlines()[0] == "busy 2.5 of 4.0 ms"
+    rows = [line.split() for line in told.splitlines()[1:]]
+    due = [["1.50", "ms", "2", "product"], ["1.00", "ms", "1", "norm"], ["0.50", "ms", "1", "copy"]]
+    assert rows == due
+    trace.write_bytes(gzip.compress(json.dumps({"traceEvents": events[4:]}).encode()))
+    assert "was it recorded on a GPU?" in CliRunner().invoke(kernels, [str(trace)]).output

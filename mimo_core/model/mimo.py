@@ -136,7 +136,9 @@ class Model(MimoModel):
             module = self.active(name)
             if isinstance(module, DistributedDataParallel):
                 for layer in module.modules():
-                    if hasattr(layer, "fuse_wgrad_accumulation"):
+                    # A weight that is put together of several parameters has no buffer.
+                    whole = len(getattr(layer, "weight_names", ("weight",))) == 1
+                    if whole and hasattr(layer, "fuse_wgrad_accumulation"):
                         layer.fuse_wgrad_accumulation = True
                         # Else it writes over the buffer in a step's first microbatch, and a layer
                         # that is used twice in it would lose a gradient.

@@ -57,7 +57,9 @@ def hybrid_config(module: Module, platform: Platform) -> TransformerConfig:
             # The grouped GEMM is TransformerEngine's; without it, one expert after another.
             "moe_grouped_gemm": platform.transformer_engine,
             "moe_permute_fusion": platform.transformer_engine,
-            "moe_router_fusion": platform.transformer_engine,
+            # Its kernel takes no float64.
+            "moe_router_fusion": platform.transformer_engine
+            and module.megatron.get("moe_router_dtype") != "fp64",
             "use_fused_weighted_squared_relu": platform.transformer_engine,
         }
     fields = architecture(module, platform)

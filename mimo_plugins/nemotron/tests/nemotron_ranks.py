@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 from collections import defaultdict
 from collections.abc import Callable, Mapping
+from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import torch
 import torch.distributed as dist
@@ -13,7 +15,7 @@ from megatron.core import parallel_state
 from megatron.core.process_groups_config import ProcessGroupCollection
 from megatron.core.tensor_parallel import model_parallel_cuda_manual_seed
 from megatron.core.transformer.spec_utils import build_module
-from mimo_plugin_nemotron import plugin
+from mimo_plugin_nemotron import model, plugin
 from mimo_plugin_nemotron.model import architecture
 from nemotron_modules import BATCH, SEQUENCE, VOCABULARY, language_module
 from torch import Tensor, nn
@@ -85,6 +87,7 @@ def one_rank(platform: Any, models: dict[str, dict[str, Any]]) -> dict[str, Any]
         "checkpoint keys": _checkpoint_keys(platform),
         "megatron flops": _megatron_flops("M*-E", [5, 7]),
         "architecture": sorted(architecture(language_module(), platform)),
+        "fused routers": [_fused_router({}), _fused_router({"moe_router_dtype": "fp64"})],
     }
 
 
@@ -192,6 +195,21 @@ def _mixer_kernels(platform: Any) -> dict[str, Any]:
         "after": mamba_mixer.HAVE_MAMBA_SSM,
         "same": type(mixers[0]) is type(mixers[1]),
     }
+
+
+def _fused_router(megatron: dict[str, Any]) -> bool:
+    """Where TransformerEngine is, which a real config would look for."""
+    platform: Any = SimpleNamespace(transformer_engine=True)
+    given: dict[str, Any] = {}
+
+    def config(_module: Any, **fields: Any) -> Any:
+        given.update(fields)
+        return SimpleNamespace(recompute_modules=())
+
+    with mock.patch.object(model, "transformer_config", config):
+        model.hybrid_config(language_module(megatron=megatron), platform)
+    fused: bool = given["moe_router_fusion"]
+    return fused
 
 
 def _stock_limits(platform: Any) -> dict[str, str]:

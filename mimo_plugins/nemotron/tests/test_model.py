@@ -88,6 +88,11 @@ def test_a_recipe_may_not_set_what_the_options_say(one_rank: dict[str, Any]) -> 
     assert set(one_rank["architecture"]) == owned.FROM_OPTIONS
 
 
+def test_a_router_in_float64_is_not_fused(one_rank: dict[str, Any]) -> None:
+    """TransformerEngine 2.20 refuses it in the first forward (``pytorch/router.py``)."""
+    assert one_rank["fused routers"] == [True, False]
+
+
 def test_causal(model: dict[str, Any]) -> None:
     """Logits before a changed token stay (but for the rounding of experts' batch sizes)."""
     assert model["earlier"] < 1e-7

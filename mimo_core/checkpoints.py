@@ -21,7 +21,7 @@ TRACKER = "latest_checkpointed_iteration.txt"
 """Megatron's file that names the newest checkpoint of a folder."""
 MANIFEST = "mimo.json"
 """In each complete checkpoint."""
-FORMAT = 1
+FORMAT = 2
 """Of the manifest."""
 
 

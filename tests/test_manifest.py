@@ -88,7 +88,7 @@ def break_manifest_of_another(path: Path) -> None:
 
 
 def break_manifest_without_entries(path: Path) -> None:
-    (path / MANIFEST).write_text('{"format": 1}')
+    (path / MANIFEST).write_text(json.dumps({"format": FORMAT}))
 
 
 BROKEN = {
@@ -160,8 +160,9 @@ def test_a_tracker_that_was_not_yet_written_does_not_count(tmp_path: Path) -> No
 def test_a_manifest_of_a_later_version_is_not_guessed_at(tmp_path: Path) -> None:
     path = checkpoint(tmp_path, 2)
     values = json.loads((path / MANIFEST).read_text())
-    (path / MANIFEST).write_text(json.dumps(values | {"format": 2}))
-    with pytest.raises(MimoError, match=r"has format 2, and this version .* reads format 1; use"):
+    (path / MANIFEST).write_text(json.dumps(values | {"format": FORMAT + 1}))
+    said = rf"has format {FORMAT + 1}, and this version .* reads format {FORMAT}; use"
+    with pytest.raises(MimoError, match=said):
         newest(tmp_path)
 
 

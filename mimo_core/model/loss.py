@@ -18,8 +18,8 @@ SOUND = Version("2.20")
 def fuse_loss(config: TransformerConfig, module: Module, platform: RankPlatform) -> None:
     """Have TransformerEngine compute losses, where it is.
 
-    One kernel reads the logits and one writes their gradient in their place; core's operations pass
-    over them a dozen times in float32.
+    One kernel reads the logits and one writes their gradient; core's operations pass over them a
+    dozen times in float32.
 
     Core's other fusion (``native``) rounds every gradient to bf16, that of float32 models too.
 

@@ -1,18 +1,56 @@
-"""Attention over packed pictures that happen to be of one size."""
+"""Attention over packed pictures that are of one size."""
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from megatron.core.packed_seq_params import PackedSeqParams
 
+OFTEN = 8
+"""Microbatches of one shape after which it is worth kernels of its own."""
+MOST = 64
+"""Shapes that get them."""
+
+
+@dataclass
+class Pictures(PackedSeqParams):  # type: ignore[misc]
+    """Bounds of packed pictures."""
+
+    even: bool = False
+    """All are of one size, and attention may take them as a batch."""
+
+
+class EvenShapes:
+    """Which shapes of a batch come again and again.
+
+    cuDNN makes a plan for each shape of a batch and keeps it; for packed sequences, one for many.
+    """
+
+    def __init__(self) -> None:
+        self._times: Counter[tuple[int, int]] = Counter()
+        self._often: set[tuple[int, int]] = set()
+
+    def take(self, lengths: Sequence[int]) -> bool:
+        """Whether pictures of so many patches each are to be a batch. Called once a microbatch."""
+        if len({*lengths}) != 1:
+            return False
+        shape = (len(lengths), lengths[0])
+        if shape not in self._often:
+            self._times[shape] += 1
+            if self._times[shape] < OFTEN or len(self._often) == MOST:
+                return False
+            self._often.add(shape)
+        return True
+
 
 class EvenPictures:
     """Stands before a core attention: hands pictures of one size to it as a batch.
 
-    Kernels for packed sequences do more than those for a batch (docs/performance.md). How many
-    pictures there are, and the longest, is known on the host.
+    Kernels for packed sequences do more than those for a batch (docs/performance.md).
     """
 
     def forward(
@@ -29,12 +67,10 @@ class EvenPictures:
         """As the core attention's: ``[N, heads, size]`` each, to ``[N, heads * size]``."""
         stock: Any = super().forward  # type: ignore[misc]
         given = (attention_mask, attn_mask_type, attention_bias)
-        if packed_seq_params is None or packed_seq_params.cu_seqlens_q is None:
+        if not getattr(packed_seq_params, "even", False):
             return stock(query, key, value, *given, packed_seq_params, **more)  # type: ignore[no-any-return]
-        pictures = len(packed_seq_params.cu_seqlens_q) - 1
-        longest = packed_seq_params.max_seqlen_q
-        if pictures * longest != len(query):
-            return stock(query, key, value, *given, packed_seq_params, **more)  # type: ignore[no-any-return]
-        batch = [each.unflatten(0, (pictures, longest)) for each in (query, key, value)]
+        assert packed_seq_params is not None
+        shape = (-1, packed_seq_params.max_seqlen_q)
+        batch = [each.unflatten(0, shape) for each in (query, key, value)]
         attended = stock(*batch, *given, PackedSeqParams(qkv_format="bshd"), **more)
         return attended.flatten(0, 1)  # type: ignore[no-any-return]

@@ -19,6 +19,7 @@ from megatron.core.transformer.module import MegatronModule
 from megatron.core.transformer.spec_utils import ModuleSpec
 from megatron.core.transformer.transformer_block import TransformerBlock
 
+from mimo_plugin_radio.even import EvenShapes, Pictures
 from mimo_plugin_radio.options import Options
 from mimo_plugin_radio.sizes import Size
 
@@ -156,6 +157,7 @@ class PackedTower(_Radio):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self._shapes = EvenShapes()
         self.vit.decoder.register_forward_pre_hook(_send_bounds, with_kwargs=True)
 
     def forward(
@@ -179,15 +181,14 @@ class PackedTower(_Radio):
         side, class_tokens = self.options.patch_size, self.options.class_tokens
         grids = [(height // side, width // side) for height, width in sizes]
         lengths = [rows * columns for rows, columns in grids]
+        even = self._shapes.take(lengths)
         if patches is not None:
             # Adds the class tokens of each picture, to its bounds in the parameters too.
-            features = self.vit(
-                self._in_precision(patches[None]),
-                imgs_sizes=sizes,
-                packed_seq_params=packed(lengths),
-            )
+            embedded = self._in_precision(patches[None])
+            features = self.vit(embedded, imgs_sizes=sizes, packed_seq_params=packed(lengths, even))
         else:
-            features = self.vit(hidden_states, packed([each + class_tokens for each in lengths]))
+            longer = [each + class_tokens for each in lengths]
+            features = self.vit(hidden_states, packed(longer, even))
         if not self.last_stage:
             return features.transpose(0, 1).contiguous()  # type: ignore[no-any-return]
         pictures = features.split([length + class_tokens for length in lengths], dim=1)
@@ -199,11 +200,12 @@ class PackedTower(_Radio):
         )
 
 
-def packed(lengths: Sequence[int]) -> PackedSeqParams:
-    """Bounds of sequences of these lengths, on the host: core adds class tokens to them, for which
-    it would wait for a device."""
+def packed(lengths: Sequence[int], even: bool) -> Pictures:
+    """Bounds of pictures of so many positions, on the host: core adds class tokens to them, for
+    which it would wait for a device."""
     bounds = torch.tensor([0, *lengths]).cumsum(0).int()
-    return PackedSeqParams(
+    return Pictures(
+        even=even,
         qkv_format="thd",
         cu_seqlens_q=bounds,
         cu_seqlens_kv=bounds,

@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from megatron.core.packed_seq_params import PackedSeqParams
-from mimo_plugin_radio.even import EvenPictures
+from mimo_plugin_radio.even import MOST, OFTEN, EvenPictures, EvenShapes, Pictures
 
 HEADS, SIZE = 2, 4
 
@@ -51,8 +50,12 @@ def test_pictures_of_one_size_are_a_batch(lengths: list[int], due: str) -> None:
     torch.manual_seed(1)
     projected = torch.randn(sum(lengths), HEADS, 3 * SIZE, requires_grad=True)
     bounds = torch.tensor([0, *lengths]).cumsum(0).int()
-    packed = PackedSeqParams(
-        qkv_format="thd", cu_seqlens_q=bounds, cu_seqlens_kv=bounds, max_seqlen_q=max(lengths)
+    packed = Pictures(
+        even=due == "bshd",
+        qkv_format="thd",
+        cu_seqlens_q=bounds,
+        cu_seqlens_kv=bounds,
+        max_seqlen_q=max(lengths),
     )
     ours, stock = Attention(), Stock()
     found = [
@@ -79,3 +82,16 @@ def test_what_is_not_packed_goes_on_as_it_is() -> None:
     query = torch.zeros(2, 3, HEADS, SIZE)
     assert Square()(query, query, query, None, "no_mask") is query
     assert seen == [None]
+
+
+def test_a_shape_is_a_batch_when_it_comes_again_and_again() -> None:
+    """Kernels are planned for each shape of a batch, and kept: natural pictures have hundreds."""
+    shapes = EvenShapes()
+    assert [shapes.take([6, 6]) for _ in range(OFTEN + 1)] == [False] * (OFTEN - 1) + [True] * 2
+    # Of other numbers, or unlike ones, nothing is known.
+    assert not any(shapes.take([6] * number) for number in (1, 3))
+    assert not any(shapes.take([6, 5]) for _ in range(OFTEN))
+    for length in range(100, 100 + MOST - 1):
+        assert any(shapes.take([length]) for _ in range(OFTEN))
+    assert not any(shapes.take([99]) for _ in range(OFTEN)), "no more than MOST"
+    assert shapes.take([6, 6])

@@ -441,6 +441,23 @@ def test_the_rows_peeked_at_are_of_the_batch_that_comes_next(graph):
     assert looking.decoded == straight.decoded == 32
 
 
+def test_what_cannot_be_looked_at_early_fails_when_it_is_due(graph):
+    """A step is over, and saved, before the next one's samples are found to be broken."""
+    part = feed(graph)
+    due = [next(part), part.peek()]
+
+    def broken(_module, _samples, _context):
+        raise OSError("truncated file")
+
+    part._loader.dataset._provide = broken
+    assert next(part) == due[1] and part.peek() is None
+    for _ in range(2):
+        with pytest.raises(OSError, match="truncated file"):
+            part.peek_rows()
+    with pytest.raises(OSError, match="truncated file"):
+        next(part)
+
+
 def test_a_feed_begins_anew_after_its_last_microbatch(graph):
     batches = list(islice(feed(graph, last=3), 7))
     assert batches[3:6] == batches[:3]

@@ -161,12 +161,22 @@ def test_a_layout_trains_as_one_process_does(
     ],
 )
 def test_what_is_frozen_keeps_every_bit_and_the_rest_learns_as_in_one_process(
-    site: Path, tmp_path: Path, frozen: tuple[str, ...], parts: set[str]
+    site: Path,
+    tmp_path: Path,
+    frozen: tuple[str, ...],
+    parts: set[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    wide = ("modules.vision.grid.dp=2", "modules.language.grid.tp=2")
-    verdict = Judge.run(planned(*frozen), tmp_path).compare(planned(*frozen, *wide), "layout")
+    """The frozen tower, on two tensor-parallel ranks, begins each next step while one ends."""
+    wide = ("modules.vision.grid.tp=2", "modules.language.grid.tp=2")
+    judge = Judge.run(planned(*frozen), tmp_path)
+    operations = tmp_path / "operations"
+    operations.mkdir()
+    monkeypatch.setenv("MIMO_TEST_OPERATIONS", str(operations))
+    verdict = judge.compare(planned(*frozen, *wide), "layout")
     assert verdict.frozen == dict.fromkeys(parts, True)
     agreed(verdict)
+    replay_whole_run(operations)
 
 
 def test_packed_samples_train_as_in_one_process(site: Path, tmp_path: Path) -> None:

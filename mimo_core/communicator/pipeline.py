@@ -15,7 +15,7 @@ while it waits for gradients, the gradients are asked for, and waited for when t
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -86,6 +86,7 @@ class PipelineCommunicator:
         self._ahead = ahead
         self._learning = True
         self._produced: Rows | None = None
+        self._tell_sent: Callable[[int], None] | None = None
         # Microbatches whose gradients are still to travel or to be taken, oldest first.
         self._rows_in_flight: deque[Rows] = deque()
         self._sent_forward = 0
@@ -116,17 +117,26 @@ class PipelineCommunicator:
         """The forward step tells the rows of the microbatch it has just put out (encoders)."""
         self._produced = rows
 
-    def begin(self, rows: RowSource, *, learning: bool) -> None:
+    def begin(
+        self,
+        rows: RowSource,
+        *,
+        learning: bool,
+        sent: Callable[[int], None] | None = None,
+    ) -> None:
         """A run over microbatches begins: nothing is under way.
 
         Args:
             rows: Where the rows of its microbatches are told.
             learning: Gradients will travel back.
+            sent: Called on an encoder's rank when rows have left, before gradients are waited for,
+                with the number of microbatches whose rows have.
         """
         self.finish()
         self.rows = rows
         self._learning = learning
         self._sent_forward = 0
+        self._tell_sent = sent
 
     def finish(self) -> None:
         """Wait until all that was sent has left; drop what an evaluation kept for gradients."""
@@ -233,6 +243,8 @@ class PipelineCommunicator:
             self._asked.append((transfer, received))
         else:
             self._sent(transfer)
+        if self._tell_sent is not None:
+            self._tell_sent(self._sent_forward)
         return self._gradients() if receive_backward else {}
 
     def _receive_gradients(self) -> Tensors:

@@ -54,6 +54,7 @@ class Feed:
         )
         self._iterator: Iterator[Batch] | None = None
         self._next: Batch | None = None
+        self._failed: Exception | None = None
         self.decoded = 0
         """Media decoded on this rank so far."""
         self._work: tuple[float, ...] = ()
@@ -73,6 +74,14 @@ class Feed:
         taken, self._work = self._work, ()
         return taken
 
+    def peek(self) -> Batch | None:
+        """The microbatch that the next ``next()`` gives; ``None`` where that will fail."""
+        try:
+            return self._look()
+        except Exception as error:
+            self._failed = error
+            return None
+
     def peek_rows(self) -> Rows:
         """Rows of the microbatch that the next ``next()`` gives."""
         return self._look().rows
@@ -86,6 +95,8 @@ class Feed:
                 worker.kill()
 
     def _look(self) -> Batch:
+        if self._failed is not None:
+            raise self._failed
         if self._next is None:
             with span("data", "next batch"):
                 self._next = self._load()

@@ -18,6 +18,8 @@ from mimo_core.contract import Encoder
 
 TOWER = "tower"
 """The one encoder of every container: keys of its parameters and of its batch."""
+FEATURES = "features"
+"""Beside it, what the tower has put out for the batch already."""
 
 
 class EncoderContainer(ModalitySubmodules):
@@ -45,6 +47,17 @@ class EncoderContainer(ModalitySubmodules):
     def decode(self, embeddings: torch.Tensor, data_batch: dict[str, Any]) -> torch.Tensor:
         raise AssertionError("encoders only encode")
 
+    @property
+    def tower_is_fixed(self) -> bool:
+        """Its features of a batch are the same in every step, and all of it is on this rank."""
+        learns = any(parameter.requires_grad for parameter in self.tower.parameters())
+        return self.is_first_stage and self.is_last_stage and not (learns or self.tower.training)
+
+    @torch.no_grad()
+    def features(self, batch: dict[str, Any]) -> torch.Tensor:
+        """What a fixed tower puts out for its batch, ``[N, width]``."""
+        return self.encode({TOWER: batch})[0]  # type: ignore[no-any-return]
+
     def forward(
         self,
         encoder_inputs: dict[str, Any] | None = None,
@@ -53,8 +66,8 @@ class EncoderContainer(ModalitySubmodules):
         """One microbatch through this stage.
 
         Args:
-            encoder_inputs: The tower's batch under ``TOWER``; ``None`` where the samples have
-                nothing for it.
+            encoder_inputs: The tower's batch under ``TOWER``, or under ``FEATURES`` what it has put
+                out for it; ``None`` where the samples have nothing for it.
             hidden_states: What the stage before put out; ``None`` on the first.
 
         Returns:
@@ -74,6 +87,8 @@ class EncoderContainer(ModalitySubmodules):
             )
         if encoder_inputs is None:
             output = self._nothing(hidden_states)
+        elif FEATURES in encoder_inputs:
+            output = self.project_embeddings([encoder_inputs[FEATURES]])
         else:
             batch = encoder_inputs[TOWER]
             if hidden_states is not None:

@@ -15,7 +15,7 @@ from megatron.core.process_groups_config import ProcessGroupCollection
 from megatron.core.utils import unwrap_model
 
 from mimo_core.contract import LANGUAGE, Module
-from mimo_core.model.containers import TOWER, EncoderContainer
+from mimo_core.model.containers import FEATURES, TOWER, EncoderContainer
 from mimo_core.model.context import OwnPositions
 from mimo_core.model.places import Places, put_rows
 from mimo_core.model.reduction import OrderedReduction
@@ -158,15 +158,23 @@ class Model(MimoModel):
         return self
 
     # Steps
-    def encode(self, name: str, inputs: dict[str, Any] | None) -> torch.Tensor:
+    def encode(
+        self,
+        name: str,
+        inputs: dict[str, Any] | None,
+        features: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         """Rows ``[N, H]`` of one microbatch, or this stage's activations.
 
         Args:
             name: An encoder of this rank.
             inputs: The module's batch; ``None`` where there is nothing to encode, which gives no
                 rows.
+            features: What its tower has put out for it already.
         """
         batch = None if inputs is None else {name: {TOWER: inputs}}
+        if features is not None:
+            batch = {name: {FEATURES: features}}
         received = getattr(self, "input_tensors", None) or {}
         if "encoder" in self.nodes[name].freeze:
             # No gradient travels between stages whose layers do not learn.

@@ -136,7 +136,8 @@ def _draw_rank(axes: Axes, rank: RankFigures, figures: Figures, at: float, inch:
     for one in rank.timeline.spans:
         if one.kind in PASSES:
             label = {"fc": COLORS[one.kind], "ec": "none", "pad": 1.2}
-            row.text(one.begin, one.end, [str(one.microbatch)], color="white", bbox=label)
+            number = one.name if one.microbatch is None else str(one.microbatch)
+            row.text(one.begin, one.end, [number], color="white", bbox=label)
     for wait in _waits(rank.segments):
         words = [f"waits for {wait.on}", f"→ {wait.on}", f"{wait.on}"]
         row.text(wait.begin, wait.end, words, color=INK)

@@ -18,6 +18,7 @@ from mimo_core.contract import LANGUAGE, Split
 from mimo_core.data.feed import Feed
 from mimo_core.gradients import finalize_gradients
 from mimo_core.model.builder import BuildConfig
+from mimo_core.model.mimo import Model
 from mimo_core.plan import Plan
 from mimo_core.platforms.base import RankPlatform
 from mimo_core.profile.profile import Profile
@@ -35,6 +36,7 @@ from mimo_core.train.adaptations import (
 from mimo_core.train.answers import AnswerSheet
 from mimo_core.train.arguments import Steps, flags, parse
 from mimo_core.train.communicating import make_communicator
+from mimo_core.train.early import encodes_early
 from mimo_core.train.facts import facts_to_keep
 from mimo_core.train.history import History
 from mimo_core.train.measures import Measures
@@ -198,8 +200,9 @@ class Engine:
     def _around_step(self, stock: Callable[..., Any]) -> Callable[..., Any]:
         def train_step(*args: Any, iteration: int, **kwargs: Any) -> Any:
             self._termination.begin()
-            self._communicator.begin(self._feeds["train"], learning=True)
             _, _, model, optimizer, scheduler, *_ = args
+            sent = self._while_a_step_ends(iteration, model[0])
+            self._communicator.begin(self._feeds["train"], learning=True, sent=sent)
             if iteration == 0 and self._plan.recipe.checkpoint.save_initial:
                 training.save_checkpoint_and_time(0, model, optimizer, scheduler, 0, {})
             with self._profile.around():
@@ -233,6 +236,18 @@ class Engine:
             return result
 
         return train_step
+
+    def _while_a_step_ends(self, iteration: int, model: Model) -> Callable[[int], None] | None:
+        """What this rank does when its last rows of a step have left, if there is a next step."""
+        if iteration + 1 >= self._train.iterations or not encodes_early(model):
+            return None
+        last = self._train.global_batch_size // self._plan.microbatch
+
+        def sent(count: int) -> None:
+            if count == last:
+                self._forward_step.early.compute(self._feeds["train"], model)
+
+        return sent
 
     def _count_skipped(self, row: Iteration, skipped: bool) -> None:
         """End a run that no longer learns; on all ranks, which know the same norms.

@@ -18,6 +18,7 @@ from mimo_core.model.mimo import Model
 from mimo_core.model.packing import packing_kwargs, sample_of_position
 from mimo_core.model.places import Places, row_places
 from mimo_core.platforms.base import RankPlatform
+from mimo_core.train.early import EarlyFeatures
 
 LOSS = "lm loss"
 """The stock loop's name for the loss, on its lines and in TensorBoard."""
@@ -45,6 +46,7 @@ class ForwardStep:
         self._communicator = communicator
         self._platform = platform
         self._metric = metric
+        self.early = EarlyFeatures(self._on_device)
         self.answers: Callable[[Sequence[Prediction]], None] | None = None
         """Evaluation: takes the samples of a microbatch."""
 
@@ -52,8 +54,11 @@ class ForwardStep:
         self, data_iterator: Iterator[Batch], model: Model
     ) -> tuple[Any, Callable[..., Any] | None]:
         batch = next(data_iterator)
+        early = self.early.take(batch) if model.training else None
         rows = {
-            name: model.encode(name, self._on_device(batch.inputs.get(name)))
+            name: model.encode(name, None, early)
+            if early is not None
+            else model.encode(name, self._on_device(batch.inputs.get(name)))
             for name in model.nodes
             if name != LANGUAGE
         }

@@ -94,10 +94,9 @@ def _logits(parts: Any, ids: Tensor, patches: Tensor, grids: Any) -> Tensor:
     """``[1, S, V]``: the pictures' rows in the place of their ids."""
     from hugging_face_vlm import PLACEHOLDER
 
-    ends = torch.tensor([0, *(rows * columns for rows, columns in grids)], dtype=torch.int32)
     sizes = [(4 * rows, 4 * columns) for rows, columns in grids]
     tower = parts["vision"]["encoder"]
-    features = tower(patches=patches, sizes=sizes, cu_seqlens=ends.cumsum(0, dtype=torch.int32))
+    features = tower(patches=patches, sizes=sizes)
     language = parts["language"]["language"]
     positions = torch.arange(ids.shape[1])[None]
     mask = (ids == PLACEHOLDER).T[..., None]

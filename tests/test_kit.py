@@ -21,7 +21,8 @@ from mimo_core.testing.bench import Bench  # noqa: E402
 from mimo_core.testing.checks import CHECKS, Check, checks_of  # noqa: E402
 from mimo_core.testing.checks.datasets import SPLITS, looked_at  # noqa: E402
 from mimo_core.testing.launch import run_checks  # noqa: E402
-from mimo_core.testing.outcome import Outcome, outcome_of  # noqa: E402
+from mimo_core.testing.outcome import Finding, Outcome, outcome_of  # noqa: E402
+from mimo_core.testing.progress import Progress  # noqa: E402
 from mimo_core.testing.subject import Subject  # noqa: E402
 
 BY_NAME = {check.name: check for check in CHECKS}
@@ -94,3 +95,17 @@ def test_a_wrapper_says_itself_how_many_samples_are_looked_at() -> None:
 def test_a_class_that_would_test_nothing_is_refused(attributes: dict[str, Any], words: str) -> None:
     with pytest.raises(TypeError, match=words):
         type("TestMine", (Conformance,), attributes)
+
+
+def test_a_rank_whose_partner_waited_in_vain_says_that(tmp_path: Path) -> None:
+    """The partner's end breaks the collective that this one is in, a moment before it would have
+    waited as long."""
+    check = BY_NAME["ranks_without_media_do_not_hang"]
+    partner, own = (Progress(tmp_path, rank, 2) for rank in (0, 1))
+    waited = Outcome(status="failed", findings=(Finding(said="rank 0 waits", fix=""),), waited=True)
+    broken = Outcome(status="failed", findings=(Finding(said="Connection closed by peer", fix=""),))
+    assert own._because("Mine", check, broken) == broken, "nobody has waited"
+    partner._end("Mine", check, waited)
+    assert own._because("Mine", check, broken) == waited
+    fine = Outcome(status="passed")
+    assert own._because("Mine", check, fine) == fine

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mimo_core.testing.checks import Check
-from mimo_core.testing.outcome import Finding, Outcome, as_json, outcome_of
+from mimo_core.testing.outcome import Finding, Outcome, as_json, from_json, outcome_of
 
 if TYPE_CHECKING:
     from mimo_core.testing.rig import Rig
@@ -43,7 +43,7 @@ class Progress:
             daemon=True,
         )
         watch.start()
-        outcome = outcome_of(lambda: check(rig))
+        outcome = self._because(subject, check, outcome_of(lambda: check(rig)))
         self._end(subject, check, outcome)
         others = [self._wait(other, subject, check) for other in self._others]
         ended.set()
@@ -51,6 +51,13 @@ class Progress:
         if any(other["waited"] for other in others):
             # It ends its process, and what both would do next needs both.
             os._exit(_STOPPED)
+
+    def _because(self, subject: str, check: Check, outcome: Outcome) -> Outcome:
+        """What a failure on this rank comes from: a rank that waited in vain has ended its process,
+        which breaks the collectives that others wait in."""
+        before = [self._ended(other, subject, check) for other in self._others]
+        gone = [other for other in before if other is not None and other["waited"]]
+        return from_json(gone[0]) if gone and outcome.status == "failed" else outcome
 
     def _wait(self, rank: int, subject: str, check: Check) -> dict[str, Any]:
         """How the check ended on another rank."""

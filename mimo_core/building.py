@@ -7,6 +7,7 @@ this is all that a plugin may import: ``docs/plugins`` says what is promised of 
 from mimo_core.model.attention import PackedAttention
 from mimo_core.model.config import transformer_config
 from mimo_core.model.context import gather_positions, own_positions, whole_order
+from mimo_core.model.grouped_experts import grouped_moe_builder
 from mimo_core.model.local_experts import local_moe_builder
 from mimo_core.model.norm import RMSNorm
 
@@ -14,6 +15,7 @@ __all__ = [
     "PackedAttention",
     "RMSNorm",
     "gather_positions",
+    "grouped_moe_builder",
     "local_moe_builder",
     "own_positions",
     "transformer_config",

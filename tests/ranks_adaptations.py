@@ -18,6 +18,7 @@ def reasons(platform: Any) -> dict[str, bool]:
     from megatron.core.dist_checkpointing.strategies.filesystem_async import (
         get_write_results_queue,
     )
+    from megatron.core.distributed import param_and_grad_buffer
     from megatron.core.extensions import transformer_engine as te_extension
     from megatron.core.hyper_comm_grid import HyperCommGrid
     from megatron.core.models.mimo.config.role import ModuleLayout, RankRole
@@ -29,6 +30,7 @@ def reasons(platform: Any) -> dict[str, bool]:
     from megatron.core.tensor_parallel import layers as tensor_parallel_layers
     from megatron.core.transformer import attention, transformer_config
     from megatron.core.transformer.dot_product_attention import DotProductAttention
+    from megatron.core.transformer.moe import token_dispatcher
     from megatron.training import (
         arguments,
         checkpointing,
@@ -50,6 +52,16 @@ def reasons(platform: Any) -> dict[str, bool]:
         ),
         "core's linear layers accumulate in products with APEX alone": (
             "fused_weight_gradient_mlp_cuda" in inspect.getsource(tensor_parallel_layers)
+        ),
+        "experts are captured where tokens are dropped alone": (
+            "moe cuda graph is only supported with drop-padding MoE"
+            in inspect.getsource(transformer_config)
+        ),
+        "buffers take parameters from the last to the first": "params_with_names[::-1]"
+        in inspect.getsource(param_and_grad_buffer._ParamAndGradBuffer),
+        "the dispatcher waits for counts of experts that are all here": (
+            '_maybe_update_cuda_sync_point("before_finish")'
+            in inspect.getsource(token_dispatcher.MoEAlltoAllTokenDispatcher.preprocess)
         ),
         "compile_helpers runs make without a Makefile": _exits(compile_helpers),
         "a language model alone is taken for colocated": RankRole.build([], {"language": grid}).mode

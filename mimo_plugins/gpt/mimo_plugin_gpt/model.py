@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch.nn.functional as F
@@ -11,7 +12,7 @@ from megatron.core.transformer import TransformerConfig
 from megatron.core.transformer.spec_utils import ModuleSpec
 
 from mimo_core import Module, Platform
-from mimo_core.building import transformer_config
+from mimo_core.building import grouped_moe_builder, transformer_config
 from mimo_plugin_gpt.description import embedding_rows, shape_of
 from mimo_plugin_gpt.options import Options
 
@@ -61,7 +62,7 @@ def model_config(module: Module, platform: Platform) -> TransformerConfig:
     if shape_of(module).experts:
         defaults = {
             "moe_router_dtype": "fp32",
-            # The grouped GEMM is TransformerEngine's; without it, one expert after another.
+            # Of TransformerEngine's layers; without it, one expert after another.
             "moe_grouped_gemm": platform.transformer_engine,
             "moe_permute_fusion": platform.transformer_engine,
         }
@@ -109,7 +110,13 @@ def _block(config: TransformerConfig, stage: int, platform: Platform) -> Any:
     if platform.transformer_engine:
         from megatron.core.models.gpt.gpt_layer_specs import get_gpt_decoder_block_spec
 
-        return get_gpt_decoder_block_spec(config, use_transformer_engine=True, pp_rank=stage)
+        block = get_gpt_decoder_block_spec(config, use_transformer_engine=True, pp_rank=stage)
+        if config.num_moe_experts and config.moe_grouped_gemm:
+            block.layer_specs = [
+                replace(layer, submodules=replace(layer.submodules, mlp=grouped_moe_builder()))
+                for layer in block.layer_specs
+            ]
+        return block
     from mimo_plugin_gpt.local_layers import local_block
 
     return local_block(config, stage)

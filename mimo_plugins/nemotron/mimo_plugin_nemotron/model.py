@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from megatron.core.activations import squared_relu
@@ -11,7 +12,7 @@ from megatron.core.transformer import TransformerConfig
 from megatron.core.transformer.spec_utils import ModuleSpec
 
 from mimo_core import Module, Platform
-from mimo_core.building import transformer_config
+from mimo_core.building import grouped_moe_builder, transformer_config
 from mimo_plugin_nemotron import kernels
 from mimo_plugin_nemotron.description import embedding_rows
 from mimo_plugin_nemotron.options import Options
@@ -54,7 +55,7 @@ def hybrid_config(module: Module, platform: Platform) -> TransformerConfig:
     if "E" in module.options.pattern:
         defaults = {
             "moe_router_dtype": "fp32",
-            # The grouped GEMM is TransformerEngine's; without it, one expert after another.
+            # Of TransformerEngine's layers; without it, one expert after another.
             "moe_grouped_gemm": platform.transformer_engine,
             "moe_permute_fusion": platform.transformer_engine,
             # Its kernel takes no float64.
@@ -137,7 +138,10 @@ def _stack_spec(platform: Platform) -> ModuleSpec:
     if platform.transformer_engine:
         from megatron.core.models.hybrid.hybrid_layer_specs import hybrid_stack_spec
 
-        return hybrid_stack_spec
+        layers = hybrid_stack_spec.submodules
+        experts = replace(layers.moe_layer.submodules, mlp=grouped_moe_builder())
+        moe_layer = replace(layers.moe_layer, submodules=experts)
+        return replace(hybrid_stack_spec, submodules=replace(layers, moe_layer=moe_layer))
     from mimo_plugin_nemotron.local_layers import local_stack_spec
 
     return local_stack_spec()

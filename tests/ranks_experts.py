@@ -1,0 +1,139 @@
+"""Layers of experts in one kernel, and core's own, on the same tokens."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+HIDDEN, WIDTH, EXPERTS = 16, 24, 4
+
+
+class Linear(torch.nn.Module):
+    """Stands for TransformerEngine's grouped layers, which need a GPU."""
+
+    single_grouped_weight = False
+
+    def __init__(self, number: int, size: int, width: int, *, config: Any, **_more: Any) -> None:
+        super().__init__()
+        self.num_gemms = number
+        for expert in range(number):
+            weight = torch.randn(width, size).to(config.params_dtype)
+            self.register_parameter(f"weight{expert}", torch.nn.Parameter(weight))
+
+    def forward(self, rows: torch.Tensor, counts: list[int]) -> tuple[torch.Tensor, None]:
+        groups = enumerate(rows.split(counts))
+        return torch.cat([rows @ getattr(self, f"weight{n}").t() for n, rows in groups]), None
+
+
+def compare(platform: Any) -> dict[str, Any]:
+    """By where experts are and how they are activated: whether outputs and gradients are core's,
+    and how often the host was told a number of tokens."""
+    from megatron.core.activations import squared_relu
+    from megatron.core.tensor_parallel import model_parallel_cuda_manual_seed
+    from megatron.core.transformer.moe import token_dispatcher
+    from megatron.core.transformer.moe.experts import GroupedMLPSubmodules, TEGroupedMLP
+    from megatron.core.transformer.moe.moe_layer import MoELayer, MoESubmodules
+
+    from mimo_core.contract import Grid, Module, Train
+    from mimo_core.model.config import transformer_config
+    from mimo_core.model.grouped_experts import GroupedExperts, GroupedMoELayer
+    from mimo_core.topology import build_topology
+
+    train = Train(
+        iterations=1,
+        micro_batch_size=1,
+        global_batch_size=2,
+        sequence_length=8,
+        learning_rate=1.0,
+    )
+    told = []
+
+    def move(tensor: Any, as_numpy: bool = False, **_more: Any) -> Any:
+        told.append(tensor is not None)
+        return tensor.numpy() if as_numpy and tensor is not None else tensor
+
+    token_dispatcher.maybe_move_tensor_to_cpu = move
+    found: dict[str, Any] = {}
+    for place, grid in {"alone": Grid(dp=2), "spread": Grid(dp=2, ep=2)}.items():
+        groups = build_topology({"language": grid}, {"language": 0}, platform.backend).groups
+        module = Module(name="language", plugin="any", grid=grid, train=train, precision="bf16")
+        for activation in (squared_relu, F.silu):
+            config = transformer_config(
+                module,
+                num_layers=1,
+                hidden_size=HIDDEN,
+                num_attention_heads=1,
+                add_bias_linear=False,
+                activation_func=activation,
+                gated_linear_unit=activation is F.silu,
+                bias_activation_fusion=False,
+                num_moe_experts=EXPERTS,
+                moe_router_topk=2,
+                moe_router_dtype="fp32",
+                moe_ffn_hidden_size=WIDTH,
+                moe_grouped_gemm=True,
+            )
+            results = []
+            for ours in (False, True):
+                model_parallel_cuda_manual_seed(1, tp_rank=0, ep_rank=0, etp_rank=0)
+                torch.manual_seed(groups["language"].ep.rank())
+                experts = partial(
+                    GroupedExperts if ours else TEGroupedMLP,
+                    submodules=GroupedMLPSubmodules(Linear, Linear),
+                )
+                layer: Any = (GroupedMoELayer if ours else MoELayer)(
+                    config,
+                    submodules=MoESubmodules(experts=experts),
+                    layer_number=1,
+                    pg_collection=groups["language"],
+                )
+                torch.nn.init.constant_(layer.router.weight, 0)
+                layer.router.weight.data.flatten()[:: HIDDEN + 1].fill_(1)
+                tokens = torch.randn(8, 1, HIDDEN, generator=torch.Generator().manual_seed(7))
+                tokens = tokens.bfloat16().requires_grad_()
+                told.clear()
+                output, _ = layer(tokens)
+                output.float().square().sum().backward()
+                named = {name: one.grad.clone() for name, one in layer.named_parameters()}
+                results.append((output, tokens.grad, named, sum(told)))
+                if ours:
+                    together = _in_buffers(layer, config, groups["language"], tokens, named)
+            core, mine = results
+            name = f"{place}, {activation.__name__}"
+            found[name] = {
+                "output": torch.equal(core[0], mine[0]),
+                "of tokens": torch.equal(core[1], mine[1]),
+                "of weights": sorted(core[2]) == sorted(mine[2])
+                and all(torch.equal(core[2][key], mine[2][key]) for key in core[2]),
+                "told": [core[3] > 0, mine[3] > 0],
+                "in buffers": together,
+            }
+    return found
+
+
+def _in_buffers(layer: Any, config: Any, groups: Any, tokens: Any, alone: Any) -> list[bool]:
+    """Wrapped as in a run: whether two microbatches add up to twice one's gradients, and experts'
+    weights and gradients lie one after another."""
+    from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig
+
+    from mimo_core.model.grouped_products import stacked
+
+    for parameter in layer.parameters():
+        parameter.grad = None
+    ddp = DistributedDataParallelConfig(use_distributed_optimizer=True, grad_reduce_in_fp32=True)
+    layer.config = config
+    wrapped = DistributedDataParallel(config, ddp, layer, pg_collection=groups)
+    for _ in range(2):
+        output, _ = wrapped(tokens.detach().requires_grad_())
+        output.float().square().sum().backward()
+    first = layer.experts.linear_fc1
+    weights = [getattr(first, f"weight{number}") for number in range(first.num_gemms)]
+    shared = [stacked(weights), stacked([weight.main_grad for weight in weights])]
+    return [
+        all(torch.equal(one.main_grad, 2 * alone[name]) for name, one in layer.named_parameters()),
+        shared[0].data_ptr() == weights[0].data_ptr(),
+        shared[1].data_ptr() == weights[0].main_grad.data_ptr(),
+    ]

@@ -1,0 +1,19 @@
+"""Layers of experts whose products are one kernel, against core's layer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mimo_core.testing import run_ranks
+
+
+def test_experts_are_cores_wherever_they_are() -> None:
+    """On one rank or over two, gated or not: to the last bit, as torch multiplies group by group on
+    CPUs. Where all experts are on a rank, no number of tokens goes to the host. In Megatron's
+    buffers, two microbatches add up to twice one's gradients."""
+    path = Path(__file__).with_name("ranks_experts.py")
+    equal = {"output": True, "of tokens": True, "of weights": True, "in buffers": [True] * 3}
+    for found in run_ranks(f"{path}:compare", ranks=2):
+        for activation in ("squared_relu", "silu"):
+            assert found[f"alone, {activation}"] == {**equal, "told": [True, False]}
+            assert found[f"spread, {activation}"] == {**equal, "told": [True, True]}

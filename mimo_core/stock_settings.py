@@ -11,7 +11,7 @@ from mimo_core.graph import Graph
 from mimo_core.recipe import LoadedRecipe, stock
 from mimo_core.recipe.structure import Mistake, structure
 
-_GRAPHED = ("mamba", "attn", "mlp")
+_GRAPHED = ("mamba", "attn", "mlp", "moe")
 """Parts whose kernels and shapes are the same in every microbatch, and wait for nothing."""
 
 
@@ -86,10 +86,18 @@ def _cuda_graphs(module: Module, *, overlapped: bool) -> Iterator[tuple[str, str
     if not isinstance(parts, list) or not parts or set(parts) - set(_GRAPHED):
         yield (
             "cuda_graph_modules",
-            f"must list what is captured, of {', '.join(_GRAPHED)} (experts get another number of "
-            f"tokens in every microbatch), got {parts!r}",
+            f"must list what is captured, of {', '.join(_GRAPHED)}, got {parts!r}",
         )
     grid = module.grid
+    if isinstance(parts, list) and "moe" in parts:
+        scattered = {
+            f"grid ep {grid.ep}: experts of one rank get another number of tokens every time": (
+                grid.ep > 1
+            ),
+            "precision fp32: experts are computed one after another": module.precision == "fp32",
+        }
+        for hindrance in (name for name, there in scattered.items() if there):
+            yield "cuda_graph_modules", f"moe does not go with {hindrance}; leave one of both out"
     hindrances = {
         f"grid {size} {number}": number > 1
         for size, number in (("tp", grid.tp), ("cp", grid.cp), ("pp", grid.pp))

@@ -32,7 +32,8 @@ def test_layers_whose_weight_is_one_parameter_add_in_the_product() -> None:
     alone = Engines("weight")
     modules = {"language": wrapped, "vision": alone}
     Model.accumulate_in_products(
-        cast(Any, SimpleNamespace(nodes=modules, active=modules.__getitem__))
+        cast(Any, SimpleNamespace(nodes=modules, active=modules.__getitem__)),
+        cast(Any, SimpleNamespace(name="cpu")),
     )
     layers = (one, three, grouped, alone)
     assert [each.fuse_wgrad_accumulation for each in layers] == [True, False, True, False]

@@ -236,8 +236,14 @@ def test_cuda_graphs_are_of_layers_that_have_one_shape() -> None:
         return str(caught.value)
 
     listed = f"{here}.cuda_graph_modules=[mamba, attn]"
-    for parts in ((), (f"{here}.cuda_graph_modules=[attn, moe]",)):
-        assert "must list what is captured, of mamba, attn, mlp" in told(*parts)
+    for parts in ((), (f"{here}.cuda_graph_modules=[attn, router]",)):
+        assert "must list what is captured, of mamba, attn, mlp, moe" in told(*parts)
+    for override, hindrance in (
+        ("modules.language.grid={dp: 2, ep: 2}", "grid ep 2"),
+        ("train.precision=fp32", "precision fp32"),
+    ):
+        experts = f"{here}.cuda_graph_modules=[attn, moe]"
+        assert f"moe does not go with {hindrance}" in told(experts, override)
     for override, hindrance in (
         ("modules.language.grid={pp: 2}", "grid pp 2"),
         ("modules.language.freeze=[language]", "freeze"),

@@ -23,7 +23,7 @@ from mimo_core.checkpoints import Manifest
 from mimo_core.contract import LANGUAGE, Encoder, Module
 from mimo_core.graph import Graph
 from mimo_core.model.containers import container_spec
-from mimo_core.model.layer_graphs import capture_layers
+from mimo_core.model.layer_graphs import capture_layers, check_experts
 from mimo_core.model.loss import fuse_loss
 from mimo_core.model.mimo import Model
 from mimo_core.platforms.base import RankPlatform
@@ -143,6 +143,8 @@ class Builder(ModelBuilder[Model, BuildConfig]):
             building=config.building,
         )
         model.freeze()
+        if LANGUAGE in topology.groups:
+            check_experts(config.config_of(LANGUAGE), model.active(LANGUAGE))
         return model
 
     def build_distributed_models(
@@ -172,7 +174,7 @@ class Builder(ModelBuilder[Model, BuildConfig]):
                 mixed_precision_wrapper=InPrecision,
             )
             model.replace(name, wrapped)
-        model.accumulate_in_products()
+        model.accumulate_in_products(config.platform)
         if ddp_config is not None and ddp_config.overlap_grad_reduce:
             model.overlap_reduction()
             # Core's loop looks for the outermost wrapper, which is inside here.

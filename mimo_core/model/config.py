@@ -8,8 +8,10 @@ from typing import Any
 
 import torch
 from megatron.core.transformer import TransformerConfig
+from megatron.core.transformer.enums import CudaGraphModule
 
 from mimo_core.contract import Module
+from mimo_core.model.layer_graphs import experts_of_graphs
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -30,6 +32,7 @@ def transformer_config(
 
     Raises:
         TypeError: ``architecture`` sets what the core sets, or names no field of the config.
+        ValueError: experts with auxiliary losses are to be captured as CUDA graphs.
     """
     grid = module.grid
     dtype = DTYPES[module.precision]
@@ -57,7 +60,12 @@ def transformer_config(
     taken = sorted(set(engine) & set(architecture))
     if taken:
         raise TypeError(f"transformer_config sets {', '.join(taken)} itself")
-    return TransformerConfig(**engine, **(architecture | _from_recipe(module)))
+    fields = architecture | _from_recipe(module)
+    experts_captured = experts_of_graphs(fields)
+    config = TransformerConfig(**engine, **fields)
+    if experts_captured:
+        config.cuda_graph_modules.append(CudaGraphModule.moe)
+    return config
 
 
 def _from_recipe(module: Module) -> dict[str, Any]:

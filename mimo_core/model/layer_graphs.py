@@ -15,7 +15,9 @@ import torch
 from megatron.core.process_groups_config import ProcessGroupCollection
 from megatron.core.tensor_parallel import random
 from megatron.core.transformer import TransformerConfig, cuda_graphs
+from megatron.core.transformer.enums import CudaGraphModule
 from megatron.core.transformer.module import MegatronModule
+from megatron.core.transformer.moe.moe_layer import MoELayer
 
 from mimo_core.platforms.base import RankPlatform
 
@@ -49,6 +51,47 @@ def capture_layers(
     # Layers look the class up by this name when they are built, and so does its own module.
     cuda_graphs.CudaGraphManager = manager_of(groups)
     cuda_graphs._CudaGraphRunner.create_bwd_graph = _capture_backward
+
+
+def experts_of_graphs(fields: dict[str, Any]) -> bool:
+    """Take ``moe`` out of the fields of a config, if it is among ``cuda_graph_modules``.
+
+    megatron-core 0.19 refuses it unless tokens are dropped (``TransformerConfig.__post_init__``):
+    its experts take the number of tokens from the host. ``GroupedExperts`` of one rank do not.
+
+    Raises:
+        ValueError: experts have auxiliary losses, whose weight changes from step to step.
+    """
+    parts = fields.get("cuda_graph_modules") or []
+    if CudaGraphModule.moe.name not in parts:
+        return False
+    losses = [name for name in ("moe_aux_loss_coeff", "moe_z_loss_coeff") if fields.get(name)]
+    if losses:
+        raise ValueError(
+            f"cuda_graph_modules: moe does not go with {' and '.join(losses)}: a graph would keep "
+            "the loss's weight of the step in which it was captured; leave one of both out"
+        )
+    fields["cuda_graph_modules"] = [part for part in parts if part != CudaGraphModule.moe.name]
+    return True
+
+
+def check_experts(config: TransformerConfig, model: torch.nn.Module) -> None:
+    """Whether all experts can be captured that are to be. Called on the ranks of the language
+    model, once it is built.
+
+    Raises:
+        ValueError: some take the number of their tokens from the host, which would wait for it.
+    """
+    if config.cuda_graph_impl == "none" or CudaGraphModule.moe not in config.cuda_graph_modules:
+        return
+    for name, layer in model.named_modules():
+        if isinstance(layer, MoELayer) and not getattr(layer.experts, "in_one_kernel", False):
+            raise ValueError(
+                f"modules.language.megatron.cuda_graph_modules: the experts of {name} cannot be "
+                "captured: they are not computed in one kernel, for which they must be built with "
+                "mimo_core.building.grouped_moe_builder, in bf16, without biases, and widths that "
+                "8 divides; leave moe out"
+            )
 
 
 def manager_of(groups: ProcessGroupCollection) -> type[cuda_graphs.CudaGraphManager]:

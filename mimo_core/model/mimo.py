@@ -17,8 +17,10 @@ from megatron.core.utils import unwrap_model
 from mimo_core.contract import LANGUAGE, Module
 from mimo_core.model.containers import FEATURES, TOWER, EncoderContainer
 from mimo_core.model.context import OwnPositions
+from mimo_core.model.own_sums import add_up
 from mimo_core.model.places import Places, put_rows
 from mimo_core.model.reduction import OrderedReduction
+from mimo_core.platforms.base import RankPlatform
 from mimo_core.weights.keys import module_prefix
 
 
@@ -125,12 +127,12 @@ class Model(MimoModel):
                     part.eval()
                     self._frozen.append(part)
 
-    def accumulate_in_products(self) -> None:
+    def accumulate_in_products(self, platform: RankPlatform) -> None:
         """Have layers that can do so add the gradients of their weights to those of microbatches
         before in the matrix product; after wrapping, which makes the buffers.
 
         Core's ``gradient_accumulation_fusion`` asks it of all layers of a module, and its own need
-        APEX for it; TransformerEngine's layers do not.
+        APEX for it; TransformerEngine's layers do not, nor on GPUs does torch.
         """
         for name in self.nodes:
             module = self.active(name)
@@ -143,6 +145,8 @@ class Model(MimoModel):
                         # Else it writes over the buffer in a step's first microbatch, and a layer
                         # that is used twice in it would lose a gradient.
                         layer.disable_parameter_transpose_cache = True
+                    elif platform.name == "cuda" and hasattr(layer, "gradient_accumulation_fusion"):
+                        add_up(layer)
 
     def overlap_reduction(self) -> None:
         """Reduce gradients during backward; after wrapping with ``overlap_grad_reduce``."""

@@ -1,7 +1,7 @@
 """A model with layers that are replayed as CUDA graphs against the same run kernel by kernel.
 
 ``python graph_ranks.py`` compares and times layers as large as Nemotron 3 Nano's on one GPU: with
-graphs of Mamba layers, then of attention too.
+graphs of Mamba layers and attention, then of experts too, and with core's experts.
 """
 
 from __future__ import annotations
@@ -128,15 +128,17 @@ def compare(
     plain.step(0)
     (first, loss), (again, _), (other, _) = plain.step(0), plain.step(0), plain.step(1)
     noise = {name: _apart(again[name], first[name]) for name in first}
-    weights = [parameter.detach().clone() for _, parameter in plain.named]
+    # By name: core's experts are in another order.
+    weights = {name: parameter.detach().clone() for name, parameter in plain.named}
     evaluated, times = plain.evaluated(length), plain.times
     del plain, again
     found = {}
     for kind, fields in kinds.items():
         gc.collect()
         changed = Steps(platform, options, length, microbatches, fields)
-        for (_, parameter), values in zip(changed.named, weights, strict=True):
-            parameter.detach().copy_(values)
+        assert weights.keys() == {name for name, _ in changed.named}
+        for name, parameter in changed.named:
+            parameter.detach().copy_(weights[name])
         changed.step(0)
         before, _ = changed.step(1)
         cuda_graphs.create_cudagraphs()
@@ -242,8 +244,12 @@ def main() -> None:
     platform = platforms.select(0)
     store = dist.HashStore()
     dist.init_process_group(platform.backend, store=store, rank=0, world_size=1)
-    parts = {"mamba": ["mamba"], "mamba and attention": ["mamba", "attn"]}
-    graphs = {
+    parts = {"mamba and attention": ["mamba", "attn"], "all": ["mamba", "attn", "moe"]}
+    graphs: dict[str, dict[str, Any]] = {
+        # What one kernel for all experts does not do.
+        "core's experts": {"recompute_granularity": "selective", "recompute_modules": ["moe_act"]},
+    }
+    graphs |= {
         name: {"cuda_graph_impl": "local", "cuda_graph_modules": list_of}
         for name, list_of in parts.items()
     }

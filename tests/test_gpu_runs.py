@@ -1,0 +1,76 @@
+"""Runs on a machine with a GPU, one of which is enough: ranks share it, with NCCL between them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from .conftest import HERE, Run, command
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+
+WHOLE_PRODUCTS = {"NVIDIA_TF32_OVERRIDE": "0", "TRITON_F32_DEFAULT": "ieee"}
+SHARED = {"MIMO_SHARE_GPUS": "1"}
+PLAIN = 'modules.language.options.pattern="*-E*"'
+"""Without Mamba layers, whose kernels take minutes to be tuned beside a rank that waits in NCCL."""
+MACHINES = 1e-6
+"""Relative: fp32 sums in other orders (6e-8 each) in a few layers, four steps after one another."""
+
+
+def run(platform: str, folder: Path, iterations: int) -> Run:
+    shown = {"MIMO_PLATFORM": platform, **WHOLE_PRODUCTS, **SHARED}
+    end = subprocess.run(
+        command("tiny", PLAIN, f"train.iterations={iterations}", folder=folder),
+        env={**os.environ, **shown},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert end.returncode == 0, end.stderr
+    return Run(folder=folder, code=end.returncode, screen=end.stdout, errors=end.stderr)
+
+
+@pytest.mark.parametrize("first", ["cpu", "cuda"])
+def test_a_checkpoint_goes_on_on_either_machine(first: str, tmp_path: Path) -> None:
+    """Four iterations on one, four more on both."""
+    run(first, tmp_path / "first", 4)
+    ended = []
+    for platform in ("cpu", "cuda"):
+        folder = tmp_path / platform
+        shutil.copytree(tmp_path / "first", folder)
+        ended.append(run(platform, folder, 8))
+    on_cpu, on_gpu = ended
+    assert [each.summary["platform"] for each in ended] == ["cpu", "cuda"]
+    assert len(on_gpu.losses) == 8
+    assert on_gpu.losses[4:] == pytest.approx(on_cpu.losses[4:], rel=MACHINES)
+    assert on_gpu.norms[4:] == pytest.approx(on_cpu.norms[4:], rel=10 * MACHINES)
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [
+        (),
+        ("modules.vision.grid.dp=2", "modules.language.grid.tp=2"),
+        ("modules.language.grid.tp=2", "modules.language.grid.ep=2"),
+    ],
+)
+def test_layouts_train_as_one_rank_does(layout: tuple[str, ...], tmp_path: Path) -> None:
+    recipe = str(HERE / "recipes" / "tiny.yaml")
+    asked = [recipe, PLAIN, *layout, "--run-dir", str(tmp_path)]
+    end = subprocess.run(
+        [sys.executable, "-m", "mimo_core.cli.mimo", "verify", *asked],
+        env={**os.environ, **SHARED},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert end.returncode == 0, end.stdout + end.stderr
+    assert "equal: this layout trains as one rank does" in end.stdout

@@ -21,6 +21,7 @@ from megatron.core.transformer.spec_utils import ModuleSpec
 
 from mimo_core import Encoder, Module, Platform
 from mimo_core.building import PackedAttention, transformer_config
+from mimo_plugin_radio import flash
 from mimo_plugin_radio.options import Options, options_of
 from mimo_plugin_radio.projector import NormedProjector
 from mimo_plugin_radio.tower import PackedTower, SquareTower
@@ -34,7 +35,7 @@ def encoder(module: Module, groups: ProcessGroupCollection | None, platform: Pla
         module=PackedTower if options.resolution == "dynamic" else SquareTower,
         params={
             "config": config,
-            "layer_spec": _layer_spec(options, platform),
+            "layer_spec": _layer_spec(module, platform),
             "options": options,
             "pg_collection": groups,
         },
@@ -42,7 +43,8 @@ def encoder(module: Module, groups: ProcessGroupCollection | None, platform: Pla
     return Encoder(tower=tower, config=config, projector=_projector(module, groups, platform))
 
 
-def _layer_spec(options: Options, platform: Platform) -> ModuleSpec:
+def _layer_spec(module: Module, platform: Platform) -> ModuleSpec:
+    options = options_of(module)
     if platform.transformer_engine:
         spec = get_vit_layer_with_transformer_engine_spec()
         parts = spec.submodules.self_attention.submodules
@@ -51,9 +53,7 @@ def _layer_spec(options: Options, platform: Platform) -> ModuleSpec:
         mlp.linear_fc1 = partial(_with_bias, mlp.linear_fc1)
         mlp.linear_fc2 = partial(_with_bias, mlp.linear_fc2)
         if options.resolution == "dynamic":
-            from mimo_plugin_radio.te_attention import PicturesAttention
-
-            parts.core_attention = PicturesAttention
+            parts.core_attention = _te_attention(module, options)
         return spec
     spec = get_vit_layer_with_local_spec()
     # TransformerEngine fuses the norms with the linear layers behind them: one key for both.
@@ -64,6 +64,14 @@ def _layer_spec(options: Options, platform: Platform) -> ModuleSpec:
     if options.resolution == "dynamic":
         spec.submodules.self_attention.submodules.core_attention = PackedAttention
     return spec
+
+
+def _te_attention(module: Module, options: Options) -> Any:
+    from mimo_plugin_radio.te_attention import FlashAttention, PicturesAttention
+
+    if options.flash_attention and module.precision == "bf16":
+        return ModuleSpec(module=FlashAttention, params={"kernels": flash.kernels(module)})
+    return PicturesAttention
 
 
 def tower_config(module: Module) -> TransformerConfig:

@@ -11,9 +11,7 @@ import torch
 from megatron.core.packed_seq_params import PackedSeqParams
 
 OFTEN = 8
-"""Microbatches of one shape after which it is worth kernels of its own."""
 MOST = 64
-"""Shapes that get them."""
 
 
 @dataclass
@@ -28,9 +26,15 @@ class EvenShapes:
     """Which shapes of a batch come again and again.
 
     cuDNN makes a plan for each shape of a batch and keeps it; for packed sequences, one for many.
+    flash-attn-4's kernels are of any shape.
+
+    Args:
+        often: Microbatches of one shape after which it is worth kernels of its own.
+        most: Shapes that get them.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, often: int = OFTEN, most: float = MOST) -> None:
+        self._often_enough, self._most = often, most
         self._times: Counter[tuple[int, int]] = Counter()
         self._often: set[tuple[int, int]] = set()
 
@@ -41,7 +45,7 @@ class EvenShapes:
         shape = (len(lengths), lengths[0])
         if shape not in self._often:
             self._times[shape] += 1
-            if self._times[shape] < OFTEN or len(self._often) == MOST:
+            if self._times[shape] < self._often_enough or len(self._often) >= self._most:
                 return False
             self._often.add(shape)
         return True

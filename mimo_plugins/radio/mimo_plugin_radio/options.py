@@ -86,6 +86,9 @@ class Options:
     (CPE); in evaluation, and without this, the whole grid."""
     dropout: float = attrs.field(default=0.0, validator=_share)
     """In training, after attention and feed-forward layers and on the attention weights."""
+    flash_attention: bool = False
+    """Dynamic resolution, on Hopper GPUs in bf16: attention by flash-attn-4 (``pip install --pre
+    'flash-attn-4[cu13]'``), faster for heads of 80, as ``huge`` has. Elsewhere it is not read."""
     norm_epsilon: float = 1e-6
     """Of the layer norms."""
 
@@ -107,6 +110,7 @@ class Options:
         self._check_architecture()
         self._check_positions()
         self._check_resolution()
+        self._check_flash_attention()
         if self.projector == "affine" and self.projector_hidden_size is not None:
             raise ValueError(
                 f"radio option projector_hidden_size={self.projector_hidden_size}: an affine "
@@ -126,6 +130,25 @@ class Options:
             raise ValueError(
                 f"radio options hidden_size={self.tower_width}, heads={self.tower_heads}: the "
                 "width must be a multiple of the number of heads"
+            )
+
+    def _check_flash_attention(self) -> None:
+        if not self.flash_attention:
+            return
+        head = self.tower_width // self.tower_heads
+        hindrances = {
+            f"resolution={self.resolution} (pictures that are not packed)": (
+                self.resolution != "dynamic"
+            ),
+            f"dropout={self.dropout} (on attention weights, which it has none of)": (
+                self.dropout > 0
+            ),
+            f"heads of {head} (128 at most, in multiples of 8)": head > 128 or head % 8 > 0,
+        }
+        for hindrance in (name for name, there in hindrances.items() if there):
+            raise ValueError(
+                f"radio option flash_attention=true: does not go with {hindrance}; leave one of "
+                "both out"
             )
 
     def _check_positions(self) -> None:

@@ -6,6 +6,7 @@ states travel, ``[S, B, H]`` with class tokens.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -157,7 +158,8 @@ class PackedTower(_Radio):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._shapes = EvenShapes()
+        any_shape = self.options.flash_attention
+        self._shapes = EvenShapes(often=1, most=math.inf) if any_shape else EvenShapes()
         self.vit.decoder.register_forward_pre_hook(_send_bounds, with_kwargs=True)
 
     def forward(

@@ -39,6 +39,35 @@ def even_pictures(platform: Any) -> dict[str, Any]:
     }
 
 
+def flash_attention(platform: Any) -> dict[str, Any]:
+    """The same by flash-attn-4, of pictures of several sizes, and of one."""
+    groups = make_groups({"vision": Grid()}, platform)["vision"]
+    found: dict[str, list[Any]] = {"several": [], "one": []}
+    weights: dict[str, torch.Tensor] = {}
+    for flash in (False, True):
+        module = tiny_module(
+            resolution="dynamic", hidden_size=160, flash_attention=flash, precision="bf16"
+        )
+        tower = build_model(module, groups, platform)["tower"].to(platform.device)
+        weights = weights or {name: one.clone() for name, one in tower.named_parameters()}
+        tower.load_state_dict(weights, strict=False)
+        for name, sizes in {"several": [(32, 48), (64, 32), (16, 16)], "one": SIZES}.items():
+            batch = {
+                name: value.to(platform.device) if isinstance(value, torch.Tensor) else value
+                for name, value in random_batch(sizes, tower.options).items()
+            }
+            found[name].append(_run(tower, batch))
+    told = {"class": _attention(tower).__name__, "rows": 0.0, "gradients": 0.0}
+    for runs in found.values():
+        rows, gradients = zip(*runs, strict=True)
+        told["rows"] = max(told["rows"], _share(*rows))
+        for name in gradients[0]:
+            told["gradients"] = max(
+                told["gradients"], _share(gradients[0][name], gradients[1][name])
+            )
+    return told
+
+
 def _run(tower: Any, batch: dict[str, Any]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     tower.zero_grad()
     rows = tower(**batch)

@@ -1,0 +1,99 @@
+"""Attention over packed pictures by flash-attn-4, whose kernels for Hopper GPUs fit small heads."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+import torch
+import torch.nn.functional as F
+from megatron.core.packed_seq_params import PackedSeqParams
+
+from mimo_core import Module
+
+SIZES = (64, 96, 128)
+"""Sizes of a head that are computed; others are filled up with zeros. Where 96 numbers are worked
+on but 80 are stored, flash-attn-4 4.0.0b36 returns wrong gradients of queries on an H200."""
+
+
+@attrs.frozen
+class Kernels:
+    """flash-attn-4's functions, or what stands for them."""
+
+    packed: Callable[..., Any]
+    batch: Callable[..., Any]
+
+
+def kernels(module: Module) -> Kernels:
+    """flash-attn-4's, on this GPU.
+
+    Raises:
+        ValueError: it is not installed, or this GPU is of another kind.
+    """
+    place = f"modules.{module.name}.options.flash_attention"
+    capability = torch.cuda.get_device_capability()
+    if capability[0] != 9:
+        raise ValueError(
+            f"{place}: its kernels are known to be right on Hopper GPUs (compute capability 9.x); "
+            f"this one is {'.'.join(map(str, capability))}. Leave it out"
+        )
+    # What it compiles, 6 s of the first run, is kept for the next.
+    os.environ.setdefault("FLASH_ATTENTION_CUTE_DSL_CACHE_ENABLED", "1")
+    try:
+        found = importlib.import_module("flash_attn.cute")
+    except ImportError as error:
+        raise ValueError(
+            f"{place}: cannot import flash-attn-4 ({error}); "
+            "pip install --pre 'flash-attn-4[cu13]', or leave it out"
+        ) from error
+    return Kernels(found.flash_attn_varlen_func, found.flash_attn_func)
+
+
+def attend(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    pictures: PackedSeqParams,
+    kernels: Kernels,
+) -> torch.Tensor:
+    """Attention of each picture to itself; those of one size as a batch, which is faster.
+
+    Args:
+        query: ``[N, heads, size]``; ``key`` and ``value`` alike.
+        pictures: Bounds of the pictures, on the GPU.
+
+    Returns:
+        ``[N, heads * size]``.
+    """
+    size = query.shape[-1]
+    filled = next(each for each in SIZES if each >= size) - size
+    if filled:
+        query, key, value = (F.pad(each, (0, filled)) for each in (query, key, value))
+    longest, scale = pictures.max_seqlen_q, size**-0.5
+    if getattr(pictures, "even", False):
+        batch = (each.unflatten(0, (-1, longest)) for each in (query, key, value))
+        output = _first(kernels.batch(*batch, softmax_scale=scale)).flatten(0, 1)
+    else:
+        bounds = pictures.cu_seqlens_q
+        output = _first(
+            kernels.packed(
+                query,
+                key,
+                value,
+                cu_seqlens_q=bounds,
+                cu_seqlens_k=bounds,
+                max_seqlen_q=longest,
+                max_seqlen_k=longest,
+                softmax_scale=scale,
+            )
+        )
+    return output[..., :size].flatten(1)
+
+
+def _first(output: Any) -> torch.Tensor:
+    """Some versions give sums beside it."""
+    attended: torch.Tensor = output[0] if isinstance(output, tuple) else output
+    return attended

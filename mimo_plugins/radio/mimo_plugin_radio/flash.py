@@ -9,10 +9,10 @@ from typing import Any
 
 import attrs
 import torch
-import torch.nn.functional as F
 from megatron.core.packed_seq_params import PackedSeqParams
 
 from mimo_core import Module
+from mimo_plugin_radio.heads import cut, fill
 
 SIZES = (64, 96, 128)
 """Sizes of a head that are computed; others are filled up with zeros. Where 96 numbers are worked
@@ -69,9 +69,9 @@ def attend(
         ``[N, heads * size]``.
     """
     size = query.shape[-1]
-    filled = next(each for each in SIZES if each >= size) - size
-    if filled:
-        query, key, value = (F.pad(each, (0, filled)) for each in (query, key, value))
+    filled = next(each for each in SIZES if each >= size)
+    if filled > size:
+        query, key, value = fill(query, key, value, filled)
     longest, scale = pictures.max_seqlen_q, size**-0.5
     if getattr(pictures, "even", False):
         batch = (each.unflatten(0, (-1, longest)) for each in (query, key, value))
@@ -90,7 +90,7 @@ def attend(
                 softmax_scale=scale,
             )
         )
-    return output[..., :size].flatten(1)
+    return (cut(output, size) if filled > size else output).flatten(1)
 
 
 def _first(output: Any) -> torch.Tensor:

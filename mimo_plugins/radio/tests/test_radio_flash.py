@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 from types import SimpleNamespace
 from typing import Any
@@ -10,6 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from mimo_plugin_radio import flash
+from mimo_plugin_radio.heads import fill
 from mimo_plugin_radio.options import Options
 from mimo_plugin_radio.tower import packed
 
@@ -55,6 +58,64 @@ def test_heads_are_filled_up_to_sizes_that_are_computed_right(
     torch.testing.assert_close(
         torch.autograd.grad(output, rows, upstream), torch.autograd.grad(expected, rows, upstream)
     )
+
+
+KERNEL = """
+import torch
+from mimo_plugin_radio.head_kernels import copy_heads
+
+torch.manual_seed(0)
+for given, wanted in ((80, 96), (96, 80), (72, 128)):
+    joined = torch.randn(37, 3, 2 * max(given, wanted)).bfloat16()
+    source = joined[..., 5 : 5 + given]
+    target = torch.full((37, 3, wanted + 7), torch.nan).bfloat16()[..., 7:]
+    copy_heads(source, target)
+    size = min(given, wanted)
+    assert torch.equal(target[..., :size], source[..., :size])
+    assert (target[..., size:] == 0).all()
+"""
+
+
+def test_the_kernel_copies_heads() -> None:
+    """By Triton's interpreter: heads with gaps between them, filled up and cut."""
+    pytest.importorskip("triton")
+    run = subprocess.run(
+        [sys.executable, "-c", KERNEL],
+        env={**os.environ, "TRITON_INTERPRET": "1"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+
+
+def test_the_kernel_moves_eight_numbers_at_once() -> None:
+    """Compiled for a Hopper GPU, without one, with the sizes and gaps of ViT-H."""
+    compiler = pytest.importorskip("triton.compiler")
+    from mimo_plugin_radio import head_kernels
+    from triton.backends.compiler import GPUTarget
+
+    sizes = {"GIVEN": 80, "WANTED": 96, "WIDTH": 128, "ROWS": 32}
+    numbers = ("total", "heads", "source_row", "source_head", "target_row", "target_head")
+    types = {"source": "*bf16", "target": "*bf16", **dict.fromkeys(numbers, "i32")}
+    names = [*types, *sizes]
+    source = compiler.ASTSource(
+        head_kernels._copy,
+        {**types, **dict.fromkeys(sizes, "constexpr")},
+        {(names.index(name),): size for name, size in sizes.items()},
+        {(number,): [["tt.divisibility", 16]] for number, _ in enumerate(types)},
+    )
+    ptx = compiler.compile(source, target=GPUTarget("cuda", 90, 32)).asm["ptx"]
+    assert "ld.global.v4.b32" in ptx and "st.global.v4.b32" in ptx
+
+
+def test_gradients_come_back_side_by_side() -> None:
+    parts = [torch.randn(4, 2, 80, requires_grad=True) for _ in range(3)]
+    filled = fill(*parts, 96)
+    gradients = torch.autograd.grad(filled, parts, [torch.ones_like(each) for each in filled])
+    assert [each.storage_offset() for each in gradients] == [0, 80, 160]
+    assert {each.stride() for each in gradients} == {(480, 240, 1)}
 
 
 @pytest.mark.parametrize(

@@ -90,10 +90,10 @@ def _cuda_graphs(module: Module, *, overlapped: bool) -> Iterator[tuple[str, str
         )
     grid = module.grid
     if isinstance(parts, list) and "moe" in parts:
+        varying = "experts of one rank get another number of tokens every time"
         scattered = {
-            f"grid ep {grid.ep}: experts of one rank get another number of tokens every time": (
-                grid.ep > 1
-            ),
+            f"grid ep {grid.ep}: {varying}": grid.ep > 1,
+            f"grid expert_tp {grid.expert_tp}: {varying}": grid.expert_tp > 1,
             "precision fp32: experts are computed one after another": module.precision == "fp32",
         }
         for hindrance in (name for name, there in scattered.items() if there):

@@ -114,6 +114,86 @@ def compare(platform: Any) -> dict[str, Any]:
     return found
 
 
+def settings(platform: Any) -> dict[str, Any]:
+    """By fields of the config: whether the output is core's, whether it was computed in one kernel,
+    and the order of the weights."""
+    from megatron.core.models.gpt.moe_module_specs import _build_shared_experts
+    from megatron.core.tensor_parallel import (
+        ColumnParallelLinear,
+        RowParallelLinear,
+        model_parallel_cuda_manual_seed,
+    )
+    from megatron.core.transformer.mlp import MLPSubmodules
+    from megatron.core.transformer.moe.experts import GroupedMLPSubmodules, TEGroupedMLP
+    from megatron.core.transformer.moe.moe_layer import MoELayer, MoESubmodules
+
+    from mimo_core.contract import Grid, Module, Train
+    from mimo_core.model.config import transformer_config
+    from mimo_core.model.grouped_experts import GroupedExperts, GroupedMoELayer
+    from mimo_core.topology import build_topology
+
+    train = Train(
+        iterations=1,
+        micro_batch_size=1,
+        global_batch_size=2,
+        sequence_length=8,
+        learning_rate=1.0,
+    )
+    module = Module(name="language", plugin="any", grid=Grid(), train=train, precision="bf16")
+    groups = build_topology({"language": Grid()}, {"language": 0}, platform.backend).groups
+    shared = MLPSubmodules(linear_fc1=ColumnParallelLinear, linear_fc2=RowParallelLinear)
+    found: dict[str, Any] = {}
+    kinds: dict[str, dict[str, Any]] = {
+        "shared": {"moe_shared_expert_intermediate_size": WIDTH},
+        "overlapped": {
+            "moe_shared_expert_intermediate_size": WIDTH,
+            "moe_shared_expert_overlap": True,
+        },
+        "interleaved": {"moe_mlp_glu_interleave_size": 4},
+    }
+    for name, fields in kinds.items():
+        config = transformer_config(
+            module,
+            num_layers=1,
+            hidden_size=HIDDEN,
+            num_attention_heads=1,
+            add_bias_linear=False,
+            activation_func=F.silu,
+            gated_linear_unit=True,
+            bias_activation_fusion=False,
+            num_moe_experts=EXPERTS,
+            moe_router_topk=2,
+            moe_router_dtype="fp32",
+            moe_ffn_hidden_size=WIDTH,
+            moe_grouped_gemm=True,
+            **fields,
+        )
+        outputs = []
+        for ours in (False, True):
+            model_parallel_cuda_manual_seed(1, tp_rank=0, ep_rank=0, etp_rank=0)
+            grouped = GroupedExperts if ours else TEGroupedMLP
+            layer: Any = (GroupedMoELayer if ours else MoELayer)(
+                config,
+                submodules=MoESubmodules(
+                    experts=partial(grouped, submodules=GroupedMLPSubmodules(Linear, Linear)),
+                    shared_experts=partial(_build_shared_experts, submodules=shared),
+                ),
+                layer_number=1,
+                pg_collection=groups["language"],
+            )
+            torch.manual_seed(3)
+            for _, parameter in sorted(layer.named_parameters()):
+                torch.nn.init.normal_(parameter)
+            tokens = torch.randn(8, 1, HIDDEN, generator=torch.Generator().manual_seed(7))
+            outputs.append(layer(tokens.bfloat16().requires_grad_())[0])
+        found[name] = {
+            "equal": torch.equal(*outputs),
+            "in one kernel": layer.experts.in_one_kernel,
+            "order": [weight for weight, _ in layer.experts.linear_fc2.named_parameters()],
+        }
+    return found
+
+
 def _in_buffers(layer: Any, config: Any, groups: Any, tokens: Any, alone: Any) -> list[bool]:
     """Wrapped as in a run: whether two microbatches add up to twice one's gradients, and experts'
     weights and gradients lie one after another."""

@@ -17,3 +17,16 @@ def test_experts_are_cores_wherever_they_are() -> None:
         for activation in ("squared_relu", "silu"):
             assert found[f"alone, {activation}"] == {**equal, "told": [True, False]}
             assert found[f"spread, {activation}"] == {**equal, "told": [True, True]}
+
+
+def test_what_a_recipe_may_set_is_computed_as_by_core() -> None:
+    """A shared expert is added also where the dispatcher computes it. The weights' order, in which
+    optimizer states may be saved, does not depend on what computes them."""
+    path = Path(__file__).with_name("ranks_experts.py")
+    (found,) = run_ranks(f"{path}:settings", ranks=1)
+    order = [f"weight{number}" for number in (3, 2, 1, 0)]
+    assert found == {
+        "shared": {"equal": True, "in one kernel": True, "order": order},
+        "overlapped": {"equal": True, "in one kernel": True, "order": order},
+        "interleaved": {"equal": True, "in one kernel": False, "order": order},
+    }

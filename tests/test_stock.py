@@ -240,6 +240,7 @@ def test_cuda_graphs_are_of_layers_that_have_one_shape() -> None:
         assert "must list what is captured, of mamba, attn, mlp, moe" in told(*parts)
     for override, hindrance in (
         ("modules.language.grid={dp: 2, ep: 2}", "grid ep 2"),
+        ("modules.language.grid={dp: 2, expert_tp: 2}", "grid expert_tp 2"),
         ("train.precision=fp32", "precision fp32"),
     ):
         experts = f"{here}.cuda_graph_modules=[attn, moe]"

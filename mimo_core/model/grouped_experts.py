@@ -29,9 +29,10 @@ class GroupedExperts(TEGroupedMLP):  # type: ignore[misc]
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.in_one_kernel = _fits(self)
-        if self.in_one_kernel:
-            lay_out(self.linear_fc1)
-            lay_out(self.linear_fc2)
+        # Whether they fit or not: optimizer states that are saved as buffers lie
+        # (dist_ckpt_optim_fully_reshardable: false) must find them so on every machine.
+        lay_out(self.linear_fc1)
+        lay_out(self.linear_fc2)
 
     def forward(
         self,
@@ -121,6 +122,9 @@ class GroupedMoELayer(MoELayer):  # type: ignore[misc]
                 config=self.config,
                 pg_collection=kwargs["pg_collection"],
             )
+            if self.use_shared_expert and self.shared_expert_overlap:
+                # The dispatcher computes it then, and adds it to the others.
+                self.token_dispatcher.set_shared_experts(self.shared_experts)
 
 
 def grouped_moe_builder() -> Any:
@@ -149,6 +153,7 @@ def _fits(experts: TEGroupedMLP) -> bool:
         config.overlap_dispatch_backward_with_experts_wgrad,
         config.activation_func_clamp_value is not None,
         config.glu_linear_offset,
+        config.gated_linear_unit and config.moe_mlp_glu_interleave_size is not None,
         config.activation_func_fp8_input_store,
         config.moe_expert_capacity_factor is not None,
         experts.activation_recompute,

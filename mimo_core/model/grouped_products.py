@@ -51,7 +51,7 @@ class _GroupedProduct(torch.autograd.Function):
         gradient = gradients[0].contiguous()
         of_rows = None
         if ctx.needs_input_grad[0]:
-            of_rows = torch.empty_like(rows)
+            of_rows = rows.new_empty(0, rows.shape[1])
             if len(rows):
                 of_rows = F.grouped_mm(gradient, stacked(weights), offs=ends)
         if not any(ctx.needs_input_grad[2:]):

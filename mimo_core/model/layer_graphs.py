@@ -18,6 +18,7 @@ from megatron.core.transformer import TransformerConfig, cuda_graphs
 from megatron.core.transformer.enums import CudaGraphModule
 from megatron.core.transformer.module import MegatronModule
 from megatron.core.transformer.moe.moe_layer import MoELayer
+from megatron.core.transformer.transformer_layer import MoETransformerLayer
 
 from mimo_core.platforms.base import RankPlatform
 
@@ -76,21 +77,36 @@ def experts_of_graphs(fields: dict[str, Any]) -> bool:
 
 
 def check_experts(config: TransformerConfig, model: torch.nn.Module) -> None:
-    """Whether all experts can be captured that are to be. Called on the ranks of the language
-    model, once it is built.
+    """Whether all experts can be captured that are to be: those of ``moe``, and those that core
+    captures with the attention of their layer. Called on the ranks of the language model, once it
+    is built.
 
     Raises:
-        ValueError: some take the number of their tokens from the host, which would wait for it.
+        ValueError: some take the number of their tokens from the host, which would wait for it; or
+            none are captured, though ``moe`` is listed.
     """
-    if config.cuda_graph_impl == "none" or CudaGraphModule.moe not in config.cuda_graph_modules:
+    if config.cuda_graph_impl == "none":
         return
-    for name, layer in model.named_modules():
-        if isinstance(layer, MoELayer) and not getattr(layer.experts, "in_one_kernel", False):
+    place, parts = "modules.language.megatron.cuda_graph_modules", config.cuda_graph_modules
+    captured = {
+        name: (layer, layer.mlp)
+        for name, layer in model.named_modules()
+        if hasattr(layer, "cudagraph_manager") and isinstance(getattr(layer, "mlp", None), MoELayer)
+    }
+    if CudaGraphModule.moe in parts and not captured:
+        raise ValueError(
+            f"{place}: moe captures nothing: this model has no layer of experts alone (one with "
+            "attention is captured whole where attn is listed); leave moe out"
+        )
+    for name, (layer, moe) in captured.items():
+        one_kernel = getattr(moe.experts, "in_one_kernel", False)
+        if not (one_kernel and getattr(moe.token_dispatcher, "alone", False)):
             raise ValueError(
-                f"modules.language.megatron.cuda_graph_modules: the experts of {name} cannot be "
-                "captured: they are not computed in one kernel, for which they must be built with "
-                "mimo_core.building.grouped_moe_builder, in bf16, without biases, and widths that "
-                "8 divides; leave moe out"
+                f"{place}: the experts of {name} cannot be captured: they are not computed in one "
+                "kernel on one rank, for which they must be built with "
+                "mimo_core.building.grouped_moe_builder, in bf16, without biases, of widths that "
+                "8 divides, on a Hopper or Blackwell GPU, with ep and expert_tp 1; leave "
+                f"{'moe' if isinstance(layer, MoETransformerLayer) else 'attn'} out"
             )
 
 

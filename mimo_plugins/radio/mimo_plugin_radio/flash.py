@@ -31,9 +31,15 @@ def kernels(module: Module) -> Kernels:
     """flash-attn-4's, on this GPU.
 
     Raises:
-        ValueError: it is not installed, or this GPU is of another kind.
+        ValueError: it is not installed, this GPU is of another kind, or the module is to be
+            deterministic.
     """
     place = f"modules.{module.name}.options.flash_attention"
+    if module.megatron.get("deterministic_mode"):
+        raise ValueError(
+            f"{place}: does not go with megatron.deterministic_mode: its backward adds gradients "
+            "in no fixed order; leave one of both out"
+        )
     capability = torch.cuda.get_device_capability()
     if capability[0] != 9:
         raise ValueError(

@@ -158,7 +158,7 @@ class PackedTower(_Radio):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        any_shape = self.options.flash_attention
+        any_shape = self.options.flash_attention and self.config.bf16
         self._shapes = EvenShapes(often=1, most=math.inf) if any_shape else EvenShapes()
         self.vit.decoder.register_forward_pre_hook(_send_bounds, with_kwargs=True)
 

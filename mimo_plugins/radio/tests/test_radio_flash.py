@@ -133,7 +133,10 @@ def test_what_it_cannot_do_is_refused(options: dict[str, Any], said: str) -> Non
 
 
 def test_a_missing_package_is_told_with_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    module: Any = SimpleNamespace(name="vision")
+    module: Any = SimpleNamespace(name="vision", megatron={"deterministic_mode": True})
+    with pytest.raises(ValueError, match=r"modules.vision.*does not go with .*deterministic_mode"):
+        flash.kernels(module)
+    module.megatron = {}
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (8, 0))
     with pytest.raises(ValueError, match=r"modules.vision.*this one is 8.0. Leave it out"):
         flash.kernels(module)

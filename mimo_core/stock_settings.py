@@ -95,6 +95,9 @@ def _cuda_graphs(module: Module, *, overlapped: bool) -> Iterator[tuple[str, str
             f"grid ep {grid.ep}: {varying}": grid.ep > 1,
             f"grid expert_tp {grid.expert_tp}: {varying}": grid.expert_tp > 1,
             "precision fp32: experts are computed one after another": module.precision == "fp32",
+            "moe_shared_expert_overlap: it computes on a stream of its own": bool(
+                fields.get("moe_shared_expert_overlap")
+            ),
         }
         for hindrance in (name for name, there in scattered.items() if there):
             yield "cuda_graph_modules", f"moe does not go with {hindrance}; leave one of both out"

@@ -31,11 +31,18 @@ class WithAttention(TransformerLayer):  # type: ignore[misc]
     __init__ = Alone.__init__
 
 
-def check(layer: torch.nn.Module, *parts: str, captured: bool = True) -> None:
+def check(
+    layer: torch.nn.Module, *parts: str, captured: bool = True, aux_loss: float = 0.0
+) -> None:
     if captured:
         layer.cudagraph_manager = torch.nn.Identity()
     modules = [CudaGraphModule[part] for part in parts]
-    config: Any = SimpleNamespace(cuda_graph_impl="local", cuda_graph_modules=modules)
+    config: Any = SimpleNamespace(
+        cuda_graph_impl="local",
+        cuda_graph_modules=modules,
+        moe_aux_loss_coeff=aux_loss,
+        moe_z_loss_coeff=None,
+    )
     check_experts(config, torch.nn.ModuleDict({"layer": layer}))
 
 
@@ -52,6 +59,13 @@ def test_experts_that_wait_for_the_host_are_refused(in_one_kernel: bool, alone: 
         moe = Moe(in_one_kernel=in_one_kernel, alone=alone)
         with pytest.raises(ValueError, match=f"experts of layer cannot .*; leave {word} out"):
             check(kind(moe), "attn", *({word} - {"attn"}))
+
+
+def test_experts_with_losses_of_their_router_are_refused() -> None:
+    for kind, word in ((Alone, "moe"), (WithAttention, "attn")):
+        moe = Moe(in_one_kernel=True, alone=True)
+        with pytest.raises(ValueError, match=f"moe_aux_loss_coeff.*; leave {word} or these out"):
+            check(kind(moe), "attn", *({word} - {"attn"}), aux_loss=0.01)
 
 
 def test_a_model_of_which_no_experts_are_captured_is_refused() -> None:

@@ -90,11 +90,22 @@ def test_weights_without_a_buffer_get_gradients_of_their_own() -> None:
 
     weights[0].requires_grad_(False)
     frozen = [weight.requires_grad_(False) for weight in weights]
+    assert stacked(frozen).data_ptr() != frozen[0].data_ptr()
     with_rows = rows.requires_grad_()
     grouped_product(with_rows, ends, frozen).sum().backward()
     torch.testing.assert_close(
         with_rows.grad, torch.autograd.grad(one_by_one(with_rows, weights).sum(), with_rows)[0]
     )
+
+
+def test_weights_that_do_not_learn_are_not_copied() -> None:
+    """They are in no buffer of Megatron's; what they hold is the same."""
+    linear = Grouped().requires_grad_(False)
+    before = [weight.clone() for weight in linear.weights]
+    lay_out(linear)
+    torch.testing.assert_close(linear.weights, before)
+    assert stacked(linear.weights).data_ptr() == linear.weight0.data_ptr()  # type: ignore[operator]
+    assert list(linear.state_dict()) == ["weight2", "weight1", "weight0"]
 
 
 def test_a_rank_without_tokens_gives_nothing_and_gets_gradients_all_the_same() -> None:

@@ -32,7 +32,6 @@ def transformer_config(
 
     Raises:
         TypeError: ``architecture`` sets what the core sets, or names no field of the config.
-        ValueError: experts with auxiliary losses are to be captured as CUDA graphs.
     """
     grid = module.grid
     dtype = DTYPES[module.precision]

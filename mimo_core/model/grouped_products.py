@@ -105,14 +105,21 @@ def _without_empty(sums: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
 
 
 def lay_out(linear: torch.nn.Module) -> None:
-    """Have megatron's buffers hold a layer's weights one after another.
+    """Have a layer's weights lie one after another, in memory of their own and in megatron's
+    buffers; before wrapping. Names, and so checkpoints, are the same.
 
-    They take parameters from the last to the first (core 0.19, ``_ParamAndGradBuffer``), so the
-    layer's are registered in that order; before wrapping. Names, and so checkpoints, are the same.
+    Buffers take parameters from the last to the first (core 0.19, ``_ParamAndGradBuffer``), so the
+    layer's are registered in that order. Weights that do not learn are in no buffer.
     """
     parameters = linear._parameters
-    for name in reversed([name for name in parameters if name.startswith("weight")]):
+    names = [name for name in parameters if name.startswith("weight")]
+    for name in reversed(names):
         parameters[name] = parameters.pop(name)
+    weights = [weight for name in names if (weight := parameters[name]) is not None]
+    # On the meta device there is nothing to lie anywhere; quantized weights are not of one piece.
+    if weights and not weights[0].is_meta and type(weights[0].data) is torch.Tensor:
+        for weight, place in zip(weights, torch.stack([*weights]).detach(), strict=True):
+            weight.data = place
 
 
 def _view(tensors: Sequence[torch.Tensor]) -> torch.Tensor | None:

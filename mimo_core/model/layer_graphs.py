@@ -23,6 +23,7 @@ from megatron.core.transformer.transformer_layer import MoETransformerLayer
 from mimo_core.platforms.base import RankPlatform
 
 _STOCK = cuda_graphs.CudaGraphManager
+_LOSSES = ("moe_aux_loss_coeff", "moe_z_loss_coeff")
 _BACKWARD = cuda_graphs._CudaGraphRunner.create_bwd_graph
 
 
@@ -59,19 +60,10 @@ def experts_of_graphs(fields: dict[str, Any]) -> bool:
 
     megatron-core 0.19 refuses it unless tokens are dropped (``TransformerConfig.__post_init__``):
     its experts take the number of tokens from the host. ``GroupedExperts`` of one rank do not.
-
-    Raises:
-        ValueError: experts have auxiliary losses, whose weight changes from step to step.
     """
     parts = fields.get("cuda_graph_modules") or []
     if CudaGraphModule.moe.name not in parts:
         return False
-    losses = [name for name in ("moe_aux_loss_coeff", "moe_z_loss_coeff") if fields.get(name)]
-    if losses:
-        raise ValueError(
-            f"cuda_graph_modules: moe does not go with {' and '.join(losses)}: a graph would keep "
-            "the loss's weight of the step in which it was captured; leave one of both out"
-        )
     fields["cuda_graph_modules"] = [part for part in parts if part != CudaGraphModule.moe.name]
     return True
 
@@ -82,8 +74,8 @@ def check_experts(config: TransformerConfig, model: torch.nn.Module) -> None:
     is built.
 
     Raises:
-        ValueError: some take the number of their tokens from the host, which would wait for it; or
-            none are captured, though ``moe`` is listed.
+        ValueError: some take the number of their tokens from the host, which would wait for it, or
+            have auxiliary losses; or none are captured, though ``moe`` is listed.
     """
     if config.cuda_graph_impl == "none":
         return
@@ -98,7 +90,15 @@ def check_experts(config: TransformerConfig, model: torch.nn.Module) -> None:
             f"{place}: moe captures nothing: this model has no layer of experts alone (one with "
             "attention is captured whole where attn is listed); leave moe out"
         )
+    losses = [name for name in _LOSSES if getattr(config, name)]
     for name, (layer, moe) in captured.items():
+        word = "moe" if isinstance(layer, MoETransformerLayer) else "attn"
+        if losses:
+            raise ValueError(
+                f"{place}: the experts of {name} are not captured with {' and '.join(losses)}: the "
+                "capture would count a step's losses of the router again, and that such a model "
+                f"learns the same has not been shown; leave {word} or these out"
+            )
         one_kernel = getattr(moe.experts, "in_one_kernel", False)
         if not (one_kernel and getattr(moe.token_dispatcher, "alone", False)):
             raise ValueError(
@@ -106,7 +106,7 @@ def check_experts(config: TransformerConfig, model: torch.nn.Module) -> None:
                 "kernel on one rank, for which they must be built with "
                 "mimo_core.building.grouped_moe_builder, in bf16, without biases, of widths that "
                 "8 divides, on a Hopper or Blackwell GPU, with ep and expert_tp 1; leave "
-                f"{'moe' if isinstance(layer, MoETransformerLayer) else 'attn'} out"
+                f"{word} out"
             )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Literal
 
 from mimo_core.contract import Module
 from mimo_core.errors import suggestion
@@ -11,6 +11,9 @@ from mimo_core.graph import Graph
 from mimo_core.recipe import LoadedRecipe, stock
 from mimo_core.recipe.structure import Mistake, structure
 
+_IMPLEMENTATION, _PARTS = "cuda_graph_impl", "cuda_graph_modules"
+_OF_GRAPHS = (_PARTS, "cuda_graph_warmup_steps", "cuda_graph_retain_backward_graph")
+"""Fields that say nothing where nothing is captured."""
 _GRAPHED = ("mamba", "attn", "mlp", "moe")
 """Parts whose kernels and shapes are the same in every microbatch, and wait for nothing."""
 
@@ -39,10 +42,10 @@ def mistakes(loaded: LoadedRecipe, graph: Graph) -> Iterator[Mistake]:
         for field, said in _recomputation(graph.modules[name].megatron):
             inner = ("modules", name) if field in module.megatron else ()
             yield (*inner, "megatron", field), said
-        if "cuda_graph_impl" in module.megatron:
-            overlapped = bool(recipe.megatron.get("overlap_grad_reduce"))
-            for field, said in _cuda_graphs(graph.modules[name], overlapped=overlapped):
-                yield ("modules", name, "megatron", field), said
+        overlapped = bool(recipe.megatron.get("overlap_grad_reduce"))
+        own = module.megatron
+        for field, said in _cuda_graphs(graph.modules[name], own, overlapped=overlapped):
+            yield ("modules", name, "megatron", field), said
 
 
 def _recomputation(fields: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -62,57 +65,96 @@ def _recomputation(fields: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             yield name, "goes with recompute_granularity: full alone; set that, or leave it out"
 
 
-def _cuda_graphs(module: Module, *, overlapped: bool) -> Iterator[tuple[str, str]]:
-    """Whether layers can be captured as CUDA graphs; see ``mimo_core.model.layer_graphs``."""
-    fields = module.megatron
-    kind = fields["cuda_graph_impl"]
-    if kind == "none":
-        return
-    if kind != "local":
+def _cuda_graphs(
+    module: Module, own: Mapping[str, Any], *, overlapped: bool
+) -> Iterator[tuple[str, str]]:
+    """Whether layers can be captured as CUDA graphs; see ``mimo_core.model.layer_graphs``.
+
+    Args:
+        module: With the fields that act on it.
+        own: The fields of its own section of the recipe.
+        overlapped: Whether gradients are reduced during backward.
+    """
+    kind = own.get(_IMPLEMENTATION, "none")
+    asked = [_IMPLEMENTATION] if kind != "none" else []
+    asked += [field for field in _OF_GRAPHS if field in own]
+    if asked and not module.is_language:
         yield (
-            "cuda_graph_impl",
-            f"{kind!r} is refused: core 0.19 captures so what its own loop built, one model without"
-            " encoders (training/training.py); use local",
-        )
-        return
-    if not module.is_language:
-        yield (
-            "cuda_graph_impl",
+            asked[0],
             "a graph is of one shape, and an encoder's media have many; capture layers of the "
             "language model alone (modules.language.megatron)",
         )
-        return
-    parts = fields.get("cuda_graph_modules")
-    if not isinstance(parts, list) or not parts or set(parts) - set(_GRAPHED):
+    elif kind in ("transformer_engine", "full_iteration"):
         yield (
-            "cuda_graph_modules",
-            f"must list what is captured, of {', '.join(_GRAPHED)}, got {parts!r}",
+            _IMPLEMENTATION,
+            f"{kind!r} is refused: core 0.19 captures so what its own loop built, one model without"
+            " encoders (training/training.py); use local",
         )
+    elif wrong := structure(Literal["local", "none"], kind)[1]:  # type: ignore[arg-type]
+        yield _IMPLEMENTATION, wrong[0][1]
+    elif kind == "local":
+        yield from _captured(own.get(_PARTS), module)
+        for hindrance, why in _hindrances(module, overlapped=overlapped).items():
+            yield _IMPLEMENTATION, f"does not go with {hindrance}: {why}; leave one of both out"
+    else:
+        for field in asked:
+            yield (
+                field,
+                f"nothing is captured with {_IMPLEMENTATION}: none, the default; set "
+                f"{_IMPLEMENTATION}: local, or leave it out",
+            )
+
+
+def _captured(parts: object, module: Module) -> Iterator[tuple[str, str]]:
+    """Whether these parts of layers can be in graphs."""
+    if not isinstance(parts, list) or not parts or any(part not in _GRAPHED for part in parts):
+        yield _PARTS, f"must list what is captured, of {', '.join(_GRAPHED)}, got {parts!r}"
+        return
+    for part in dict.fromkeys(parts):
+        if parts.count(part) > 1:
+            yield _PARTS, f"lists {part} {parts.count(part)} times; list it once"
+    if "moe" not in parts:
+        return
     grid = module.grid
-    if isinstance(parts, list) and "moe" in parts:
-        varying = "experts of one rank get another number of tokens every time"
-        scattered = {
-            f"grid ep {grid.ep}: {varying}": grid.ep > 1,
-            f"grid expert_tp {grid.expert_tp}: {varying}": grid.expert_tp > 1,
-            "precision fp32: experts are computed one after another": module.precision == "fp32",
-            "moe_shared_expert_overlap: it computes on a stream of its own": bool(
-                fields.get("moe_shared_expert_overlap")
-            ),
-        }
-        for hindrance in (name for name, there in scattered.items() if there):
-            yield "cuda_graph_modules", f"moe does not go with {hindrance}; leave one of both out"
-    hindrances = {
-        f"grid {size} {number}": number > 1
-        for size, number in (("tp", grid.tp), ("cp", grid.cp), ("pp", grid.pp))
-    } | {
-        "packing: rows have many lengths": module.packing,
-        "recompute_granularity": fields.get("recompute_granularity") is not None,
-        "freeze": bool(module.freeze),
-        "wrappers": bool(module.wrappers),
-        "megatron.overlap_grad_reduce": overlapped,
+    varying = "experts of one rank get another number of tokens every time"
+    scattered = {
+        f"grid ep {grid.ep}: {varying}": grid.ep > 1,
+        f"grid expert_tp {grid.expert_tp}: {varying}": grid.expert_tp > 1,
+        "precision fp32: experts are computed one after another": module.precision == "fp32",
+        "moe_shared_expert_overlap: it computes on a stream of its own": bool(
+            module.megatron.get("moe_shared_expert_overlap")
+        ),
     }
-    for hindrance in (name for name, there in hindrances.items() if there):
-        yield "cuda_graph_impl", f"does not go with {hindrance} here; leave one of both out"
+    for hindrance in (name for name, there in scattered.items() if there):
+        yield _PARTS, f"moe does not go with {hindrance}; leave one of both out"
+
+
+def _hindrances(module: Module, *, overlapped: bool) -> dict[str, str]:
+    """What of the module does not go with graphs of its layers, each with the reason."""
+    untried = "not tried with it"
+    grid, granularity = module.grid, module.megatron.get("recompute_granularity")
+    recomputed = {
+        "full": "core 0.19 takes it with a graph of the whole iteration alone "
+        "(TransformerConfig.__post_init__)"
+    }
+    found = {
+        f"grid tp {grid.tp}": (grid.tp > 1, untried),
+        f"grid cp {grid.cp}": (grid.cp > 1, untried),
+        f"grid pp {grid.pp}": (
+            grid.pp > 1,
+            "core 0.19 captures a layer once for every microbatch of a step then "
+            "(CudaGraphManager.reuse_cudagraphs), which was not tried",
+        ),
+        "packing": (module.packing, "rows have many lengths, and a graph is of one shape"),
+        f"recompute_granularity {granularity}": (
+            granularity is not None,
+            recomputed.get(str(granularity), untried),
+        ),
+        "freeze": (bool(module.freeze), untried),
+        "wrappers": (bool(module.wrappers), untried),
+        "megatron.overlap_grad_reduce": (overlapped, untried),
+    }
+    return {name: why for name, (there, why) in found.items() if there}
 
 
 def _flag(flag: str, value: Any, owned: Mapping[str, str], graph: Graph) -> str | None:
@@ -174,7 +216,7 @@ def _field(field: str, value: Any, owned: Mapping[str, str], graph: Graph) -> st
     kind = fields[field]
     if kind is None:
         return "a recipe cannot write its value (a function or a dtype)"
-    if kind is Any:
+    if kind is Any or field in (_IMPLEMENTATION, _PARTS):  # core takes more: see _cuda_graphs
         return None
     wrong = structure(kind, value)[1]
     return wrong[0][1] if wrong else None

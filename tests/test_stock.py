@@ -61,6 +61,12 @@ def of_width(width: int):
     return words(describe=describe)
 
 
+NOTHING_CAPTURED = (
+    "nothing is captured with cuda_graph_impl: none, the default; set cuda_graph_impl: local, or "
+    "leave it out"
+)
+
+
 @pytest.mark.parametrize(
     ("override", "said"),
     [
@@ -139,9 +145,18 @@ def of_width(width: int):
             "model without encoders (training/training.py); use local",
         ),
         (
-            "modules.vision.megatron.cuda_graph_impl=local",
-            "a graph is of one shape, and an encoder's media have many; capture layers of the "
-            "language model alone (modules.language.megatron)",
+            "modules.language.megatron.cuda_graph_impl=lokal",
+            "expected one of 'local', 'none', got 'lokal' (str). Did you mean 'local'?",
+        ),
+        ("modules.language.megatron.cuda_graph_modules=[mamba]", NOTHING_CAPTURED),
+        ("modules.language.megatron.cuda_graph_warmup_steps=1", NOTHING_CAPTURED),
+        *(
+            (
+                f"modules.vision.megatron.{field}",
+                "a graph is of one shape, and an encoder's media have many; capture layers of the "
+                "language model alone (modules.language.megatron)",
+            )
+            for field in ("cuda_graph_impl=local", "cuda_graph_modules=[attn]")
         ),
         ("megatron.exit_interval=abc", "expected an integer, got 'abc' (str)"),
         ("megatron.ddp_bucket_size=0", "must be at least 1 (parameters of a bucket), got 0"),
@@ -236,8 +251,14 @@ def test_cuda_graphs_are_of_layers_that_have_one_shape() -> None:
         return str(caught.value)
 
     listed = f"{here}.cuda_graph_modules=[mamba, attn]"
-    for parts in ((), (f"{here}.cuda_graph_modules=[attn, router]",)):
-        assert "must list what is captured, of mamba, attn, mlp, moe" in told(*parts)
+    untried = "not tried with it; leave one of both out"
+    twice = told(f"{here}.cuda_graph_modules=[mamba, attn, mamba]")
+    assert twice.endswith("lists mamba 2 times; list it once")
+    wrong = ("[attn, router]", "[[attn]]", "attn", "[]")
+    for parts in ((), *((f"{here}.cuda_graph_modules={each}",) for each in wrong)):
+        said = told(*parts)
+        assert "must list what is captured, of mamba, attn, mlp, moe" in said
+        assert "\n" not in said
     for override, hindrance in (
         ("modules.language.grid={dp: 2, ep: 2}", "grid ep 2"),
         ("modules.language.grid={dp: 2, expert_tp: 2}", "grid expert_tp 2"),
@@ -246,11 +267,18 @@ def test_cuda_graphs_are_of_layers_that_have_one_shape() -> None:
         experts = f"{here}.cuda_graph_modules=[attn, moe]"
         assert f"moe does not go with {hindrance}" in told(experts, override)
     for override, hindrance in (
-        ("modules.language.grid={pp: 2}", "grid pp 2"),
-        ("modules.language.freeze=[language]", "freeze"),
-        ("megatron.overlap_grad_reduce=true", "megatron.overlap_grad_reduce"),
-        (f"{here}.recompute_granularity=selective", "recompute_granularity"),
+        ("modules.language.grid={tp: 2}", f"grid tp 2: {untried}"),
+        ("modules.language.grid={pp: 2}", "grid pp 2: core 0.19 captures a layer once for every"),
+        ("modules.language.freeze=[language]", f"freeze: {untried}"),
+        ("megatron.overlap_grad_reduce=true", f"megatron.overlap_grad_reduce: {untried}"),
+        (f"{here}.recompute_granularity=selective", f"recompute_granularity selective: {untried}"),
+        (
+            f"{here}={{cuda_graph_impl: local, cuda_graph_modules: [attn], recompute_granularity: "
+            "full, recompute_method: uniform, recompute_num_layers: 1}",
+            "recompute_granularity full: core 0.19 takes it with a graph of the whole iteration",
+        ),
     ):
-        assert f"does not go with {hindrance} here; leave one of both out" in told(listed, override)
-    loaded = load_text(RECIPE, "recipe.yaml", [whole, f"{here}.cuda_graph_impl=local", listed])
-    validate(loaded, build_graph(loaded, host(words=of_width(300))))
+        assert f": does not go with {hindrance}" in told(listed, override)
+    for well in ((f"{here}.cuda_graph_impl=local", listed), (f"{here}.cuda_graph_impl=none",)):
+        loaded = load_text(RECIPE, "recipe.yaml", [whole, *well])
+        validate(loaded, build_graph(loaded, host(words=of_width(300))))

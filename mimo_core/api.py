@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from mimo_core import platforms
 from mimo_core.plan import make_plan
-from mimo_core.platforms import peak
 from mimo_core.rank import Rank
 from mimo_core.recipe import packaged
 from mimo_core.run_folder import RunFolder
@@ -72,8 +71,7 @@ def pretrain(
             disabled,
         )
         return summary
-    platforms.wanted()
-    peak.said()
+    platforms.check()
     plan = make_plan(source, overrides, disabled=disabled)
     from rich.console import Console
 

@@ -11,7 +11,7 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from mimo_core import Media, Sample, Text, hookimpl
+from mimo_core import Media, Sample, Text, hookimpl, platforms
 from mimo_core.cli import mimo
 from mimo_core.plan import make_plan
 from mimo_core.plugins import Host
@@ -69,13 +69,25 @@ class _Broken:
         raise RuntimeError("rotten")
 
 
-@pytest.mark.parametrize("command", [["plan"], ["verify"]], ids=" ".join)
-def test_a_platform_that_there_is_not_is_told_before_anything_starts(run, monkeypatch, command):
+@pytest.mark.parametrize("command", ["plan", "verify"])
+def test_a_wrong_environment_is_told_before_anything_starts(run, monkeypatch, command):
     monkeypatch.setenv("MIMO_PLATFORM", "gpu")
-    status, out, err = run(*command, "recipe.yaml")
+    monkeypatch.setenv("MIMO_SHARE_GPUS", "banana")
+    status, out, err = run(command, "recipe.yaml")
     assert (status, out) == (2, "")
+    platform, share = err.splitlines()
     due = "MIMO_PLATFORM=gpu: expected cpu or cuda; without it, a GPU is used where torch finds one"
-    assert err.strip() == due
+    assert platform == due
+    assert share.startswith("MIMO_SHARE_GPUS=banana: expected 1, ")
+
+
+def test_a_run_for_gpus_may_be_planned_on_a_machine_without(run, monkeypatch):
+    monkeypatch.setattr(platforms, "_DEVICES", ())
+    monkeypatch.setenv("MIMO_PLATFORM", "cuda")
+    assert run("plan", "recipe.yaml")[0] == 0
+    status, out, err = run("verify", "recipe.yaml")
+    assert (status, out) == (2, "")
+    assert err.startswith("MIMO_PLATFORM=cuda, but ")
 
 
 def test_the_list_shows_each_plugin_and_why_one_is_broken(run):

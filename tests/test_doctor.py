@@ -58,13 +58,29 @@ def test_plugins_that_are_broken_or_ill_mannered(report):
 @pytest.mark.parametrize("value", ["gpu", "cuda"])
 def test_a_platform_that_there_is_not(report, monkeypatch: pytest.MonkeyPatch, value: str):
     monkeypatch.setenv("MIMO_PLATFORM", value)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
     found = report(ant=GOOD)["MIMO_PLATFORM"]
     due = {
         "gpu": "MIMO_PLATFORM=gpu: expected cpu or cuda",
-        "cuda": "cuda, but torch finds no GPU on this machine",
+        "cuda": "cuda, but CUDA_VISIBLE_DEVICES=-1 hides all GPUs of this machine",
     }
     assert found.found.startswith(due[value])
     assert (found.verdict, found.remedy) == ("wrong", "unset MIMO_PLATFORM")
+
+
+def test_variables_that_say_what_they_cannot_and_those_that_nothing_reads(
+    report, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("MIMO_SHARE_GPUS", "banana")
+    monkeypatch.setenv("OMP_NUM_THREADS", "0")
+    monkeypatch.setenv("MIMO_EAGER_COMUNICATORS", "1")
+    found = report(ant=GOOD)
+    for name in ("MIMO_SHARE_GPUS", "OMP_NUM_THREADS"):
+        assert (found[name].verdict, found[name].remedy) == ("wrong", f"unset {name}")
+        assert ": expected " in found[name].found
+    misspelt = found["MIMO_EAGER_COMUNICATORS"]
+    assert misspelt.verdict == "note"
+    assert misspelt.found.endswith("Did you mean 'MIMO_EAGER_COMMUNICATORS'?")
 
 
 def test_a_switch_that_says_neither_yes_nor_no(report, monkeypatch: pytest.MonkeyPatch):

@@ -12,8 +12,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import mimo_core
 from mimo_core import Flops, Media, MimoError, Sample, Text, hookimpl
+from mimo_core.environment import PEAK
 from mimo_core.plan import Plan, make_plan
-from mimo_core.platforms.peak import PEAK_VARIABLE, peak_flops
+from mimo_core.platforms.peak import peak_flops
 from mimo_core.recipe import load_text
 from mimo_core.report.figures import figures
 from mimo_core.work import Workload, training_flops
@@ -172,15 +173,15 @@ def test_modules_add_up_over_the_ranks_of_each() -> None:
 def test_known_gpus_have_a_peak_in_bf16(
     device: str | None, tera: float | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delenv(PEAK_VARIABLE, raising=False)
+    monkeypatch.delenv(PEAK, raising=False)
     assert peak_flops(device, "bf16") == (None if tera is None else tera * 1e12)
     assert peak_flops(device, "fp32") is None
-    monkeypatch.setenv(PEAK_VARIABLE, "1.5")
+    monkeypatch.setenv(PEAK, "1.5")
     assert peak_flops(device, "fp32") == 1.5e12
 
 
 @pytest.mark.parametrize("said", ["fast", "0", "nan"])
 def test_a_peak_that_is_none_is_refused(said: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(PEAK_VARIABLE, said)
-    with pytest.raises(MimoError, match=f"{PEAK_VARIABLE}={said}: expected the TFLOP/s"):
+    monkeypatch.setenv(PEAK, said)
+    with pytest.raises(MimoError, match=f"{PEAK}={said}: expected the TFLOP/s"):
         mimo_core.pretrain("demo")

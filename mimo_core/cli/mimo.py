@@ -7,6 +7,7 @@ A command imports what it needs itself, so that ``--help`` does not wait for it:
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 from pathlib import Path
@@ -49,14 +50,14 @@ def show_plan(
     holds, and how full its sequences are."""
     from rich.console import Console
 
-    from mimo_core import platforms
+    from mimo_core import environment
     from mimo_core.plan import make_plan
     from mimo_core.report.header import run_header
     from mimo_core.report.tables import memory_table, positions_table
     from mimo_core.train.starting import starting_weights
     from mimo_core.weights.beginning import directories, notes
 
-    platforms.wanted()
+    environment.check(os.environ)
     plan = make_plan(recipe, overrides or (), disabled=no_plugin or ())
     start = starting_weights(plan, done=None)
     saved = start.manifest if start else None
@@ -213,10 +214,12 @@ def verify_recipe(
     """
     from rich.console import Console
 
+    from mimo_core import platforms
     from mimo_core.launch.local import RunFailed
     from mimo_core.verify import verify
     from mimo_core.verify.table import verdict_as_dict, verdict_table
 
+    platforms.check()
     # The runs that it starts end with it.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:

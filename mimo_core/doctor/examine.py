@@ -8,16 +8,14 @@ from typing import Any
 
 import attrs
 
-from mimo_core import platforms
+from mimo_core import environment, platforms
 from mimo_core.doctor import abilities, machine, packages
-from mimo_core.doctor.findings import Finding
+from mimo_core.doctor.findings import Finding, Verdict
 from mimo_core.errors import MimoError
 from mimo_core.plugins import Host
-from mimo_core.plugins.discovery import ALLOW, NO_AUTOLOAD
 from mimo_core.recipe import packaged
 
 SECTION = "plugins"
-VARIABLES = (ALLOW, NO_AUTOLOAD, platforms.PLATFORM_VARIABLE)
 
 
 @attrs.frozen(kw_only=True)
@@ -92,25 +90,27 @@ def _plugins(host: Host) -> Iterator[Finding]:
 
 
 def _environment(torch: dict[str, Any] | str) -> Iterator[Finding]:
-    for name in VARIABLES:
+    wrong = dict(environment.mistakes(os.environ))
+    if environment.PLATFORM not in wrong and (why := _no_gpu(torch)):
+        wrong[environment.PLATFORM] = f"cuda, but {why}"
+    for name in environment.NAMES:
         value = os.environ.get(name)
-        if name == platforms.PLATFORM_VARIABLE and (why := _no_such_platform(torch)):
-            yield Finding(
-                section="environment",
-                what=name,
-                found=why,
-                verdict="wrong",
-                remedy=f"unset {name}",
-            )
+        if name in wrong:
+            yield _variable(name, wrong[name], "wrong", f"unset {name}")
         elif value:
-            yield Finding(section="environment", what=name, found=value, verdict="note")
+            yield _variable(name, value, "note")
+    for name, said in environment.unknown(os.environ):
+        yield _variable(name, said, "note", f"unset {name}")
 
 
-def _no_such_platform(torch: dict[str, Any] | str) -> str | None:
-    try:
-        name = platforms.wanted()
-    except MimoError as error:
-        return str(error)
-    if name == "cuda" and not isinstance(torch, str) and not torch["gpus"]:
-        return "cuda, but torch finds no GPU on this machine"
+def _variable(name: str, found: str, verdict: Verdict, remedy: str = "") -> Finding:
+    return Finding(section="environment", what=name, found=found, verdict=verdict, remedy=remedy)
+
+
+def _no_gpu(torch: dict[str, Any] | str) -> str | None:
+    """Why ranks cannot use the GPU that ``MIMO_PLATFORM`` wants, if it wants one."""
+    if platforms.wanted() != "cuda":
+        return None
+    if not isinstance(torch, str) and not torch["gpus"]:
+        return platforms.no_gpu() or "torch finds no GPU on this machine"
     return None

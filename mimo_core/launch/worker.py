@@ -17,7 +17,9 @@ from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import IO, Any
 
+from mimo_core import platforms
 from mimo_core.checkpoints import checkpoint_path, newest, way_back
+from mimo_core.environment import THREADS
 from mimo_core.errors import CheckpointError, DiskFull, RecipeError
 from mimo_core.launch.ending import (
     LAUNCHED,
@@ -65,7 +67,7 @@ def run_rank(
     Returns:
         The run's summary on the rank that reports, ``None`` on the others.
     """
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ[THREADS] = os.environ.get(THREADS) or "1"
     # The stock argument check asks for it where tp or cp overlap with compute.
     os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")
     rank.export()
@@ -84,6 +86,7 @@ def run_rank(
         screen, ending.screen = _divert_output(watch.folder.log(rank.rank))
         ending.logged = True
         print(f"{PART} {time.strftime('%Y-%m-%d %H:%M:%S')}, rank {rank.rank} of {rank.world_size}")
+        platforms.check()
         host = Host.discover(disabled)
         compare_plugins(host, rank, watch.store)
         plan = make_plan(host)
@@ -143,8 +146,6 @@ def _meet_and_run(
         if plan.recipe.checkpoint.save:
             folder.try_checkpoints(plan.recipe.checkpoint.directory)
     checkpoints = folder.checkpoints(plan.recipe.checkpoint.directory)
-    from mimo_core import platforms
-
     platform = platforms.select(rank.local_rank)
     from torch.distributed.checkpoint.api import CheckpointException
 

@@ -18,6 +18,8 @@ from typing import Any
 
 import attrs
 
+from mimo_core.environment import THREADS
+
 PATH = "MIMO_NURSERY_PATH"
 """The nursery's ``sys.path`` (JSON)."""
 _LOOK = 0.5
@@ -89,7 +91,7 @@ class Nursery:
             # Threads before a fork are lost in it.
             env={
                 **os.environ,
-                "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
+                THREADS: os.environ.get(THREADS) or "1",
                 PATH: json.dumps(sys.path),
             },
         )

@@ -10,14 +10,14 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mimo_core import environment
 from mimo_core.errors import MimoError
 
 if TYPE_CHECKING:
     from mimo_core.platforms.base import RankPlatform
 
-PLATFORM_VARIABLE = "MIMO_PLATFORM"
-"""Environment variable that forces ``cpu`` or ``cuda``; by default a GPU is used if there is."""
-_NAMES = ("cpu", "cuda")
+PLATFORM_VARIABLE = environment.PLATFORM
+_SHOWN = "CUDA_VISIBLE_DEVICES"
 _DEVICES = ("/dev/nvidiactl", "/dev/dxg", "/dev/nvhost-ctrl", "/dev/nvmap")
 """Through which CUDA finds GPUs: of servers, under WSL, on Jetsons."""
 
@@ -28,20 +28,39 @@ def wanted() -> str | None:
     Raises:
         MimoError: it names none of them.
     """
-    said = os.environ.get(PLATFORM_VARIABLE) or None
-    if said is not None and said not in _NAMES:
+    return environment.platform(os.environ)
+
+
+def check() -> None:
+    """Whether ranks can be on this machine what its environment says. Told without torch; called
+    before ranks start by what starts them, and by each rank that something else started.
+
+    Raises:
+        MimoError: a variable says what it cannot, or ``MIMO_PLATFORM`` a GPU where there is none.
+    """
+    environment.check(os.environ)
+    why = no_gpu()
+    if wanted() == "cuda" and why is not None:
         raise MimoError(
-            f"{PLATFORM_VARIABLE}={said}: expected {' or '.join(_NAMES)}; without it, a GPU is "
-            "used where torch finds one"
+            f"{PLATFORM_VARIABLE}=cuda, but {why}; unset it, or run on a machine with a GPU"
         )
-    return said
+
+
+def no_gpu() -> str | None:
+    """Why torch can find no GPU here; ``None`` where it may. Told without touching one, as a
+    process that did cannot fork children that use one."""
+    shown = os.environ.get(_SHOWN)
+    if shown is not None and shown.partition(",")[0].strip() in ("", "-1"):
+        return f"{_SHOWN}={shown} hides all GPUs of this machine"
+    if not any(Path(device).exists() for device in _DEVICES):
+        return "this machine has no GPU (no NVIDIA driver is loaded: there is no /dev/nvidiactl)"
+    return None
 
 
 def without_gpu() -> bool:
-    """Whether ranks here run on CPUs for certain; told without touching a GPU, as a process that
-    did cannot fork children that use one."""
+    """Whether ranks here run on CPUs for certain."""
     said = wanted()
-    return said == "cpu" or not (said or any(Path(device).exists() for device in _DEVICES))
+    return said == "cpu" or (said is None and no_gpu() is not None)
 
 
 def select(local_rank: int = 0) -> RankPlatform:
@@ -70,4 +89,4 @@ def select(local_rank: int = 0) -> RankPlatform:
     return CudaPlatform(local_rank, transformer_engine=te)
 
 
-__all__ = ["PLATFORM_VARIABLE", "select", "wanted", "without_gpu"]
+__all__ = ["PLATFORM_VARIABLE", "check", "no_gpu", "select", "wanted", "without_gpu"]

@@ -11,16 +11,11 @@ from typing import Any, Literal
 import torch
 
 from mimo_core.contract import Precision
-from mimo_core.environment import switched_on
+from mimo_core.environment import EAGER, SHARE, switched_on
 from mimo_core.platforms import kernels
 from mimo_core.platforms.peak import peak_flops
 from mimo_core.platforms.stopwatches import DeviceStopwatch
 from mimo_core.platforms.triton_tuning import TritonTuning, keep_cache, threads
-
-EAGER_VARIABLE = "MIMO_EAGER_COMMUNICATORS"
-"""Environment variable: NCCL makes its communicators at the start instead of at first use."""
-SHARE_VARIABLE = "MIMO_SHARE_GPUS"
-"""Environment variable: several ranks may use one GPU, to try a layout on few."""
 
 
 class CudaPlatform:
@@ -42,13 +37,13 @@ class CudaPlatform:
 
     def __init__(self, local_rank: int, *, transformer_engine: bool) -> None:
         count = torch.cuda.device_count()
-        self._shares = switched_on(SHARE_VARIABLE, os.environ)
+        self._shares = switched_on(SHARE, os.environ)
         if self._shares:
             os.environ["NCCL_HOSTID"] = f"{socket.gethostname()}-{local_rank}"
         elif local_rank >= count:
             raise ValueError(
                 f"local rank {local_rank} has no GPU: this machine has {count}; start at most "
-                f"{count} ranks on it, set {SHARE_VARIABLE}=1 to try it with several on a GPU, or "
+                f"{count} ranks on it, set {SHARE}=1 to try it with several on a GPU, or "
                 "MIMO_PLATFORM=cpu"
             )
         device = local_rank % count
@@ -79,11 +74,11 @@ class CudaPlatform:
 
     @property
     def eager_device(self) -> torch.device | None:
-        return self._device if switched_on(EAGER_VARIABLE, os.environ) else None
+        return self._device if switched_on(EAGER, os.environ) else None
 
     def notes(self) -> Sequence[str]:
         shared = (
-            f"{SHARE_VARIABLE}: ranks share GPUs and send through sockets, to try a layout; its "
+            f"{SHARE}: ranks share GPUs and send through sockets, to try a layout; its "
             "speed says nothing"
         )
         return (*kernels.notes(), *([shared] if self._shares else ()))

@@ -5,11 +5,8 @@ from __future__ import annotations
 import os
 import re
 
+from mimo_core import environment
 from mimo_core.contract import Precision
-from mimo_core.errors import MimoError
-
-PEAK_VARIABLE = "MIMO_PEAK_TFLOPS"
-"""TFLOP/s of one rank at most, in the precision of its module: instead of the table."""
 
 _DENSE_BF16 = {
     "GB200": 2500.0,
@@ -31,27 +28,6 @@ _SLICE = "MIG"
 """Stands in the name of a part of a GPU."""
 
 
-def said() -> float | None:
-    """FLOP/s of a rank that ``MIMO_PEAK_TFLOPS`` says, if any.
-
-    Raises:
-        MimoError: it says no number above 0.
-    """
-    value = os.environ.get(PEAK_VARIABLE)
-    if not value:
-        return None
-    try:
-        tera = float(value)
-    except ValueError:
-        tera = 0.0
-    if not 0 < tera < float("inf"):
-        raise MimoError(
-            f"{PEAK_VARIABLE}={value}: expected the TFLOP/s of one rank at most, such as 989.4; "
-            "without it, MFU is told on GPUs that are known"
-        )
-    return tera * 1e12
-
-
 def peak_flops(device: str | None, precision: Precision) -> float | None:
     """FLOP/s of a rank at most; ``None`` where it is not known.
 
@@ -65,7 +41,7 @@ def peak_flops(device: str | None, precision: Precision) -> float | None:
     Raises:
         MimoError: ``MIMO_PEAK_TFLOPS`` says no number above 0.
     """
-    given = said()
+    given = environment.peak_flops(os.environ)
     if given is not None or device is None or precision != "bf16" or _SLICE in device:
         return given
     for name, tera in _DENSE_BF16.items():

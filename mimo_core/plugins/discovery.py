@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from importlib.metadata import EntryPoint, entry_points
 
-from mimo_core.environment import switched_on
+from mimo_core.environment import NO_AUTOLOAD, PLUGINS, switched_on
 from mimo_core.errors import PluginError, suggestion
 from mimo_core.plugins.records import Candidate
 from mimo_core.plugins.versions import check_contract
@@ -13,8 +13,6 @@ from mimo_core.plugins.versions import check_contract
 GROUP = "mimo.plugins"
 DISTRIBUTION = "mimo-plugin-"
 """Before the plugin's name: the distribution's."""
-ALLOW = "MIMO_PLUGINS"
-NO_AUTOLOAD = "MIMO_DISABLE_PLUGIN_AUTOLOAD"
 
 
 def candidates(disabled: Sequence[str], environ: Mapping[str, str]) -> tuple[Candidate, ...]:
@@ -28,8 +26,8 @@ def candidates(disabled: Sequence[str], environ: Mapping[str, str]) -> tuple[Can
         MimoError: ``MIMO_DISABLE_PLUGIN_AUTOLOAD`` says neither yes nor no.
     """
     points = _unique(entry_points(group=GROUP))
-    allowed = [name for part in environ.get(ALLOW, "").split(",") if (name := part.strip())]
-    _check_installed(allowed, points, ALLOW)
+    allowed = [name for part in environ.get(PLUGINS, "").split(",") if (name := part.strip())]
+    _check_installed(allowed, points, PLUGINS)
     _check_installed(disabled, points, "--no-plugin")
     restricted = switched_on(NO_AUTOLOAD, environ) or bool(allowed)
 
@@ -37,7 +35,7 @@ def candidates(disabled: Sequence[str], environ: Mapping[str, str]) -> tuple[Can
         if name in disabled:
             return "by --no-plugin"
         if restricted and name not in allowed:
-            return f"not in {ALLOW}" if allowed else f"by {NO_AUTOLOAD}"
+            return f"not in {PLUGINS}" if allowed else f"by {NO_AUTOLOAD}"
         return None
 
     return tuple(

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import torch
 
+from mimo_core import environment
 from mimo_core.contract import Precision
 from mimo_core.platforms.cpu import megatron_view
 from mimo_core.platforms.peak import peak_flops
@@ -25,7 +26,7 @@ class CpuPlatform:
     eager_device = None
 
     def __init__(self) -> None:
-        torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+        torch.set_num_threads(environment.threads(os.environ))
         megatron_view.install()
         # The tracker compares the host's and the device's generator, which are one here.
         logging.getLogger("megatron.core.tensor_parallel.random").addFilter(_other_than_rng_drift)

@@ -86,6 +86,12 @@ MISTAKES = (
         "lower the one or raise the other",
     ),
     Mistake(
+        of="profile by the command's option in a run that is too short",
+        overrides=("train.iterations=2", "--profile"),
+        said="command line: --profile: profile.iteration: 3 is recorded, but train.iterations is "
+        "2; lower the one or raise the other",
+    ),
+    Mistake(
         of="value of a wrong type",
         overrides=("train.seed=x",),
         said="command line: train.seed=x: expected an integer, got 'x' (str)",

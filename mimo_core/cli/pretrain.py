@@ -53,7 +53,7 @@ def pretrain(
 
     recipe, overrides = _split(arguments or [])
     if profile:
-        overrides.append("profile.record=true")
+        overrides.append("--profile")
     try:
         run(
             recipe,

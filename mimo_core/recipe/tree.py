@@ -11,6 +11,8 @@ import yaml
 
 from mimo_core.errors import RecipeError
 
+OPTIONS = {"--profile": "profile.record=true"}
+"""Options of the command that set a key; messages name them as they were typed."""
 Path = tuple[str | int, ...]
 """Keys and list positions from the top of the recipe."""
 
@@ -115,13 +117,14 @@ def read(text: str, source: str) -> tuple[dict[str, Any], Places]:
 
 
 def apply_override(words: str, values: dict[str, Any], places: Places) -> None:
-    """Sets ``key.path=value`` in ``values``; the value is read as YAML.
+    """Sets ``key.path=value`` in ``values``, or what an option of the command is short for; the
+    value is read as YAML.
 
     Raises:
         RecipeError: It has another form, or the path goes through something without keys.
     """
     said = f"command line: {words}:"
-    dots, equals, text = words.partition("=")
+    dots, equals, text = OPTIONS.get(words, words).partition("=")
     path = tuple(dots.split("."))
     if not equals or not all(path):
         raise RecipeError(f"{said} expected key.path=value, such as train.iterations=20")

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 from pathlib import Path
 
 import pytest
 
 import mimo_core
 from mimo_core import MimoError, environment, platforms
+from mimo_core.rank import free_port
+
+from .conftest import TIMEOUT, command
 
 SWITCH = "expected 1, true, yes, on, or 0, false, no, off (or nothing)"
 WRONG = {
@@ -88,3 +93,18 @@ def test_a_gpu_that_there_is_not_is_told_before_a_rank_starts(
     monkeypatch.setenv("MIMO_PLATFORM", "")
     platforms.check()
     assert platforms.without_gpu()
+
+
+def test_a_rank_that_something_else_started_tells_the_same(tmp_path: Path) -> None:
+    """Under torchrun and srun no launcher of ours looks before."""
+    place = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
+    run = subprocess.run(
+        command("tiny", "layout=colocated", folder=tmp_path / "run"),
+        env={**os.environ, **place, "MASTER_PORT": str(free_port()), "MIMO_SHARE_GPUS": "banana"},
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT,
+        check=False,
+    )
+    assert run.returncode == 1
+    assert run.stderr.lstrip().startswith(f"rank 0 failed: MIMO_SHARE_GPUS=banana: {SWITCH}\n")

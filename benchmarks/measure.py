@@ -166,8 +166,9 @@ def _skipped(row: Mapping[str, Any]) -> bool:
 def _why_nothing(result: Result, warm: int) -> str:
     if result.iterations > warm:
         return (
-            f"all {result.iterations - warm} iterations after {warm} of warm-up were skipped: "
-            "gradients were not finite; a smaller train.learning_rate may help"
+            f"every iteration after the warm-up was skipped ({result.skipped} of "
+            f"{result.iterations} in all): gradients were not finite; a smaller "
+            "train.learning_rate may help"
         )
     return (
         f"{result.iterations} of {result.asked} iterations ran, fewer than train.iterations asks "

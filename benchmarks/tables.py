@@ -52,13 +52,13 @@ def notes(results: Sequence[Result]) -> Iterator[str]:
             continue
         if result.iterations < result.asked:
             yield (
-                f"{result.benchmark}: {result.iterations} of {result.asked} iterations ran, of "
-                f"which {result.steps} were timed"
+                f"{result.benchmark} ended early: {result.iterations} of {result.asked} iterations "
+                f"ran, {result.steps} timed"
             )
         if result.skipped:
             yield (
-                f"{result.benchmark}: {result.skipped} of {result.iterations} iterations were "
-                "skipped, as gradients were not finite; they are not timed"
+                f"{result.benchmark} skipped {result.skipped} of {result.iterations} iterations, "
+                "as gradients were not finite, and they are not timed"
             )
 
 

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from benchmarks.measure import Result, read, run
 from benchmarks.run import app
 from benchmarks.suite import SUITE, Benchmark
-from benchmarks.tables import notes
+from benchmarks.tables import notes, tables
 from mimo_core.plan import make_plan
 
 from .conftest import HERE, TIMEOUT
@@ -120,19 +120,20 @@ def test_skipped_iterations_are_told_and_not_timed() -> None:
     result = read(SUITE[0], told, 5, 1, [])
     assert (result.skipped, result.iterations, result.steps) == (2, 5, 3)
     assert (result.fastest, result.median, result.failed) == (1.0, 2.0, None)
+    assert [*next(tables([result])).columns[-1].cells] == ["2 of 5"]
     (note,) = notes([result])
-    assert "2 of 5 iterations were skipped, as gradients were not finite" in note
+    assert "skipped 2 of 5 iterations, as gradients were not finite" in note
     for row in told["iterations"]:
         row["loss"] = None
     failed = read(SUITE[0], told, 5, 1, []).failed
-    assert "all 4 iterations after 1 of warm-up were skipped" in (failed or "")
+    assert "every iteration after the warm-up was skipped (5 of 5 in all)" in (failed or "")
 
 
 def test_a_run_that_ends_early_is_told() -> None:
     failed = read(SUITE[0], summary(None, 2.0), 30, 10, []).failed
     assert "2 of 30 iterations ran, fewer than train.iterations asks for" in (failed or "")
     (note,) = notes([read(SUITE[0], summary(None, 2.0, 2.0), 30, 1, [])])
-    assert "3 of 30 iterations ran, of which 2 were timed" in note
+    assert "ended early: 3 of 30 iterations ran, 2 timed" in note
 
 
 @pytest.mark.parametrize(

@@ -6,21 +6,24 @@
 Per module and microbatch: model FLOPs over what its ranks do at the rate of a large matrix
 product. A module of ``pp`` stages is busy for ``microbatches + pp - 1`` of those. Before the
 language model's first microbatch an encoder has made one forward, and after its last one backward.
-The floor is the longest of these; nothing else is counted: no memory traffic, no optimizer, no
-launch.
+Beside that, rows go over the links, and gradients back at the same time. The floor is the longest
+of all these, as any of them can hide the others; nothing else is counted: no memory traffic, no
+optimizer, no launch.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import attrs
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.suite import SUITE, Benchmark, named
+from benchmarks.suite import SUITE, named
+from mimo_core.communicator.routes import edge_route
 from mimo_core.contract import LANGUAGE
 from mimo_core.errors import MimoError
 from mimo_core.plan import Plan, make_plan
@@ -42,8 +45,8 @@ class Share:
     training: float
     """FLOPs of forward and backward."""
     stages: int
-    sent: int
-    """Bytes of rows to the language model; as many come back where the encoder learns."""
+    carried: float
+    """Bytes of rows that one of its ranks sends or receives, at most."""
 
     def seconds(self, rate: float) -> float:
         """Of forward and backward of one microbatch."""
@@ -56,6 +59,8 @@ class Floor:
 
     module: str
     """That takes longest."""
+    by: Literal["compute", "link"]
+    """What of it."""
     seconds: float
 
 
@@ -63,7 +68,10 @@ def shares(plan: Plan) -> tuple[Share, ...]:
     """The modules' parts of a microbatch of the samples that the dataset previews first.
 
     Args:
-        plan: Of a recipe whose plugins tell their FLOPs.
+        plan: Of a recipe.
+
+    Raises:
+        MimoError: a plugin does not tell its FLOPs.
     """
     graph = plan.graph
     samples = plan.recipe.train.micro_batch_size * plan.layout.grids[LANGUAGE].dp
@@ -73,6 +81,11 @@ def shares(plan: Plan) -> tuple[Share, ...]:
 
     def share(name: str) -> Share:
         module = graph.modules[name]
+        if not plan.host.has("flops", module.plugin):
+            raise MimoError(
+                f"modules.{name}: plugin {module.plugin} does not tell its FLOPs (hook flops), and "
+                "without them there is no floor"
+            )
         pieces: Any = plan.host.ask(
             "flops", module.plugin, module=module, samples=[sample], lengths=[counts.total]
         )
@@ -84,14 +97,25 @@ def shares(plan: Plan) -> tuple[Share, ...]:
             forward=samples * sum(piece.weights + piece.activations for piece in pieces),
             training=samples * training_flops(pieces, module.freeze, gradients=gradients),
             stages=grid.pp,
-            sent=samples * counts.encoders.get(name, 0) * width,
+            carried=max(carried(name, rank) for rank in plan.layout.ranks(name)),
+        )
+
+    def carried(name: str, rank: int) -> float:
+        """Of all edges of a rank: a rank of the language model has one from each encoder."""
+        if plan.layout.kind == "colocated":
+            return 0
+        edges = graph.encoders if name == LANGUAGE else [name]
+        return sum(
+            (leg.end - leg.begin) * counts.encoders.get(encoder, 0) * width
+            for encoder in edges
+            for leg in edge_route(encoder, plan.layout, samples, rank).forward
         )
 
     return tuple(share(name) for name in graph.modules)
 
 
 def floor(
-    parts: tuple[Share, ...], microbatches: int, rate: float, *, colocated: bool = False
+    parts: tuple[Share, ...], microbatches: int, rate: float, link: float, *, colocated: bool
 ) -> Floor:
     """The floor of an iteration.
 
@@ -99,11 +123,13 @@ def floor(
         parts: Of a microbatch, by module.
         microbatches: Of an iteration.
         rate: FLOP/s of a rank.
+        link: Bytes a second that a rank sends, and at the same time receives.
         colocated: All modules are on one rank, one after another.
     """
     if colocated:
         together = microbatches * sum(part.seconds(rate) for part in parts)
-        return Floor(module=max(parts, key=lambda part: part.training).module, seconds=together)
+        busiest = max(parts, key=lambda part: part.training)
+        return Floor(module=busiest.module, by="compute", seconds=together)
     longest = max(
         (part.seconds(rate) for part in parts if part.module != LANGUAGE),
         default=0.0,
@@ -113,8 +139,12 @@ def floor(
         own = (microbatches + part.stages - 1) * part.seconds(rate)
         return own + longest if part.module == LANGUAGE else own
 
-    slowest = max(parts, key=busy)
-    return Floor(module=slowest.module, seconds=busy(slowest))
+    floors = [Floor(module=part.module, by="compute", seconds=busy(part)) for part in parts]
+    floors += [
+        Floor(module=part.module, by="link", seconds=microbatches * part.carried / link)
+        for part in parts
+    ]
+    return max(floors, key=lambda one: one.seconds)
 
 
 def measured_rate() -> float | None:
@@ -136,50 +166,78 @@ def measured_rate() -> float | None:
     return 10 * 2 * SIZE**3 / seconds
 
 
+def _positive(value: float | None) -> float | None:
+    if value is not None and not 0 < value < math.inf:
+        raise typer.BadParameter(f"{value:g} is no finite number above 0")
+    return value
+
+
 def main(
     names: Annotated[list[str] | None, typer.Argument(help="Benchmarks or recipes.")] = None,
     rate: Annotated[
         float | None,
-        typer.Option(min=1e-3, help="TFLOP/s of a rank; by default measured on a GPU."),
+        typer.Option(
+            callback=_positive, help="TFLOP/s of a rank; by default measured on this GPU."
+        ),
     ] = None,
-    link: Annotated[float, typer.Option(min=1e-3, help="GB/s between two ranks.")] = 400.0,
+    link: Annotated[
+        float,
+        typer.Option(
+            callback=_positive, help="GB/s that a rank sends, and receives at the same time."
+        ),
+    ] = 400.0,
 ) -> None:
     """Print the floor of benchmarks."""
     console = Console()
-    per_second = rate * 1e12 if rate else measured_rate()
-    if per_second is None:
-        console.print("there is no GPU to measure; give --rate TFLOP/s")
-        raise typer.Exit(2)
-    console.print(f"{per_second / 1e12:.3g} TFLOP/s a rank, {link:.0f} GB/s a link")
-    shown = Table(box=None, header_style="dim", pad_edge=False)
-    for name in ("benchmark", "module", "TFLOP forward", "training", "ms", "link ms", "floor s"):
-        shown.add_column(name, justify="left" if name in ("benchmark", "module") else "right")
     try:
-        for benchmark in [named(name) for name in names] if names else SUITE:
-            for row in _rows(benchmark, per_second, link * 1e9):
-                shown.add_row(*row)
+        chosen = [named(name) for name in names] if names else SUITE
+        planned = [(one.name, make_plan(one.recipe, one.overrides)) for one in chosen]
+        known = [(name, plan, shares(plan)) for name, plan in planned]
     except MimoError as error:
         console.print(str(error), style="red", markup=False)
         raise typer.Exit(2) from None
+    per_second = measured_rate() if rate is None else rate * 1e12
+    if per_second is None:
+        console.print("there is no GPU to measure; give --rate TFLOP/s")
+        raise typer.Exit(2)
+    rates = f"{per_second / 1e12:.4g} TFLOP/s a rank, {link:g} GB/s a link"
+    console.print(f"{rates}; of a microbatch: TFLOP forward and in training, ms", highlight=False)
+    shown = Table(box=None, header_style="dim", pad_edge=False)
+    for name in ("benchmark", "module", "forward", "training", "ms", "link", "floor s", "of"):
+        left = name in ("benchmark", "module", "of")
+        shown.add_column(name, justify="left" if left else "right", no_wrap=True)
+    for name, plan, parts in known:
+        for row in _rows(name, plan, parts, per_second, link * 1e9):
+            shown.add_row(*row)
     console.print(shown)
 
 
-def _rows(benchmark: Benchmark, rate: float, link: float) -> Iterator[tuple[str, ...]]:
-    plan = make_plan(benchmark.recipe, benchmark.overrides)
-    parts = shares(plan)
+def _rows(
+    name: str, plan: Plan, parts: tuple[Share, ...], rate: float, link: float
+) -> Iterator[tuple[str, ...]]:
     train, dp = plan.recipe.train, plan.layout.grids[LANGUAGE].dp
     microbatches = train.global_batch_size // (train.micro_batch_size * dp)
-    least = floor(parts, microbatches, rate, colocated=plan.layout.kind == "colocated")
+    colocated = plan.layout.kind == "colocated"
+    least = floor(parts, microbatches, rate, link, colocated=colocated)
     for part in parts:
+        longest = part.module == least.module
+        times = microbatches if colocated else microbatches + part.stages - 1
         yield (
-            benchmark.name,
+            name,
             part.module,
             f"{part.forward / 1e12:.3g}",
             f"{part.training / 1e12:.3g}",
-            f"{part.seconds(rate) * 1e3:.3g}",
-            f"{part.sent / part.ranks / link * 1e3:.2g}",
-            f"{least.seconds:.2g}" if part.module == least.module else "",
+            f"{times} x {_digits(part.seconds(rate) * 1e3, 1)}",
+            _digits(part.carried / link * 1e3, 1) if part.carried else "-",
+            _digits(least.seconds, 2) if longest else "",
+            least.by if longest else "",
         )
+
+
+def _digits(value: float, places: int) -> str:
+    """So many places, and of a small number two digits."""
+    fixed = f"{value:.{places}f}"
+    return fixed if value >= 10 ** (1 - places) else f"{value:.2g}"
 
 
 if __name__ == "__main__":

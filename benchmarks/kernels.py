@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,6 +16,8 @@ from typing import Annotated, Any
 import attrs
 import typer
 from rich.console import Console
+
+from mimo_core.errors import MimoError
 
 _DEVICE = ("kernel", "gpu_memcpy", "gpu_memset")
 """Categories of torch's profiler."""
@@ -58,17 +61,64 @@ def work(events: Iterable[Mapping[str, Any]]) -> Work | None:
     )
 
 
+def events_of(trace: Path) -> list[Mapping[str, Any]]:
+    """The events of a trace.
+
+    Raises:
+        MimoError: the file is none of a run's traces, or damaged.
+    """
+    try:
+        with gzip.open(trace) as file:
+            told = json.load(file)
+    except (OSError, EOFError, zlib.error) as error:
+        cut = isinstance(error, EOFError)
+        why = "it ends too early" if cut else f"it cannot be read as gzip: {error}"
+        raise _no_trace(trace, why) from None
+    except ValueError as error:
+        raise _no_trace(trace, f"there is no JSON in it: {error}") from None
+    events = told.get("traceEvents") if isinstance(told, dict) else None
+    if not isinstance(events, list):
+        raise _no_trace(trace, "its JSON has no list of traceEvents")
+    for number, event in enumerate(events):
+        if not isinstance(event, dict):
+            raise _no_trace(trace, f"event {number} is no object")
+        times = [event.get(key) for key in ("ts", "dur")]
+        named = isinstance(event.get("name"), str)
+        timed = all(isinstance(time, int | float) for time in times)
+        if event.get("cat") in _DEVICE and not (named and timed):
+            raise _no_trace(trace, f"event {number}, of a GPU, has no name, ts or dur")
+    return events
+
+
+def _no_trace(trace: Path, why: str) -> MimoError:
+    return MimoError(
+        f"{trace}: {why}; expected profile/kernels-rank-N.json.gz of a run with "
+        "--profile profile.kernels=true"
+    )
+
+
 @app.command()
 def main(
-    trace: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="kernels-rank-….gz")],
+    trace: Annotated[
+        Path,
+        typer.Argument(
+            exists=True,
+            dir_okay=False,
+            help="profile/kernels-rank-N.json.gz of a run with --profile profile.kernels=true.",
+        ),
+    ],
     most: Annotated[int, typer.Option(min=1, help="Kernels that are shown.")] = 40,
 ) -> None:
     """Show how long the GPU was busy, and with what."""
     console = Console()
-    with gzip.open(trace) as file:
-        found = work(json.load(file)["traceEvents"])
+    try:
+        found = work(events_of(trace))
+    except MimoError as error:
+        console.print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
+        raise typer.Exit(2) from None
     if found is None:
-        console.print(f"{trace} has no kernels: was it recorded on a GPU?", style="red")
+        said = f"{trace} has no kernels: was it recorded on a GPU?"
+        console.print(said, style="red", markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(1)
     console.print(f"busy {found.busy / 1e3:.1f} of {found.span / 1e3:.1f} ms")
     for name, (number, took) in list(found.kernels.items())[:most]:

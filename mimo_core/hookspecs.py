@@ -44,6 +44,10 @@ above one that wraps it."""
 def options() -> type:  # type: ignore[empty-body]
     """The plugin's attrs class of options; its fields are the recipe's ``options``.
 
+    A run that goes on must have the options that it was saved with, but for fields with
+    ``metadata={"changes_model": False}``: they say how something is computed, and nothing of what
+    is saved depends on them.
+
     Asked in the launcher and on every rank, once for each use of the plugin. A plugin without
     this hook takes no options.
     """

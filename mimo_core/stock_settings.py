@@ -12,8 +12,6 @@ from mimo_core.recipe import LoadedRecipe, stock
 from mimo_core.recipe.structure import Mistake, structure
 
 _IMPLEMENTATION, _PARTS = "cuda_graph_impl", "cuda_graph_modules"
-_OF_GRAPHS = (_PARTS, "cuda_graph_warmup_steps", "cuda_graph_retain_backward_graph")
-"""Fields that say nothing where nothing is captured."""
 _GRAPHED = ("mamba", "attn", "mlp", "moe")
 """Parts whose kernels and shapes are the same in every microbatch, and wait for nothing."""
 
@@ -76,11 +74,10 @@ def _cuda_graphs(
         overlapped: Whether gradients are reduced during backward.
     """
     kind = own.get(_IMPLEMENTATION, "none")
-    asked = [_IMPLEMENTATION] if kind != "none" else []
-    asked += [field for field in _OF_GRAPHS if field in own]
+    asked = kind != "none" or _PARTS in own
     if asked and not module.is_language:
         yield (
-            asked[0],
+            _PARTS if kind == "none" else _IMPLEMENTATION,
             "a graph is of one shape, and an encoder's media have many; capture layers of the "
             "language model alone (modules.language.megatron)",
         )
@@ -96,13 +93,12 @@ def _cuda_graphs(
         yield from _captured(own.get(_PARTS), module)
         for hindrance, why in _hindrances(module, overlapped=overlapped).items():
             yield _IMPLEMENTATION, f"does not go with {hindrance}: {why}; leave one of both out"
-    else:
-        for field in asked:
-            yield (
-                field,
-                f"nothing is captured with {_IMPLEMENTATION}: none, the default; set "
-                f"{_IMPLEMENTATION}: local, or leave it out",
-            )
+    elif asked:
+        yield (
+            _PARTS,
+            f"nothing is captured with {_IMPLEMENTATION}: none, the default; set "
+            f"{_IMPLEMENTATION}: local, or leave it out",
+        )
 
 
 def _captured(parts: object, module: Module) -> Iterator[tuple[str, str]]:

@@ -51,6 +51,7 @@ class EyeOptions:
     scale: float = 1.0
     size: Literal["base", "huge"] = "base"
     widths: tuple[int, ...] = ()
+    threads: int = attrs.field(default=1, metadata={"changes_model": False})
 
 
 def eye(**changes: Any) -> SimpleNamespace:

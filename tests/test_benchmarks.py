@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
-from benchmarks.floor import Share, floor, shares
-from benchmarks.kernels import app as kernels
-from benchmarks.measure import read, run
+from benchmarks.measure import Result, read, run
 from benchmarks.run import app
-from benchmarks.suite import SUITE, Benchmark, named
+from benchmarks.suite import SUITE, Benchmark
+from benchmarks.tables import notes, tables
 from mimo_core.plan import make_plan
 
 from .conftest import HERE, TIMEOUT
+
+TINY = str(HERE / "recipes" / "tiny.yaml")
 
 
 @pytest.mark.parametrize("benchmark", SUITE, ids=lambda one: one.name)
@@ -36,7 +39,7 @@ def test_a_benchmark_is_a_full_sequence_on_its_number_of_ranks(benchmark) -> Non
 
 def test_the_script_measures_a_recipe(tmp_path: Path) -> None:
     out = tmp_path / "figures.json"
-    given = [str(HERE / "recipes" / "tiny.yaml"), "--warm", "2", "--out", str(out)]
+    given = [TINY, "--warm", "2", "--out", str(out)]
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.run", *given],
         env={**os.environ, "COLUMNS": "100"},
@@ -49,87 +52,100 @@ def test_the_script_measures_a_recipe(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     told = json.loads(out.read_text())
     (result,) = told["results"]
-    assert result["steps"] == 2
+    assert (result["steps"], result["iterations"], result["skipped"]) == (2, 4, 0)
     assert 0 < result["fastest"] <= result["median"] <= result["slowest"]
-    assert result["tokens_per_second"] > 0
+    assert result["tokens_per_second"] == 16 * 16 / result["median"]
+    assert result["modules"]["language"]["tokens_per_second"] == result["tokens_per_second"]
     assert told["machine"]["packages"]["torch"]
     assert "tiny" in done.stdout
 
 
 def test_a_run_that_fails_is_told_and_has_no_figures(tmp_path: Path) -> None:
-    benchmark = Benchmark(name="wrong", recipe=str(HERE / "recipes" / "tiny.yaml"), ranks=2)
-    result = run(benchmark, folder=tmp_path / "run", warm=1, overrides=["train.iteration=4"])
+    benchmark = Benchmark(name="wrong", recipe=TINY, ranks=2)
+    given = {"folder": tmp_path / "run", "asked": 4, "warm": 1}
+    result = run(benchmark, **given, overrides=["train.iteration=4"])
     assert result.median is None
     assert "train.iteration" in (result.failed or "")
 
 
-def test_iterations_that_warm_up_are_not_measured() -> None:
-    row = {"positions": 10, "step_seconds": 0.5, "flops": {"vision": 8.0}, "media": {"vision": 4}}
-    summary = {
+ROW = {
+    "loss": 1.0,
+    "positions": 10,
+    "step_seconds": 0.5,
+    "flops": {"vision": 8.0},
+    "media": {"vision": 4},
+}
+
+
+def summary(*seconds: float | None, **changes: Any) -> dict[str, Any]:
+    """Of a run whose iterations took so long; its own figures are those of the whole run."""
+    return {
         "world_size": 2,
         "seconds_to_first_iteration": 5.0,
-        "iterations": [{**row, "elapsed_seconds": seconds} for seconds in (9.0, 2.0, 1.0, 3.0)],
+        "iterations": [{**ROW, "elapsed_seconds": second} for second in seconds],
         "modules": {
             "vision": {
                 "ranks": 2,
+                "flops_per_step": 7.0,
                 "flops_per_second_per_rank": 1.0,
                 "mfu": 0.25,
                 "media_per_second": 1.0,
-            }
+                "tokens_per_second": None,
+            },
+            "language": {"ranks": 1, "flops_per_second_per_rank": None, "tokens_per_second": 1.0},
         },
         "ranks": [
             {"module": "vision", "peak_memory_bytes": 5},
-            {"module": "vision", "peak_memory_bytes": 7},
+            {"module": "vision, language", "peak_memory_bytes": 7},
         ],
+        **changes,
     }
-    result = read(SUITE[0], summary, 1, [])
-    assert (result.fastest, result.median, result.slowest) == (1.0, 2.0, 3.0)
-    assert result.tokens_per_second == 5.0
+
+
+def test_all_figures_are_of_the_timed_iterations_in_their_median_time() -> None:
+    result = read(SUITE[0], summary(None, 9.0, 2.0, 1.0, 6.0), 5, 2, [])
+    assert (result.fastest, result.median, result.slowest, result.steps) == (1.0, 2.0, 6.0, 3)
+    assert result.tokens_per_second == result.modules["language"]["tokens_per_second"] == 5.0
     vision = result.modules["vision"]
-    assert (vision["flops_per_second_per_rank"], vision["mfu"]) == (2.0, 0.5)
-    assert vision["media_per_second"] == 2.0
-    assert result.memory == {"vision": 7}
-    assert "too low" in (read(SUITE[0], summary, 4, []).failed or "")
+    assert (vision["flops_per_step"], vision["flops_per_second_per_rank"]) == (8.0, 2.0)
+    assert (vision["mfu"], vision["media_per_second"]) == (0.5, 2.0)
+    assert result.memory == {"vision": 7, "language": 7}
+    assert not list(notes([result]))
 
 
-def share(module: str, training: float, ranks: int = 1, stages: int = 1) -> Share:
-    return Share(module=module, ranks=ranks, forward=0.0, training=training, stages=stages, sent=0)
+def test_skipped_iterations_are_told_and_not_timed() -> None:
+    told = summary(None, 2.0, 1.0, 6.0, 1.0)
+    for at in (0, 4):
+        told["iterations"][at] = {**told["iterations"][at], "loss": None}
+    result = read(SUITE[0], told, 5, 1, [])
+    assert (result.skipped, result.iterations, result.steps) == (2, 5, 3)
+    assert (result.fastest, result.median, result.failed) == (1.0, 2.0, None)
+    assert [*next(tables([result])).columns[-1].cells] == ["2 of 5"]
+    (note,) = notes([result])
+    assert "skipped 2 of 5 iterations, as gradients were not finite" in note
+    for row in told["iterations"]:
+        row["loss"] = None
+    failed = read(SUITE[0], told, 5, 1, []).failed
+    assert "every iteration after the warm-up was skipped (5 of 5 in all)" in (failed or "")
 
 
-def test_the_floor_is_that_of_the_module_that_is_busy_longest() -> None:
-    """At 1 FLOP/s; the language model waits for an encoder's first forward, and the encoder's last
-    backward comes after it."""
-    vision, language = share("vision", 6.0), share("language", 8.0)
-    assert floor((vision, language), 4, 1.0).seconds == 4 * 8 + 6
-    assert floor((share("vision", 10.0), language), 4, 1.0).module == "language"
-    assert floor((share("vision", 16.0), language), 4, 1.0).seconds == 4 * 16
-    assert floor((vision, language), 4, 1.0, colocated=True).seconds == 4 * (6 + 8)
-    staged = share("language", 8.0, ranks=2, stages=2)
-    assert floor((staged,), 4, 1.0).seconds == (4 + 1) * 8 / 2
-
-
-def test_the_shares_are_those_of_the_published_sizes() -> None:
-    """ViT-H/16: 32 layers of width 1280, 8192 patches that all attend to each other, two samples a
-    microbatch; a projector and the patches' embedding come on top."""
-    vision, language = shares(
-        make_plan(named("2gpu-trainable").recipe, ["train.micro_batch_size=2"])
-    )
-    layers = 32 * (2 * 12 * 1280**2 * 8192 + 4 * 1280 * 8192**2)
-    assert vision.forward == pytest.approx(2 * layers, rel=0.02)
-    assert vision.training == 3 * vision.forward
-    assert vision.sent == 2 * 2048 * 2688 * 2
-    assert language.training == 3 * language.forward
-    half = named("2gpu-frozen")
-    (frozen, _) = shares(make_plan(half.recipe, half.overrides))
-    assert frozen.training < 1.02 * frozen.forward, "the projector alone goes back"
+def test_a_run_that_ends_early_is_told() -> None:
+    failed = read(SUITE[0], summary(None, 2.0), 30, 10, []).failed
+    assert "2 of 30 iterations ran, fewer than train.iterations asks for" in (failed or "")
+    (note,) = notes([read(SUITE[0], summary(None, 2.0, 2.0), 30, 1, [])])
+    assert "ended early: 3 of 30 iterations ran, 2 timed" in note
 
 
 @pytest.mark.parametrize(
     ("given", "said"),
     [
+        ([], "known are 1gpu-language (1 GPU), 1gpu-both (1 GPU), 2gpu-trainable (2 GPUs)"),
         (["2gpu-frozen"], "2gpu-frozen needs 2 GPUs, and this machine has 0"),
-        (["demo", "--warm", "300"], "demo trains 300 iterations, of which 300 warm up"),
+        (["demo", "--warm", "300"], "demo trains 300 iterations, and with --warm 300 none"),
+        ([TINY, "--set", "train.iterations=1"], "tiny trains 1 iteration, and with --warm 10 none"),
+        (["demo", "--warm", "0"], "greater than or equal to 1"),
         (["demo", "--out", "/nowhere/x.json"], "there is no folder /nowhere"),
+        (["demo", "--out", "/"], "--out / is a folder; name a file in it: /benchmarks.json"),
         (["demo", "--set", "train.iteration=3"], "train.iteration"),
         (["no-such-recipe"], "there is no such recipe"),
     ],
@@ -142,22 +158,78 @@ def test_what_cannot_be_measured_is_told_before_anything_runs(monkeypatch, given
     assert said in " ".join(done.output.split())
 
 
-def test_a_gpu_is_busy_where_anything_runs(tmp_path: Path) -> None:
-    """Two kernels beside each other, a gap, a copy; the host's work is none of it."""
-    events = [
-        {"cat": "kernel", "name": "product", "ts": 10.0, "dur": 1000.0},
-        {"cat": "kernel", "name": "norm", "ts": 510.0, "dur": 1000.0},
-        {"cat": "gpu_memcpy", "name": "copy", "ts": 3010.0, "dur": 500.0},
-        {"cat": "kernel", "name": "product", "ts": 3510.0, "dur": 500.0},
-        {"cat": "cpu_op", "name": "aten::mm", "ts": 0.0, "dur": 9000.0},
-        {"name": "process_name", "ph": "M"},
-    ]
-    trace = tmp_path / "kernels-rank-0.json.gz"
-    trace.write_bytes(gzip.compress(json.dumps({"traceEvents": events}).encode()))
-    told = CliRunner().invoke(kernels, [str(trace)]).output
-    assert told.splitlines()[0] == "busy 2.5 of 4.0 ms"
-    rows = [line.split() for line in told.splitlines()[1:]]
-    due = [["1.50", "ms", "2", "product"], ["1.00", "ms", "1", "norm"], ["0.50", "ms", "1", "copy"]]
-    assert rows == due
-    trace.write_bytes(gzip.compress(json.dumps({"traceEvents": events[4:]}).encode()))
-    assert "was it recorded on a GPU?" in CliRunner().invoke(kernels, [str(trace)]).output
+def test_an_environment_that_no_run_would_take_is_told_before(monkeypatch) -> None:
+    monkeypatch.setattr("benchmarks.run.run", pytest.fail)
+    monkeypatch.setenv("MIMO_PEAK_TFLOPS", "abc")
+    done = CliRunner().invoke(app, ["demo"])
+    assert (done.exit_code, done.output.split(":")[0]) == (2, "MIMO_PEAK_TFLOPS=abc")
+
+
+@pytest.fixture
+def temporary(tmp_path: Path, monkeypatch) -> Path:
+    """Where temporary folders are made, and the results written."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_the_folder_of_a_failed_run_is_kept_and_no_other(temporary: Path, monkeypatch) -> None:
+    folders = []
+
+    def ended(benchmark: Benchmark, *, folder: Path, **_rest: Any) -> Result:
+        folder.mkdir()
+        folders.append(folder)
+        failed = f"see {folder}" if len(folders) == 2 else None
+        given = {"ranks": 1, "overrides": [], "fastest": 1.0, "slowest": 1.0}
+        return Result(benchmark=benchmark.name, **given, failed=failed)
+
+    monkeypatch.setattr("benchmarks.run.run", ended)
+    done = CliRunner().invoke(app, ["demo", "demo", "--repeat", "2"])
+    assert done.exit_code == 1
+    assert len({*folders}) == 4, "of two benchmarks of one name none takes the other's"
+    assert [folder.exists() for folder in folders] == [False, True, False, False]
+    assert f"its folder is kept: {folders[1]}" in done.output
+    told = json.loads((temporary / "benchmarks.json").read_text())["results"]
+    assert [result["folder"] for result in told] == [None, str(folders[1]), None, None]
+
+
+def test_a_signal_leaves_no_process_and_no_folder(tmp_path: Path) -> None:
+    """Instead of a run something that never ends and has written into its folder."""
+    script = f"""
+import sys
+from pathlib import Path
+from benchmarks import measure, run
+
+real = measure._wait_for
+def endless(command):
+    folder = Path(command[-1])
+    code = ("import os, pathlib, time; "
+            f"pathlib.Path({{str(folder)!r}}).mkdir(); "
+            "pathlib.Path({str(tmp_path / "pid")!r}).write_text(str(os.getpid())); "
+            "time.sleep(600)")
+    return real([sys.executable, "-c", code])
+measure._wait_for = endless
+run.app(["demo", "--out", {str(tmp_path / "out.json")!r}])
+"""
+    process = subprocess.Popen(
+        [sys.executable, "-c", script],
+        cwd=HERE.parent,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        pid = tmp_path / "pid"
+        end = time.monotonic() + TIMEOUT
+        while not (pid.exists() and pid.read_text()) and time.monotonic() < end:
+            time.sleep(0.05)
+        assert list(tmp_path.glob("mimo-benchmarks-*/demo-1"))
+        process.send_signal(signal.SIGTERM)
+        said, _ = process.communicate(timeout=TIMEOUT)
+    finally:
+        process.kill()
+    assert process.returncode == 128 + signal.SIGTERM
+    assert "stopped by SIGTERM after 0 runs" in said
+    assert not list(tmp_path.glob("mimo-benchmarks-*"))
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(pid.read_text()), 0)

@@ -312,7 +312,7 @@ def test_a_missing_file_names_its_folder_and_the_nearest_recipe(tmp_path: Path):
         (
             "{patch_sise: 2}",
             "recipe.yaml:6: modules.vision.options.patch_sise: unknown key 'patch_sise'. "
-            "Did you mean 'patch_size'? Known keys: patch_size, scale, size, widths",
+            "Did you mean 'patch_size'? Known keys: patch_size, scale, size, widths, threads",
         ),
         (
             "{scale: big}",

@@ -68,6 +68,18 @@ def test_what_a_run_stands_on_stays(saved: Path, tmp_path: Path, changed: str) -
         checkpoint_of(plan(tmp_path, changed), RunFolder(saved))
 
 
+@pytest.mark.parametrize(
+    "changed",
+    [
+        "modules.language.megatron={recompute_granularity: selective}",
+        "modules.language.megatron={moe_permute_fusion: false, cuda_graph_impl: none}",
+        "modules.vision.options.threads=4",
+    ],
+)
+def test_how_a_module_is_computed_may_change(saved: Path, tmp_path: Path, changed: str) -> None:
+    assert checkpoint_of(plan(tmp_path, changed), RunFolder(saved)).iteration == 3
+
+
 def test_modules_that_are_not_in_both_are_named(saved: Path, tmp_path: Path) -> None:
     path = saved / "checkpoints" / "iter_0000003"
     recipe = plain(plan(tmp_path).recipe)

@@ -149,7 +149,6 @@ NOTHING_CAPTURED = (
             "expected one of 'local', 'none', got 'lokal' (str). Did you mean 'local'?",
         ),
         ("modules.language.megatron.cuda_graph_modules=[mamba]", NOTHING_CAPTURED),
-        ("modules.language.megatron.cuda_graph_warmup_steps=1", NOTHING_CAPTURED),
         *(
             (
                 f"modules.vision.megatron.{field}",

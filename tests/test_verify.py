@@ -12,8 +12,10 @@ from pathlib import Path
 import attrs
 import pytest
 
+from mimo_core.errors import RecipeError
+from mimo_core.launch.local import RunFailed
 from mimo_core.plan import make_plan
-from mimo_core.verify import TOLERANCES, Row, Verdict
+from mimo_core.verify import TOLERANCES, Judge, Row, Verdict, verify
 from mimo_core.verify.compare import compare_iterations
 from mimo_core.verify.recipes import judges, layouts
 
@@ -89,6 +91,35 @@ def test_the_judge_begins_with_values_of_its_own() -> None:
     )
     assert judges(shared, 1) == judges(each, 1) == judges(recipe, 1)
     assert layouts(shared, 1, Path("initial")).megatron == meta
+
+
+def test_experts_are_verified_without_their_graphs() -> None:
+    """The comparison is in fp32, where there are none; those of other layers stay."""
+    graphs = "modules.language.megatron={cuda_graph_impl: local, cuda_graph_modules: "
+    for parts, left in (("[mamba, moe]}", ["mamba"]), ("[moe]}", None), ("[mamba]}", ["mamba"])):
+        recipe = make_plan(HERE / "recipes" / "tiny.yaml", ["train.precision=bf16"]).recipe
+        asked = make_plan(recipe, [f"{graphs}{parts}"]).recipe
+        for judged in (judges(asked, 1), layouts(asked, 1, Path("initial"))):
+            megatron = judged.modules["language"].megatron
+            assert megatron.get("cuda_graph_modules") == left
+            assert ("cuda_graph_impl" in megatron) == (left is not None)
+
+
+def test_the_folder_of_a_failed_run_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The message names a log in it."""
+    folders = []
+
+    def fails(recipe: object, base: Path, **_more: object) -> None:
+        folders.append(base)
+        raise error
+
+    monkeypatch.setattr(Judge, "run", fails)
+    for error in (RunFailed("rank 0 failed"), RecipeError("it is wrong"), KeyboardInterrupt()):
+        with pytest.raises(type(error)) as caught:
+            verify(HERE / "recipes" / "tiny.yaml")
+        assert (f"is kept in {folders[-1]}" in str(caught.value)) == isinstance(error, RunFailed)
+    assert [folder.exists() for folder in folders] == [True, False, False]
+    folders[0].rmdir()
 
 
 def test_a_module_that_draws_random_numbers_is_refused() -> None:

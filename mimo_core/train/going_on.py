@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
+import attrs
+
 from mimo_core.checkpoints import Manifest, Newest, newest
 from mimo_core.errors import RecipeError
 from mimo_core.plan import Plan
@@ -17,6 +19,18 @@ _FIXED = ("global_batch_size", "seed", "learning_rate", "minimum_learning_rate")
 _CUT = ("grid", "precision")
 """Of a module: what an optimizer's state may be cut by."""
 _FREE = (*_CUT, "ahead")
+_HOW = frozenset(
+    {
+        *("attention_backend", "cross_entropy_fusion_impl", "deterministic_mode"),
+        *("distribute_saved_activations", "fine_grained_activation_offloading", "offload_modules"),
+        *("moe_shared_expert_overlap", "use_fused_weighted_squared_relu"),
+    }
+)
+_HOW_BEGIN, _HOW_END = ("cuda_graph_", "recompute_"), "_fusion"
+"""Of a module's ``megatron``: how it is computed, by kernels of what kind and what is kept of it;
+neither what it computes nor what is saved."""
+CHANGES_MODEL = "changes_model"
+"""In the metadata of a field of a plugin's options, ``False``: the same of an option."""
 _REDUCTION = ("overlap_grad_reduce", "ddp_bucket_size")
 """Of a module: what the checkpoint's keys and shapes do not depend on."""
 _MODULE, _DATA = plain(ModuleRecipe(plugin="")), plain(DataRecipe(plugin=""))
@@ -56,6 +70,11 @@ def module_differences(saved: Manifest, plan: Plan) -> list[str]:
     """A line for each value of the recipe's modules that shapes the model and has changed."""
     wanted = plain(plan.recipe)["modules"]
     modules = _fixed(saved.recipe["modules"]), _fixed(wanted)
+    for name, module in plan.graph.modules.items():
+        for known in (known[name] for known in modules if name in known):
+            known["megatron"] = {k: v for k, v in known["megatron"].items() if not _how(k)}
+            free = _free_options(module.options)
+            known["options"] = {k: v for k, v in known["options"].items() if k not in free}
     for origin in saved.origins:
         # A directory that is read again may have been moved: what it holds is compared. Options
         # that name it have moved with it.
@@ -64,6 +83,15 @@ def module_differences(saved: Manifest, plan: Plan) -> list[str]:
             module = known[origin["module"]]
             module["options"] = _moved(module["options"], (was, origin["path"]), now)
     return _differences("modules", *modules)
+
+
+def _how(field: str) -> bool:
+    return field in _HOW or field.startswith(_HOW_BEGIN) or field.endswith(_HOW_END)
+
+
+def _free_options(options: Any) -> set[str]:
+    fields = attrs.fields(type(options)) if attrs.has(type(options)) else ()
+    return {field.name for field in fields if field.metadata.get(CHANGES_MODEL) is False}
 
 
 def _moved(options: Mapping[str, Any], places: Collection[str], now: str) -> dict[str, Any]:

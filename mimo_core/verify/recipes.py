@@ -61,12 +61,23 @@ def _without(megatron: Mapping[str, Any], *flags: str) -> dict[str, Any]:
     return {key: value for key, value in megatron.items() if key not in flags}
 
 
+def _in_fp32(megatron: Mapping[str, Any]) -> dict[str, Any]:
+    """Without CUDA graphs of experts, which there are in bf16 alone."""
+    graphs = ("cuda_graph_impl", "cuda_graph_modules")
+    parts = megatron.get(graphs[1])
+    if not isinstance(parts, list) or "moe" not in parts:
+        return dict(megatron)
+    rest = [part for part in parts if part != "moe"]
+    return {**megatron, graphs[1]: rest} if rest else _without(megatron, *graphs)
+
+
 def _measured(recipe: Recipe, steps: int) -> Recipe:
     """A few steps in fp32 at the full learning rate, each of them saved."""
     return attrs.evolve(
         recipe,
         modules={
-            name: attrs.evolve(module, precision="fp32") for name, module in recipe.modules.items()
+            name: attrs.evolve(module, precision="fp32", megatron=_in_fp32(module.megatron))
+            for name, module in recipe.modules.items()
         },
         train=attrs.evolve(
             recipe.train,

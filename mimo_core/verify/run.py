@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +52,8 @@ def verify(
         recipe: A recipe file, the name of a packaged one, or a recipe made in Python.
         overrides: ``key.path=value``, as on the command line.
         steps: Iterations, each with its row of every quantity.
-        folder: Where both runs are kept, empty or to be made; by default they are not.
+        folder: Where both runs are kept, empty or to be made; by default they are not, unless one
+            fails.
         disabled: Installed plugins to leave out.
         tell: Takes a line when a run begins.
 
@@ -67,12 +70,32 @@ def verify(
         raise MimoError(f"--run-dir {folder} is not empty; give a new folder")
     start = starting_weights(plan, None)
     directories(plan, None, start.manifest if start else None)
-    with tempfile.TemporaryDirectory(prefix="mimo-verify-") as temporary:
-        base = folder or Path(temporary)
+    with _kept_where_it_fails(folder) as base:
         tell(f"on one rank, {steps} steps …")
         judge = Judge.run(plan.recipe, base, steps=steps, disabled=disabled)
         tell(f"in its own layout, {plan.layout.world_size} ranks …")
         return judge.compare(plan.recipe, "layout")
+
+
+@contextmanager
+def _kept_where_it_fails(folder: Path | None) -> Iterator[Path]:
+    """The folder, or one that is gone afterwards; messages of failed runs name logs in it."""
+    base = folder or Path(tempfile.mkdtemp(prefix="mimo-verify-"))
+    try:
+        yield base
+    except RunFailed as error:
+        if folder is None:
+            raise RunFailed(f"{error}\nwhat was run is kept in {base}") from error
+        raise
+    except BaseException:
+        _remove(folder, base)
+        raise
+    _remove(folder, base)
+
+
+def _remove(folder: Path | None, base: Path) -> None:
+    if folder is None:
+        shutil.rmtree(base, ignore_errors=True)
 
 
 @attrs.frozen(kw_only=True)

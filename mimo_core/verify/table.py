@@ -84,6 +84,7 @@ def _conclusion(verdict: Verdict, wrong: list[Row]) -> Text:
     return Text(
         f"NOT equal: {len(wrong)} of {len(verdict.rows)} values differ by more than rounding, the "
         f"{first.quantity}{where} in step {first.step} first. A module that draws random numbers "
-        "(dropout, random crops) is never equal: turn that off by its options",
+        "(dropout, random crops) is never equal, nor is one whose router balances experts over "
+        "other samples (a balancing loss, with dp above 1): turn that off by its options",
         style="bold red",
     )

@@ -171,13 +171,18 @@ def compare(
     return found
 
 
-def refused(platform: Any) -> str:
-    """What a rank without a GPU says to graphs."""
-    try:
-        _model(platform, {"pattern": "*-", "hidden_size": 32, "attention_heads": 4}, 8, GRAPHS)
-    except ValueError as error:
-        return str(error)
-    return "nothing"
+def on_cpus(platform: Any) -> list[Any]:
+    """What is told on CPUs of graphs that a recipe asks for, and how many layers have any."""
+    from types import SimpleNamespace
+
+    from mimo_core.model.layer_graphs import notes
+
+    options = {"pattern": "*-E", "hidden_size": 32, "attention_heads": 4}
+    fields = {**GRAPHS, "cuda_graph_modules": ["attn", "moe"]}
+    model, _ = _model(platform, options, 8, fields)
+    language: Any = SimpleNamespace(modules={"language": SimpleNamespace(megatron=fields)})
+    managers = [hasattr(layer, "cudagraph_manager") for layer in model.modules()]
+    return [*notes(language, platform), sum(managers)]
 
 
 def in_evaluation(platform: Any) -> list[str]:

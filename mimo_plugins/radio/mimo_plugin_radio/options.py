@@ -86,7 +86,7 @@ class Options:
     (CPE); in evaluation, and without this, the whole grid."""
     dropout: float = attrs.field(default=0.0, validator=_share)
     """In training, after attention and feed-forward layers and on the attention weights."""
-    flash_attention: bool = False
+    flash_attention: bool = attrs.field(default=False, metadata={"changes_model": False})
     """Dynamic resolution, on Hopper GPUs in bf16: attention by flash-attn-4 (``pip install --pre
     'flash-attn-4[cu13]'``), faster for heads of 80, as ``huge`` has. Elsewhere it is not read."""
     norm_epsilon: float = 1e-6

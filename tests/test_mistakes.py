@@ -167,7 +167,7 @@ MISTAKES = (
         replace=("patch_size: 14", "patch_sise: 14"),
         overrides=("train.iterations=0", "data.options.extra=1"),
         said="recipe.yaml:7: modules.vision.options.patch_sise: unknown key 'patch_sise'. Did you "
-        "mean 'patch_size'? Known keys: patch_size, scale, size, widths\n"
+        "mean 'patch_size'? Known keys: patch_size, scale, size, widths, threads\n"
         "command line: train.iterations=0: must be at least 1, got 0",
     ),
     Mistake(

@@ -64,7 +64,7 @@ def verify(
     """
     if Rank.from_environment() is not None:
         raise RecipeError("mimo verify starts ranks itself; give it no torchrun and no srun")
-    platforms.wanted()
+    platforms.check()
     plan = make_plan(recipe, overrides, disabled=disabled)
     if folder is not None and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise MimoError(f"--run-dir {folder} is not empty; give a new folder")

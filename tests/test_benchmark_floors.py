@@ -153,6 +153,8 @@ _EVENT = {"cat": "kernel", "name": "product", "ts": 1.0}
         ),
         (gzip.compress(b"{}" * 1000)[:-12], "it ends too early"),
     ],
+    # A gzip holds the second in which it was made.
+    ids=range(8),
 )
 def test_a_file_that_is_no_trace_is_told(tmp_path: Path, content: bytes, said: str) -> None:
     trace = tmp_path / "trace"

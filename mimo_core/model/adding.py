@@ -18,8 +18,8 @@ def _add(whole, part, ends, size, BLOCK: tl.constexpr):  # type: ignore[no-untyp
     places = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = (places < size) & (tl.load(ends + group) > begin)
     places += group.to(tl.int64) * size
-    before = tl.load(whole + places, inside).to(tl.float32)
-    sums = before + tl.load(part + places, inside).to(tl.float32)
+    before = tl.load(whole + places, inside, 0.0).to(tl.float32)
+    sums = before + tl.load(part + places, inside, 0.0).to(tl.float32)
     tl.store(whole + places, sums.to(whole.dtype.element_ty), inside)
 
 

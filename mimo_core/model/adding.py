@@ -15,8 +15,9 @@ _BLOCK = 4096
 def _add(whole, part, ends, size, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
     group = tl.program_id(1)
     begin = tl.load(ends + group - 1, group > 0, 0)
+    within = tl.where(tl.load(ends + group) > begin, size, 0)
     places = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    inside = (places < size) & (tl.load(ends + group) > begin)
+    inside = places < within
     places += group.to(tl.int64) * size
     before = tl.load(whole + places, inside, 0.0).to(tl.float32)
     sums = before + tl.load(part + places, inside, 0.0).to(tl.float32)

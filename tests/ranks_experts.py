@@ -28,6 +28,32 @@ class Linear(torch.nn.Module):
         return torch.cat([rows @ getattr(self, f"weight{n}").t() for n, rows in groups]), None
 
 
+def _config(grid: Any, activation: Any, **fields: Any) -> Any:
+    """Of a layer of experts in bf16, gated where the activation is SiLU."""
+    from mimo_core.contract import Module, Train
+    from mimo_core.model.config import transformer_config
+
+    train = Train(
+        iterations=1, micro_batch_size=1, global_batch_size=2, sequence_length=8, learning_rate=1.0
+    )
+    return transformer_config(
+        Module(name="language", plugin="any", grid=grid, train=train, precision="bf16"),
+        num_layers=1,
+        hidden_size=HIDDEN,
+        num_attention_heads=1,
+        add_bias_linear=False,
+        activation_func=activation,
+        gated_linear_unit=activation is F.silu,
+        bias_activation_fusion=False,
+        num_moe_experts=EXPERTS,
+        moe_router_topk=2,
+        moe_router_dtype="fp32",
+        moe_ffn_hidden_size=WIDTH,
+        moe_grouped_gemm=True,
+        **fields,
+    )
+
+
 def compare(platform: Any) -> dict[str, Any]:
     """By where experts are and how they are activated: whether outputs and gradients are core's,
     and how often the host was told a number of tokens."""
@@ -37,18 +63,10 @@ def compare(platform: Any) -> dict[str, Any]:
     from megatron.core.transformer.moe.experts import GroupedMLPSubmodules, TEGroupedMLP
     from megatron.core.transformer.moe.moe_layer import MoELayer, MoESubmodules
 
-    from mimo_core.contract import Grid, Module, Train
-    from mimo_core.model.config import transformer_config
+    from mimo_core.contract import Grid
     from mimo_core.model.grouped_experts import GroupedExperts, GroupedMoELayer
     from mimo_core.topology import build_topology
 
-    train = Train(
-        iterations=1,
-        micro_batch_size=1,
-        global_batch_size=2,
-        sequence_length=8,
-        learning_rate=1.0,
-    )
     told = []
 
     def move(tensor: Any, as_numpy: bool = False, **_more: Any) -> Any:
@@ -59,23 +77,8 @@ def compare(platform: Any) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for place, grid in {"alone": Grid(dp=2), "spread": Grid(dp=2, ep=2)}.items():
         groups = build_topology({"language": grid}, {"language": 0}, platform.backend).groups
-        module = Module(name="language", plugin="any", grid=grid, train=train, precision="bf16")
         for activation in (squared_relu, F.silu):
-            config = transformer_config(
-                module,
-                num_layers=1,
-                hidden_size=HIDDEN,
-                num_attention_heads=1,
-                add_bias_linear=False,
-                activation_func=activation,
-                gated_linear_unit=activation is F.silu,
-                bias_activation_fusion=False,
-                num_moe_experts=EXPERTS,
-                moe_router_topk=2,
-                moe_router_dtype="fp32",
-                moe_ffn_hidden_size=WIDTH,
-                moe_grouped_gemm=True,
-            )
+            config = _config(grid, activation)
             results = []
             for ours in (False, True):
                 model_parallel_cuda_manual_seed(1, tp_rank=0, ep_rank=0, etp_rank=0)
@@ -127,19 +130,10 @@ def settings(platform: Any) -> dict[str, Any]:
     from megatron.core.transformer.moe.experts import GroupedMLPSubmodules, TEGroupedMLP
     from megatron.core.transformer.moe.moe_layer import MoELayer, MoESubmodules
 
-    from mimo_core.contract import Grid, Module, Train
-    from mimo_core.model.config import transformer_config
+    from mimo_core.contract import Grid
     from mimo_core.model.grouped_experts import GroupedExperts, GroupedMoELayer
     from mimo_core.topology import build_topology
 
-    train = Train(
-        iterations=1,
-        micro_batch_size=1,
-        global_batch_size=2,
-        sequence_length=8,
-        learning_rate=1.0,
-    )
-    module = Module(name="language", plugin="any", grid=Grid(), train=train, precision="bf16")
     groups = build_topology({"language": Grid()}, {"language": 0}, platform.backend).groups
     shared = MLPSubmodules(linear_fc1=ColumnParallelLinear, linear_fc2=RowParallelLinear)
     found: dict[str, Any] = {}
@@ -152,22 +146,7 @@ def settings(platform: Any) -> dict[str, Any]:
         "interleaved": {"moe_mlp_glu_interleave_size": 4},
     }
     for name, fields in kinds.items():
-        config = transformer_config(
-            module,
-            num_layers=1,
-            hidden_size=HIDDEN,
-            num_attention_heads=1,
-            add_bias_linear=False,
-            activation_func=F.silu,
-            gated_linear_unit=True,
-            bias_activation_fusion=False,
-            num_moe_experts=EXPERTS,
-            moe_router_topk=2,
-            moe_router_dtype="fp32",
-            moe_ffn_hidden_size=WIDTH,
-            moe_grouped_gemm=True,
-            **fields,
-        )
+        config = _config(Grid(), F.silu, **fields)
         outputs = []
         for ours in (False, True):
             model_parallel_cuda_manual_seed(1, tp_rank=0, ep_rank=0, etp_rank=0)

@@ -52,6 +52,7 @@ class Machine:
         self.events: list[tuple[str, int]] = []
         self.measuring: list[dict[str, float]] = []
         self.together: threading.Barrier | None = None
+        self.behind: threading.Barrier | None = None
 
     def of(self, kind: str) -> list[int]:
         return [size for event, size in self.events if event == kind]
@@ -62,6 +63,8 @@ class Machine:
         if self.together is not None and threading.current_thread() is not threading.main_thread():
             # Breaks, and so fails, where fewer are compiled at once than are tried.
             self.together.wait(20)
+        if self.behind is not None and size != 16:
+            self.behind.wait(20)
         if size == BROKEN:
             raise PTXASError("no such instruction")
         return SimpleNamespace(
@@ -105,7 +108,7 @@ def gpu(monkeypatch, tmp_path):
     machine = Machine()
     monkeypatch.setattr(triton.runtime.driver, "_active", machine)
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    for name in ("_bench", "prune_configs"):
+    for name in ("_bench", "prune_configs", "run"):
         monkeypatch.setattr(Autotuner, name, getattr(Autotuner, name))
     return machine
 
@@ -136,12 +139,18 @@ def kernel(machine: Machine, *, sizes=SIZES, hooked: bool = True, **settings) ->
     )(triton.heuristics({"EVEN": lambda args: args["n"] % 2048 == 0})(triton.jit(add_one)))
 
 
-def use(tuner: Autotuner, **more) -> None:
-    x = torch.ones(4096)
-    tuner[(4,)](x, torch.empty(4096), 4096, **more)
+def use(tuner: Autotuner, n: int = 4096, **more) -> None:
+    x = torch.ones(n)
+    tuner[(4,)](x, torch.empty(n), n, **more)
 
 
-def test_all_is_compiled_at_once_before_anything_is_measured(machine):
+def tune(tuner: Autotuner) -> None:
+    """By its first two uses."""
+    use(tuner)
+    use(tuner)
+
+
+def test_the_first_use_is_launched_at_once_and_the_next_one_measures(machine):
     assert triton_tuning.understood(), "Triton's tuner has other parts: see triton_tuning.py"
     tuning = TritonTuning(threads=16)
     assert tuning.install()
@@ -149,12 +158,17 @@ def test_all_is_compiled_at_once_before_anything_is_measured(machine):
     machine.together = threading.Barrier(len(tried))
     tuner = kernel(machine)
     use(tuner)
+    assert machine.of("ran") == [16]
+    assert not machine.of("measured")
+    assert tuner.best_config.kwargs == {"SIZE": 16}
+    assert tuner.nargs is None
 
-    first = machine.events.index(("hooked", 16))
-    assert sorted(size for _, size in machine.events[:first]) == tried
-    assert {event for event, _ in machine.events[:first]} == {"compiled"}
-    # What fails to compile is tried again where Triton passes over it.
-    assert [size for event, size in machine.events[first:] if event == "compiled"] == [BROKEN]
+    # All were compiled, at once, before anything was measured.
+    assert sorted(machine.of("compiled")) == tried
+    machine.together = None
+    use(tuner)
+    # What fails to compile is tried again, at last where Triton passes over it.
+    assert set(machine.of("compiled")[len(tried) :]) == {BROKEN}
     assert machine.of("measured") == list(MILLISECONDS)
     assert tuner.best_config.kwargs == {"SIZE": 32}
 
@@ -162,7 +176,40 @@ def test_all_is_compiled_at_once_before_anything_is_measured(machine):
     assert "(tunings: 1, configurations: 6, compiled at once: 16): add_one " in told
     assert tuning.told() is None
     use(tuner)
+    assert machine.of("measured") == list(MILLISECONDS)
     assert tuning.told() is None
+
+
+def test_kernels_are_compiled_beside_one_another(machine):
+    """Two of them, each used once: more at once than either has configurations."""
+    TritonTuning(threads=8).install()
+    machine.behind = threading.Barrier(4)
+    one, other = (kernel(machine, sizes=(16, *more)) for more in ((32, 64), (32, 128)))
+    use(one)
+    use(other)
+    use(one)
+    assert machine.of("measured") == [16, 32, 64]
+
+
+def test_a_first_use_passes_over_what_cannot_be_launched(machine):
+    TritonTuning(threads=2).install()
+    tuner = kernel(machine, sizes=(BROKEN, TOO_LARGE, 64, 32))
+    use(tuner)
+    assert machine.of("ran") == [TOO_LARGE, 64]
+    assert tuner.best_config.kwargs == {"SIZE": 64}
+    hopeless = kernel(machine, sizes=(TOO_LARGE, BROKEN))
+    with pytest.raises((OutOfResources, PTXASError)):
+        use(hopeless)
+
+
+def test_another_shape_of_a_kernel_is_measured_at_once(machine):
+    TritonTuning(threads=2).install()
+    tuner = kernel(machine, sizes=(16, 32))
+    use(tuner)
+    use(tuner, n=2048)
+    assert machine.of("measured") == [16, 32]
+    use(tuner)
+    assert machine.of("measured") == [16, 32] * 2
 
 
 def test_triton_still_compiles_one_after_another(machine):
@@ -175,22 +222,23 @@ def test_triton_still_compiles_one_after_another(machine):
 
 
 def test_the_choice_and_everything_around_it_are_triton_s(machine):
-    def outcome():
-        machine.events.clear()
+    def outcome(first):
         tuner = kernel(machine, reset_to_zero=["out"], restore_value=["x"])
+        first(tuner)
+        machine.events.clear()
         use(tuner)
         timings = {str(config): took for config, took in tuner.configs_timings.items()}
         rest = [event for event in machine.events if event[0] != "compiled"]
         return str(tuner.best_config), timings, tuple(tuner.cache), rest
 
-    stock = outcome()
+    stock = outcome(lambda _: None)
     TritonTuning(threads=2).install()
-    assert outcome() == stock
+    assert outcome(use) == stock
 
 
 def test_what_is_in_the_cache_is_neither_compiled_nor_measured(machine):
     TritonTuning(threads=2).install()
-    use(kernel(machine, hooked=False, cache_results=True))
+    tune(kernel(machine, hooked=False, cache_results=True))
     machine.events.clear()
     use(kernel(machine, hooked=False, cache_results=True))
     assert machine.events == [("compiled", 32), ("ran", 32)]
@@ -199,14 +247,14 @@ def test_what_is_in_the_cache_is_neither_compiled_nor_measured(machine):
 def test_measuring_is_brief_unless_the_kernel_says_how(machine):
     TritonTuning(threads=2).install()
     tuner = kernel(machine, sizes=(16, 32, 64))
-    use(tuner)
+    tune(tuner)
     assert machine.measuring == [
         {"warmup": 25, "rep": REPETITION},
         *[{"warmup": WARM_UP, "rep": REPETITION}] * 2,
     ]
     assert "do_bench" not in vars(tuner)
     machine.measuring.clear()
-    use(kernel(machine, sizes=(16, 32), do_bench=machine.benchmark))
+    tune(kernel(machine, sizes=(16, 32), do_bench=machine.benchmark))
     assert machine.measuring == [{"warmup": 25, "rep": 100}] * 2
 
 
@@ -215,7 +263,7 @@ def test_a_wrong_call_fails_as_ever_and_leaves_nothing_behind(machine):
     with pytest.raises(KeyError, match="nonsense"):
         use(kernel(machine), nonsense=1)
     machine.events.clear()
-    use(kernel(machine, sizes=(16, 32)))
+    tune(kernel(machine, sizes=(16, 32)))
     assert machine.of("measured") == [16, 32]
 
 
@@ -229,7 +277,7 @@ def test_compiling_ahead_that_breaks_off_leaves_tuning_as_it_is(machine, monkeyp
 
     TritonTuning(threads=2).install()
     monkeypatch.setattr(triton.knobs.runtime, "jit_post_compile_hook", hook)
-    use(kernel(machine, sizes=(16, 32, 64)))
+    tune(kernel(machine, sizes=(16, 32, 64)))
     assert failed
     assert _async_compile.active_mode.get() is None
     assert machine.of("measured") == [16, 32, 64]
@@ -243,7 +291,7 @@ def test_triton_s_own_compiler_works_in_threads(gpu, monkeypatch):
     )
     sizes = (16, 32, 64)
     tuner = kernel(gpu, sizes=sizes, hooked=False)
-    use(tuner)
+    tune(tuner)
     assert [name.rpartition("_")[0] for name in by] == ["triton-compile"] * len(sizes)
     assert gpu.of("measured") == list(sizes)
     assert tuner.best_config.kwargs == {"SIZE": 32}
@@ -257,7 +305,7 @@ def test_ranks_on_gpus_tune_so_and_tell_it(machine, monkeypatch):
     monkeypatch.setattr(torch.cuda, "Stream", lambda: None)
     platform = CudaPlatform(0, transformer_engine=False)
     assert platform.tuned() is None
-    use(kernel(machine, sizes=(16, 32)))
+    tune(kernel(machine, sizes=(16, 32)))
     assert (platform.tuned() or "").startswith("Triton tuned kernels for ")
     assert platform.tuned() is None
 
@@ -265,9 +313,9 @@ def test_ranks_on_gpus_tune_so_and_tell_it(machine, monkeypatch):
 @pytest.mark.parametrize("part", ["AsyncCompileMode", "active_mode"])
 def test_a_triton_of_other_parts_is_left_alone(machine, monkeypatch, part):
     monkeypatch.delattr(f"triton.runtime._async_compile.{part}")
-    before = Autotuner._bench, Autotuner.prune_configs
+    before = Autotuner._bench, Autotuner.prune_configs, Autotuner.run
     assert not TritonTuning(threads=2).install()
-    assert (Autotuner._bench, Autotuner.prune_configs) == before
+    assert (Autotuner._bench, Autotuner.prune_configs, Autotuner.run) == before
 
 
 def test_nothing_is_done_without_triton(monkeypatch):

@@ -3,7 +3,11 @@
 A kernel under ``triton.autotune`` is run in each of its configurations when it is first used, and
 the fastest is kept. Triton 3.6 to 3.9 (``triton/runtime/autotuner.py``) compile a configuration,
 which keeps one core busy for 0.1 to 4 s, then measure it for 125 ms, then take the next. Mamba2
-layers bring 16 such tunings of 120 configurations into the first iteration.
+layers bring 16 such tunings of 120 configurations into the first iteration, one after another.
+
+Here a kernel's first use is launched in the first of its configurations, and the others are
+compiled meanwhile: beside one another, and beside those of the kernels that follow. At its next use
+they are measured, when nothing is being compiled any more.
 
 Nothing else is other than in Triton: which configurations are tried, hooks, keys, the cache on
 disk, and that those which do not compile are passed over.
@@ -11,16 +15,19 @@ disk, and that those which do not compile are passed over.
 
 from __future__ import annotations
 
+import copy
 import importlib
 import importlib.util
 import inspect
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from functools import partial, wraps
 from typing import Any
+
+from mimo_core.platforms.triton_compiling import CompilingAtOnce, compiled, has_parts
 
 WARM_UP = 5.0
 """Milliseconds that a configuration runs before it is measured. Triton's 25 remain for the first of
@@ -30,6 +37,15 @@ REPETITION = 25.0
 (each clears the L2 cache before), 8 of one of 3 ms, whose median is taken."""
 MOST_THREADS = 16
 _PENDING = "_mimo_pending"
+_USED = "_mimo_used"
+
+
+class _Later(Exception):
+    """A tuning is put off to the kernel's next use."""
+
+    def __init__(self, configs: tuple[Any, ...]) -> None:
+        super().__init__()
+        self.configs = configs
 
 
 class TritonTuning:
@@ -38,6 +54,7 @@ class TritonTuning:
     def __init__(self, threads: int) -> None:
         """``threads``: how many configurations are compiled at once."""
         self.threads = threads
+        self._compiling = CompilingAtOnce(threads)
         self._lock = threading.Lock()
         self._tunings = 0
         self._configurations = 0
@@ -53,27 +70,50 @@ class TritonTuning:
         if not understood():
             return False
         autotuner = importlib.import_module("triton.runtime.autotuner").Autotuner
-        prune, measure = autotuner.prune_configs, autotuner._bench
+        prune, measure, use = autotuner.prune_configs, autotuner._bench, autotuner.run
 
         @wraps(prune)
         def prune_configs(tuner: Any, kwargs: dict[str, Any]) -> Any:
             configs = prune(tuner, kwargs)
-            setattr(tuner, _PENDING, tuple(configs))
+            vars(tuner)[_PENDING] = tuple(configs)
             return configs
 
         @wraps(measure)
         def _bench(tuner: Any, *args: Any, config: Any, **meta: Any) -> Any:
-            started = time.perf_counter()
             pending = vars(tuner).pop(_PENDING, ())
-            if pending:
-                _compile(tuner, pending, args, meta, self.threads)
-            measured = partial(measure, tuner, *args, config=config, **meta)
-            try:
+            if pending and _USED not in vars(tuner):
+                raise _Later(pending)
+            with self._counted(tuner, configurations=1, tunings=bool(pending)):
+                if pending:
+                    self._compiling.end()
+                    # Of other shapes than the kernel's first.
+                    self._compiling.begin(tuner.fn, pending, args, meta)
+                    self._compiling.end()
+                measured = partial(measure, tuner, *args, config=config, **meta)
                 return _briefly(tuner, measured, first=bool(pending))
-            finally:
-                self._add(tuner, time.perf_counter() - started, first=bool(pending))
 
-        autotuner.prune_configs, autotuner._bench = prune_configs, _bench
+        @wraps(use)
+        def run(tuner: Any, *args: Any, **kwargs: Any) -> Any:
+            try:
+                return use(tuner, *args, **kwargs)
+            except _Later as later:
+                configs = later.configs
+            vars(tuner)[_USED] = True
+            tuner.nargs = None
+            with self._counted(tuner):
+                kernels = self._compiling.begin(tuner.fn, configs, args, kwargs)
+            for config, kernel in zip(configs, kernels, strict=False):
+                with self._counted(tuner):
+                    known = compiled(kernel)
+                # Of too large a block it is found when it is launched, before anything runs.
+                with suppress(_out_of_resources()):
+                    if known:
+                        done = use(_only(tuner, config), *args, **kwargs)
+                        tuner.best_config = config  # Callers size by it what the kernel wrote.
+                        return done
+            return use(tuner, *args, **kwargs)
+
+        autotuner.prune_configs, autotuner._bench, autotuner.run = prune_configs, _bench, run
         return True
 
     def told(self) -> str | None:
@@ -89,13 +129,19 @@ class TritonTuning:
             f"configurations: {configurations}, compiled at once: {self.threads}): {each}"
         )
 
-    def _add(self, tuner: Any, seconds: float, *, first: bool) -> None:
-        # Kernels of backward are tuned in autograd's thread.
-        with self._lock:
-            name = tuner.base_fn.__name__
-            self._seconds[name] = self._seconds.get(name, 0.0) + seconds
-            self._configurations += 1
-            self._tunings += first
+    @contextmanager
+    def _counted(self, tuner: Any, configurations: int = 0, tunings: int = 0) -> Iterator[None]:
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            took = time.perf_counter() - started
+            # Kernels of backward are tuned in autograd's thread.
+            with self._lock:
+                name = tuner.base_fn.__name__
+                self._seconds[name] = self._seconds.get(name, 0.0) + took
+                self._configurations += configurations
+                self._tunings += tunings
 
 
 def keep_cache() -> None:
@@ -116,16 +162,12 @@ def understood() -> bool:
     if importlib.util.find_spec("triton") is None:
         return False
     try:
-        runtime = importlib.import_module("triton.runtime")
-        autotuner = importlib.import_module("triton.runtime.autotuner")
-        asynchronous = importlib.import_module("triton.runtime._async_compile")
+        autotuner = importlib.import_module("triton.runtime.autotuner").Autotuner
         return (
-            _takes(autotuner.Autotuner._bench, "args", "config", "meta")
-            and _takes(autotuner.Autotuner.prune_configs, "kwargs")
-            and _takes(asynchronous.AsyncCompileMode, "executor", "ignore_errors")
-            and _takes(runtime.JITFunction.run, "args", "grid", "warmup", "kwargs")
-            and callable(asynchronous.active_mode.set)
-            and inspect.isclass(autotuner.Heuristics)
+            has_parts()
+            and _takes(autotuner._bench, "args", "config", "meta")
+            and _takes(autotuner.prune_configs, "kwargs")
+            and _takes(autotuner.run, "args", "kwargs")
         )
     except (ImportError, AttributeError):
         return False
@@ -148,35 +190,16 @@ def _takes(function: Callable[..., Any], *names: str) -> bool:
     return set(names) <= set(inspect.signature(function).parameters)
 
 
-def _compile(
-    tuner: Any, configs: tuple[Any, ...], args: tuple[Any, ...], meta: dict[str, Any], threads: int
-) -> None:
-    """Compile a kernel in these configurations, several at once, into Triton's own caches.
+def _out_of_resources() -> type[Exception]:
+    error: type[Exception] = importlib.import_module("triton.runtime.errors").OutOfResources
+    return error
 
-    A configuration that fails is left to be compiled, and to fail, where it is measured. Hooks are
-    not called: one that changes what is compiled has it compiled where it is measured.
-    """
-    runtime = importlib.import_module("triton.runtime")
-    heuristics = importlib.import_module("triton.runtime.autotuner").Heuristics
-    asynchronous = importlib.import_module("triton.runtime._async_compile")
-    kernel = tuner.fn
-    while isinstance(kernel, heuristics):
-        kernel = kernel.fn
-    if not isinstance(kernel, runtime.JITFunction) or asynchronous.active_mode.get() is not None:
-        return
-    try:
-        with (
-            ThreadPoolExecutor(min(threads, len(configs)), "triton-compile") as pool,
-            asynchronous.AsyncCompileMode(pool, ignore_errors=True),
-        ):
-            for config in configs:
-                tuner.fn.run(*args, **{**meta, **config.all_kwargs(), "warmup": True})
-    except Exception:
-        # Whatever it was comes again where the configuration is measured, to whom it concerns.
-        return
-    finally:
-        # Triton 3.6 leaves it set where compiling was not finished.
-        asynchronous.active_mode.set(None)
+
+def _only(tuner: Any, config: Any) -> Any:
+    """The same kernel with nothing to choose from."""
+    only = copy.copy(tuner)
+    only.configs = [config]
+    return only
 
 
 def _briefly(tuner: Any, measure: Callable[[], Any], *, first: bool) -> Any:

@@ -13,6 +13,7 @@ import torch
 from mimo_core.contract import Precision
 from mimo_core.environment import EAGER, SHARE, switched_on
 from mimo_core.platforms import kernels
+from mimo_core.platforms.mamba_ssm import import_kernels
 from mimo_core.platforms.peak import peak_flops
 from mimo_core.platforms.stopwatches import DeviceStopwatch
 from mimo_core.platforms.triton_tuning import TritonTuning, keep_cache, threads
@@ -54,6 +55,7 @@ class CudaPlatform:
         keep_cache()
         self._tuning = TritonTuning(threads(os.environ, None if self._shares else count))
         self._tuning.install()
+        import_kernels()
         self.transformer_engine = transformer_engine
         self._device = torch.device("cuda", device)
         self._stream = torch.cuda.Stream()

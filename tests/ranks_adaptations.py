@@ -36,6 +36,7 @@ def reasons(platform: Any) -> dict[str, bool]:
         checkpointing,
         dist_signal_handler,
         global_vars,
+        initialize,
         training,
     )
     from torch.distributed.checkpoint.api import CheckpointException
@@ -64,6 +65,10 @@ def reasons(platform: Any) -> dict[str, bool]:
             in inspect.getsource(token_dispatcher.MoEAlltoAllTokenDispatcher.preprocess)
         ),
         "compile_helpers runs make without a Makefile": _exits(compile_helpers),
+        "the start compiles functions in the arguments' sizes": (
+            "args.ffn_hidden_size" in inspect.getsource(initialize._warmup_jit_function)
+            and "_warmup_jit_function(" in inspect.getsource(initialize.set_jit_fusion_options)
+        ),
         "a language model alone is taken for colocated": RankRole.build([], {"language": grid}).mode
         is ModuleLayout.COLOCATED,
         "the memory buffer waits for initialize_model_parallel": (

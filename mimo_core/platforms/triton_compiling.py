@@ -22,7 +22,7 @@ class CompilingAtOnce:
 
     def begin(
         self, fn: Any, configs: Sequence[Any], args: Sequence[Any], meta: Mapping[str, Any]
-    ) -> list[Any]:
+    ) -> None:
         """Have a kernel compiled in these configurations into Triton's own caches.
 
         One that fails is left to be compiled, and to fail, where it is launched. Hooks of
@@ -34,13 +34,9 @@ class CompilingAtOnce:
             configs: What to compile it in.
             args: Of a launch, positional.
             meta: Of a launch, by name.
-
-        Returns:
-            For each configuration what :func:`compiled` waits for; nothing where the kernel is
-            not compiled here.
         """
         if not _compiles_elsewhere(fn):
-            return []
+            return
         asynchronous = importlib.import_module("triton.runtime._async_compile")
         with self._lock:
             if self._pool is None:
@@ -49,13 +45,10 @@ class CompilingAtOnce:
             self._modes.append(mode)
         mode.__enter__()
         try:
-            return [
-                fn.run(*args, **{**meta, **config.all_kwargs(), "warmup": True})
-                for config in configs
-            ]
-        except Exception:
-            # Whatever it was comes again where the kernel is launched, to whom it concerns.
-            return []
+            # Whatever goes wrong comes again where the kernel is launched, to whom it concerns.
+            with suppress(Exception):
+                for config in configs:
+                    fn.run(*args, **{**meta, **config.all_kwargs(), "warmup": True})
         finally:
             asynchronous.active_mode.set(None)
 
@@ -72,17 +65,6 @@ class CompilingAtOnce:
             pool.shutdown()
 
 
-def compiled(kernel: Any) -> bool:
-    """Wait for one of what :meth:`CompilingAtOnce.begin` gave; whether it could be compiled."""
-    if not hasattr(kernel, "result"):
-        return kernel is not None
-    try:
-        return kernel.result(ignore_errors=True) is not None
-    except Exception:
-        # A hook of the user's, called again where the kernel is launched.
-        return False
-
-
 def has_parts() -> bool:
     """Whether the installed Triton has the parts that are used here.
 
@@ -93,7 +75,6 @@ def has_parts() -> bool:
     asynchronous = importlib.import_module("triton.runtime._async_compile")
     return (
         _takes(asynchronous.AsyncCompileMode, "executor", "ignore_errors")
-        and _takes(asynchronous.FutureKernel.result, "ignore_errors")
         and _takes(runtime.JITFunction.run, "args", "grid", "warmup", "kwargs")
         and callable(asynchronous.active_mode.set)
         and inspect.isclass(importlib.import_module("triton.runtime.autotuner").Heuristics)
@@ -114,4 +95,4 @@ def _compiles_elsewhere(fn: Any) -> bool:
     return isinstance(fn, runtime.JITFunction) and asynchronous.active_mode.get() is None
 
 
-__all__ = ["CompilingAtOnce", "compiled", "has_parts"]
+__all__ = ["CompilingAtOnce", "has_parts"]

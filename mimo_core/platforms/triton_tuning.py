@@ -5,9 +5,9 @@ the fastest is kept. Triton 3.6 to 3.9 (``triton/runtime/autotuner.py``) compile
 which keeps one core busy for 0.1 to 4 s, then measure it for 125 ms, then take the next. Mamba2
 layers bring 16 such tunings of 120 configurations into the first iteration, one after another.
 
-Here a kernel's first use is launched in the first of its configurations, and the others are
-compiled meanwhile: beside one another, and beside those of the kernels that follow. At its next use
-they are measured, when nothing is being compiled any more.
+Here a kernel's first use is launched in the configuration that is compiled soonest, and the others
+are compiled meanwhile: beside one another, and beside those of the kernels that follow. At its next
+use they are measured, when nothing is being compiled any more.
 
 Nothing else is other than in Triton: which configurations are tried, hooks, keys, the cache on
 disk, and that those which do not compile are passed over.
@@ -19,15 +19,16 @@ import copy
 import importlib
 import importlib.util
 import inspect
+import math
 import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import partial, wraps
 from typing import Any
 
-from mimo_core.platforms.triton_compiling import CompilingAtOnce, compiled, has_parts
+from mimo_core.platforms.triton_compiling import CompilingAtOnce, has_parts
 
 WARM_UP = 5.0
 """Milliseconds that a configuration runs before it is measured. Triton's 25 remain for the first of
@@ -100,18 +101,16 @@ class TritonTuning:
                 configs = later.configs
             vars(tuner)[_USED] = True
             tuner.nargs = None
-            with self._counted(tuner):
-                kernels = self._compiling.begin(tuner.fn, configs, args, kwargs)
-            for config, kernel in zip(configs, kernels, strict=False):
+            first = min(configs, key=_work)
+            try:
                 with self._counted(tuner):
-                    known = compiled(kernel)
-                # Of too large a block it is found when it is launched, before anything runs.
-                with suppress(_out_of_resources()):
-                    if known:
-                        done = use(_only(tuner, config), *args, **kwargs)
-                        tuner.best_config = config  # Callers size by it what the kernel wrote.
-                        return done
-            return use(tuner, *args, **kwargs)
+                    done = use(_only(tuner, first), *args, **kwargs)
+            except _cannot_run():
+                return use(tuner, *args, **kwargs)
+            tuner.best_config = first  # Callers size by it what the kernel wrote.
+            with self._counted(tuner):
+                self._compiling.begin(tuner.fn, configs, args, kwargs)
+            return done
 
         autotuner.prune_configs, autotuner._bench, autotuner.run = prune_configs, _bench, run
         return True
@@ -190,9 +189,17 @@ def _takes(function: Callable[..., Any], *names: str) -> bool:
     return set(names) <= set(inspect.signature(function).parameters)
 
 
-def _out_of_resources() -> type[Exception]:
-    error: type[Exception] = importlib.import_module("triton.runtime.errors").OutOfResources
-    return error
+def _work(config: Any) -> float:
+    """About what compiling it takes: its block, as often as it is unrolled."""
+    block = math.prod(size for size in config.kwargs.values() if type(size) is int and size > 0)
+    return float(block * (config.num_stages or 1))
+
+
+def _cannot_run() -> tuple[type[Exception], ...]:
+    """Found of a configuration before anything of it runs; what the tuner passes over."""
+    runtime = importlib.import_module("triton.runtime.errors")
+    compiler = importlib.import_module("triton.compiler.errors")
+    return runtime.OutOfResources, runtime.PTXASError, compiler.CompileTimeAssertionFailure
 
 
 def _only(tuner: Any, config: Any) -> Any:

@@ -46,6 +46,9 @@ def adapt_stock_loop(
     mimo_optimizer.get_mimo_optimizer = build_optimizer
     training.train_step = train_step(training.train_step)
     training.evaluate = evaluate(training.evaluate)
+    # It compiles what few layers have, in sizes of the arguments: 2 s of a start on a GPU, 5 s the
+    # first time. What layers have is compiled at its first use.
+    training.set_jit_fusion_options = _no_warm_up
     # What does not fit is told by a tree of exceptions of all ranks that names no folder.
     training.load_checkpoint = _loading_named(training.load_checkpoint)
     _split_without_copies()
@@ -108,6 +111,9 @@ def adapt_checkpoints(
 
 
 def _nothing_to_compile() -> None: ...
+
+
+def _no_warm_up(tp_size: int | None = None) -> None: ...
 
 
 def _split_without_copies() -> None:

@@ -26,6 +26,7 @@ from mimo_core.model.containers import container_spec
 from mimo_core.model.layer_graphs import capture_layers, check_experts
 from mimo_core.model.loss import fuse_loss
 from mimo_core.model.mimo import Model
+from mimo_core.model.platform_fields import read_here
 from mimo_core.platforms.base import RankPlatform
 from mimo_core.plugins import Host
 from mimo_core.rng import seed_module
@@ -84,7 +85,11 @@ class BuildConfig(ModelConfig):
     def _ask(self, module: Module) -> Encoder | ModuleSpec:
         groups = self.topology.groups.get(module.name)
         parts = self.host.ask(
-            "build_submodule", module.plugin, module=module, groups=groups, platform=self.platform
+            "build_submodule",
+            module.plugin,
+            module=read_here(module, self.platform),
+            groups=groups,
+            platform=self.platform,
         )
         expected = ModuleSpec if module.name == LANGUAGE else Encoder
         if not isinstance(parts, expected):

@@ -8,7 +8,6 @@ backward adds gradients to ``main_grad`` inside the graph.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -21,8 +20,6 @@ from megatron.core.transformer.module import MegatronModule
 from megatron.core.transformer.moe.moe_layer import MoELayer
 from megatron.core.transformer.transformer_layer import MoETransformerLayer
 
-from mimo_core.contract import LANGUAGE
-from mimo_core.graph import Graph
 from mimo_core.platforms.base import RankPlatform
 
 _STOCK = cuda_graphs.CudaGraphManager
@@ -33,12 +30,9 @@ _BACKWARD = cuda_graphs._CudaGraphRunner.create_bwd_graph
 def capture_layers(
     config: TransformerConfig, groups: ProcessGroupCollection, platform: RankPlatform
 ) -> None:
-    """Make this process ready for the graphs that a module's config asks for, if it asks for any;
-    on CPUs there are none, and the config asks for none from then on. Called on the ranks of the
-    language model, before anything is seeded or built.
+    """Make this process ready for the graphs that a module's config asks for, if it asks for any.
+    Called on the ranks of the language model, before anything is seeded or built.
     """
-    if platform.name != "cuda":
-        config.cuda_graph_impl, config.cuda_graph_modules = "none", []
     if config.cuda_graph_impl == "none":
         return
     # Its generators are registered with each graph; the default tracker holds plain tensors.
@@ -51,13 +45,6 @@ def capture_layers(
     # Layers look the class up by this name when they are built, and so does its own module.
     cuda_graphs.CudaGraphManager = manager_of(groups)
     cuda_graphs._CudaGraphRunner.create_bwd_graph = _capture_backward
-
-
-def notes(graph: Graph, platform: RankPlatform) -> Iterator[str]:
-    """What the recipe asks for that this machine has not."""
-    asked = graph.modules[LANGUAGE].megatron.get("cuda_graph_impl", "none")
-    if asked != "none" and platform.name != "cuda":
-        yield "modules.language.megatron.cuda_graph_impl is not read on CPUs: there are no graphs"
 
 
 def experts_of_graphs(fields: dict[str, Any]) -> bool:

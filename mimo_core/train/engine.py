@@ -17,7 +17,7 @@ from mimo_core.checkpoints import newest
 from mimo_core.contract import LANGUAGE, Split
 from mimo_core.data.feed import Feed
 from mimo_core.gradients import finalize_gradients
-from mimo_core.model import layer_graphs
+from mimo_core.model import platform_fields
 from mimo_core.model.builder import BuildConfig
 from mimo_core.model.mimo import Model
 from mimo_core.plan import Plan
@@ -181,7 +181,7 @@ class Engine:
     def _tell(self, reporter: Reporter) -> None:
         """What a person should know before the run begins, or goes on."""
         weights = notes(self._build.weights, self._build.saved)
-        told = (*self._platform.notes(), *layer_graphs.notes(self._plan.graph, self._platform))
+        told = (*self._platform.notes(), *platform_fields.notes(self._plan.graph, self._platform))
         told = (*told, *self._plan.graph.notes, *weights, *self._samples.notes)
         for line in (*told, *self._history.notes(self._facts, self._build.origins)):
             reporter.note(line)

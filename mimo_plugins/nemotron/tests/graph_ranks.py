@@ -172,17 +172,21 @@ def compare(
 
 
 def on_cpus(platform: Any) -> list[Any]:
-    """What is told on CPUs of graphs that a recipe asks for, and how many layers have any."""
+    """What is told on CPUs of graphs and fused kernels that a recipe asks for, how many layers have
+    graphs, and which of the fields the model still has."""
     from types import SimpleNamespace
 
-    from mimo_core.model.layer_graphs import notes
+    from mimo_core.model.platform_fields import notes
 
     options = {"pattern": "*-E", "hidden_size": 32, "attention_heads": 4}
-    fields = {**GRAPHS, "cuda_graph_modules": ["attn", "moe"]}
+    fused = ("apply_rope_fusion", "moe_permute_fusion", "moe_router_fusion")
+    loss = {"cross_entropy_fusion_impl": "te", "cross_entropy_loss_fusion": True}
+    fields = {**GRAPHS, "cuda_graph_modules": ["attn", "moe"], **dict.fromkeys(fused, True), **loss}
     model, _ = _model(platform, options, 8, fields)
     language: Any = SimpleNamespace(modules={"language": SimpleNamespace(megatron=fields)})
     managers = [hasattr(layer, "cudagraph_manager") for layer in model.modules()]
-    return [*notes(language, platform), sum(managers)]
+    kept = [name for name in (*fused, "cross_entropy_loss_fusion") if getattr(model.config, name)]
+    return [*notes(language, platform), sum(managers), kept]
 
 
 def in_evaluation(platform: Any) -> list[str]:

@@ -1,0 +1,51 @@
+"""Fields of a recipe's ``modules.NAME.megatron`` that say how a GPU computes.
+
+The same recipe runs on CPUs, where Megatron would refuse them by what is not installed, or fail
+where it first computes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import attrs
+
+from mimo_core.contract import Module
+from mimo_core.graph import Graph
+from mimo_core.platforms.base import RankPlatform
+
+_GRAPHS = ("cuda_graph_impl", "cuda_graph_modules")
+_FUSIONS = ("apply_rope_fusion", "moe_permute_fusion", "moe_router_fusion")
+_LOSS = ("cross_entropy_fusion_impl", "cross_entropy_loss_fusion")
+
+
+def read_here(module: Module, platform: RankPlatform) -> Module:
+    """The module with what this machine can do of its fields of ``TransformerConfig``.
+
+    Graphs need a GPU, the fusions that are TransformerEngine's kernels need these.
+    """
+    unread = set(_unread(module, platform))
+    fields = {name: value for name, value in module.megatron.items() if name not in unread}
+    return attrs.evolve(module, megatron=fields) if unread else module
+
+
+def notes(graph: Graph, platform: RankPlatform) -> Iterator[str]:
+    """What the recipe asks for that this machine has not."""
+    machine = "on CPUs" if platform.name == "cpu" else "without TransformerEngine"
+    for name, module in graph.modules.items():
+        if unread := list(_unread(module, platform)):
+            verb = "is" if len(unread) == 1 else "are"
+            yield f"modules.{name}.megatron: {', '.join(unread)} {verb} not read {machine}"
+
+
+def _unread(module: Module, platform: RankPlatform) -> Iterator[str]:
+    fields = module.megatron
+    if platform.name == "cpu" and fields.get(_GRAPHS[0], "none") != "none":
+        yield from (name for name in _GRAPHS if name in fields)
+    if not platform.transformer_engine:
+        yield from (name for name in _FUSIONS if fields.get(name))
+        if fields.get(_LOSS[0]) == "te":
+            yield from (name for name in _LOSS if name in fields)
+
+
+__all__ = ["notes", "read_here"]

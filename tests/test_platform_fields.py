@@ -1,0 +1,52 @@
+"""Which of a recipe's fields a machine reads."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from mimo_core import Grid, Module, Train
+from mimo_core.model.platform_fields import notes, read_here
+
+GRAPHS = {"cuda_graph_impl": "local", "cuda_graph_modules": ["mamba"]}
+FUSED = {"moe_permute_fusion": True}
+LOSS = {"cross_entropy_loss_fusion": True, "cross_entropy_fusion_impl": "te"}
+PLAIN = {"layernorm_epsilon": 1e-6, "moe_router_fusion": False}
+CPU, BARE, WHOLE = (
+    SimpleNamespace(name=name, transformer_engine=te)
+    for name, te in (("cpu", False), ("cuda", False), ("cuda", True))
+)
+TRAIN = Train(
+    iterations=1, micro_batch_size=1, global_batch_size=1, sequence_length=8, learning_rate=1.0
+)
+
+
+def make(fields: dict[str, Any]) -> Module:
+    return Module(name="vision", plugin="eye", grid=Grid(), train=TRAIN, megatron=fields)
+
+
+@pytest.mark.parametrize(
+    ("platform", "fields", "read"),
+    [
+        (WHOLE, {**GRAPHS, **FUSED, **LOSS, **PLAIN}, {**GRAPHS, **FUSED, **LOSS, **PLAIN}),
+        (BARE, {**GRAPHS, **FUSED, **LOSS, **PLAIN}, {**GRAPHS, **PLAIN}),
+        (CPU, {**GRAPHS, **FUSED, **LOSS, **PLAIN}, PLAIN),
+        (CPU, {"cuda_graph_impl": "none"}, {"cuda_graph_impl": "none"}),
+        # Core's own fusion runs everywhere.
+        (CPU, {"cross_entropy_loss_fusion": True}, {"cross_entropy_loss_fusion": True}),
+    ],
+)
+def test_a_machine_reads_what_it_can_do(platform: Any, fields: Any, read: Any) -> None:
+    module = make(fields)
+    assert read_here(module, platform).megatron == read
+    told = list(notes(SimpleNamespace(modules={"vision": module}), platform))  # type: ignore[arg-type]
+    assert len(told) == (fields != read)
+
+
+def test_the_note_names_module_fields_and_machine() -> None:
+    graph: Any = SimpleNamespace(modules={"vision": make(FUSED), "language": make(PLAIN)})
+    place = "modules.vision.megatron: moe_permute_fusion is not read"
+    assert list(notes(graph, CPU)) == [f"{place} on CPUs"]
+    assert list(notes(graph, BARE)) == [f"{place} without TransformerEngine"]

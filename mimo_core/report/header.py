@@ -79,9 +79,11 @@ def span(ranks: range) -> str:
 
 def _body(plan: Plan, name: str) -> list[Text]:
     module, description = plan.graph.modules[name], plan.graph.descriptions[name]
+    # An encoder's rows may be joined out of several of its layers' width.
+    between = " x" if module.is_language else ", rows"
     lines = [
         Text(f"{count(description.parameters)} parameters"),
-        Text(f"{_layers(description.layers)} x {description.width} wide"),
+        Text(f"{_layers(description.layers)}{between} {description.width} wide"),
     ]
     if description.experts:
         lines.append(Text(f"{description.experts} experts"))

@@ -45,8 +45,11 @@ def test_a_machine_reads_what_it_can_do(platform: Any, fields: Any, read: Any) -
     assert len(told) == (fields != read)
 
 
-def test_the_note_names_module_fields_and_machine() -> None:
-    graph: Any = SimpleNamespace(modules={"vision": make(FUSED), "language": make(PLAIN)})
-    place = "modules.vision.megatron: moe_permute_fusion is not read"
-    assert list(notes(graph, CPU)) == [f"{place} on CPUs"]
-    assert list(notes(graph, BARE)) == [f"{place} without TransformerEngine"]
+def test_the_note_names_modules_fields_and_machine() -> None:
+    modules = {"vision": make(FUSED), "sound": make(FUSED), "language": make(FUSED | GRAPHS)}
+    graph: Any = SimpleNamespace(modules=modules)
+    alike = "vision, sound: moe_permute_fusion is not read on CPUs"
+    more = "cuda_graph_impl, cuda_graph_modules, moe_permute_fusion are not read on CPUs"
+    assert list(notes(graph, CPU)) == [alike, f"language: {more}"]
+    without = "vision, sound, language: moe_permute_fusion is not read without TransformerEngine"
+    assert list(notes(graph, BARE)) == [without]

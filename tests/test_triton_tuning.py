@@ -230,7 +230,7 @@ def test_triton_still_compiles_one_after_another(machine):
 
 def test_the_choice_and_everything_around_it_are_triton_s(machine):
     def outcome(first):
-        tuner = kernel(machine, reset_to_zero=["out"], restore_value=["x"])
+        tuner = kernel(machine, restore_value=["x"])
         first(tuner)
         machine.events.clear()
         use(tuner)
@@ -241,6 +241,43 @@ def test_the_choice_and_everything_around_it_are_triton_s(machine):
     stock = outcome(lambda _: None)
     TritonTuning(threads=2).install()
     assert outcome(use) == stock
+
+
+@pytest.mark.parametrize("settings", [{"reset_to_zero": ["out"]}, {"pre_hook": lambda *_, **__: 0}])
+def test_a_kernel_whose_tuner_makes_its_outputs_ready_is_measured_at_once(machine, settings):
+    """At its second use that would clear the sum that the first began."""
+    TritonTuning(threads=2).install()
+    use(kernel(machine, sizes=(16, 32), **settings))
+    assert machine.of("measured") == [16, 32]
+
+
+def test_nothing_is_measured_in_a_graph(machine):
+    captured: list[bool] = []
+    TritonTuning(threads=2, capturing=lambda: bool(captured)).install()
+    tuner = kernel(machine, sizes=(16, 32))
+    use(tuner)
+    captured.append(True)
+    use(tuner)
+    use(kernel(machine, sizes=(16, 32), reset_to_zero=["out"]))
+    assert machine.of("ran") == [16, 16, 16]
+    captured.clear()
+    use(tuner)
+    assert machine.of("measured") == [16, 32]
+    assert tuner.best_config.kwargs == {"SIZE": 32}
+
+
+def test_a_tuner_of_another_kind_tunes_as_it_does(machine):
+    class Own(Autotuner):
+        def run(self, *args, **kwargs):
+            self.nargs = dict(zip(self.arg_names, args, strict=False))
+            for config in self.prune_configs(kwargs):
+                self._bench(*args, config=config, **kwargs)
+
+    TritonTuning(threads=2).install()
+    tuner = kernel(machine, sizes=(16, 32))
+    tuner.__class__ = Own
+    use(tuner)
+    assert machine.of("measured") == [16, 32]
 
 
 def test_what_is_in_the_cache_is_neither_compiled_nor_measured(machine):
@@ -313,6 +350,7 @@ def test_ranks_on_gpus_tune_so_and_tell_it(machine, monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "set_device", lambda _device: None)
     monkeypatch.setattr(torch.cuda, "Stream", lambda: None)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
     platform = CudaPlatform(0, transformer_engine=False)
     assert platform.tuned() is None
     tune(kernel(machine, sizes=(16, 32)))

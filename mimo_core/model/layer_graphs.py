@@ -33,6 +33,8 @@ def capture_layers(
     """Make this process ready for the graphs that a module's config asks for, if it asks for any.
     Called on the ranks of the language model, before anything is seeded or built.
     """
+    if platform.name != "cuda":
+        config.cuda_graph_impl = "none"  # A plugin's own word; the recipe's did not get here.
     if config.cuda_graph_impl == "none":
         return
     # Its generators are registered with each graph; the default tracker holds plain tensors.

@@ -32,10 +32,13 @@ def read_here(module: Module, platform: RankPlatform) -> Module:
 def notes(graph: Graph, platform: RankPlatform) -> Iterator[str]:
     """What the recipe asks for that this machine has not."""
     machine = "on CPUs" if platform.name == "cpu" else "without TransformerEngine"
+    modules: dict[tuple[str, ...], list[str]] = {}
     for name, module in graph.modules.items():
-        if unread := list(_unread(module, platform)):
+        modules.setdefault(tuple(_unread(module, platform)), []).append(name)
+    for unread, names in modules.items():
+        if unread:
             verb = "is" if len(unread) == 1 else "are"
-            yield f"modules.{name}.megatron: {', '.join(unread)} {verb} not read {machine}"
+            yield f"{', '.join(names)}: {', '.join(unread)} {verb} not read {machine}"
 
 
 def _unread(module: Module, platform: RankPlatform) -> Iterator[str]:

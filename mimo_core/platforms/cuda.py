@@ -53,7 +53,10 @@ class CudaPlatform:
         # beside its compiled kernels.
         os.environ.setdefault("TRITON_CACHE_AUTOTUNING", "1")
         keep_cache()
-        self._tuning = TritonTuning(threads(os.environ, None if self._shares else count))
+        self._tuning = TritonTuning(
+            threads(os.environ, None if self._shares else count),
+            torch.cuda.is_current_stream_capturing,
+        )
         self._tuning.install()
         import_kernels()
         self.transformer_engine = transformer_engine

@@ -25,7 +25,7 @@ def import_kernels() -> None:
 
     A package that cannot be imported is left to who needs it.
     """
-    if importlib.util.find_spec(_PACKAGE) is None or {_PACKAGE, _MODEL} & set(sys.modules):
+    if {_PACKAGE, _MODEL} & set(sys.modules) or importlib.util.find_spec(_PACKAGE) is None:
         return
     placeholder = ModuleType(_MODEL)
     vars(placeholder)[_NAME] = None

@@ -57,10 +57,13 @@ class CompilingAtOnce:
         with self._lock:
             modes, self._modes = self._modes, []
             pool, self._pool = self._pool, None
+        active = importlib.import_module("triton.runtime._async_compile").active_mode
+        somebody_elses = active.get()
         for mode in modes:
             # A hook of the user's may fail; it is called again where the kernel is launched.
             with suppress(Exception):
                 mode.__exit__(None, None, None)
+        active.set(somebody_elses)
         if pool is not None:
             pool.shutdown()
 

@@ -7,7 +7,7 @@ layers bring 16 such tunings of 120 configurations into the first iteration, one
 
 Here a kernel's first use is launched in the configuration that is compiled soonest, and the others
 are compiled meanwhile: beside one another, and beside those of the kernels that follow. At its next
-use they are measured, when nothing is being compiled any more.
+use they are measured, when nothing is being compiled any more; in a CUDA graph, never.
 
 Nothing else is other than in Triton: which configurations are tried, hooks, keys, the cache on
 disk, and that those which do not compile are passed over.
@@ -52,9 +52,15 @@ class _Later(Exception):
 class TritonTuning:
     """Tuning in this process: what takes part in it, and what it took."""
 
-    def __init__(self, threads: int) -> None:
-        """``threads``: how many configurations are compiled at once."""
+    def __init__(self, threads: int, capturing: Callable[[], bool] = lambda: False) -> None:
+        """
+        Args:
+            threads: How many configurations are compiled at once.
+            capturing: Whether what is launched now is recorded in a CUDA graph, where nothing can
+                be measured.
+        """
         self.threads = threads
+        self._capturing = capturing
         self._compiling = CompilingAtOnce(threads)
         self._lock = threading.Lock()
         self._tunings = 0
@@ -82,7 +88,7 @@ class TritonTuning:
         @wraps(measure)
         def _bench(tuner: Any, *args: Any, config: Any, **meta: Any) -> Any:
             pending = vars(tuner).pop(_PENDING, ())
-            if pending and _USED not in vars(tuner):
+            if pending and type(tuner).run is run and self._waits(tuner):
                 raise _Later(pending)
             with self._counted(tuner, configurations=1, tunings=bool(pending)):
                 if pending:
@@ -99,7 +105,8 @@ class TritonTuning:
                 return use(tuner, *args, **kwargs)
             except _Later as later:
                 configs = later.configs
-            vars(tuner)[_USED] = True
+            if not self._capturing():
+                vars(tuner)[_USED] = True
             tuner.nargs = None
             first = min(configs, key=_work)
             try:
@@ -127,6 +134,17 @@ class TritonTuning:
             f"Triton tuned kernels for {sum(seconds.values()):.1f} s (tunings: {tunings}, "
             f"configurations: {configurations}, compiled at once: {self.threads}): {each}"
         )
+
+    def _waits(self, tuner: Any) -> bool:
+        """Whether a kernel is measured at a later use.
+
+        Not where a tuner's own hook makes its outputs ready: of a sum over several launches, the
+        first of them is what may be lost.
+        """
+        if self._capturing():
+            return True
+        prepares = tuner.reset_to_zero or tuner.user_defined_pre_hook
+        return not prepares and not vars(tuner).get(_USED)
 
     @contextmanager
     def _counted(self, tuner: Any, configurations: int = 0, tunings: int = 0) -> Iterator[None]:
@@ -167,6 +185,7 @@ def understood() -> bool:
             and _takes(autotuner._bench, "args", "config", "meta")
             and _takes(autotuner.prune_configs, "kwargs")
             and _takes(autotuner.run, "args", "kwargs")
+            and _takes(autotuner.__init__, "reset_to_zero", "pre_hook")
         )
     except (ImportError, AttributeError):
         return False

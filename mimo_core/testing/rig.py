@@ -26,6 +26,7 @@ from mimo_core.model.builder import BuildConfig, Builder
 from mimo_core.model.mimo import Model
 from mimo_core.model.packing import packing_kwargs
 from mimo_core.model.places import row_places
+from mimo_core.model.platform_fields import read_here
 from mimo_core.platforms.base import RankPlatform
 from mimo_core.testing.bench import Bench
 from mimo_core.testing.checks import CHECKS
@@ -220,6 +221,7 @@ class Rig:
     def outside(self) -> Encoder | Any:
         """What the plugin gives on a rank outside the module's grid."""
         module, _ = self.bench.module()
+        module = read_here(module, self.platform)
         return self.bench.host.ask(
             "build_submodule", module.plugin, module=module, groups=None, platform=self.platform
         )

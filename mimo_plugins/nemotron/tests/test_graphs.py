@@ -31,7 +31,7 @@ def test_the_same_recipe_runs_on_cpus_without_what_gpus_have(
     monkeypatch.setenv("MIMO_PLATFORM", "cpu")
     (said,) = run_ranks(f"{RANK_FUNCTIONS}:on_cpus")
     told = (
-        "modules.language.megatron: cuda_graph_impl, cuda_graph_modules, apply_rope_fusion, "
+        "language: cuda_graph_impl, cuda_graph_modules, apply_rope_fusion, "
         "moe_permute_fusion, moe_router_fusion, cross_entropy_fusion_impl, "
         "cross_entropy_loss_fusion are not read on CPUs"
     )

@@ -50,6 +50,14 @@ def _recomputation(fields: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Fields that core 0.19 wants together (``TransformerConfig.__post_init__``)."""
     whole = ("recompute_method", "recompute_num_layers")
     granularity = fields.get("recompute_granularity")
+    layers = fields.get(whole[1])
+    if type(layers) is int and layers < 1:
+        yield whole[1], f"must be at least 1 (layers that are recomputed together), got {layers}"
+    if fields.get("recompute_modules") is not None and granularity != "selective":
+        yield (
+            "recompute_modules",
+            "goes with recompute_granularity: selective alone; set that, or leave it out",
+        )
     if granularity == "full":
         missing = [name for name in whole if fields.get(name) is None]
         if missing:

@@ -18,6 +18,7 @@ def configs(platform: Any) -> dict[str, Any]:
     from megatron.training.arguments import add_megatron_arguments
 
     from mimo_core.model.config import transformer_config
+    from mimo_core.train.arguments import _parsed
 
     def module(**fields: Any) -> Module:
         train = Train(
@@ -48,12 +49,21 @@ def configs(platform: Any) -> dict[str, Any]:
                 refused.add(name)
         except Exception:
             continue
+    wrong = {"recompute_granularity": "selective", "recompute_modules": ["bogus"]}
+    try:
+        transformer_config(module(**wrong), **ARCHITECTURE)
+        said = ""
+    except ValueError as error:
+        said = str(error)
+    loss = {"cross_entropy_loss_fusion": True, "cross_entropy_fusion_impl": "te"}
     import argparse
 
     options = add_megatron_arguments(argparse.ArgumentParser())._option_string_actions
     return {
         "set": {name: str(getattr(config, name)) for name in given},
         "refused": sorted(refused),
+        "wrong": said,
+        "parsed": sorted(_parsed({**loss, "log_throughput": True})),
         "fields": sorted(field.name for field in dataclasses.fields(TransformerConfig)),
         "flags": sorted(name[2:].replace("-", "_") for name in options if name.startswith("--")),
         "known": sorted(stock.transformer_fields()),

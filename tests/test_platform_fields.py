@@ -34,6 +34,11 @@ def make(fields: dict[str, Any]) -> Module:
         (BARE, {**GRAPHS, **FUSED, **LOSS, **PLAIN}, {**GRAPHS, **PLAIN}),
         (CPU, {**GRAPHS, **FUSED, **LOSS, **PLAIN}, PLAIN),
         (CPU, {"cuda_graph_impl": "none"}, {"cuda_graph_impl": "none"}),
+        (CPU, {"attention_backend": "flash"}, {}),
+        (CPU, {"attention_backend": "unfused"}, {"attention_backend": "unfused"}),
+        (CPU, {"cpu_offloading": True, "cpu_offloading_num_layers": 1}, {}),
+        (CPU, {"use_mamba_mem_eff_path": False}, {}),
+        (BARE, {"use_mamba_mem_eff_path": False}, {"use_mamba_mem_eff_path": False}),
         # Core's own fusion runs everywhere.
         (CPU, {"cross_entropy_loss_fusion": True}, {"cross_entropy_loss_fusion": True}),
     ],
@@ -53,3 +58,11 @@ def test_the_note_names_modules_fields_and_machine() -> None:
     assert list(notes(graph, CPU)) == [alike, f"language: {more}"]
     without = "vision, sound, language: moe_permute_fusion is not read without TransformerEngine"
     assert list(notes(graph, BARE)) == [without]
+
+
+def test_norms_are_recomputed_with_transformer_engine_only() -> None:
+    module = make({"recompute_granularity": "selective", "recompute_modules": ["layernorm"]})
+    assert read_here(module, WHOLE) is module  # type: ignore[arg-type]
+    place = r"modules\.vision\.megatron\.recompute_modules"
+    with pytest.raises(ValueError, match=f"{place}: layernorm needs TransformerEngine"):
+        read_here(module, CPU)  # type: ignore[arg-type]

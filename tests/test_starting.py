@@ -68,11 +68,21 @@ def test_what_a_run_stands_on_stays(saved: Path, tmp_path: Path, changed: str) -
         checkpoint_of(plan(tmp_path, changed), RunFolder(saved))
 
 
+def test_what_all_modules_compute_stays(saved: Path, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError) as caught:
+        checkpoint_of(plan(tmp_path, "megatron.softmax_type=learnable"), RunFolder(saved))
+    for name in ("vision", "language"):
+        told = f"modules.{name}.megatron.softmax_type: saved with None, now learnable"
+        assert told in str(caught.value)
+
+
 @pytest.mark.parametrize(
     "changed",
     [
         "modules.language.megatron={recompute_granularity: selective}",
         "modules.language.megatron={moe_permute_fusion: false, cuda_graph_impl: none}",
+        "modules.language.megatron={cpu_offloading: true, cpu_offloading_num_layers: 1}",
+        "megatron.attention_backend=unfused",
         "modules.vision.options.threads=4",
     ],
 )

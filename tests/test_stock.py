@@ -49,6 +49,7 @@ def test_what_the_engine_sets_a_recipe_may_not(real: dict[str, Any]) -> None:
     never = {"fp16", "fp8", "fp4", "virtual_pipeline_model_parallel_size"}
     never |= {"hierarchical_context_parallel_sizes", "hybrid_context_parallel"}
     never |= {"enable_cuda_graph", "external_cuda_graph", "cuda_graph_scope"}
+    never |= {"tp_comm_overlap", "distribute_saved_activations", "config_logger_dir"}
     assert set(real["refused"]) | never | {"sequence_parallel"} == set(stock.ENGINE_FIELDS)
 
 
@@ -97,6 +98,15 @@ NOTHING_CAPTURED = (
         (
             "megatron.recompute_num_layers=1",
             "goes with recompute_granularity: full alone; set that, or leave it out",
+        ),
+        (
+            "modules.language.megatron.recompute_modules=[moe]",
+            "goes with recompute_granularity: selective alone; set that, or leave it out",
+        ),
+        (
+            "megatron.tp_comm_overlap=true",
+            "this field is the engine's: core 0.19 takes the tensor-parallel group for it from "
+            "its global parallel state, which a run of several grids has not",
         ),
         (
             "modules.language.megatron.hidden_dropout=no",
@@ -210,6 +220,26 @@ def test_a_refused_precision_says_why(override: str) -> None:
     loaded = load_text(RECIPE, "recipe.yaml", [override])
     with pytest.raises(RecipeError, match=r"in core 0\.19|core 0\.19 takes"):
         validate(loaded, build_graph(loaded, host()))
+
+
+def test_no_layers_cannot_be_recomputed_together() -> None:
+    """The stock loop over them would not end."""
+    fields = "{recompute_granularity: full, recompute_method: uniform, recompute_num_layers: 0}"
+    loaded = load_text(RECIPE, "recipe.yaml", [f"modules.language.megatron={fields}"])
+    with pytest.raises(RecipeError, match=r"recompute_num_layers: must be at least 1 .*, got 0"):
+        validate(loaded, build_graph(loaded, host()))
+
+
+def test_what_megatron_does_not_take_is_told_with_module_and_fields(real: dict[str, Any]) -> None:
+    said = "modules.language.megatron: Megatron does not take these fields for plugin 'words'"
+    assert real["wrong"].startswith(said)
+    assert "recompute_modules: ['bogus']" in real["wrong"]
+    assert real["wrong"].count("bogus") == 2, "what Megatron says of it"
+
+
+def test_fused_loss_is_of_modules_alone(real: dict[str, Any]) -> None:
+    """As a flag Megatron refuses it, whatever TransformerEngine is installed."""
+    assert real["parsed"] == ["log_throughput"]
 
 
 def test_gradients_are_not_saved_while_they_are_reduced_in_backward() -> None:

@@ -27,6 +27,7 @@ from mimo_core.model.layer_graphs import capture_layers, check_experts
 from mimo_core.model.loss import fuse_loss
 from mimo_core.model.mimo import Model
 from mimo_core.model.platform_fields import read_here
+from mimo_core.model.recomputation import leave_parameters_alone
 from mimo_core.platforms.base import RankPlatform
 from mimo_core.plugins import Host
 from mimo_core.rng import seed_module
@@ -122,6 +123,7 @@ class Builder(ModelBuilder[Model, BuildConfig]):
         config: BuildConfig = self._model_config  # type: ignore[assignment]
         graph, topology = config.graph, config.topology
         width = graph.descriptions[LANGUAGE].width
+        leave_parameters_alone()
         if LANGUAGE in topology.groups:
             language = config.config_of(LANGUAGE)
             fuse_loss(language, graph.modules[LANGUAGE], config.platform)

@@ -32,6 +32,7 @@ def transformer_config(
 
     Raises:
         TypeError: ``architecture`` sets what the core sets, or names no field of the config.
+        ValueError: Megatron does not take the recipe's fields for this module.
     """
     grid = module.grid
     dtype = DTYPES[module.precision]
@@ -61,7 +62,17 @@ def transformer_config(
         raise TypeError(f"transformer_config sets {', '.join(taken)} itself")
     fields = architecture | _from_recipe(module)
     experts_captured = experts_of_graphs(fields)
-    config = TransformerConfig(**engine, **fields)
+    try:
+        config = TransformerConfig(**engine, **fields)
+    except (AssertionError, ValueError) as error:
+        asked = ", ".join(f"{name}: {value}" for name, value in module.megatron.items())
+        if not asked:
+            raise
+        raise ValueError(
+            f"modules.{module.name}.megatron: Megatron does not take these fields for plugin "
+            f"{module.plugin!r}, with those that the recipe's megatron section adds ({asked}): "
+            f"{error}"
+        ) from None
     if experts_captured:
         config.cuda_graph_modules.append(CudaGraphModule.moe)
     return config

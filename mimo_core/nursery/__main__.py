@@ -14,6 +14,7 @@ import socket
 import sys
 import threading
 import traceback
+import warnings
 from collections.abc import Iterator
 from multiprocessing import util
 from typing import Any
@@ -109,7 +110,10 @@ def _fork(asker: socket.socket, asked: dict[str, Any]) -> int:
     sys.stderr.flush()
     # What comes before the child can take it waits.
     signal.pthread_sigmask(signal.SIG_BLOCK, _IGNORED)
-    pid = os.fork()
+    with warnings.catch_warnings():
+        # Its threads are those of matrix libraries, which stop them for a fork.
+        warnings.filterwarnings("ignore", ".*multi-threaded", DeprecationWarning)
+        pid = os.fork()
     if pid:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _IGNORED)
         return pid

@@ -82,6 +82,11 @@ ENGINE_FIELDS: Mapping[str, str] = {
         ("enable_cuda_graph", "external_cuda_graph", "cuda_graph_scope"),
         "core 0.19 calls it deprecated; write cuda_graph_impl and cuda_graph_modules",
     ),
+    **dict.fromkeys(
+        ("tp_comm_overlap", "distribute_saved_activations", "config_logger_dir"),
+        "core 0.19 takes the tensor-parallel group for it from its global parallel state, which a "
+        "run of several grids has not",
+    ),
     "virtual_pipeline_model_parallel_size": (
         "virtual pipeline stages are refused: core 0.19's schedule across grids knows none "
         "(MultiModulePipelineCommunicator)"

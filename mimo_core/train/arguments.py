@@ -144,8 +144,13 @@ def _parsed(values: Mapping[str, Any]) -> dict[str, Any]:
     return {
         name: value
         for name, value in values.items()
-        if name in known or name not in stock.transformer_fields()
+        if name not in _REFUSED and (name in known or name not in stock.transformer_fields())
     }
+
+
+_REFUSED = {"cross_entropy_loss_fusion", "cross_entropy_fusion_impl"}
+"""Modules read them as fields. As flags the stock validation refuses TransformerEngine's loss,
+which was unsound before its 2.20 (see ``mimo_core.model.loss``)."""
 
 
 @contextmanager

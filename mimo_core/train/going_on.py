@@ -11,6 +11,7 @@ from mimo_core.checkpoints import Manifest, Newest, newest
 from mimo_core.errors import RecipeError
 from mimo_core.plan import Plan
 from mimo_core.recipe import DataRecipe, ModuleRecipe
+from mimo_core.recipe.stock import shared_fields
 from mimo_core.recipe.structure import plain
 from mimo_core.run_folder import RunFolder
 
@@ -22,11 +23,15 @@ _FREE = (*_CUT, "ahead")
 _HOW = frozenset(
     {
         *("attention_backend", "cross_entropy_fusion_impl", "deterministic_mode"),
-        *("distribute_saved_activations", "fine_grained_activation_offloading", "offload_modules"),
-        *("moe_shared_expert_overlap", "use_fused_weighted_squared_relu"),
+        *("fine_grained_activation_offloading", "offload_modules", "moe_shared_expert_overlap"),
+        *("use_fused_weighted_squared_relu", "fused_residual_rmsnorm", "fused_single_qkv_rope"),
+        *("persist_layer_norm", "memory_efficient_layer_norm", "use_te_activation_func"),
+        *("use_transformer_engine_op_fuser", "use_mamba_mem_eff_path"),
+        "disable_bf16_reduced_precision_matmul",
     }
 )
-_HOW_BEGIN, _HOW_END = ("cuda_graph_", "recompute_"), "_fusion"
+_HOW_BEGIN = ("cuda_graph_", "recompute_", "cpu_offloading", "batch_p2p_", "overlap_p2p_")
+_HOW_END = "_fusion"
 """Of a module's ``megatron``: how it is computed, by kernels of what kind and what is kept of it;
 neither what it computes nor what is saved."""
 CHANGES_MODEL = "changes_model"
@@ -70,9 +75,14 @@ def module_differences(saved: Manifest, plan: Plan) -> list[str]:
     """A line for each value of the recipe's modules that shapes the model and has changed."""
     wanted = plain(plan.recipe)["modules"]
     modules = _fixed(saved.recipe["modules"]), _fixed(wanted)
+    everywhere = [shared_fields(of) for of in (saved.recipe["megatron"], plan.recipe.megatron)]
     for name, module in plan.graph.modules.items():
+        for known, shared in zip(modules, everywhere, strict=True):
+            if name not in known:
+                continue
+            fields = shared | known[name]["megatron"]
+            known[name]["megatron"] = {k: v for k, v in fields.items() if not _how(k)}
         for known in (known[name] for known in modules if name in known):
-            known["megatron"] = {k: v for k, v in known["megatron"].items() if not _how(k)}
             free = _free_options(module.options)
             known["options"] = {k: v for k, v in known["options"].items() if k not in free}
     for origin in saved.origins:

@@ -4,6 +4,9 @@ from gpt_modules import FAMILIES
 
 from mimo_core.testing import Conformance
 
+OF_GPUS = {"moe_permute_fusion": True, "apply_rope_fusion": True}
+"""Not read without TransformerEngine."""
+
 
 class TestDense(Conformance):
     plugin = "gpt"
@@ -15,5 +18,4 @@ class TestExperts(Conformance):
     plugin = "gpt"
     kind = "language"
     options = FAMILIES["qwen3_moe"] | {"layers": 1, "vocabulary_size": 320}
-    # Of a recipe for GPUs: not read without TransformerEngine.
-    megatron = {"moe_permute_fusion": True, "apply_rope_fusion": True}
+    megatron = OF_GPUS

@@ -65,12 +65,6 @@ def hybrid_config(module: Module, platform: Platform) -> TransformerConfig:
         }
     fields = architecture(module, platform)
     config = transformer_config(module, sequence_parallel=True, **fields, **defaults)
-    if not platform.transformer_engine and "layernorm" in config.recompute_modules:
-        raise ValueError(
-            f"modules.{module.name}.megatron.recompute_modules: layernorm needs TransformerEngine "
-            "(megatron-core 0.19 asks its FP8 state whatever the precision is, in "
-            "CheckpointWithoutOutputFunction); leave layernorm out on this machine"
-        )
     shared = module.grid.cp > 1 and "*" in module.options.pattern
     if platform.transformer_engine and shared and module.precision == "fp32":
         raise ValueError(

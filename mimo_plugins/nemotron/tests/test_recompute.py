@@ -45,12 +45,7 @@ CASES: dict[str, tuple[dict[str, Any], set[str]]] = {
 @pytest.fixture(scope="module")
 def ranks() -> list[dict[str, Any]]:
     settings = {name: fields for name, (fields, _) in CASES.items()}
-    return run_ranks(
-        f"{RANK_FUNCTIONS}:two_ranks",
-        ranks=2,
-        settings=settings,
-        refused=selective("core_attn", "layernorm"),
-    )
+    return run_ranks(f"{RANK_FUNCTIONS}:two_ranks", ranks=2, settings=settings)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -60,8 +55,3 @@ def test_what_is_recomputed_is_the_same(ranks: list[dict[str, Any]], case: str) 
         assert result[case]["losses"] == 0
         assert result[case]["gradients"] < 1e-6
         assert PARTS & set(result[case]["twice"]) == CASES[case][1]
-
-
-def test_norms_are_recomputed_with_transformer_engine_only(ranks: list[dict[str, Any]]) -> None:
-    for result in ranks:
-        assert "recompute_modules: layernorm needs TransformerEngine" in result["refused"]

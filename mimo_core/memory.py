@@ -64,6 +64,23 @@ def rank_memory(graph: Graph, layout: Layout) -> tuple[RankMemory, ...]:
     return tuple(merged)
 
 
+def lacking(graph: Graph, layout: Layout, here: int) -> str | None:
+    """That all ranks hold more than one machine has, in a line; ``None`` where they do not.
+
+    Args:
+        graph: The model.
+        layout: Its ranks, all of them on CPUs of the machine.
+        here: Bytes of its memory.
+    """
+    total = sum(stage.total * len(stage.ranks) for stage in rank_memory(graph, layout))
+    if total <= here:
+        return None
+    return (
+        f"weights, gradients and optimizer states of all ranks take {total / 1e9:.1f} GB, and this "
+        f"machine has {here / 1e9:.1f} GB: ranks may be killed (mimo plan tells them by rank)"
+    )
+
+
 def _stages(module: Module, description: Description, ranks: range) -> Iterator[RankMemory]:
     """One entry for each pipeline stage, whose ranks follow each other."""
     grid = module.grid

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
+import psutil
 import pytest
 
-from mimo_core import Description, Weights, hookimpl
+from mimo_core import Description, Weights, hookimpl, pretrain
+from mimo_core.launch import local
 from mimo_core.memory import RankMemory, rank_memory
 from mimo_core.plan import make_plan
 from mimo_core.recipe import load_text
@@ -169,3 +172,19 @@ def test_ranks_hold_what_the_plan_says():
         # parameters; together they are all of the state.
         together = sum(rank["optimizer"] for rank in real)
         assert together == pytest.approx(len(real) * planned.optimizer, rel=1e-3)
+
+
+@pytest.mark.parametrize(("here", "told"), [(10_000, True), (25_000_000_000, False)])
+def test_a_run_that_this_machine_has_no_memory_for_says_so_before_it_starts(
+    here: int,
+    told: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    monkeypatch.setenv("MIMO_PLATFORM", "cpu")
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(total=here))
+    monkeypatch.setattr(local, "launch", lambda *_arguments: None)
+    pretrain(HERE / "recipes" / "tiny.yaml", run_dir=tmp_path)
+    said = " ".join(capsys.readouterr().out.split())
+    assert ("and this machine has 0.0 GB: ranks may be killed" in said) is told

@@ -35,6 +35,7 @@ def make(fields: dict[str, Any]) -> Module:
         (CPU, {**GRAPHS, **FUSED, **LOSS, **PLAIN}, PLAIN),
         (CPU, {"cuda_graph_impl": "none"}, {"cuda_graph_impl": "none"}),
         (CPU, {"attention_backend": "flash"}, {}),
+        (CPU, {"recompute_modules": None}, {"recompute_modules": None}),
         (CPU, {"attention_backend": "unfused"}, {"attention_backend": "unfused"}),
         (CPU, {"cpu_offloading": True, "cpu_offloading_num_layers": 1}, {}),
         (CPU, {"use_mamba_mem_eff_path": False}, {}),

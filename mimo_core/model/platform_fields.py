@@ -39,7 +39,7 @@ def read_here(module: Module, platform: RankPlatform) -> Module:
     Raises:
         ValueError: a part cannot be recomputed here.
     """
-    if not platform.transformer_engine and "layernorm" in module.megatron.get(_PARTS, ()):
+    if not platform.transformer_engine and "layernorm" in (module.megatron.get(_PARTS) or ()):
         raise ValueError(
             f"modules.{module.name}.megatron.{_PARTS}: layernorm needs TransformerEngine "
             "(megatron-core 0.19 asks its FP8 state whatever the precision is, in "

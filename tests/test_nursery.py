@@ -161,3 +161,20 @@ def test_what_cannot_be_imported_is_told_by_the_child(tmp_path: Path) -> None:
         child = nursery.start("nor_this:main", [""], {}, name="lost", log=tmp_path / "log")
         assert child.wait() == 1
     assert "No module named 'nor_this'" in (tmp_path / "log").read_text()
+
+
+def test_threads_that_libraries_started_are_no_news(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Python warns of a fork beside them; with ``OMP_NUM_THREADS`` above 1 there are some."""
+    (tmp_path / "threaded.py").write_text(
+        "import threading, time\n"
+        "threading.Thread(target=time.sleep, args=(60,), daemon=True).start()\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    with Nursery(["threaded"], told="for-tests") as nursery:
+        call = f"{CHILDREN}:leave"
+        child = nursery.start(call, ["child", "0"], {}, name="leave", log=tmp_path / "log")
+        assert child.wait() == 0
+    assert "multi-threaded" not in capfd.readouterr().err

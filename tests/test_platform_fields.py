@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 
 from mimo_core import Grid, Module, Train
+from mimo_core.model import platform_fields
 from mimo_core.model.platform_fields import notes, read_here
+from mimo_core.train import going_on
 
 GRAPHS = {"cuda_graph_impl": "local", "cuda_graph_modules": ["mamba"]}
 FUSED = {"moe_permute_fusion": True}
@@ -67,3 +69,13 @@ def test_norms_are_recomputed_with_transformer_engine_only() -> None:
     place = r"modules\.vision\.megatron\.recompute_modules"
     with pytest.raises(ValueError, match=f"{place}: layernorm needs TransformerEngine"):
         read_here(module, CPU)  # type: ignore[arg-type]
+
+
+def test_what_a_machine_does_not_read_is_no_part_of_the_model() -> None:
+    """So that a run goes on with it or without, there and elsewhere."""
+    graphs = {"cuda_graph_impl": "local", "cuda_graph_modules": ["mamba"]}
+    everything = dict.fromkeys((*platform_fields._KERNELS, *platform_fields._OFFLOADING), True)
+    more = {"attention_backend": "flash", "use_mamba_mem_eff_path": False}
+    module = make({**everything, **graphs, **LOSS, **more})
+    assert read_here(module, CPU).megatron == {}  # type: ignore[arg-type]
+    assert [field for field in module.megatron if not going_on._how(field)] == []

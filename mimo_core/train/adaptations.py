@@ -46,7 +46,7 @@ def adapt_stock_loop(
     mimo_optimizer.get_mimo_optimizer = build_optimizer
     training.train_step = train_step(training.train_step)
     training.evaluate = evaluate(training.evaluate)
-    # It compiles what few layers have, in sizes of the arguments: 2 s of a start on a GPU, 5 s the
+    # It compiles what few layers have, in sizes of the arguments: 2 s of a start on a GPU, 3 s the
     # first time. What layers have is compiled at its first use.
     training.set_jit_fusion_options = _no_warm_up
     # What does not fit is told by a tree of exceptions of all ranks that names no folder.

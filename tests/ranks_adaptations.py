@@ -151,6 +151,20 @@ def _container_class() -> type:
     return Container
 
 
+def compiled_at_the_start(platform: Any) -> list[str]:
+    """What Megatron's start compiles of functions for layers, once its loop is adapted."""
+    from megatron.training import initialize, training
+
+    from mimo_core.train.adaptations import adapt_stock_loop
+
+    compiled: list[str] = []
+    for name in ("bias_gelu", "bias_swiglu", "bias_dropout_add_fused_train"):
+        setattr(initialize, name, lambda *_, name=name: compiled.append(name))
+    adapt_stock_loop(train_step=lambda stock: stock, evaluate=lambda stock: stock)
+    training.set_jit_fusion_options(tp_size=1)
+    return compiled
+
+
 def _container() -> Any:
     return _container_class()()
 

@@ -12,3 +12,8 @@ def test_megatron_still_gives_every_reason() -> None:
     (reasons,) = run_ranks(f"{path}:reasons")
     gone = [reason for reason, given in reasons.items() if not given]
     assert not gone, "megatron has mended these: take the adaptation out (docs/architecture.md)"
+
+
+def test_nothing_is_compiled_that_no_layer_has() -> None:
+    path = Path(__file__).parent / "ranks_adaptations.py"
+    assert run_ranks(f"{path}:compiled_at_the_start") == [[]]

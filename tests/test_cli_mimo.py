@@ -128,6 +128,8 @@ def test_a_plan_shows_graph_ranks_and_parameters(run):
         "(words)",
         "<vision>",
         "632.0 M parameters",
+        "4 layers, rows 129 wide",
+        "6 layers x 259 wide",
         "30.0 B parameters",
         "frozen: encoder",
         "ranks 0-3",

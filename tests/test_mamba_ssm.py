@@ -7,8 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
+from mimo_core.platforms.cuda import CudaPlatform
 from mimo_core.platforms.mamba_ssm import import_kernels
+from mimo_core.platforms.triton_tuning import TritonTuning
 
 INSTALLED = importlib.util.find_spec("mamba_ssm")
 FILES = {
@@ -65,6 +68,18 @@ def test_a_broken_package_fails_where_it_is_needed(package: Path) -> None:
     assert "mamba_ssm.models.mixer_seq_simple" not in sys.modules
     with pytest.raises(OSError, match="undefined symbol"):
         import mamba_ssm  # noqa: F401
+
+
+def test_ranks_on_gpus_import_it_so(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRITON_CACHE_AUTOTUNING", "1")
+    monkeypatch.setenv("TRITON_CACHE_DIR", "/kept")
+    monkeypatch.setattr(TritonTuning, "install", lambda _: False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda _device: None)
+    monkeypatch.setattr(torch.cuda, "Stream", lambda: None)
+    CudaPlatform(0, transformer_engine=False)
+    assert "mamba_ssm.ops" in sys.modules
+    assert "mamba_ssm.models.mixer_seq_simple" not in sys.modules
 
 
 @pytest.mark.skipif(INSTALLED is None, reason="mamba-ssm is for GPUs")

@@ -192,6 +192,7 @@ def test_kernels_are_compiled_beside_one_another(machine):
     use(one)
     use(other)
     use(one)
+    assert not machine.together.broken
     assert machine.of("measured") == [16, 32, 64]
 
 
@@ -356,6 +357,10 @@ def test_ranks_on_gpus_tune_so_and_tell_it(machine, monkeypatch):
     tune(kernel(machine, sizes=(16, 32)))
     assert (platform.tuned() or "").startswith("Triton tuned kernels for ")
     assert platform.tuned() is None
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    CudaPlatform(0, transformer_engine=False)
+    tune(kernel(machine, sizes=(64, 128)))
+    assert machine.of("measured") == [16, 32]
 
 
 @pytest.mark.parametrize("part", ["AsyncCompileMode", "active_mode"])

@@ -173,6 +173,16 @@ def test_placeholders_stand_for_rows_and_only_learned_text_has_loss(builder):
     assert built.loss_mask.dtype == np.float32
 
 
+def test_a_plugin_may_write_into_its_sequences(builder):
+    """Each sample's positions are its own, and torch takes the arrays without a warning."""
+    two = [sample(Text(text=text, loss=True)) for text in ("ab", "cd")]
+    built = builder.build(two, [True, True])
+    built.position_ids[0] = 0
+    assert built.position_ids[1].tolist() == list(range(LENGTH))
+    arrays = [each for each in attrs.asdict(built, recurse=False).values() if each is not None]
+    assert all(each.flags.writeable for each in arrays)
+
+
 def test_packed_samples_that_ranks_share_are_each_padded_to_two_chunks_a_rank():
     sizes = ["modules.language.grid={tp: 2, cp: 2}", "modules.language.packing=true"]
     graph = build_graph(load_text(TWO_KINDS, "recipe.yaml", sizes), HOST)

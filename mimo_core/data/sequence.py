@@ -74,7 +74,7 @@ class SequenceBuilder:
             input_ids=ids[:, :-1],
             labels=ids[:, 1:],
             loss_mask=mask[:, 1:],
-            position_ids=np.broadcast_to(positions, (len(tokens), self.length)),
+            position_ids=np.tile(positions, (len(tokens), 1)),
         )
 
     def _packed(self, tokens: list[list[int]], learned: list[list[float]]) -> Sequences:

@@ -12,12 +12,13 @@ from megatron.core.models.mimo.config import MimoModelConfig
 from megatron.core.models.mimo.config.role import ModuleLayout, RankRole
 from megatron.core.models.mimo.model.base import MimoModel
 from megatron.core.process_groups_config import ProcessGroupCollection
+from megatron.core.tensor_parallel import VocabParallelEmbedding
 from megatron.core.utils import unwrap_model
 
 from mimo_core.contract import LANGUAGE, Module
 from mimo_core.model.containers import FEATURES, TOWER, EncoderContainer
 from mimo_core.model.context import OwnPositions
-from mimo_core.model.own_sums import add_up
+from mimo_core.model.own_sums import add_rows, add_up
 from mimo_core.model.places import Places, put_rows
 from mimo_core.model.reduction import OrderedReduction
 from mimo_core.platforms.base import RankPlatform
@@ -129,7 +130,7 @@ class Model(MimoModel):
 
     def accumulate_in_products(self, platform: RankPlatform) -> None:
         """Have layers that can do so add the gradients of their weights to those of microbatches
-        before in the matrix product; after wrapping, which makes the buffers.
+        before where they compute them; after wrapping, which makes the buffers.
 
         Core's ``gradient_accumulation_fusion`` asks it of all layers of a module, and its own need
         APEX for it; TransformerEngine's layers do not, nor on GPUs does torch.
@@ -147,6 +148,8 @@ class Model(MimoModel):
                         layer.disable_parameter_transpose_cache = True
                     elif platform.name == "cuda" and hasattr(layer, "gradient_accumulation_fusion"):
                         add_up(layer)
+                    elif isinstance(layer, VocabParallelEmbedding):
+                        add_rows(layer)
 
     def overlap_reduction(self) -> None:
         """Reduce gradients during backward; after wrapping with ``overlap_grad_reduce``."""

@@ -43,25 +43,37 @@ def test_layers_whose_weight_is_one_parameter_add_in_the_product() -> None:
     assert [each.fuse_wgrad_accumulation for each in layers] == [True, False, True, False]
 
 
-def table(*, dtype: torch.dtype = torch.float32, sums: torch.dtype = torch.float32) -> Any:
-    """Core's embedding of seven words, as it is on a rank alone."""
-    layer: Any = VocabParallelEmbedding.__new__(VocabParallelEmbedding)
-    nn.Module.__init__(layer)
-    layer.tp_group = SimpleNamespace(size=lambda: 1)
-    layer.deterministic_mode = layer.reduce_scatter_embeddings = False
-    layer.gtp_remat_size = 1
-    layer.weight = nn.Parameter(torch.arange(21.0).view(7, 3).to(dtype))
-    layer.weight.main_grad = torch.full((7, 3), 0.5, dtype=sums)
-    layer.weight.grad_added_to_main_grad = False
-    return layer
+class Table:
+    """Core's embedding of seven words, as it is on a rank alone, and core's hook behind it."""
 
+    def __init__(self, *, dtype: torch.dtype = torch.float32, sums: torch.dtype = torch.float32):
+        layer: Any = VocabParallelEmbedding.__new__(VocabParallelEmbedding)
+        nn.Module.__init__(layer)
+        layer.tp_group = SimpleNamespace(size=lambda: 1)
+        layer.deterministic_mode = layer.reduce_scatter_embeddings = False
+        layer.gtp_remat_size = 1
+        self.weight = weight = nn.Parameter(torch.arange(21.0).view(7, 3).to(dtype))
+        layer.weight = weight
+        weight.main_grad = torch.full((7, 3), 0.5, dtype=sums)  # type: ignore[attr-defined]
+        weight.grad_added_to_main_grad = False  # type: ignore[attr-defined]
+        self.ready = 0
+        self.layer = layer
+        group = SimpleNamespace(register_grad_ready=self._count)
+        wrapper: Any = SimpleNamespace(
+            param_to_bucket_group={weight: group},
+            ddp_config=SimpleNamespace(overlap_grad_reduce=True),
+            force_all_reduce=False,
+        )
+        hook = DistributedDataParallel._make_backward_post_hook(wrapper, weight)
+        self._node = weight.expand_as(weight).grad_fn.next_functions[0][0]  # type: ignore[union-attr]
+        self._node.register_hook(hook)
 
-def whole(layer: Any, ids: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
-    """What autograd makes of it: a gradient of the whole table."""
-    weight = layer.weight.detach().float().requires_grad_()
-    nn.functional.embedding(ids, weight).backward(gradient.float())
-    assert weight.grad is not None
-    return weight.grad
+    def _count(self, *_: Any) -> None:
+        self.ready += 1
+
+    @property
+    def sums(self) -> torch.Tensor:
+        return self.weight.main_grad  # type: ignore[attr-defined,no-any-return]
 
 
 IDS = torch.tensor([[3, 0, 3], [6, 3, 0]])
@@ -69,34 +81,54 @@ IDS = torch.tensor([[3, 0, 3], [6, 3, 0]])
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_an_embedding_adds_to_the_rows_that_were_looked_up(dtype: torch.dtype) -> None:
-    """Words that come several times, in two microbatches."""
-    layer = table(dtype=dtype)
-    expected = layer.weight.main_grad.clone()
-    add_rows(layer)
+    """Words that come several times, in two microbatches; reduction is told of each."""
+    table = Table(dtype=dtype)
+    plain = table.weight.detach().float().requires_grad_()
+    add_rows(table.layer)
     for _ in range(2):
-        rows = layer(IDS)
-        assert torch.equal(rows, layer.weight[IDS])
+        rows = table.layer(IDS)
+        assert torch.equal(rows, table.weight[IDS])
         upstream = torch.randn_like(rows)
-        expected += whole(layer, IDS, upstream)
+        nn.functional.embedding(IDS, plain).backward(upstream.float())
         with torch.profiler.profile() as profile:
             rows.backward(upstream)
         assert "aten::embedding_dense_backward" not in {each.name for each in profile.events()}
-    torch.testing.assert_close(layer.weight.main_grad, expected)
-    # For core's hook: something, which it does not add.
-    assert layer.weight.grad_added_to_main_grad and layer.weight.grad.shape == (7, 3)
+    assert plain.grad is not None
+    torch.testing.assert_close(table.sums, 0.5 + plain.grad)
+    assert table.ready == 2 and table.weight.grad is None
 
 
-@pytest.mark.parametrize("why", ["shared", "sums in bf16", "frozen"])
+@pytest.mark.parametrize("shared", ["by its output layer", "and core knows"])
+def test_what_else_uses_the_embedding_s_weight_is_added_too(shared: str) -> None:
+    """A tied model of core says so; a plugin's own need not."""
+    table = Table()
+    if shared == "and core knows":
+        table.weight.zero_out_wgrad = True  # type: ignore[attr-defined]
+    add_rows(table.layer)
+    plain = table.weight.detach().clone().requires_grad_()
+    for weight, look_up in (
+        (table.weight, table.layer),
+        (plain, lambda ids: nn.functional.embedding(ids, plain)),
+    ):
+        hidden = look_up(IDS)
+        logits = nn.functional.linear(hidden.square(), weight)
+        (logits.sum() + nn.functional.embedding(IDS, weight).square().sum()).backward()
+    assert plain.grad is not None
+    torch.testing.assert_close(table.sums, 0.5 + plain.grad)
+
+
+@pytest.mark.parametrize("why", ["sums in bf16", "frozen"])
 def test_an_embedding_is_left_to_autograd_where_that_must_be(why: str) -> None:
-    """One whose weight the output layer uses too; sums that would round at every row."""
-    layer = table(sums=torch.bfloat16 if why == "sums in bf16" else torch.float32)
-    if why == "shared":
-        layer.weight.zero_out_wgrad = True
+    """Sums that would round at every row."""
+    table = Table(sums=torch.bfloat16)
     if why == "frozen":
-        del layer.weight.main_grad
-    add_rows(layer)
-    rows = layer(IDS)
-    upstream = torch.randn_like(rows)
-    rows.backward(upstream)
-    assert torch.equal(layer.weight.grad, whole(layer, IDS, upstream))
-    assert not layer.weight.grad_added_to_main_grad
+        del table.weight.main_grad
+        table.weight.requires_grad_(False)
+    add_rows(table.layer)
+    rows = table.layer(IDS)
+    if why == "frozen":
+        assert not rows.requires_grad
+        return
+    with torch.profiler.profile() as profile:
+        rows.backward(torch.randn_like(rows))
+    assert "aten::embedding_dense_backward" in {each.name for each in profile.events()}

@@ -69,15 +69,19 @@ def test_stages_start_from_the_weights_before_and_freeze_what_they_name(tmp_path
 
 
 def test_weights_that_are_loaded_need_no_memory_before(tiny: Run, tmp_path: Path) -> None:
-    """Built on the meta device and started from a checkpoint; without one it is refused."""
+    """Built on the meta device and started from a checkpoint, on tensor-parallel ranks, which add
+    some gradients up; without a checkpoint it is refused."""
     meta = [
         f"modules.{name}.megatron.init_model_with_meta_device=true"
         for name in ("vision", "language")
     ]
-    begin = ("train.iterations=1", "train.learning_rate=1e-30", *FEW, *meta)
-    run = start("tiny", f"checkpoint.start_from={tiny.folder}", *begin, folder=tmp_path / "run")
-    assert changed(weights(tiny, 4), weights(well(run), 1)) == set()
-    refused = start("tiny", *begin, folder=tmp_path / "refused")
+    begin = (f"checkpoint.start_from={tiny.folder}", "modules.language.grid.tp=2")
+    begin = (*begin, "train.iterations=2", *FEW)
+    plain = well(start("tiny", *begin, folder=tmp_path / "plain"))
+    late = well(start("tiny", *begin, *meta, folder=tmp_path / "late"))
+    assert late.losses == plain.losses
+    assert changed(weights(plain, 2), weights(late, 2)) == set()
+    refused = start("tiny", *FEW, *meta, folder=tmp_path / "refused")
     assert refused.code == 2
     assert "weights without memory get values from a checkpoint alone" in refused.errors
 

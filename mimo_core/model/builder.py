@@ -25,6 +25,7 @@ from mimo_core.graph import Graph
 from mimo_core.model.containers import container_spec
 from mimo_core.model.layer_graphs import capture_layers, check_experts
 from mimo_core.model.loss import fuse_loss
+from mimo_core.model.materializing import keep_attributes
 from mimo_core.model.mimo import Model
 from mimo_core.model.platform_fields import read_here
 from mimo_core.model.recomputation import leave_parameters_alone
@@ -169,6 +170,7 @@ class Builder(ModelBuilder[Model, BuildConfig]):
         """The model with its modules wrapped: mixed precision, then distributed data parallel."""
         config: BuildConfig = self._model_config  # type: ignore[assignment]
         model = self.build_model(pg_collection)
+        keep_attributes()
         for name in config.modules:
             if config.loaded_later(name):
                 _check_all_is_loaded(model, name)

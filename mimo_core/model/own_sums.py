@@ -44,11 +44,9 @@ def add_rows(layer: VocabParallelEmbedding) -> None:
     """Have core's embedding add gradients to the rows that were looked up, and to no others.
 
     Core 0.19 leaves it to autograd, which makes a gradient of the whole table in every microbatch,
-    and its hook adds the whole table. As with core's own products, a weight that something else
-    uses too must say so by ``zero_out_wgrad``; it is left as it is.
+    and its hook adds the whole table. Autograd gets a gradient without a row instead: what else the
+    weight is used for, as the output's in a tied model, goes its way beside it.
     """
-    if getattr(layer.weight, "zero_out_wgrad", False):
-        return
     stock: Callable[[torch.Tensor], torch.Tensor] = layer.forward
 
     def forward(input_: torch.Tensor) -> torch.Tensor:
@@ -93,6 +91,7 @@ class _Rows(torch.autograd.Function):
         weight = ctx.weight
         rows = gradients[0].flatten(0, -2).to(weight.main_grad.dtype)
         weight.main_grad.index_add_(0, ids.flatten(), rows)
-        weight.grad_added_to_main_grad = True
-        # Core's hook drops it; with overlap_grad_reduce it asks for one.
-        return None, torch.empty_like(weight)
+        nothing = torch.sparse_coo_tensor(
+            size=weight.shape, dtype=weight.dtype, device=weight.device, check_invariants=False
+        )
+        return None, nothing

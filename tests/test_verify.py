@@ -7,10 +7,12 @@ import math
 import os
 import subprocess
 import sys
+from io import StringIO
 from pathlib import Path
 
 import attrs
 import pytest
+from rich.console import Console
 
 from mimo_core.errors import RecipeError
 from mimo_core.launch.local import RunFailed
@@ -18,6 +20,7 @@ from mimo_core.plan import make_plan
 from mimo_core.verify import TOLERANCES, Judge, Row, Verdict, verify
 from mimo_core.verify.compare import compare_iterations
 from mimo_core.verify.recipes import judges, layouts
+from mimo_core.verify.table import verdict_table
 
 from .conftest import HERE, TIMEOUT, installed, wrapping
 
@@ -157,6 +160,20 @@ def test_the_verdict_is_that_of_its_worst_value(difference: float, equal: bool) 
     )
     assert Verdict(rows=rows, frozen={}).equal is equal
     assert Verdict(rows=rows, frozen={"vision.encoder": False}).equal is False
+
+
+def test_gradients_of_weights_that_moved_by_rounding_may_differ_more() -> None:
+    """After the first step; what the table then says of those that differ still more."""
+    facts = {"quantity": "gradient", "module": "vision", "judge": 1.0, "layout": 1.0}
+    rows = [Row(step=step, difference=2e-4, **facts) for step in (1, 2)]  # type: ignore[arg-type]
+    assert [row.equal for row in rows] == [False, True]
+    for step, told in ((1, False), (2, True)):
+        far = Row(step=step, difference=6e-4, **facts)  # type: ignore[arg-type]
+        printed = StringIO()
+        Console(file=printed).print(verdict_table(Verdict(rows=(far,), frozen={})))
+        screen = " ".join(printed.getvalue().split())
+        assert "NOT equal: 1 of 1 values" in screen
+        assert ("a smaller train.learning_rate" in screen) == told
 
 
 def test_where_both_are_zero_nothing_differs() -> None:

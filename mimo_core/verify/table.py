@@ -81,10 +81,17 @@ def _conclusion(verdict: Verdict, wrong: list[Row]) -> Text:
     first = wrong[0]
     where = f" of {first.module}" if first.module else ""
     where += f" ({first.parameter})" if first.parameter else ""
+    later = (
+        ". The first step is equal: where the differences do not grow with --steps, rounding makes "
+        "them, and a smaller train.learning_rate makes them smaller"
+        if first.step > 1
+        else ""
+    )
     return Text(
         f"NOT equal: {len(wrong)} of {len(verdict.rows)} values differ by more than rounding, the "
         f"{first.quantity}{where} in step {first.step} first. A module that draws random numbers "
         "(dropout, random crops) is never equal, nor is one whose router balances experts over "
-        "other samples (a balancing loss, with dp above 1): turn that off by its options",
+        "other samples (a balancing loss, with dp above 1): turn that off by its options"
+        f"{later}",
         style="bold red",
     )

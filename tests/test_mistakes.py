@@ -129,6 +129,13 @@ MISTAKES = (
         "goes on with all of its state; checkpoint.start_from takes weights alone; leave it out",
     ),
     Mistake(
+        of="stock flag that wraps modules in another way",
+        overrides=("megatron.use_megatron_fsdp=true",),
+        said="command line: megatron.use_megatron_fsdp=true: this flag is refused: modules are "
+        "wrapped one by one in core's DistributedDataParallel, whose distributed optimizer shares "
+        "out the states; checkpoints and overlap_grad_reduce stand on it; leave it out",
+    ),
+    Mistake(
         of="stock flag that is none",
         overrides=("megatron.seq_lenght=8",),
         said="command line: megatron.seq_lenght=8: megatron-core has no flag --seq-lenght. Did you "

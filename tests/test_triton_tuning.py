@@ -267,6 +267,13 @@ def test_nothing_is_measured_in_a_graph(machine):
     assert tuner.best_config.kwargs == {"SIZE": 32}
 
 
+def test_what_cannot_be_launched_in_a_graph_is_told_in_triton_s_words(machine):
+    TritonTuning(threads=2, capturing=lambda: True).install()
+    for smallest, error in ((BROKEN, PTXASError), (TOO_LARGE, OutOfResources)):
+        with pytest.raises(error):
+            use(kernel(machine, sizes=(smallest, 2048)))
+
+
 def test_a_tuner_of_another_kind_tunes_as_it_does(machine):
     class Own(Autotuner):
         def run(self, *args, **kwargs):

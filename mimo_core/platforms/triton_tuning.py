@@ -113,6 +113,8 @@ class TritonTuning:
                 with self._counted(tuner):
                     done = use(_only(tuner, first), *args, **kwargs)
             except _cannot_run():
+                if self._capturing():
+                    raise
                 return use(tuner, *args, **kwargs)
             tuner.best_config = first  # Callers size by it what the kernel wrote.
             with self._counted(tuner):

@@ -158,6 +158,11 @@ REFUSED_FLAGS: Mapping[str, str] = {
         ("no_save_optim", "no_load_optim", "dist_ckpt_strictness"),
         "a run goes on with all of its state; checkpoint.start_from takes weights alone",
     ),
+    **dict.fromkeys(
+        ("use_megatron_fsdp", "use_torch_fsdp2"),
+        "modules are wrapped one by one in core's DistributedDataParallel, whose distributed "
+        "optimizer shares out the states; checkpoints and overlap_grad_reduce stand on it",
+    ),
     "distrib_optim_fully_reshardable_mem_efficient": (
         "core 0.19 gathers over gloo groups then (optimizer/distrib_optimizer.py, "
         "get_parameter_state_dp_zero), which it makes of its global parallel state; where memory "

@@ -57,7 +57,8 @@ def add_rows(layer: VocabParallelEmbedding) -> None:
 
 
 class _RowsOf(TorchFunctionMode):
-    """Looks rows of one weight up by :class:`_Rows`; everything else is as ever."""
+    """Looks rows of one weight up by :class:`_Rows` (core 0.19 gives the look-up no options);
+    everything else is as ever."""
 
     def __init__(self, weight: torch.nn.Parameter) -> None:
         super().__init__()

@@ -82,8 +82,9 @@ def _conclusion(verdict: Verdict, wrong: list[Row]) -> Text:
     where = f" of {first.module}" if first.module else ""
     where += f" ({first.parameter})" if first.parameter else ""
     later = (
-        ". The first step is equal: where the differences do not grow with --steps, rounding makes "
-        "them, and a smaller train.learning_rate makes them smaller"
+        ". The first step is equal: entries of which rounding is all move by a whole step of the "
+        "optimizer, and later gradients tell of it. Rounding is the cause where a smaller "
+        "train.learning_rate (1e-3) makes the layout equal"
         if first.step > 1
         else ""
     )

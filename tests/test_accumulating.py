@@ -25,20 +25,28 @@ class Engines(nn.Module):
             self.weight_names = [*weights]
 
 
+def accumulate(**modules: nn.Module) -> None:
+    """Of a rank with these modules."""
+    Model.accumulate_in_products(
+        cast(Any, SimpleNamespace(nodes=modules, active=modules.__getitem__)),
+        cast(Any, SimpleNamespace(name="cpu")),
+    )
+
+
+def wrap(*layers: nn.Module) -> DistributedDataParallel:
+    wrapped = DistributedDataParallel.__new__(DistributedDataParallel)
+    nn.Module.__init__(wrapped)
+    wrapped.module = nn.Sequential(*layers)
+    return wrapped
+
+
 def test_layers_whose_weight_is_one_parameter_add_in_the_product() -> None:
     """``te.MultiheadAttention`` puts its weight together of three in every forward: what it has
     then has no ``main_grad``, and TransformerEngine 2.20 fails over that in backward. Its grouped
     layers name no weights."""
     one, three, grouped = Engines("weight"), Engines("query", "key", "value"), Engines()
-    wrapped = DistributedDataParallel.__new__(DistributedDataParallel)
-    nn.Module.__init__(wrapped)
-    wrapped.module = nn.Sequential(one, three, grouped, nn.Linear(1, 1))
     alone = Engines("weight")
-    modules = {"language": wrapped, "vision": alone}
-    Model.accumulate_in_products(
-        cast(Any, SimpleNamespace(nodes=modules, active=modules.__getitem__)),
-        cast(Any, SimpleNamespace(name="cpu")),
-    )
+    accumulate(language=wrap(one, three, grouped, nn.Linear(1, 1)), vision=alone)
     layers = (one, three, grouped, alone)
     assert [each.fuse_wgrad_accumulation for each in layers] == [True, False, True, False]
 
@@ -84,7 +92,7 @@ def test_an_embedding_adds_to_the_rows_that_were_looked_up(dtype: torch.dtype) -
     """Words that come several times, in two microbatches; reduction is told of each."""
     table = Table(dtype=dtype)
     plain = table.weight.detach().float().requires_grad_()
-    add_rows(table.layer)
+    accumulate(language=wrap(nn.Linear(1, 1), table.layer))
     for _ in range(2):
         rows = table.layer(IDS)
         assert torch.equal(rows, table.weight[IDS])
@@ -115,6 +123,17 @@ def test_what_else_uses_the_embedding_s_weight_is_added_too(shared: str) -> None
         (logits.sum() + nn.functional.embedding(IDS, weight).square().sum()).backward()
     assert plain.grad is not None
     torch.testing.assert_close(table.sums, 0.5 + plain.grad)
+
+
+def test_another_table_that_is_looked_up_beside_it_learns_as_ever() -> None:
+    table, other = Table(), torch.randn(7, 3, requires_grad=True)
+    stock = table.layer.forward
+    table.layer.forward = lambda ids: stock(ids) + nn.functional.embedding(ids, other)
+    add_rows(table.layer)
+    upstream = torch.randn(2, 3, 3)
+    table.layer(IDS).backward(upstream)
+    assert other.grad is not None
+    torch.testing.assert_close(table.sums, 0.5 + other.grad)
 
 
 @pytest.mark.parametrize("why", ["sums in bf16", "frozen"])

@@ -51,6 +51,9 @@ def test_layers_whose_weight_is_one_parameter_add_in_the_product() -> None:
     assert [each.fuse_wgrad_accumulation for each in layers] == [True, False, True, False]
 
 
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
 class Table:
     """Core's embedding of seven words, as it is on a rank alone, and core's hook behind it."""
 
@@ -60,9 +63,9 @@ class Table:
         layer.tp_group = SimpleNamespace(size=lambda: 1)
         layer.deterministic_mode = layer.reduce_scatter_embeddings = False
         layer.gtp_remat_size = 1
-        self.weight = weight = nn.Parameter(torch.arange(21.0).view(7, 3).to(dtype))
+        self.weight = weight = nn.Parameter(torch.arange(21.0, device=DEVICE).view(7, 3).to(dtype))
         layer.weight = weight
-        weight.main_grad = torch.full((7, 3), 0.5, dtype=sums)  # type: ignore[attr-defined]
+        weight.main_grad = torch.full_like(weight, 0.5, dtype=sums)  # type: ignore[attr-defined]
         weight.grad_added_to_main_grad = False  # type: ignore[attr-defined]
         self.ready = 0
         self.layer = layer
@@ -84,7 +87,7 @@ class Table:
         return self.weight.main_grad  # type: ignore[attr-defined,no-any-return]
 
 
-IDS = torch.tensor([[3, 0, 3], [6, 3, 0]])
+IDS = torch.tensor([[3, 0, 3], [6, 3, 0]], device=DEVICE)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -126,11 +129,11 @@ def test_what_else_uses_the_embedding_s_weight_is_added_too(shared: str) -> None
 
 
 def test_another_table_that_is_looked_up_beside_it_learns_as_ever() -> None:
-    table, other = Table(), torch.randn(7, 3, requires_grad=True)
+    table, other = Table(), torch.randn(7, 3, device=DEVICE, requires_grad=True)
     stock = table.layer.forward
     table.layer.forward = lambda ids: stock(ids) + nn.functional.embedding(ids, other)
     add_rows(table.layer)
-    upstream = torch.randn(2, 3, 3)
+    upstream = torch.randn(2, 3, 3, device=DEVICE)
     table.layer(IDS).backward(upstream)
     assert other.grad is not None
     torch.testing.assert_close(table.sums, 0.5 + other.grad)

@@ -92,7 +92,7 @@ class _Rows(torch.autograd.Function):
         weight = ctx.weight
         rows = gradients[0].flatten(0, -2).to(weight.main_grad.dtype)
         weight.main_grad.index_add_(0, ids.flatten(), rows)
-        nothing = torch.sparse_coo_tensor(
-            size=weight.shape, dtype=weight.dtype, device=weight.device, check_invariants=False
+        nothing = torch.empty(
+            weight.shape, layout=torch.sparse_coo, dtype=weight.dtype, device=weight.device
         )
         return None, nothing

@@ -12,19 +12,21 @@ import torch
 from megatron.core.packed_seq_params import PackedSeqParams
 
 from mimo_core import Module
-from mimo_plugin_radio.heads import cut, fill
+from mimo_plugin_radio.flash_mend import mend
+from mimo_plugin_radio.heads import cut, fill, side_by_side
 
 SIZES = (64, 96, 128)
-"""Sizes of a head that are computed; others are filled up with zeros. Where 96 numbers are worked
-on but 80 are stored, flash-attn-4 4.0.0b36 returns wrong gradients of queries on an H200."""
+"""Sizes of a head that every version computes right; others are filled up with zeros, but for
+80 where ``flash_mend`` knows the version."""
 
 
 @attrs.frozen
 class Kernels:
-    """flash-attn-4's functions, or what stands for them."""
+    """flash-attn-4's functions, or what stands for them, and the sizes of a head they compute."""
 
     packed: Callable[..., Any]
     batch: Callable[..., Any]
+    sizes: tuple[int, ...] = SIZES
 
 
 def kernels(module: Module) -> Kernels:
@@ -50,12 +52,14 @@ def kernels(module: Module) -> Kernels:
     os.environ.setdefault("FLASH_ATTENTION_CUTE_DSL_CACHE_ENABLED", "1")
     try:
         found = importlib.import_module("flash_attn.cute")
+        mended = mend(importlib.import_module("flash_attn.cute.interface"))
     except ImportError as error:
         raise ValueError(
             f"{place}: cannot import flash-attn-4 ({error}); "
             "pip install --pre 'flash-attn-4[cu13]', or leave it out"
         ) from error
-    return Kernels(found.flash_attn_varlen_func, found.flash_attn_func)
+    sizes = tuple(sorted((*SIZES, 80))) if mended else SIZES
+    return Kernels(found.flash_attn_varlen_func, found.flash_attn_func, sizes)
 
 
 def attend(
@@ -75,9 +79,11 @@ def attend(
         ``[N, heads * size]``.
     """
     size = query.shape[-1]
-    filled = next(each for each in SIZES if each >= size)
+    filled = next(each for each in kernels.sizes if each >= size)
     if filled > size:
         query, key, value = fill(query, key, value, filled)
+    else:
+        query, key, value = side_by_side(query, key, value)
     longest, scale = pictures.max_seqlen_q, size**-0.5
     if getattr(pictures, "even", False):
         batch = (each.unflatten(0, (-1, longest)) for each in (query, key, value))

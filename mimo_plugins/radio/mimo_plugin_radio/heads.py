@@ -19,6 +19,14 @@ def fill(
     return filled
 
 
+def side_by_side(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The same three, whose gradients come back in one tensor as those of `fill` do."""
+    same: tuple[torch.Tensor, torch.Tensor, torch.Tensor] = _SideBySide.apply(query, key, value)
+    return same
+
+
 def cut(heads: torch.Tensor, size: int) -> torch.Tensor:
     """``[N, heads, given]`` to ``[N, heads, size]``, contiguous."""
     small: torch.Tensor = _Cut.apply(size, heads)
@@ -36,12 +44,17 @@ class _Fill(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        rows, heads, _ = gradients[0].shape
-        joined = gradients[0].new_empty(rows, heads, len(gradients) * ctx.given)
-        parts = joined.split(ctx.given, dim=-1)
-        for gradient, target in zip(gradients, parts, strict=True):
-            _copy_heads(gradient, target)
-        return (None, *parts)
+        return (None, *_join(gradients, ctx.given))
+
+
+class _SideBySide(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, *parts: torch.Tensor) -> tuple[torch.Tensor, ...]:  # type: ignore[override]
+        return tuple(part.view_as(part) for part in parts)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return _join(gradients, gradients[0].shape[-1])
 
 
 class _Cut(torch.autograd.Function):
@@ -58,6 +71,16 @@ class _Cut(torch.autograd.Function):
         whole = gradient.new_empty(*gradient.shape[:-1], ctx.given)
         _copy_heads(gradient, whole)
         return None, whole
+
+
+def _join(gradients: tuple[torch.Tensor, ...], size: int) -> tuple[torch.Tensor, ...]:
+    """``[N, heads, given]`` each, to parts ``[N, heads, size]`` of one tensor."""
+    rows, heads, _ = gradients[0].shape
+    joined = gradients[0].new_empty(rows, heads, len(gradients) * size)
+    parts = joined.split(size, dim=-1)
+    for gradient, target in zip(gradients, parts, strict=True):
+        _copy_heads(gradient, target)
+    return parts
 
 
 def _copy_heads(source: torch.Tensor, target: torch.Tensor) -> None:

@@ -5,33 +5,30 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from importlib import metadata
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
+from exact_attention import each_alone
 from mimo_plugin_radio import flash
-from mimo_plugin_radio.heads import fill
+from mimo_plugin_radio.flash_mend import VERSION, mend
+from mimo_plugin_radio.heads import fill, side_by_side
 from mimo_plugin_radio.options import Options
 from mimo_plugin_radio.tower import packed
 
 
-def each_alone(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, lengths: Any, scale: float
-) -> torch.Tensor:
-    """``[N, heads, size]``: torch's attention of each picture."""
-    groups = zip(
-        *(x.transpose(0, 1).split(lengths, dim=1) for x in (query, key, value)), strict=True
-    )
-    attended = [F.scaled_dot_product_attention(*group, scale=scale) for group in groups]
-    return torch.cat(attended, dim=1).transpose(0, 1)
-
-
 @pytest.mark.parametrize("even", [False, True])
-@pytest.mark.parametrize(("size", "computed"), [(64, 64), (72, 96), (80, 96), (120, 128)])
+@pytest.mark.parametrize(
+    ("size", "computed", "mended"),
+    [
+        *((64, 64, False), (72, 96, False), (80, 96, False), (120, 128, False)),
+        *((72, 80, True), (80, 80, True), (88, 96, True)),
+    ],
+)
 def test_heads_are_filled_up_to_sizes_that_are_computed_right(
-    size: int, computed: int, even: bool
+    size: int, computed: int, mended: bool, even: bool
 ) -> None:
     seen = []
     lengths = (4, 4) if even else (5, 3)
@@ -50,7 +47,8 @@ def test_heads_are_filled_up_to_sizes_that_are_computed_right(
 
     torch.manual_seed(0)
     rows = [torch.randn(8, 2, size, requires_grad=True) for _ in range(3)]
-    output = flash.attend(*rows, pictures, flash.Kernels(of_packed, of_batch))
+    sizes = (64, 80, 96, 128) if mended else flash.SIZES
+    output = flash.attend(*rows, pictures, flash.Kernels(of_packed, of_batch, sizes))
     expected = each_alone(*rows, lengths, size**-0.5).flatten(1)
     assert seen == [computed]
     torch.testing.assert_close(output, expected)
@@ -110,12 +108,102 @@ def test_the_kernel_moves_eight_numbers_at_once() -> None:
     assert "ld.global.v4.b32" in ptx and "st.global.v4.b32" in ptx
 
 
-def test_gradients_come_back_side_by_side() -> None:
+@pytest.mark.parametrize("size", [80, 96])
+def test_gradients_come_back_side_by_side(size: int) -> None:
     parts = [torch.randn(4, 2, 80, requires_grad=True) for _ in range(3)]
-    filled = fill(*parts, 96)
-    gradients = torch.autograd.grad(filled, parts, [torch.ones_like(each) for each in filled])
+    outputs = side_by_side(*parts) if size == 80 else fill(*parts, size)
+    upstream = [torch.randn_like(each) for each in outputs]
+    gradients = torch.autograd.grad(outputs, parts, upstream)
+    for found, given in zip(gradients, upstream, strict=True):
+        assert torch.equal(found, given[..., :80])
     assert [each.storage_offset() for each in gradients] == [0, 80, 160]
     assert {each.stride() for each in gradients} == {(480, 240, 1)}
+
+
+class Package:
+    """flash-attn-4 as far as it is mended: its own functions note what they are asked for."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[Any, ...]] = []
+        self.interface: Any = SimpleNamespace(
+            _bwd_preprocess=self._clear, _bwd_postprocess_convert=self._read
+        )
+
+    def _clear(self, *given: Any, hdim_multiple_of: int, fake_mode: bool) -> None:
+        sums, size = given[5], given[10]
+        self.asked.append(("clear", sums is not None, size, hdim_multiple_of, fake_mode))
+
+    def _read(self, *given: Any, hdim_multiple_of: int, fake_mode: bool) -> None:
+        self.asked.append(("read", given[7], hdim_multiple_of, fake_mode))
+
+    def backward(self, size: int, multiple: int, *, fake_mode: bool = False) -> torch.Tensor:
+        """What it does of this size of a head; the sums, where they are not the kernels' own."""
+        sums = torch.full((6,), torch.nan)
+        named: dict[str, Any] = {"hdim_multiple_of": multiple, "fake_mode": fake_mode}
+        tensors = [None] * 5
+        self.interface._bwd_preprocess(*tensors, sums, *[None] * 4, size, size, 64, **named)
+        self.interface._bwd_postprocess_convert(sums, *[None] * 6, size, 64, **named)
+        return sums
+
+
+@pytest.fixture
+def package(monkeypatch: pytest.MonkeyPatch) -> Package:
+    """Of the version that is known."""
+    monkeypatch.setattr("importlib.metadata.version", lambda name: VERSION)
+    return Package()
+
+
+def test_sums_of_heads_of_80_are_cleared_whole_and_read_as_80(package: Package) -> None:
+    assert mend(package.interface)
+    mended = dict(vars(package.interface))
+    assert mend(package.interface) and vars(package.interface) == mended
+    assert (package.backward(80, 32) == 0).all()
+    assert package.asked == [("clear", False, 80, 32, False), ("read", 80, 16, False)]
+    assert package.backward(80, 32, fake_mode=True).isnan().all()  # a compilation without memory
+
+
+@pytest.mark.parametrize(("size", "multiple"), [(64, 32), (96, 32), (80, 64)])
+def test_other_heads_are_left_to_the_kernels(package: Package, size: int, multiple: int) -> None:
+    assert mend(package.interface)
+    assert package.backward(size, multiple).isnan().all()
+    assert package.asked == [
+        ("clear", True, size, multiple, False),
+        ("read", size, multiple, False),
+    ]
+
+
+@pytest.mark.parametrize("version", ["4.0.0b37", None])
+def test_versions_that_are_not_known_are_left_alone(
+    version: str | None, package: Package, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Among them what was copied into place."""
+
+    def of_package(name: str) -> str:
+        if version is None:
+            raise metadata.PackageNotFoundError(name)
+        return version
+
+    monkeypatch.setattr("importlib.metadata.version", of_package)
+    before = dict(vars(package.interface))
+    assert not mend(package.interface)
+    assert vars(package.interface) == before
+
+
+@pytest.mark.parametrize("version", [VERSION, "4.0.0b37"])
+def test_heads_of_80_stay_as_they_are_where_the_version_is_known(
+    version: str, package: Package, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.metadata.version", lambda name: version)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
+    monkeypatch.delenv("FLASH_ATTENTION_CUTE_DSL_CACHE_ENABLED", raising=False)
+    cute: Any = SimpleNamespace(flash_attn_varlen_func="packed", flash_attn_func="batch")
+    monkeypatch.setitem(sys.modules, "flash_attn", SimpleNamespace(cute=cute))
+    monkeypatch.setitem(sys.modules, "flash_attn.cute", cute)
+    monkeypatch.setitem(sys.modules, "flash_attn.cute.interface", package.interface)
+    found = flash.kernels(SimpleNamespace(name="vision", megatron={}))
+    assert (found.packed, found.batch) == ("packed", "batch")
+    assert found.sizes == ((64, 80, 96, 128) if version == VERSION else (64, 96, 128))
+    assert os.environ.pop("FLASH_ATTENTION_CUTE_DSL_CACHE_ENABLED") == "1"
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ PASSES = {"forward_step", "backward_step", "backward_step_multimodule"}
 def reasons(platform: Any) -> dict[str, bool]:
     """By adaptation: whether megatron still gives the reason for it."""
     import megatron.core.models.mimo.optimizer as mimo_optimizer
-    from megatron.core import dist_checkpointing, parallel_state
+    from megatron.core import dist_checkpointing, optimizer, parallel_state
     from megatron.core.datasets.utils import compile_helpers
     from megatron.core.dist_checkpointing.strategies.filesystem_async import (
         get_write_results_queue,
@@ -84,6 +84,11 @@ def reasons(platform: Any) -> dict[str, bool]:
         not in inspect.getsource(DistributedOptimizer._set_main_param_and_optimizer_states)
         and "== 'step'"
         in inspect.getsource(DistributedOptimizer.sharded_param_state_fully_reshardable),
+        "states of fewer bits are made without saying how their rest is kept, those of an "
+        "optimizer on the CPU not at all": all(
+            text in inspect.getsource(optimizer)
+            for text in ("opt.initialize_state(p)\n", "init_state_fn = None")
+        ),
         "random states are one object of the grid's shape": "(pp_size, tp_size)"
         in inspect.getsource(checkpointing.get_rng_state),
         "a tracker without a number ends the process": "sys.exit()"

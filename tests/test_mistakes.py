@@ -136,6 +136,22 @@ MISTAKES = (
         "out the states; checkpoints and overlap_grad_reduce stand on it; leave it out",
     ),
     Mistake(
+        of="stock flag that keeps states in fewer bits",
+        overrides=("megatron.exp_avg_dtype=bf16",),
+        said="command line: megatron.exp_avg_dtype=bf16: this flag is refused: a run is saved "
+        "with its optimizer's states from its beginning, and core 0.19 makes those of fewer bits "
+        "by a call that TransformerEngine's FusedAdam no longer takes (optimizer/__init__.py, "
+        "init_state_fn); leave it out",
+    ),
+    Mistake(
+        of="stock flag that keeps states on the CPU",
+        overrides=("megatron.optimizer_cpu_offload=true",),
+        said="command line: megatron.optimizer_cpu_offload=true: this flag is refused: a run is "
+        "saved with its optimizer's states from its beginning, and core 0.19 has no function that "
+        "makes those of an optimizer on the CPU (optimizer/__init__.py, init_state_fn); leave it "
+        "out",
+    ),
+    Mistake(
         of="stock flag that is none",
         overrides=("megatron.seq_lenght=8",),
         said="command line: megatron.seq_lenght=8: megatron-core has no flag --seq-lenght. Did you "

@@ -169,6 +169,25 @@ REFUSED_FLAGS: Mapping[str, str] = {
         "is short set dist_ckpt_optim_fully_reshardable: false"
     ),
     **dict.fromkeys(
+        (
+            *("use_precision_aware_optimizer", "exp_avg_dtype", "exp_avg_sq_dtype"),
+            *("main_params_dtype", "main_grads_dtype"),
+        ),
+        "a run is saved with its optimizer's states from its beginning, and core 0.19 makes those "
+        "of fewer bits by a call that TransformerEngine's FusedAdam no longer takes "
+        "(optimizer/__init__.py, init_state_fn)",
+    ),
+    **dict.fromkeys(
+        (
+            *("optimizer_cpu_offload", "optimizer_offload_fraction", "no_pin_cpu_grads"),
+            *("no_pin_cpu_params", "overlap_cpu_optimizer_d2h_h2d"),
+            "use_torch_optimizer_for_cpu_offload",
+        ),
+        "a run is saved with its optimizer's states from its beginning, and core 0.19 has no "
+        "function that makes those of an optimizer on the CPU (optimizer/__init__.py, "
+        "init_state_fn)",
+    ),
+    **dict.fromkeys(
         ("overlap_param_gather", "overlap_param_gather_with_optimizer_step"),
         "core 0.19 gathers parameters when a forward reaches them; a rank whose encoder has nothing"
         " to see in a microbatch would keep those that have waiting (overlap_grad_reduce works)",

@@ -14,6 +14,10 @@ from mimo_core.train.starting import META
 
 _REDUCTION = ("overlap_grad_reduce", "ddp_bucket_size")
 """How gradients are summed over ranks; of one rank there are none."""
+LEARNING_RATE = 1e-3
+"""Most that is learned with. Adam moves an entry whose gradient is nothing but rounding by a whole
+step, and later gradients tell of it: with 1e-2, rounding alone is beyond the bounds in three steps.
+"""
 
 
 def judges(recipe: Recipe, steps: int) -> Recipe:
@@ -72,7 +76,8 @@ def _in_fp32(megatron: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _measured(recipe: Recipe, steps: int) -> Recipe:
-    """A few steps in fp32 at the full learning rate, each of them saved."""
+    """A few steps in fp32 at the full learning rate or `LEARNING_RATE`, each of them saved."""
+    rate = min(recipe.train.learning_rate, LEARNING_RATE)
     return attrs.evolve(
         recipe,
         modules={
@@ -83,6 +88,8 @@ def _measured(recipe: Recipe, steps: int) -> Recipe:
             recipe.train,
             precision="fp32",
             iterations=steps,
+            learning_rate=rate,
+            minimum_learning_rate=min(recipe.train.minimum_learning_rate, rate),
             warmup_iterations=0,
             decay="constant",
             log_every=1,

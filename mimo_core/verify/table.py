@@ -84,7 +84,7 @@ def _conclusion(verdict: Verdict, wrong: list[Row]) -> Text:
     later = (
         ". The first step is equal: entries of which rounding is all move by a whole step of the "
         "optimizer, and later gradients tell of it. Rounding is the cause where a smaller "
-        "train.learning_rate (1e-3) makes the layout equal"
+        "train.learning_rate (1e-4) makes the layout equal"
         if first.step > 1
         else ""
     )

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mimo_core import platforms
-from mimo_core.memory import lacking
+from mimo_core.memory import lacking_here
 from mimo_core.plan import make_plan
 from mimo_core.rank import Rank
 from mimo_core.recipe import packaged
@@ -92,10 +92,6 @@ def pretrain(
     if weights is not None:
         begins = f", with the weights of {weights.path}"
     console.print(f"  run folder {folder.path}{begins}", highlight=False, soft_wrap=True)
-    if platforms.without_gpu():
-        import psutil
-
-        here = psutil.virtual_memory().total
-        if lacks := lacking(plan.graph, plan.layout, here):
-            console.print(f"  {lacks}", style="yellow", highlight=False, soft_wrap=True)
+    if lacks := lacking_here(plan.graph, plan.layout):
+        console.print(f"  {lacks}", style="yellow", highlight=False, soft_wrap=True)
     return launch(plan, folder, disabled, max_restarts)

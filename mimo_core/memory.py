@@ -13,6 +13,7 @@ from collections.abc import Iterator
 
 import attrs
 
+from mimo_core import platforms
 from mimo_core.contract import Description, Grid, Module, Precision, Weights
 from mimo_core.graph import Graph
 from mimo_core.layout import Layout
@@ -79,6 +80,15 @@ def lacking(graph: Graph, layout: Layout, here: int) -> str | None:
         f"weights, gradients and optimizer states of all ranks take {total / 1e9:.1f} GB, and this "
         f"machine has {here / 1e9:.1f} GB: ranks may be killed (mimo plan tells them by rank)"
     )
+
+
+def lacking_here(graph: Graph, layout: Layout) -> str | None:
+    """The same of this machine; ``None`` where there is a GPU, which has memory of its own."""
+    if not platforms.without_gpu():
+        return None
+    import psutil
+
+    return lacking(graph, layout, psutil.virtual_memory().total)
 
 
 def _stages(module: Module, description: Description, ranks: range) -> Iterator[RankMemory]:

@@ -14,6 +14,8 @@ from mimo_core.memory import RankMemory, rank_memory
 from mimo_core.plan import make_plan
 from mimo_core.recipe import load_text
 from mimo_core.testing import run_ranks
+from mimo_core.verify import Judge, verify
+from mimo_core.verify.recipes import judges
 
 from .fake_plugins import RECIPE, eye, host, words
 
@@ -191,3 +193,25 @@ def test_a_run_that_this_machine_has_no_memory_for_says_so_before_it_starts(
     pretrain(recipe, run_dir=tmp_path)
     said = " ".join(capsys.readouterr().out.split())
     assert ("and this machine has 0.0 GB: ranks may be killed" in said) is told
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_of_both_runs_that_are_compared_each_says_what_it_has_no_memory_for(
+    precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In fp32, which they compute in; replicas take more than the one rank does."""
+    monkeypatch.setenv("MIMO_PLATFORM", "cpu")
+    changes = (f"train.precision={precision}", "modules.language.grid.dp=2")
+    recipe = make_plan(HERE / "recipes" / "tiny.yaml", changes).recipe
+    alone = make_plan(judges(recipe, 1))
+    taken = sum(each.total for each in rank_memory(alone.graph, alone.layout))
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(total=taken))
+    lines: list[str] = []
+    begun = SimpleNamespace(compare=lambda *_: lines.append("compared"))
+    monkeypatch.setattr(Judge, "run", lambda *_, **_more: begun)
+    verify(recipe, steps=1, tell=lines.append)
+    assert [line.split()[0] for line in lines] == ["on", "weights,", "in", "compared"]
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(total=taken - 1))
+    lines.clear()
+    verify(recipe, steps=1, tell=lines.append)
+    assert [line.split()[0] for line in lines] == ["weights,", "on", "weights,", "in", "compared"]

@@ -27,7 +27,7 @@ def judges(recipe: Recipe, steps: int) -> Recipe:
     look at a microbatch as a whole (a router's balancing loss) see the same.
     """
     micro = recipe.train.micro_batch_size * recipe.modules[LANGUAGE].grid.dp
-    recipe = _measured(recipe, steps)
+    recipe = measured(recipe, steps)
     return attrs.evolve(
         recipe,
         layout="colocated",
@@ -51,7 +51,7 @@ def layouts(recipe: Recipe, steps: int, initial: Path) -> Recipe:
         steps: Iterations.
         initial: Folder of checkpoints with the judge's of iteration 0.
     """
-    recipe = _measured(recipe, steps)
+    recipe = measured(recipe, steps)
     return attrs.evolve(
         recipe,
         # The judge's, who began with those of the recipe's directories.
@@ -75,7 +75,7 @@ def _in_fp32(megatron: Mapping[str, Any]) -> dict[str, Any]:
     return {**megatron, graphs[1]: rest} if rest else _without(megatron, *graphs)
 
 
-def _measured(recipe: Recipe, steps: int) -> Recipe:
+def measured(recipe: Recipe, steps: int) -> Recipe:
     """A few steps in fp32 at the full learning rate or `LEARNING_RATE`, each of them saved."""
     rate = min(recipe.train.learning_rate, LEARNING_RATE)
     return attrs.evolve(

@@ -19,13 +19,14 @@ from mimo_core import platforms
 from mimo_core.checkpoints import TRACKER
 from mimo_core.errors import MimoError, RecipeError
 from mimo_core.launch.local import RunFailed
+from mimo_core.memory import lacking_here
 from mimo_core.plan import make_plan
 from mimo_core.rank import Rank
 from mimo_core.recipe import Recipe, dump
 from mimo_core.run_folder import RunFolder
 from mimo_core.train.starting import starting_weights
 from mimo_core.verify.compare import TOLERANCES, Verdict, compare_iterations
-from mimo_core.verify.recipes import judges, layouts
+from mimo_core.verify.recipes import judges, layouts, measured
 from mimo_core.weights.beginning import directories
 
 STEPS = 3
@@ -71,10 +72,19 @@ def verify(
     start = starting_weights(plan, None)
     directories(plan, None, start.manifest if start else None)
     with _kept_where_it_fails(folder) as base:
+        _tell_memory(tell, judges(plan.recipe, steps), disabled)
         tell(f"on one rank, {steps} steps …")
         judge = Judge.run(plan.recipe, base, steps=steps, disabled=disabled)
+        _tell_memory(tell, measured(plan.recipe, steps), disabled)
         tell(f"in its own layout, {plan.layout.world_size} ranks …")
         return judge.compare(plan.recipe, "layout")
+
+
+def _tell_memory(tell: Callable[[str], None], recipe: Recipe, disabled: Sequence[str]) -> None:
+    """That its ranks hold more than this machine has, where they do."""
+    plan = make_plan(recipe, disabled=disabled)
+    if lacks := lacking_here(plan.graph, plan.layout):
+        tell(lacks)
 
 
 @contextmanager

@@ -28,8 +28,9 @@ class Linear(torch.nn.Module):
         return torch.cat([rows @ getattr(self, f"weight{n}").t() for n, rows in groups]), None
 
 
-def _config(grid: Any, activation: Any, **fields: Any) -> Any:
-    """Of a layer of experts in bf16, gated where the activation is SiLU."""
+def _config(grid: Any, activation: Any, *, chosen: int = 2, **fields: Any) -> Any:
+    """Of a layer of experts in bf16, gated where the activation is SiLU, of which ``chosen`` get
+    each token."""
     from mimo_core.contract import Module, Train
     from mimo_core.model.config import transformer_config
 
@@ -46,7 +47,7 @@ def _config(grid: Any, activation: Any, **fields: Any) -> Any:
         gated_linear_unit=activation is F.silu,
         bias_activation_fusion=False,
         num_moe_experts=EXPERTS,
-        moe_router_topk=2,
+        moe_router_topk=chosen,
         moe_router_dtype="fp32",
         moe_ffn_hidden_size=WIDTH,
         moe_grouped_gemm=True,
@@ -54,18 +55,10 @@ def _config(grid: Any, activation: Any, **fields: Any) -> Any:
     )
 
 
-def compare(platform: Any) -> dict[str, Any]:
-    """By where experts are and how they are activated: whether outputs and gradients are core's,
-    and how often the host was told a number of tokens."""
-    from megatron.core.activations import squared_relu
-    from megatron.core.tensor_parallel import model_parallel_cuda_manual_seed
+def _moves() -> list[bool]:
+    """Have core's dispatcher hand collectives numbers as where there are GPUs; a list that tells of
+    each that goes to the host whether there was one."""
     from megatron.core.transformer.moe import token_dispatcher
-    from megatron.core.transformer.moe.experts import GroupedMLPSubmodules, TEGroupedMLP
-    from megatron.core.transformer.moe.moe_layer import MoELayer, MoESubmodules
-
-    from mimo_core.contract import Grid
-    from mimo_core.model.grouped_experts import GroupedExperts, GroupedMoELayer
-    from mimo_core.topology import build_topology
 
     told = []
 
@@ -74,6 +67,22 @@ def compare(platform: Any) -> dict[str, Any]:
         return tensor.numpy() if as_numpy and tensor is not None else tensor
 
     token_dispatcher.maybe_move_tensor_to_cpu = move
+    return told
+
+
+def compare(platform: Any) -> dict[str, Any]:
+    """By where experts are and how they are activated: whether outputs and gradients are core's,
+    and how often the host was told a number of tokens."""
+    from megatron.core.activations import squared_relu
+    from megatron.core.tensor_parallel import model_parallel_cuda_manual_seed
+    from megatron.core.transformer.moe.experts import GroupedMLPSubmodules, TEGroupedMLP
+    from megatron.core.transformer.moe.moe_layer import MoELayer, MoESubmodules
+
+    from mimo_core.contract import Grid
+    from mimo_core.model.grouped_experts import GroupedExperts, GroupedMoELayer
+    from mimo_core.topology import build_topology
+
+    told = _moves()
     found: dict[str, Any] = {}
     for place, grid in {"alone": Grid(dp=2), "spread": Grid(dp=2, ep=2)}.items():
         groups = build_topology({"language": grid}, {"language": 0}, platform.backend).groups
@@ -114,6 +123,81 @@ def compare(platform: Any) -> dict[str, Any]:
                 "told": [core[3] > 0, mine[3] > 0],
                 "in buffers": together,
             }
+    return found
+
+
+def gather(platform: Any) -> dict[str, Any]:
+    """Two ranks with tokens of their own: by how these choose experts, how far outputs and
+    gradients of gathered tokens are from core's all-to-all, in parts of the largest number. And
+    the dispatchers of layers that do not gather."""
+    from megatron.core.activations import squared_relu
+    from megatron.core.models.gpt.moe_module_specs import _build_shared_experts
+    from megatron.core.tensor_parallel import (
+        ColumnParallelLinear,
+        RowParallelLinear,
+        model_parallel_cuda_manual_seed,
+    )
+    from megatron.core.transformer.mlp import MLPSubmodules
+    from megatron.core.transformer.moe.experts import GroupedMLPSubmodules
+    from megatron.core.transformer.moe.moe_layer import MoESubmodules
+
+    from mimo_core.contract import Grid
+    from mimo_core.model.grouped_experts import GroupedExperts, GroupedMoELayer
+    from mimo_core.topology import build_topology
+
+    _moves()
+    grid = Grid(dp=2, ep=2)
+    groups = build_topology({"language": grid}, {"language": 0}, platform.backend).groups
+    language = groups["language"]
+    rank = language.ep.rank()
+    linears = MLPSubmodules(linear_fc1=ColumnParallelLinear, linear_fc2=RowParallelLinear)
+
+    def build(even_tokens: bool, **fields: Any) -> Any:
+        model_parallel_cuda_manual_seed(1, tp_rank=0, ep_rank=0, etp_rank=0)
+        torch.manual_seed(rank)
+        return GroupedMoELayer(
+            _config(grid, squared_relu, **fields),
+            submodules=MoESubmodules(
+                experts=partial(GroupedExperts, submodules=GroupedMLPSubmodules(Linear, Linear)),
+                shared_experts=partial(_build_shared_experts, submodules=linears),
+            ),
+            layer_number=1,
+            pg_collection=language,
+            even_tokens=even_tokens,
+        )
+
+    overlapped = {"moe_shared_expert_intermediate_size": 8, "moe_shared_expert_overlap": True}
+    layers = {
+        "packed": build(False),
+        "one expert a token": build(True, chosen=1, moe_router_pre_softmax=True),
+        "overlapped": build(True, **overlapped),
+    }
+    found: dict[str, Any] = {
+        "otherwise": {name: type(each.token_dispatcher).__name__ for name, each in layers.items()}
+    }
+    # Every expert is chosen; or the two of the first rank alone, and the second's get nothing.
+    for name, favoured in {"all": EXPERTS, "one rank's": 2}.items():
+        results = []
+        for even_tokens in (False, True):
+            layer = build(even_tokens)
+            likes = torch.randn(EXPERTS, HIDDEN, generator=torch.Generator().manual_seed(3))
+            likes[favoured:] = torch.tensor([-1e3, *[0.0] * (HIDDEN - 1)])
+            layer.router.weight.data.copy_(likes)
+            tokens = torch.randn(8, 3, HIDDEN, generator=torch.Generator().manual_seed(7 + rank))
+            tokens[..., 0] = tokens[..., 0].abs() + 1
+            tokens = tokens.bfloat16().requires_grad_()
+            output, _ = layer(tokens)
+            output.float().square().sum().backward()
+            named = {key: one.grad for key, one in layer.named_parameters()}
+            results.append({"output": output, "of tokens": tokens.grad, **named})
+        core, mine = results
+        assert core.keys() == mine.keys()
+        apart = [
+            (core[key] - mine[key]).abs().max() / core[key].abs().max().clamp_min(1e-9)
+            for key in core
+        ]
+        counts = layer.token_dispatcher._counts.tolist()
+        found[name] = {"apart": max(apart).item(), "counts": counts}
     return found
 
 

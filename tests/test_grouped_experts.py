@@ -19,6 +19,23 @@ def test_experts_are_cores_wherever_they_are() -> None:
             assert found[f"spread, {activation}"] == {**equal, "told": [True, True]}
 
 
+def test_few_ranks_gather_tokens_and_compute_what_the_exchange_does() -> None:
+    """Outputs and gradients within bf16's roundings of core's all-to-all (2**-8 each, a handful of
+    them: each rank's sum is rounded before the ranks' are added), also where no token chooses any
+    expert of a rank. What does not gather: ranks whose numbers of tokens may differ, ranks beyond
+    a token's experts, and a shared expert that the dispatcher is to compute meanwhile."""
+    path = Path(__file__).with_name("ranks_experts.py")
+    first, second = run_ranks(f"{path}:gather", ranks=2)
+    kinds = ("packed", "one expert a token", "overlapped")
+    for found in (first, second):
+        assert found["otherwise"] == dict.fromkeys(kinds, "DeviceCounts")
+        assert found["all"]["apart"] < 2**-5
+        assert found["one rank's"]["apart"] < 2**-5
+    assert all(count > 0 for count in first["all"]["counts"] + second["all"]["counts"])
+    assert first["one rank's"]["counts"] == [48, 48]
+    assert second["one rank's"]["counts"] == [0, 0]
+
+
 def test_what_a_recipe_may_set_is_computed_as_by_core() -> None:
     """A shared expert is added also where the dispatcher computes it. The weights' order, in which
     optimizer states may be saved, does not depend on what computes them."""

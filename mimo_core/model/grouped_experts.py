@@ -16,6 +16,7 @@ from megatron.core.transformer.moe.experts import TEGroupedMLP
 from megatron.core.transformer.moe.moe_layer import MoELayer
 from megatron.core.transformer.moe.token_dispatcher import MoEAlltoAllTokenDispatcher
 
+from mimo_core.model.gathered_tokens import gathered_tokens
 from mimo_core.model.grouped_products import grouped_product, lay_out
 
 
@@ -111,11 +112,14 @@ class DeviceCounts(MoEAlltoAllTokenDispatcher):  # type: ignore[misc]
 
 
 class GroupedMoELayer(MoELayer):  # type: ignore[misc]
-    """``MoELayer`` with both: which dispatcher it makes is no part of its spec."""
+    """``MoELayer`` with these: which dispatcher it makes is no part of its spec."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, even_tokens: bool = False, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        if getattr(self.experts, "in_one_kernel", False):
+        gathered = gathered_tokens(self, kwargs["pg_collection"]) if even_tokens else None
+        if gathered is not None:
+            self.token_dispatcher = gathered
+        elif getattr(self.experts, "in_one_kernel", False):
             self.token_dispatcher = DeviceCounts(
                 self.num_local_experts,
                 self.local_expert_indices,
@@ -127,16 +131,26 @@ class GroupedMoELayer(MoELayer):  # type: ignore[misc]
                 self.token_dispatcher.set_shared_experts(self.shared_experts)
 
 
-def grouped_moe_builder() -> Any:
+def grouped_moe_builder(*, even_tokens: bool = False) -> Any:
     """What builds the MoE part of a layer of TransformerEngine's: routed experts in one kernel, and
-    a shared expert."""
+    a shared expert.
+
+    Args:
+        even_tokens: All data-parallel ranks have equally many tokens, as they do but for packed
+            samples (``Module.packing``): few expert-parallel ranks then gather all tokens instead
+            of exchanging each expert's.
+    """
     # The number of experts comes from the config; the spec only wants one.
     stock = get_moe_module_spec(use_te=True, num_experts=1, moe_grouped_gemm=True)
     submodules = stock.keywords["submodules"]
     grouped = submodules.experts
     assert isinstance(grouped, partial) and grouped.func is TEGroupedMLP
     experts = partial(GroupedExperts, *grouped.args, **grouped.keywords)
-    return partial(GroupedMoELayer, submodules=dataclasses.replace(submodules, experts=experts))
+    return partial(
+        GroupedMoELayer,
+        submodules=dataclasses.replace(submodules, experts=experts),
+        even_tokens=even_tokens,
+    )
 
 
 def _fits(experts: TEGroupedMLP) -> bool:

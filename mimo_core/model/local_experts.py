@@ -10,6 +10,8 @@ from megatron.core.models.gpt.moe_module_specs import get_moe_module_spec
 from megatron.core.transformer.moe.moe_layer import MoELayer
 from megatron.core.transformer.moe.token_dispatcher import MoEAlltoAllTokenDispatcher
 
+from mimo_core.model.gathered_tokens import gathered_tokens
+
 
 class LocalTokenDispatcher(MoEAlltoAllTokenDispatcher):
     """The all-to-all dispatcher with its split sizes as numpy arrays.
@@ -30,11 +32,13 @@ class LocalTokenDispatcher(MoEAlltoAllTokenDispatcher):
 
 
 class LocalMoELayer(MoELayer):
-    """``MoELayer`` with that dispatcher: which one it makes is no part of its spec."""
+    """``MoELayer`` with that dispatcher, or the one that gathers: which one it makes is no part of
+    its spec."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, even_tokens: bool = False, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.token_dispatcher = LocalTokenDispatcher(
+        gathered = gathered_tokens(self, kwargs["pg_collection"]) if even_tokens else None
+        self.token_dispatcher = gathered or LocalTokenDispatcher(
             self.num_local_experts,
             self.local_expert_indices,
             config=self.config,
@@ -42,8 +46,12 @@ class LocalMoELayer(MoELayer):
         )
 
 
-def local_moe_builder() -> Any:
-    """What builds the MoE part of a layer: routed experts one after another, a shared expert."""
+def local_moe_builder(*, even_tokens: bool = False) -> Any:
+    """What builds the MoE part of a layer: routed experts one after another, a shared expert.
+
+    Args:
+        even_tokens: As :func:`~mimo_core.building.grouped_moe_builder` takes it.
+    """
     # The number of experts comes from the config; the spec only wants one.
     stock = get_moe_module_spec(use_te=False, num_experts=1, moe_grouped_gemm=False)
-    return partial(LocalMoELayer, **stock.keywords)
+    return partial(LocalMoELayer, **stock.keywords, even_tokens=even_tokens)

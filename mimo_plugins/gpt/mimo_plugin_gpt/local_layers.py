@@ -25,13 +25,23 @@ from megatron.core.transformer.transformer_layer import TransformerLayer, Transf
 from mimo_core.building import PackedAttention, RMSNorm, local_moe_builder
 
 
-def local_block(config: TransformerConfig, stage: int) -> TransformerBlockSubmodules:
-    """The layers of one pipeline stage, and the norm after the last."""
+def local_block(
+    config: TransformerConfig, stage: int, *, even_tokens: bool
+) -> TransformerBlockSubmodules:
+    """The layers of one pipeline stage, and the norm after the last.
+
+    Args:
+        config: Of the model.
+        stage: Of the pipeline.
+        even_tokens: As :func:`~mimo_core.building.local_moe_builder` takes it.
+    """
     count = get_num_layers_to_build(config, pp_rank=stage)
-    return TransformerBlockSubmodules(layer_specs=[_layer(config)] * count, layer_norm=RMSNorm)
+    return TransformerBlockSubmodules(
+        layer_specs=[_layer(config, even_tokens)] * count, layer_norm=RMSNorm
+    )
 
 
-def _layer(config: TransformerConfig) -> ModuleSpec:
+def _layer(config: TransformerConfig, even_tokens: bool) -> ModuleSpec:
     head_norm = RMSNorm if config.qk_layernorm else IdentityOp
     attention = ModuleSpec(
         module=SelfAttention,
@@ -46,7 +56,7 @@ def _layer(config: TransformerConfig) -> ModuleSpec:
     )
     fused = {"input_layernorm.": "self_attention.linear_qkv.layer_norm_"}
     if config.num_moe_experts:
-        mlp = local_moe_builder()
+        mlp = local_moe_builder(even_tokens=even_tokens)
     else:
         linears = MLPSubmodules(linear_fc1=ColumnParallelLinear, linear_fc2=RowParallelLinear)
         mlp = partial(MLP.as_mlp_submodule, submodules=linears)

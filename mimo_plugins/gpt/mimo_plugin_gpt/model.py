@@ -28,7 +28,9 @@ def model_spec(
         module=GPTModel,
         params={
             "config": config,
-            "transformer_layer_spec": _block(config, stage, platform),
+            "transformer_layer_spec": _block(
+                config, stage, platform, even_tokens=not module.packing
+            ),
             "vocab_size": embedding_rows(module),
             "max_sequence_length": module.train.sequence_length,
             "pre_process": stage == 0,
@@ -106,17 +108,18 @@ def architecture(module: Module, platform: Platform) -> dict[str, Any]:
     return fields
 
 
-def _block(config: TransformerConfig, stage: int, platform: Platform) -> Any:
+def _block(config: TransformerConfig, stage: int, platform: Platform, *, even_tokens: bool) -> Any:
     if platform.transformer_engine:
         from megatron.core.models.gpt.gpt_layer_specs import get_gpt_decoder_block_spec
 
         block = get_gpt_decoder_block_spec(config, use_transformer_engine=True, pp_rank=stage)
         if config.num_moe_experts and config.moe_grouped_gemm:
+            experts = grouped_moe_builder(even_tokens=even_tokens)
             block.layer_specs = [
-                replace(layer, submodules=replace(layer.submodules, mlp=grouped_moe_builder()))
+                replace(layer, submodules=replace(layer.submodules, mlp=experts))
                 for layer in block.layer_specs
             ]
         return block
     from mimo_plugin_gpt.local_layers import local_block
 
-    return local_block(config, stage)
+    return local_block(config, stage, even_tokens=even_tokens)

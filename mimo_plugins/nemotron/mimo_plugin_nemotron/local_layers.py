@@ -44,15 +44,19 @@ class LocalHybridStack(HybridStack):
             )
 
 
-def local_stack_spec() -> ModuleSpec:
-    """Spec of the stack; the layers that the pattern names are built from it."""
+def local_stack_spec(*, even_tokens: bool) -> ModuleSpec:
+    """Spec of the stack; the layers that the pattern names are built from it.
+
+    Args:
+        even_tokens: As :func:`~mimo_core.building.local_moe_builder` takes it.
+    """
     return ModuleSpec(
         module=LocalHybridStack,
         submodules=HybridStackSubmodules(
             mamba_layer=_mamba_layer(),
             attention_layer=_attention_layer(),
             mlp_layer=_mlp_layer(),
-            moe_layer=_moe_layer(),
+            moe_layer=_moe_layer(local_moe_builder(even_tokens=even_tokens)),
         ),
     )
 
@@ -112,10 +116,10 @@ def _mlp_layer() -> ModuleSpec:
     )
 
 
-def _moe_layer() -> ModuleSpec:
+def _moe_layer(experts: Any) -> ModuleSpec:
     return ModuleSpec(
         module=MoETransformerLayer,
         submodules=TransformerLayerSubmodules(
-            pre_mlp_layernorm=RMSNorm, mlp=local_moe_builder(), mlp_bda=get_bias_dropout_add
+            pre_mlp_layernorm=RMSNorm, mlp=experts, mlp_bda=get_bias_dropout_add
         ),
     )

@@ -29,7 +29,7 @@ def model_spec(
         module=HybridModel,
         params={
             "config": hybrid_config(module, platform),
-            "hybrid_stack_spec": _stack_spec(platform),
+            "hybrid_stack_spec": _stack_spec(module, platform),
             "vocab_size": embedding_rows(module),
             "max_sequence_length": module.train.sequence_length,
             "hybrid_layer_pattern": options.pattern,
@@ -128,14 +128,17 @@ def _expert_architecture(options: Options) -> dict[str, Any]:
     }
 
 
-def _stack_spec(platform: Platform) -> ModuleSpec:
+def _stack_spec(module: Module, platform: Platform) -> ModuleSpec:
+    even_tokens = not module.packing
     if platform.transformer_engine:
         from megatron.core.models.hybrid.hybrid_layer_specs import hybrid_stack_spec
 
         layers = hybrid_stack_spec.submodules
-        experts = replace(layers.moe_layer.submodules, mlp=grouped_moe_builder())
+        experts = replace(
+            layers.moe_layer.submodules, mlp=grouped_moe_builder(even_tokens=even_tokens)
+        )
         moe_layer = replace(layers.moe_layer, submodules=experts)
         return replace(hybrid_stack_spec, submodules=replace(layers, moe_layer=moe_layer))
     from mimo_plugin_nemotron.local_layers import local_stack_spec
 
-    return local_stack_spec()
+    return local_stack_spec(even_tokens=even_tokens)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib
 import os
+import sys
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
 import attrs
@@ -18,6 +20,15 @@ from mimo_plugin_radio.heads import cut, fill, side_by_side
 SIZES = (64, 96, 128)
 """Sizes of a head that every version computes right; others are filled up with zeros, but for
 80 where ``flash_mend`` knows the version."""
+_KEEPS = "FLASH_ATTENTION_CUTE_DSL_CACHE_ENABLED"
+"""Its variable: what it compiles in a first run, seconds for each kernel, is kept for the next."""
+_COMPILED = {
+    "_flash_attn_fwd": "fwd",
+    "_bwd_preprocess": "bwd_pre",
+    "_flash_attn_bwd": "bwd",
+    "_bwd_postprocess_convert": "bwd_post",
+}
+"""Its functions that compile kernels, and how it calls their caches."""
 
 
 @attrs.frozen
@@ -48,11 +59,12 @@ def kernels(module: Module) -> Kernels:
             f"{place}: its kernels are known to be right on Hopper GPUs (compute capability 9.x); "
             f"this one is {'.'.join(map(str, capability))}. Leave it out"
         )
-    # What it compiles, 6 s of the first run, is kept for the next.
-    os.environ.setdefault("FLASH_ATTENTION_CUTE_DSL_CACHE_ENABLED", "1")
+    os.environ.setdefault(_KEEPS, "1")
     try:
         found = importlib.import_module("flash_attn.cute")
-        mended = mend(importlib.import_module("flash_attn.cute.interface"))
+        interface = importlib.import_module("flash_attn.cute.interface")
+        mended = mend(interface)
+        _keep_compiled(interface)
     except ImportError as error:
         raise ValueError(
             f"{place}: cannot import flash-attn-4 ({error}); "
@@ -60,6 +72,19 @@ def kernels(module: Module) -> Kernels:
         ) from error
     sizes = tuple(sorted((*SIZES, 80))) if mended else SIZES
     return Kernels(found.flash_attn_varlen_func, found.flash_attn_func, sizes)
+
+
+def _keep_compiled(interface: ModuleType) -> None:
+    """Have it keep on disk what it compiles, also where TransformerEngine imported it first: it
+    looks at its variable once, then."""
+    caches = sys.modules.get("flash_attn.cute.cache_utils")
+    if os.environ[_KEEPS] != "1" or getattr(caches, "CUTE_DSL_CACHE_ENABLED", True):
+        return
+    assert caches is not None
+    caches.CUTE_DSL_CACHE_ENABLED = True
+    for function, name in _COMPILED.items():
+        if hasattr(found := getattr(interface, function, None), "compile_cache"):
+            found.compile_cache = caches.get_jit_cache(name)
 
 
 def attend(

@@ -206,6 +206,37 @@ def test_heads_of_80_stay_as_they_are_where_the_version_is_known(
     assert os.environ.pop("FLASH_ATTENTION_CUTE_DSL_CACHE_ENABLED") == "1"
 
 
+@pytest.mark.parametrize(("said", "kept"), [(None, True), ("1", True), ("0", False)])
+def test_what_it_compiles_is_kept_though_another_imported_it_first(
+    said: str | None, kept: bool, package: Package, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It looked at its variable when it was imported, by TransformerEngine."""
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
+    # Set first, so that it is as it was afterwards.
+    monkeypatch.setenv("FLASH_ATTENTION_CUTE_DSL_CACHE_ENABLED", said or "")
+    if said is None:
+        del os.environ["FLASH_ATTENTION_CUTE_DSL_CACHE_ENABLED"]
+    caches: Any = SimpleNamespace(CUTE_DSL_CACHE_ENABLED=False, get_jit_cache=lambda name: name)
+    names = {
+        "_flash_attn_fwd": "fwd",
+        "_bwd_preprocess": "bwd_pre",
+        "_flash_attn_bwd": "bwd",
+        "_bwd_postprocess_convert": "bwd_post",
+    }
+    for name in names:
+        function: Any = lambda: None  # noqa: E731
+        function.compile_cache = "memory"
+        setattr(package.interface, name, function)
+    cute: Any = SimpleNamespace(flash_attn_varlen_func="packed", flash_attn_func="batch")
+    monkeypatch.setitem(sys.modules, "flash_attn", SimpleNamespace(cute=cute))
+    monkeypatch.setitem(sys.modules, "flash_attn.cute", cute)
+    monkeypatch.setitem(sys.modules, "flash_attn.cute.interface", package.interface)
+    monkeypatch.setitem(sys.modules, "flash_attn.cute.cache_utils", caches)
+    flash.kernels(SimpleNamespace(name="vision", megatron={}))
+    found = {name: getattr(package.interface, name).compile_cache for name in names}
+    assert found == (names if kept else dict.fromkeys(names, "memory"))
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [

@@ -10,7 +10,7 @@ from mimo_core.contract import Grid, Module, Train
 
 VOCABULARY = 200
 SEQUENCE = 12
-BATCH = 3
+BATCH = 4
 
 SMALL: dict[str, Any] = {
     "hidden_size": 32,

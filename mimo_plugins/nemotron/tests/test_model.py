@@ -47,7 +47,7 @@ def model(one_rank: dict[str, Any], request: pytest.FixtureRequest) -> dict[str,
 
 
 def test_every_layer_type_trains(model: dict[str, Any]) -> None:
-    assert model["losses"] == [3, 12]
+    assert model["losses"] == [BATCH, SEQUENCE]
     assert model["without gradient"] == []
 
 
@@ -101,7 +101,7 @@ def test_causal(model: dict[str, Any]) -> None:
 
 
 def test_balancing_counts_every_choice(one_rank: dict[str, Any]) -> None:
-    tokens, experts_per_token = 3 * 12, 2
+    tokens, experts_per_token = BATCH * SEQUENCE, 2
     assert one_rank["models"]["E balanced"]["routed"] == [tokens * experts_per_token]
     assert one_rank["models"]["E"]["routed"] == []
 

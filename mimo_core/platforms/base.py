@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Literal, Protocol
 
@@ -27,6 +27,16 @@ class Stopwatch(Protocol):
 
     def seconds(self, marks: Sequence[Any]) -> list[float]:
         """Times of marks in seconds of ``time.perf_counter``; waits for the device."""
+
+
+class Captured(Protocol):
+    """What a function did on the device, kept to be done again without the host's Python."""
+
+    output: torch.Tensor
+    """What the function gave; every replay writes it anew, and the first has yet to come."""
+
+    def replay(self) -> None:
+        """Do it again on the current stream: with what is in the tensors that it read now."""
 
 
 class RankPlatform(Protocol):
@@ -58,6 +68,21 @@ class RankPlatform(Protocol):
     def tuned(self) -> str | None:
         """Which kernels were tuned since this was last asked, and for how long: a line for the
         rank's log."""
+
+    def capture(
+        self, function: Callable[[], torch.Tensor], generators: Iterable[torch.Generator]
+    ) -> Captured:
+        """Run the function once, which computes nothing, and keep what it would do on the device.
+        All that is kept shares memory: one is replayed after another. On GPUs alone.
+
+        Args:
+            function: Was called before, so that its kernels are ready; it neither waits for the
+                device nor copies from the host's memory.
+            generators: Of the device, from which it may draw.
+
+        Raises:
+            Exception: what the function raised, or torch of it, where it cannot be kept.
+        """
 
     def synchronize(self) -> None:
         """Wait for the device."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Literal
 
@@ -13,6 +13,7 @@ import torch
 from mimo_core.contract import Precision
 from mimo_core.environment import EAGER, SHARE, switched_on
 from mimo_core.platforms import kernels
+from mimo_core.platforms.capturing import Capturing, DeviceGraph
 from mimo_core.platforms.mamba_ssm import import_kernels
 from mimo_core.platforms.peak import peak_flops
 from mimo_core.platforms.stopwatches import DeviceStopwatch
@@ -62,6 +63,7 @@ class CudaPlatform:
         self.transformer_engine = transformer_engine
         self._device = torch.device("cuda", device)
         self._stream = torch.cuda.Stream()
+        self._capturing = Capturing()
 
     @property
     def device(self) -> torch.device:
@@ -90,6 +92,11 @@ class CudaPlatform:
 
     def tuned(self) -> str | None:
         return self._tuning.told()
+
+    def capture(
+        self, function: Callable[[], torch.Tensor], generators: Iterable[torch.Generator]
+    ) -> DeviceGraph:
+        return self._capturing.capture(function, generators)
 
     def synchronize(self) -> None:
         torch.cuda.synchronize()

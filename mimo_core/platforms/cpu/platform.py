@@ -6,7 +6,7 @@ import logging
 import os
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import torch
 
@@ -45,6 +45,9 @@ class CpuPlatform:
 
     def tuned(self) -> str | None:
         return None
+
+    def capture(self, *_: Any) -> NoReturn:
+        raise AssertionError("fields that ask for graphs are not read on CPUs")
 
     def synchronize(self) -> None: ...
 

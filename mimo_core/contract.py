@@ -249,6 +249,11 @@ class Encoder:
     A stage before the last returns hidden states ``[S, B, H]`` in the config's ``pipeline_dtype``;
     a stage after the first gets those of the stage before it, with the same shape, as the keyword
     argument ``hidden_states``. Only the last has the projector.
+
+    A tower that does not learn may be captured as a CUDA graph (``cuda_graph_impl: local``), if its
+    forward then neither waits for the device nor copies from the host's memory. One that computes a
+    shape in another way when it has come often has a method ``settled``, which takes what the
+    forward takes and says whether this shape will be computed from now on as it would be now.
     """
 
     tower: Any

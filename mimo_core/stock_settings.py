@@ -74,7 +74,8 @@ def _recomputation(fields: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 def _cuda_graphs(
     module: Module, own: Mapping[str, Any], *, overlapped: bool
 ) -> Iterator[tuple[str, str]]:
-    """Whether layers can be captured as CUDA graphs; see ``mimo_core.model.layer_graphs``.
+    """Whether layers of the language model, or an encoder's tower, can be captured as CUDA graphs;
+    see ``mimo_core.model.layer_graphs`` and ``tower_graphs``.
 
     Args:
         module: With the fields that act on it.
@@ -83,11 +84,11 @@ def _cuda_graphs(
     """
     kind = own.get(_IMPLEMENTATION, "none")
     asked = kind != "none" or _PARTS in own
-    if asked and not module.is_language:
+    if _PARTS in own and not module.is_language:
         yield (
-            _PARTS if kind == "none" else _IMPLEMENTATION,
-            "a graph is of one shape, and an encoder's media have many; capture layers of the "
-            "language model alone (modules.language.megatron)",
+            _PARTS,
+            "names parts of the language model's layers, and a tower that does not learn is "
+            f"captured whole; leave it out, and set {_IMPLEMENTATION}: local",
         )
     elif kind in ("transformer_engine", "full_iteration"):
         yield (
@@ -97,6 +98,9 @@ def _cuda_graphs(
         )
     elif wrong := structure(Literal["local", "none"], kind)[1]:  # type: ignore[arg-type]
         yield _IMPLEMENTATION, wrong[0][1]
+    elif kind == "local" and not module.is_language:
+        for said in _tower(module):
+            yield _IMPLEMENTATION, said
     elif kind == "local":
         yield from _captured(own.get(_PARTS), module)
         for hindrance, why in _hindrances(module, overlapped=overlapped).items():
@@ -107,6 +111,22 @@ def _cuda_graphs(
             f"nothing is captured with {_IMPLEMENTATION}: none, the default; set "
             f"{_IMPLEMENTATION}: local, or leave it out",
         )
+
+
+def _tower(module: Module) -> Iterator[str]:
+    """What hinders the capture of an encoder's tower, and the way out."""
+    if "encoder" not in module.freeze:
+        yield (
+            "a tower is captured where it does not learn, as its graph has no backward; add "
+            f"encoder to modules.{module.name}.freeze, or leave it out"
+        )
+    together = "its ranks would send messages within the graph, which was not tried"
+    for size in ("tp", "cp", "pp", "ep", "expert_tp"):
+        number = getattr(module.grid, size)
+        if number > 1:
+            yield f"does not go with grid {size} {number}: {together}; leave one of both out"
+    if module.wrappers:
+        yield "does not go with wrappers: not tried with it; leave one of both out"
 
 
 def _captured(parts: object, module: Module) -> Iterator[tuple[str, str]]:
@@ -170,7 +190,8 @@ def _flag(flag: str, value: Any, owned: Mapping[str, str], graph: Graph) -> str 
         )
     if flag.startswith("cuda_graph_"):
         return (
-            f"CUDA graphs are of the language model alone; write modules.language.megatron.{flag}"
+            "CUDA graphs are asked for where they are wanted, in the language model or an encoder "
+            f"that does not learn; write modules.NAME.megatron.{flag}"
         )
     if flag in fields:
         return _field(flag, value, owned, graph)

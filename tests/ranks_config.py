@@ -20,7 +20,7 @@ def configs(platform: Any) -> dict[str, Any]:
     from mimo_core.model.config import transformer_config
     from mimo_core.train.arguments import _parsed
 
-    def module(**fields: Any) -> Module:
+    def module(name: str = "language", /, **fields: Any) -> Module:
         train = Train(
             iterations=1,
             micro_batch_size=1,
@@ -28,9 +28,7 @@ def configs(platform: Any) -> dict[str, Any]:
             sequence_length=8,
             learning_rate=1.0,
         )
-        return Module(
-            name="language", plugin="words", grid=Grid(tp=2), train=train, megatron=fields
-        )
+        return Module(name=name, plugin="words", grid=Grid(tp=2), train=train, megatron=fields)
 
     given = {
         "recompute_granularity": "full",
@@ -55,6 +53,11 @@ def configs(platform: Any) -> dict[str, Any]:
         said = ""
     except ValueError as error:
         said = str(error)
+    names = ("vision", "language")
+    graphs = {
+        name: transformer_config(module(name, cuda_graph_impl="local"), **ARCHITECTURE)
+        for name in names
+    }
     loss = {"cross_entropy_loss_fusion": True, "cross_entropy_fusion_impl": "te"}
     import argparse
 
@@ -63,6 +66,7 @@ def configs(platform: Any) -> dict[str, Any]:
         "set": {name: str(getattr(config, name)) for name in given},
         "refused": sorted(refused),
         "wrong": said,
+        "graphs": {name: config.cuda_graph_impl for name, config in graphs.items()},
         "parsed": sorted(_parsed({**loss, "log_throughput": True})),
         "fields": sorted(field.name for field in dataclasses.fields(TransformerConfig)),
         "flags": sorted(name[2:].replace("-", "_") for name in options if name.startswith("--")),

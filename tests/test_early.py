@@ -42,3 +42,10 @@ def test_the_first_rows_of_a_step_were_begun_in_the_one_before(apart: Run) -> No
     (gradients,) = (event for event in own if event.get("name") == "backward 3")
     assert last["ts"] + last["dur"] <= early["ts"]
     assert early["ts"] + early["dur"] <= gradients["ts"], "while those are waited for"
+
+
+def test_graphs_of_its_tower_are_not_read_on_cpus(apart: Run, tmp_path: Path) -> None:
+    graphs = "modules.vision.megatron={cuda_graph_impl: local}"
+    plain = well(start("tiny", *FROZEN, graphs, folder=tmp_path / "run"))
+    assert (plain.losses, plain.norms) == (apart.losses, apart.norms)
+    assert "vision: cuda_graph_impl is not read on CPUs" in plain.screen

@@ -146,8 +146,8 @@ NOTHING_CAPTURED = (
         ),
         (
             "megatron.cuda_graph_impl=local",
-            "CUDA graphs are of the language model alone; write "
-            "modules.language.megatron.cuda_graph_impl",
+            "CUDA graphs are asked for where they are wanted, in the language model or an encoder "
+            "that does not learn; write modules.NAME.megatron.cuda_graph_impl",
         ),
         (
             "modules.language.megatron.cuda_graph_impl=transformer_engine",
@@ -159,13 +159,24 @@ NOTHING_CAPTURED = (
             "expected one of 'local', 'none', got 'lokal' (str). Did you mean 'local'?",
         ),
         ("modules.language.megatron.cuda_graph_modules=[mamba]", NOTHING_CAPTURED),
-        *(
-            (
-                f"modules.vision.megatron.{field}",
-                "a graph is of one shape, and an encoder's media have many; capture layers of the "
-                "language model alone (modules.language.megatron)",
-            )
-            for field in ("cuda_graph_impl=local", "cuda_graph_modules=[attn]")
+        (
+            "modules.vision.megatron.cuda_graph_impl=local",
+            "does not go with grid tp 2: its ranks would send messages within the graph, which was "
+            "not tried; leave one of both out",
+        ),
+        (
+            "modules.vision.megatron.cuda_graph_impl=full_iteration",
+            "'full_iteration' is refused: core 0.19 captures so what its own loop built, one "
+            "model without encoders (training/training.py); use local",
+        ),
+        (
+            "modules.vision.megatron.cuda_graph_impl=lokal",
+            "expected one of 'local', 'none', got 'lokal' (str). Did you mean 'local'?",
+        ),
+        (
+            "modules.vision.megatron.cuda_graph_modules=[attn]",
+            "names parts of the language model's layers, and a tower that does not learn is "
+            "captured whole; leave it out, and set cuda_graph_impl: local",
         ),
         ("megatron.exit_interval=abc", "expected an integer, got 'abc' (str)"),
         ("megatron.ddp_bucket_size=0", "must be at least 1 (parameters of a bucket), got 0"),
@@ -311,3 +322,55 @@ def test_cuda_graphs_are_of_layers_that_have_one_shape() -> None:
     for well in ((f"{here}.cuda_graph_impl=local", listed), (f"{here}.cuda_graph_impl=none",)):
         loaded = load_text(RECIPE, "recipe.yaml", [whole, *well])
         validate(loaded, build_graph(loaded, host(words=of_width(300))))
+
+
+def test_cuda_graphs_of_an_encoder_are_of_a_tower_that_does_not_learn() -> None:
+    here = "modules.vision"
+    graphs, alone = f"{here}.megatron.cuda_graph_impl=local", f"{here}.grid={{dp: 2}}"
+
+    def told(*overrides: str) -> str:
+        loaded = load_text(RECIPE, "recipe.yaml", [graphs, alone, *overrides])
+        with pytest.raises(RecipeError) as caught:
+            validate(loaded, build_graph(loaded, host(words=of_width(300))))
+        return str(caught.value)
+
+    def well(*overrides: str) -> None:
+        loaded = load_text(RECIPE, "recipe.yaml", [alone, *overrides])
+        validate(loaded, build_graph(loaded, host(words=of_width(300))))
+
+    learns = (
+        "a tower is captured where it does not learn, as its graph has no backward; add encoder to "
+        "modules.vision.freeze, or leave it out"
+    )
+    for freeze in ("[]", "[projector]"):
+        said = told(f"{here}.freeze={freeze}")
+        assert said == f"command line: {graphs}: {learns}"
+    messages = "its ranks would send messages within the graph, which was not tried"
+    for size in ("tp", "cp", "pp", "ep", "expert_tp"):
+        said = told(f"{here}.grid={{{size}: 2, dp: 2}}")
+        assert (
+            f"{graphs}: does not go with grid {size} 2: {messages}; leave one of both out" in said
+        )
+    for freeze in ("[encoder]", "[encoder, projector]"):
+        well(graphs, f"{here}.freeze={freeze}")
+    well(f"{here}.megatron.cuda_graph_impl=none", f"{here}.freeze=[]")
+
+
+def test_cuda_graphs_are_of_towers_that_nothing_wraps() -> None:
+    loaded = load_text(
+        RECIPE,
+        "recipe.yaml",
+        [
+            "modules.vision.megatron.cuda_graph_impl=local",
+            "modules.vision.grid={dp: 2}",
+        ],
+    )
+    graph = build_graph(loaded, host(words=of_width(300)))
+    wrapped = attrs.evolve(graph.modules["vision"], wrappers={"lora": None})
+    graph = attrs.evolve(graph, modules={**graph.modules, "vision": wrapped})
+    with pytest.raises(RecipeError, match="does not go with wrappers: not tried with it; leave"):
+        validate(loaded, graph)
+
+
+def test_an_encoders_layers_are_not_told_of_graphs(real: dict[str, Any]) -> None:
+    assert real["graphs"] == {"vision": "none", "language": "local"}

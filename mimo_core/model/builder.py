@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -22,13 +23,15 @@ from megatron.training.models.dist_utils import (
 from mimo_core.checkpoints import Manifest
 from mimo_core.contract import LANGUAGE, Encoder, Module
 from mimo_core.graph import Graph
-from mimo_core.model.containers import container_spec
+from mimo_core.model import layer_graphs
+from mimo_core.model.containers import EncoderContainer, container_spec
 from mimo_core.model.layer_graphs import capture_layers, check_experts
 from mimo_core.model.loss import fuse_loss
 from mimo_core.model.materializing import keep_attributes
 from mimo_core.model.mimo import Model
 from mimo_core.model.platform_fields import read_here
 from mimo_core.model.recomputation import leave_parameters_alone
+from mimo_core.model.tower_graphs import TowerGraphs, asked_for
 from mimo_core.platforms.base import RankPlatform
 from mimo_core.plugins import Host
 from mimo_core.rng import seed_module
@@ -129,6 +132,9 @@ class Builder(ModelBuilder[Model, BuildConfig]):
             language = config.config_of(LANGUAGE)
             fuse_loss(language, graph.modules[LANGUAGE], config.platform)
             capture_layers(language, topology.groups[LANGUAGE], config.platform)
+        captured = [n for n, module in config.modules.items() if asked_for(module, config.platform)]
+        if captured:
+            layer_graphs.prepare_generators(config.platform)
         encoders = {}
         for name in graph.encoders:
             parts = config.submodules[name]
@@ -151,6 +157,8 @@ class Builder(ModelBuilder[Model, BuildConfig]):
             building=config.building,
         )
         model.freeze()
+        for name in captured:
+            _capture_tower(model, name, config.platform)
         if LANGUAGE in topology.groups:
             check_experts(config.config_of(LANGUAGE), model.active(LANGUAGE))
         return model
@@ -201,6 +209,19 @@ class Builder(ModelBuilder[Model, BuildConfig]):
                 keys, source = keys_at(config.saved, origin), Checkpoint(Path(origin.path))
                 load_left_out(model.sharded_state_dict(), source, keys)
         return [model]
+
+
+def _capture_tower(model: Model, name: str, platform: RankPlatform) -> None:
+    """Have batches of shapes that come often replayed; once what is frozen is."""
+    container = model.bare(name)
+    assert isinstance(container, EncoderContainer) and container.tower_is_fixed
+    container.graphs = TowerGraphs(
+        container.encoded,
+        capture=partial(layer_graphs.capture, platform),
+        device=platform.device,
+        module=name,
+        tower=container.tower,
+    )
 
 
 def _check_all_is_loaded(model: Model, module: str) -> None:

@@ -11,6 +11,7 @@ from megatron.core.transformer import TransformerConfig
 from megatron.core.transformer.enums import CudaGraphModule
 
 from mimo_core.contract import Module
+from mimo_core.model import tower_graphs
 from mimo_core.model.layer_graphs import experts_of_graphs
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -79,9 +80,14 @@ def transformer_config(
 
 
 def _from_recipe(module: Module) -> dict[str, Any]:
-    """The recipe's fields; members of enumerations are written by their names there."""
+    """The recipe's fields; members of enumerations are written by their names there.
+
+    Graphs of an encoder's tower are not its layers' own, which would capture themselves.
+    """
+    taken = () if module.is_language else (tower_graphs.FIELD,)
     defaults = {field.name: field.default for field in dataclasses.fields(TransformerConfig)}
     return {
         name: type(default)[value] if isinstance(default := defaults[name], Enum) else value
         for name, value in module.megatron.items()
+        if name not in taken
     }

@@ -15,6 +15,7 @@ from megatron.core.transformer.spec_utils import ModuleSpec
 from megatron.core.utils import make_viewless_tensor
 
 from mimo_core.contract import Encoder
+from mimo_core.model.tower_graphs import TowerGraphs
 
 TOWER = "tower"
 """The one encoder of every container: keys of its parameters and of its batch."""
@@ -34,6 +35,8 @@ class EncoderContainer(ModalitySubmodules):
         super().__init__(**parts)
         self.config = config
         self._language_width = language_width
+        self.graphs: TowerGraphs | None = None
+        """Of a fixed tower, where it is to be captured."""
 
     @property
     def tower(self) -> torch.nn.Module:
@@ -56,6 +59,10 @@ class EncoderContainer(ModalitySubmodules):
     @torch.no_grad()
     def features(self, batch: dict[str, Any]) -> torch.Tensor:
         """What a fixed tower puts out for its batch, ``[N, width]``."""
+        return self.encoded(**batch) if self.graphs is None else self.graphs(batch)
+
+    def encoded(self, **batch: Any) -> torch.Tensor:
+        """What the tower puts out for the entries of its batch, ``[N, width]``."""
         return self.encode({TOWER: batch})[0]  # type: ignore[no-any-return]
 
     def forward(
@@ -93,8 +100,10 @@ class EncoderContainer(ModalitySubmodules):
             batch = encoder_inputs[TOWER]
             if hidden_states is not None:
                 batch = {**batch, "hidden_states": hidden_states}
-            if self.is_last_stage:
-                output = self.project_embeddings(self.encode({TOWER: batch}))
+            if self.graphs is not None:
+                output = self.project_embeddings([self.features(batch)])
+            elif self.is_last_stage:
+                output = self.project_embeddings([self.encoded(**batch)])
             else:
                 output = self._hidden_states(self.tower(**batch))
         if output is None or output._base is None:

@@ -8,6 +8,7 @@ backward adds gradients to ``main_grad`` inside the graph.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -20,7 +21,7 @@ from megatron.core.transformer.module import MegatronModule
 from megatron.core.transformer.moe.moe_layer import MoELayer
 from megatron.core.transformer.transformer_layer import MoETransformerLayer
 
-from mimo_core.platforms.base import RankPlatform
+from mimo_core.platforms.base import Captured, RankPlatform
 
 _STOCK = cuda_graphs.CudaGraphManager
 _LOSSES = ("moe_aux_loss_coeff", "moe_z_loss_coeff")
@@ -37,16 +38,29 @@ def capture_layers(
         config.cuda_graph_impl = "none"  # A plugin's own word; the recipe's did not get here.
     if config.cuda_graph_impl == "none":
         return
-    # Its generators are registered with each graph; the default tracker holds plain tensors.
-    # TransformerEngine's attention is captured with TransformerEngine's own alone.
+    prepare_generators(platform)
+    # Layers look the class up by this name when they are built, and so does its own module.
+    cuda_graphs.CudaGraphManager = manager_of(groups)
+    cuda_graphs._CudaGraphRunner.create_bwd_graph = _capture_backward
+
+
+def prepare_generators(platform: RankPlatform) -> None:
+    """Have megatron's tracker hold generators that can be registered with graphs; the default one
+    holds plain tensors. Called before anything is seeded or built.
+
+    TransformerEngine's attention, which turns to them whether it draws or not, is captured with
+    TransformerEngine's own tracker alone.
+    """
     random.initialize_rng_tracker(
         use_te_rng_tracker=platform.transformer_engine,
         use_cudagraphable_rng=True,
         force_reset=True,
     )
-    # Layers look the class up by this name when they are built, and so does its own module.
-    cuda_graphs.CudaGraphManager = manager_of(groups)
-    cuda_graphs._CudaGraphRunner.create_bwd_graph = _capture_backward
+
+
+def capture(platform: RankPlatform, function: Callable[[], torch.Tensor]) -> Captured:
+    """Keep what a function does on the device; it may turn to the tracker's generators."""
+    return platform.capture(function, random.get_all_rng_states().values())
 
 
 def experts_of_graphs(fields: dict[str, Any]) -> bool:

@@ -103,6 +103,33 @@ def test_experts_in_one_kernel_train_alike_on_one_rank_and_on_several(tmp_path: 
         assert each.norms[4:] == pytest.approx(alone.norms[4:], rel=5e-2)
 
 
+DYNAMIC = (
+    "modules.vision.options={hidden_size: 160, layers: 2, heads: 2, max_image_size: 32, "
+    "patch_size: 4, class_tokens: 1, resolution: dynamic, max_positions: 16, min_positions: 2, "
+    "projector: mlp}"
+)
+
+
+@pytest.mark.parametrize("layout", ["disjoint", "colocated"])
+@pytest.mark.parametrize("options", [(), (DYNAMIC,)], ids=["fixed", "dynamic"])
+def test_a_frozen_tower_is_replayed_to_the_last_bit(
+    options: tuple[str, ...], layout: str, tmp_path: Path
+) -> None:
+    """In training, between steps and in evaluation. The projector alone learns: the language
+    model's gradients would be added up in any order."""
+    frozen = ("modules.vision.freeze=[encoder]", "modules.language.freeze=[language]")
+    simple = ('modules.language.options.pattern="*-"', "train.precision=bf16", f"layout={layout}")
+    graphs = "modules.vision.megatron={cuda_graph_impl: local}"
+    asked = (*options, *frozen, *simple, "evaluate.every=2")
+    plain = run("cuda", tmp_path / "plain", 6, *asked)
+    replayed = run("cuda", tmp_path / "graphs", 6, *asked, graphs)
+    assert replayed.losses == plain.losses
+    assert replayed.norms == plain.norms
+    assert len(set(plain.losses)) == 6, "it learns"
+    assert "captured its tower as CUDA graph 1 of" in replayed.log(0)
+    assert "captured its tower" not in plain.log(0)
+
+
 GATED = """
 modules:
   language:

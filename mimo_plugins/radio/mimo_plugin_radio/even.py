@@ -40,15 +40,25 @@ class EvenShapes:
 
     def take(self, lengths: Sequence[int]) -> bool:
         """Whether pictures of so many patches each are to be a batch. Called once a microbatch."""
-        if len({*lengths}) != 1:
+        shape = _shape(lengths)
+        if shape is None:
             return False
-        shape = (len(lengths), lengths[0])
         if shape not in self._often:
             self._times[shape] += 1
             if self._times[shape] < self._often_enough or len(self._often) >= self._most:
                 return False
             self._often.add(shape)
         return True
+
+    def settled(self, lengths: Sequence[int]) -> bool:
+        """Whether :meth:`take` will say of them what it said last, however often they come."""
+        shape = _shape(lengths)
+        return shape is None or shape in self._often or len(self._often) >= self._most
+
+
+def _shape(lengths: Sequence[int]) -> tuple[int, int] | None:
+    """Of the batch that pictures of so many patches each can be."""
+    return (len(lengths), lengths[0]) if len({*lengths}) == 1 else None
 
 
 class EvenPictures:

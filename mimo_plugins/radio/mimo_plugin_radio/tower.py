@@ -180,8 +180,8 @@ class PackedTower(_Radio):
             its class tokens if they are kept, then its patches in reading order. Before the last
             stage, hidden states.
         """
-        side, class_tokens = self.options.patch_size, self.options.class_tokens
-        grids = [(height // side, width // side) for height, width in sizes]
+        class_tokens = self.options.class_tokens
+        grids = self._grids(sizes)
         lengths = [rows * columns for rows, columns in grids]
         even = self._shapes.take(lengths)
         if patches is not None:
@@ -201,6 +201,16 @@ class PackedTower(_Radio):
             ]
         )
 
+    def settled(self, sizes: Sequence[Size], **_: Any) -> bool:
+        """Whether pictures of these sizes are computed from now on as they would be now, so that
+        a CUDA graph of it may be kept."""
+        return self._shapes.settled([rows * columns for rows, columns in self._grids(sizes)])
+
+    def _grids(self, sizes: Sequence[Size]) -> list[tuple[int, int]]:
+        """Rows and columns of patches of each picture."""
+        side = self.options.patch_size
+        return [(height // side, width // side) for height, width in sizes]
+
 
 def packed(lengths: Sequence[int], even: bool) -> Pictures:
     """Bounds of pictures of so many positions, on the host: core adds class tokens to them, for
@@ -219,8 +229,21 @@ def packed(lengths: Sequence[int], even: bool) -> Pictures:
 def _send_bounds(_block: Any, given: tuple[torch.Tensor], named: dict[str, Any]) -> None:
     """Before the layers: bounds go where the hidden states are."""
     parameters = named["packed_seq_params"]
-    bounds = parameters.cu_seqlens_q.to(given[0].device, non_blocking=True)
+    bounds, (states, *_) = parameters.cu_seqlens_q, given
+    if states.is_cuda and torch.cuda.is_current_stream_capturing():
+        bounds = written(bounds, states.device)
+    else:
+        bounds = bounds.to(states.device, non_blocking=True)
     parameters.cu_seqlens_q = parameters.cu_seqlens_kv = bounds
+
+
+def written(bounds: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """The same bounds on a device, number by number: a CUDA graph holds what each kernel was
+    given, and no copy from the host's memory."""
+    there = torch.empty_like(bounds, device=device)
+    for place, bound in zip(there, bounds.tolist(), strict=True):
+        place.fill_(bound)
+    return there
 
 
 def pixel_shuffle(features: torch.Tensor, columns: int) -> torch.Tensor:

@@ -95,3 +95,15 @@ def test_a_shape_is_a_batch_when_it_comes_again_and_again() -> None:
         assert any(shapes.take([length]) for _ in range(OFTEN))
     assert not any(shapes.take([99]) for _ in range(OFTEN)), "no more than MOST"
     assert shapes.take([6, 6])
+
+
+@pytest.mark.parametrize("often", [1, OFTEN])
+def test_a_shape_has_settled_when_nothing_changes_any_more(often: int) -> None:
+    shapes = EvenShapes(often=often, most=1)
+    assert shapes.settled([6, 5]), "never a batch"
+    for _ in range(often):
+        assert not shapes.settled([6, 6])
+        shapes.take([6, 6])
+    assert shapes.settled([6, 6])
+    assert shapes.settled([7]), "there is no more room: packed for ever"
+    assert not shapes.take([7])

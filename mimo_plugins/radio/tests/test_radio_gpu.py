@@ -37,6 +37,22 @@ def test_flash_attention_gives_the_rows_of_transformer_engine() -> None:
     _alike(facts)
 
 
+@pytest.mark.parametrize(
+    ("flash", "resolution"), [(False, "dynamic"), (True, "dynamic"), (False, "fixed")]
+)
+def test_a_frozen_towers_graphs_give_its_rows(flash: bool, resolution: str) -> None:
+    """To the last bit: the same kernels. Pictures of one size and unlike ones, before the former
+    are a batch for attention and after."""
+    if flash:
+        pytest.importorskip("flash_attn.cute")
+    functions = Path(__file__).with_name("ranks_graphs.py")
+    facts = run_ranks(f"{functions}:alike", flash=flash, resolution=resolution)[0]
+    print(facts)
+    assert facts["graphs"] == 2
+    assert facts["unlike"] == 24, "every batch has other pixels"
+    assert all(facts["equal"])
+
+
 @pytest.mark.parametrize("lengths", [(8192,), (1024,) * 8, (3000, 1000, 64, 4128)])
 def test_heads_as_they_are_have_exact_gradients_at_full_size(lengths: tuple[int, ...]) -> None:
     """ViT-H's 16 heads of 80, several times, in memory that holds no numbers. Wrong ones of

@@ -117,6 +117,14 @@ def test_experts_are_verified_without_their_graphs() -> None:
             assert ("cuda_graph_impl" in megatron) == (left is not None)
 
 
+def test_towers_are_verified_without_their_graphs() -> None:
+    """Their kernels are others in fp32."""
+    graphs = "modules.vision.megatron={cuda_graph_impl: local, persist_layer_norm: false}"
+    asked = make_plan(TINY, [graphs, "modules.vision.freeze=[encoder]"]).recipe
+    for judged in (judges(asked, 1), layouts(asked, 1, Path("initial"))):
+        assert judged.modules["vision"].megatron == {"persist_layer_norm": False}
+
+
 def test_the_folder_of_a_failed_run_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     """The message names a log in it."""
     folders = []

@@ -7,7 +7,11 @@ from pathlib import Path
 import attrs
 
 HERE = Path(__file__).parent
-FROZEN = ("modules.vision.freeze=[encoder]",)
+FROZEN = (
+    "modules.vision.freeze=[encoder]",
+    # The host would take longer for the tower's kernels than the GPU.
+    "modules.vision.megatron={cuda_graph_impl: local}",
+)
 
 
 @attrs.frozen(kw_only=True)

@@ -41,7 +41,7 @@ class Capturing:
         for generator in generators:
             graph.register_generator_state(generator)
         cause: Exception | None = None
-        # torch leaves the capture's stream the current one where it does not end well.
+        # torch before 2.15 may leave the capture's stream the current one where it fails.
         with torch.cuda.stream(self._stream):
             try:
                 # Threads that load batches pin memory meanwhile, and NCCL's looks at events.

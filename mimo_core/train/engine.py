@@ -40,7 +40,6 @@ from mimo_core.train.communicating import make_communicator
 from mimo_core.train.early import encodes_early
 from mimo_core.train.facts import facts_to_keep
 from mimo_core.train.history import History
-from mimo_core.train.lasting import keep_what_lasts
 from mimo_core.train.measures import Measures
 from mimo_core.train.samples import Samples
 from mimo_core.train.step import LOSS, POSITIONS, ForwardStep
@@ -231,12 +230,10 @@ class Engine:
                 flops=work.flops,
                 media=work.media,
             )
+            self._ended = ended
             if self._reporter is not None:
                 self._reporter.step(row)
             self._profile.tell(row.iteration)
-            if self._ended is None:
-                keep_what_lasts()
-            self._ended = ended
             self._count_skipped(row, bool(skipped))
             return result
 

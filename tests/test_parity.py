@@ -107,10 +107,22 @@ def replay_whole_run(folder: Path) -> None:
 def assert_reduced_in_backward(folder: Path, recipe: Recipe) -> None:
     """Buckets of the language model's last layers leave before the backward of its experts."""
     first = sum(recipe.modules[name].grid.size for name in ("vision", "depth"))
-    names = [one.name for one in read(folder / str(first))]
+    operations = read(folder / str(first))
+    names = [one.name for one in operations]
+    used: dict[str, set[str]] = {}
+    for one in operations:
+        used.setdefault(one.group, set()).add(one.name)
+    # Tokens are gathered and summed over tensor-parallel ranks too, which add numbers up besides.
+    (experts,) = (
+        group
+        for group, kinds in used.items()
+        if "_reduce_scatter_base_" in kinds and "allreduce_" not in kinds
+    )
     gone = [place for place, name in enumerate(names) if name.startswith("reduce_scatter_tensor")]
     early = [
-        place for place in gone if "alltoall_base_" in names[place : names.index("batch", place)]
+        place
+        for place in gone
+        if any(one.group == experts for one in operations[place : names.index("batch", place)])
     ]
     # The first step shows what a step touches.
     assert len(early) >= recipe.train.iterations - 1

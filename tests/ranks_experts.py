@@ -129,7 +129,7 @@ def compare(platform: Any) -> dict[str, Any]:
 def gather(platform: Any) -> dict[str, Any]:
     """Two ranks with tokens of their own: by how these choose experts, how far outputs and
     gradients of gathered tokens are from core's all-to-all, in parts of the largest number. And
-    the dispatchers of layers that do not gather."""
+    the dispatchers of layers that do not gather, and what core says of gathering by its own."""
     from megatron.core.activations import squared_relu
     from megatron.core.models.gpt.moe_module_specs import _build_shared_experts
     from megatron.core.tensor_parallel import (
@@ -137,6 +137,7 @@ def gather(platform: Any) -> dict[str, Any]:
         RowParallelLinear,
         model_parallel_cuda_manual_seed,
     )
+    from megatron.core.transformer import TransformerConfig
     from megatron.core.transformer.mlp import MLPSubmodules
     from megatron.core.transformer.moe.experts import GroupedMLPSubmodules
     from megatron.core.transformer.moe.moe_layer import MoESubmodules
@@ -175,6 +176,17 @@ def gather(platform: Any) -> dict[str, Any]:
     found: dict[str, Any] = {
         "otherwise": {name: type(each.token_dispatcher).__name__ for name, each in layers.items()}
     }
+    try:
+        TransformerConfig(
+            num_layers=1,
+            hidden_size=HIDDEN,
+            num_attention_heads=1,
+            num_moe_experts=EXPERTS,
+            moe_token_dispatcher_type="allgather",
+            variable_seq_lengths=True,
+        )
+    except ValueError as error:
+        found["core's own"] = str(error)
     # Every expert is chosen; or the two of the first rank alone, and the second's get nothing.
     for name, favoured in {"all": EXPERTS, "one rank's": 2}.items():
         results = []

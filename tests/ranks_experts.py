@@ -147,13 +147,15 @@ def gather(platform: Any) -> dict[str, Any]:
     from mimo_core.topology import build_topology
 
     _moves()
-    grid = Grid(dp=2, ep=2)
-    groups = build_topology({"language": grid}, {"language": 0}, platform.backend).groups
-    language = groups["language"]
-    rank = language.ep.rank()
+    spread, alone = Grid(dp=2, ep=2), Grid(dp=2)
+    groups = {
+        grid: build_topology({"language": grid}, {"language": 0}, platform.backend).groups
+        for grid in (spread, alone)
+    }
+    rank = groups[spread]["language"].ep.rank()
     linears = MLPSubmodules(linear_fc1=ColumnParallelLinear, linear_fc2=RowParallelLinear)
 
-    def build(even_tokens: bool, **fields: Any) -> Any:
+    def build(even_tokens: bool, grid: Any = spread, **fields: Any) -> Any:
         model_parallel_cuda_manual_seed(1, tp_rank=0, ep_rank=0, etp_rank=0)
         torch.manual_seed(rank)
         return GroupedMoELayer(
@@ -163,7 +165,7 @@ def gather(platform: Any) -> dict[str, Any]:
                 shared_experts=partial(_build_shared_experts, submodules=linears),
             ),
             layer_number=1,
-            pg_collection=language,
+            pg_collection=groups[grid]["language"],
             even_tokens=even_tokens,
         )
 
@@ -172,6 +174,7 @@ def gather(platform: Any) -> dict[str, Any]:
         "packed": build(False),
         "one expert a token": build(True, chosen=1, moe_router_pre_softmax=True),
         "overlapped": build(True, **overlapped),
+        "alone": build(True, alone),
     }
     found: dict[str, Any] = {
         "otherwise": {name: type(each.token_dispatcher).__name__ for name, each in layers.items()}

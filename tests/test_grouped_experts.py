@@ -23,10 +23,10 @@ def test_few_ranks_gather_tokens_and_compute_what_the_exchange_does() -> None:
     """Outputs and gradients within bf16's roundings of core's all-to-all (2**-8 each, a handful of
     them: each rank's sum is rounded before the ranks' are added), also where no token chooses any
     expert of a rank. What does not gather: ranks whose numbers of tokens may differ, ranks beyond
-    a token's experts, and a shared expert that the dispatcher is to compute meanwhile."""
+    a token's experts, a shared expert that the dispatcher is to compute meanwhile, and one rank."""
     path = Path(__file__).with_name("ranks_experts.py")
     first, second = run_ranks(f"{path}:gather", ranks=2)
-    kinds = ("packed", "one expert a token", "overlapped")
+    kinds = ("packed", "one expert a token", "overlapped", "alone")
     for found in (first, second):
         assert "does not support variable sequence length" in found["core's own"]
         assert found["otherwise"] == dict.fromkeys(kinds, "DeviceCounts")

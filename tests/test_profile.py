@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import attrs
 import pytest
+
+from mimo_core.profile.profile import Profile
+from mimo_core.recipe.schema import ProfileRecipe
 
 from .conftest import Run, installed, start, wrapping
 
@@ -163,3 +168,24 @@ def test_who_waits_waits_for_the_slow_encoder(profiled: Profiled) -> None:
         assert rank["seconds"]["waiting"] > SLOW * MICROBATCHES / 2
     assert next(iter(first["waits_on_seconds"])) == "0"
     assert next(iter(last["waits_on_seconds"])) == "1", "it gets its activations from there"
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        ({}, None),
+        ({"iteration": 8}, "no profile was written: profile.record is false; add --profile"),
+        ({"kernels": True}, "no profile was written: profile.record is false; add --profile"),
+    ],
+)
+def test_fields_of_a_profile_that_is_not_recorded_are_told(
+    asked: dict[str, Any], told: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.distributed.get_rank", lambda: 0)
+    nothing: Any = SimpleNamespace(recipe=SimpleNamespace(profile=ProfileRecipe(**asked)))
+    folder: Any = SimpleNamespace(profile=Path())
+    machine: Any = None
+    profile = Profile(
+        plan=nothing, platform=machine, folder=folder, reporter=None, passes=nullcontext
+    )
+    assert profile.missed() == told

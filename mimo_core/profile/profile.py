@@ -22,6 +22,7 @@ from mimo_core.profile.picture import draw_timeline
 from mimo_core.profile.recorder import Recorder, recording
 from mimo_core.profile.spans import RankTimeline, Timeline
 from mimo_core.profile.table import remarks, shares_table
+from mimo_core.recipe.schema import ProfileRecipe
 from mimo_core.report.reporter import Reporter
 from mimo_core.run_folder import RunFolder
 
@@ -102,7 +103,12 @@ class Profile:
 
     def missed(self) -> str | None:
         """Why no iteration was recorded, if one should have been."""
-        if not self._wanted.record or self._ran >= self._wanted.iteration:
+        if not self._wanted.record:
+            asked = self._wanted != ProfileRecipe()
+            return (
+                "no profile was written: profile.record is false; add --profile" if asked else None
+            )
+        if self._ran >= self._wanted.iteration:
             return None
         return (
             f"no profile was written: profile.iteration is {self._wanted.iteration}, and this "

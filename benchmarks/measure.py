@@ -49,7 +49,8 @@ class Result:
     """Seconds from the command to the end of the first iteration."""
     tokens_per_second: float | None = None
     modules: Mapping[str, Any] = attrs.field(factory=dict)
-    """Of each module what ``summary.json`` says: FLOPs, MFU, media or tokens a second."""
+    """Of each module what ``summary.json`` says: FLOPs, MFU, media or tokens a second; and of an
+    iteration that was recorded, bubble and exposed communication."""
     memory: Mapping[str, int] = attrs.field(factory=dict)
     """By module: bytes of device memory allocated at most, of the rank that takes most."""
     failed: str | None = None
@@ -79,7 +80,9 @@ def run(
     summary = folder / "summary.json"
     if not summary.exists():
         return attrs.evolve(wrong, failed=f"it was stopped before an iteration was done:\n{said}")
-    return read(benchmark, json.loads(summary.read_text()), asked, warm, given)
+    figures = folder / "profile" / "figures.json"
+    profile = json.loads(figures.read_text()) if figures.exists() else None
+    return read(benchmark, json.loads(summary.read_text()), asked, warm, given, profile)
 
 
 def _wait_for(command: Sequence[str]) -> tuple[int, str]:
@@ -116,6 +119,7 @@ def read(
     asked: int,
     warm: int,
     overrides: Sequence[str],
+    profile: Mapping[str, Any] | None = None,
 ) -> Result:
     """What a run's summary says.
 
@@ -126,6 +130,8 @@ def read(
         warm: Iterations at the beginning that are not timed, one or more: the first that a command
             runs has no iteration before it.
         overrides: It was run with.
+        profile: The ``figures.json`` of an iteration, where one was recorded: it and the next are
+            not timed, and its shares are told.
     """
     rows = summary["iterations"]
     result = Result(
@@ -136,9 +142,12 @@ def read(
         iterations=len(rows),
         skipped=sum(_skipped(row) for row in rows),
     )
-    timed = [row for row in rows[warm:] if not _skipped(row)]
+    recorded = profile["iteration"] if profile else None
+    # The one that was recorded, and the next: what was recorded is drawn and written before it.
+    spoilt = () if recorded is None else (recorded, recorded + 1)
+    timed = [row for row in rows[warm:] if not _skipped(row) and row["iteration"] not in spoilt]
     if not timed:
-        return attrs.evolve(result, failed=_why_nothing(result, warm))
+        return attrs.evolve(result, failed=_why_nothing(result, warm, recorded))
     seconds = [row["elapsed_seconds"] for row in timed]
     median = statistics.median(seconds)
     return attrs.evolve(
@@ -153,7 +162,8 @@ def read(
         first_iteration=summary["seconds_to_first_iteration"],
         tokens_per_second=_tokens(timed) / median,
         modules={
-            name: _module(name, told, timed, median) for name, told in summary["modules"].items()
+            name: _module(name, told, timed, median) | _shares(name, profile)
+            for name, told in summary["modules"].items()
         },
         memory=_memory(summary["ranks"]),
     )
@@ -163,7 +173,13 @@ def _skipped(row: Mapping[str, Any]) -> bool:
     return row["loss"] is None
 
 
-def _why_nothing(result: Result, warm: int) -> str:
+def _why_nothing(result: Result, warm: int, recorded: int | None) -> str:
+    if recorded is not None and warm < result.iterations <= max(warm, recorded - 1) + 2:
+        return (
+            f"iteration {recorded} was recorded, which is not timed, nor is the one after it: "
+            f"nothing is left of {result.iterations} with {warm} that warm up; raise "
+            "train.iterations"
+        )
     if result.iterations > warm:
         return (
             f"every iteration after the warm-up was skipped ({result.skipped} of "
@@ -205,6 +221,16 @@ def _module(
     if told.get("tokens_per_second") is not None:
         now["tokens_per_second"] = _tokens(timed) / seconds
     return now
+
+
+def _shares(name: str, profile: Mapping[str, Any] | None) -> dict[str, float]:
+    """Bubble and exposed communication of a module in the iteration that was recorded."""
+    told = (profile or {"modules": {}})["modules"].get(name, {})
+    return {
+        share: told[share]
+        for share in ("bubble_fraction", "exposed_communication_fraction")
+        if share in told
+    }
 
 
 def _memory(ranks: Sequence[Mapping[str, Any]]) -> dict[str, int]:

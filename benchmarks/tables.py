@@ -13,9 +13,13 @@ def tables(results: Sequence[Result]) -> Iterator[Table]:
     """A row for each run, and a row for each module of each run."""
     # Where none was skipped there is nothing to say of it.
     skipped = ["skipped"] if any(result.skipped for result in results) else []
-    columns = ("ranks", "s/iteration", "range", "target", "tokens/s", "first s")
-    runs = _table("benchmark", *columns, *skipped)
-    modules = _table("benchmark", "module", "TFLOP/s/rank", "MFU", "media/s", "peak GiB")
+    of_runs = ("ranks", "s/iteration", "range", "target", "tokens/s", "first s")
+    runs = _table("benchmark", *of_runs, *skipped)
+    shares = ("bubble_fraction", "exposed_communication_fraction")
+    told = {share for result in results for module in result.modules.values() for share in module}
+    recorded = ["bubble", "exposed"] if {*shares} & told else []
+    of_modules = ("module", "TFLOP a step", "TFLOP/s/rank", "MFU", "media/s", "peak GiB")
+    modules = _table("benchmark", *of_modules, *recorded)
     for result in results:
         if result.failed:
             continue
@@ -30,14 +34,16 @@ def tables(results: Sequence[Result]) -> Iterator[Table]:
             *(f"{result.skipped} of {result.iterations}" for _ in skipped),
         )
         for name, module in result.modules.items():
-            rate = module.get("flops_per_second_per_rank")
+            rate, work = module.get("flops_per_second_per_rank"), module.get("flops_per_step")
             modules.add_row(
                 result.benchmark,
                 name,
+                _number(work and work / 1e12, ".4g"),
                 _number(rate and rate / 1e12, ".3g"),
                 _number(module.get("mfu"), ".1%"),
                 _number(module.get("media_per_second"), ".1f"),
                 _number((result.memory.get(name) or 0) / 2**30 or None, ".1f"),
+                *(_number(module.get(share), ".1%") for share in shares if recorded),
             )
     yield from (shown for shown in (runs, modules) if shown.row_count)
 

@@ -88,7 +88,7 @@ def _cuda_graphs(
         yield (
             _PARTS,
             "names parts of the language model's layers, and a tower that does not learn is "
-            f"captured whole; leave it out, and set {_IMPLEMENTATION}: local",
+            f"captured whole, by {_IMPLEMENTATION}: local alone; leave {_PARTS} out",
         )
     elif kind in ("transformer_engine", "full_iteration"):
         yield (
@@ -101,6 +101,9 @@ def _cuda_graphs(
     elif kind == "local" and not module.is_language:
         for said in _tower(module):
             yield _IMPLEMENTATION, said
+        for field in own:
+            if field.startswith("cuda_graph_") and field != _IMPLEMENTATION:
+                yield field, "is of graphs of layers, and a tower is captured whole; leave it out"
     elif kind == "local":
         yield from _captured(own.get(_PARTS), module)
         for hindrance, why in _hindrances(module, overlapped=overlapped).items():
@@ -118,7 +121,7 @@ def _tower(module: Module) -> Iterator[str]:
     if "encoder" not in module.freeze:
         yield (
             "a tower is captured where it does not learn, as its graph has no backward; add "
-            f"encoder to modules.{module.name}.freeze, or leave it out"
+            f"encoder to modules.{module.name}.freeze, or leave {_IMPLEMENTATION} out"
         )
     together = "its ranks would send messages within the graph, which was not tried"
     for size in ("tp", "cp", "pp", "ep", "expert_tp"):

@@ -269,7 +269,27 @@ def settings(platform: Any) -> dict[str, Any]:
             "in one kernel": layer.experts.in_one_kernel,
             "order": [weight for weight, _ in layer.experts.linear_fc2.named_parameters()],
         }
+    found["on CPUs"] = {"equal": _local_layers_are_one(groups["language"])}
     return found
+
+
+def _local_layers_are_one(groups: Any) -> bool:
+    """Whether a layer of local modules puts out the same where its dispatcher computes the shared
+    expert."""
+    from mimo_core.contract import Grid
+    from mimo_core.model.local_experts import local_moe_builder
+
+    outputs = []
+    for overlap in (False, True):
+        fields = {"moe_shared_expert_intermediate_size": WIDTH}
+        config = _config(Grid(), F.silu, **fields, moe_shared_expert_overlap=overlap)
+        layer = local_moe_builder()(config, layer_number=1, pg_collection=groups)
+        torch.manual_seed(3)
+        for _, parameter in sorted(layer.named_parameters()):
+            torch.nn.init.normal_(parameter)
+        tokens = torch.randn(8, 1, HIDDEN, generator=torch.Generator().manual_seed(7))
+        outputs.append(layer(tokens.bfloat16())[0])
+    return torch.equal(*outputs)
 
 
 def _in_buffers(layer: Any, config: Any, groups: Any, tokens: Any, alone: Any) -> list[bool]:

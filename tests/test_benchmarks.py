@@ -82,7 +82,10 @@ def summary(*seconds: float | None, **changes: Any) -> dict[str, Any]:
     return {
         "world_size": 2,
         "seconds_to_first_iteration": 5.0,
-        "iterations": [{**ROW, "elapsed_seconds": second} for second in seconds],
+        "iterations": [
+            {**ROW, "iteration": number, "elapsed_seconds": second}
+            for number, second in enumerate(seconds, start=1)
+        ],
         "modules": {
             "vision": {
                 "ranks": 2,
@@ -111,6 +114,23 @@ def test_all_figures_are_of_the_timed_iterations_in_their_median_time() -> None:
     assert (vision["mfu"], vision["media_per_second"]) == (0.5, 2.0)
     assert result.memory == {"vision": 7, "language": 7}
     assert not list(notes([result]))
+
+
+def test_a_recorded_iteration_is_told_and_not_timed() -> None:
+    """Nor is the next, before which it is drawn."""
+    shares = {"bubble_fraction": 0.25, "exposed_communication_fraction": 0.5}
+    profile = {"iteration": 3, "modules": {"vision": {**shares, "ranks": [0]}}}
+    given = SUITE[0], summary(None, 1.0, 7.0, 8.0, 1.0), 5, 1, []
+    result = read(*given, profile)
+    assert (result.steps, result.fastest, result.slowest) == (2, 1.0, 1.0)
+    assert {name: result.modules["vision"][name] for name in shares} == shares
+    *_, modules = tables([result])
+    assert [column.header for column in modules.columns][-2:] == ["bubble", "exposed"]
+    assert [[*column.cells] for column in modules.columns][-2:] == [["25.0%", "-"], ["50.0%", "-"]]
+    *_, plain = tables([read(*given)])
+    assert len(plain.columns) == len(modules.columns) - 2
+    failed = read(SUITE[0], summary(None, 1.0, 7.0, 8.0), 4, 2, [], profile).failed
+    assert "iteration 3 was recorded, which is not timed, nor is the one after it" in (failed or "")
 
 
 def test_skipped_iterations_are_told_and_not_timed() -> None:

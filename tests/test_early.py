@@ -46,6 +46,9 @@ def test_the_first_rows_of_a_step_were_begun_in_the_one_before(apart: Run) -> No
 
 def test_graphs_of_its_tower_are_not_read_on_cpus(apart: Run, tmp_path: Path) -> None:
     graphs = "modules.vision.megatron={cuda_graph_impl: local}"
-    plain = well(start("tiny", *FROZEN, graphs, folder=tmp_path / "run"))
+    where = "profile.iteration=2"
+    plain = well(start("tiny", *FROZEN, graphs, where, folder=tmp_path / "run"))
+    unread = "no profile will be written: profile.record is false; add --profile"
+    assert unread in " ".join(plain.screen.split())
     assert (plain.losses, plain.norms) == (apart.losses, apart.norms)
     assert "vision: cuda_graph_impl is not read on CPUs" in plain.screen

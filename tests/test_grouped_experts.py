@@ -47,4 +47,5 @@ def test_what_a_recipe_may_set_is_computed_as_by_core() -> None:
         "shared": {"equal": True, "in one kernel": True, "order": order},
         "overlapped": {"equal": True, "in one kernel": True, "order": order},
         "interleaved": {"equal": True, "in one kernel": False, "order": order},
+        "on CPUs": {"equal": True},
     }

@@ -74,6 +74,7 @@ def test_norms_are_recomputed_with_transformer_engine_only() -> None:
 def test_what_a_machine_does_not_read_is_no_part_of_the_model() -> None:
     """So that a run goes on with it or without, there and elsewhere."""
     graphs = {"cuda_graph_impl": "local", "cuda_graph_modules": ["mamba"]}
+    graphs |= {"cuda_graph_warmup_steps": 2}
     everything = dict.fromkeys((*platform_fields._KERNELS, *platform_fields._OFFLOADING), True)
     more = {"attention_backend": "flash", "use_mamba_mem_eff_path": False}
     module = make({**everything, **graphs, **LOSS, **more})

@@ -4,16 +4,11 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from contextlib import nullcontext
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import attrs
 import pytest
-
-from mimo_core.profile.profile import Profile
-from mimo_core.recipe.schema import ProfileRecipe
 
 from .conftest import Run, installed, start, wrapping
 
@@ -67,6 +62,7 @@ def test_the_run_is_the_same(profiled: Profiled, tmp_path: Path) -> None:
     assert plain.code == 0, plain.screen + plain.errors
     assert profiled.run.losses[:3] == plain.losses and profiled.run.norms[:3] == plain.norms
     assert not [*old.parent.iterdir()], "of an earlier profile"
+    assert "no profile will be written" not in plain.screen
     assert "no profile was written: profile.iteration is 4, and this command ran 3" in plain.screen
 
 
@@ -168,24 +164,3 @@ def test_who_waits_waits_for_the_slow_encoder(profiled: Profiled) -> None:
         assert rank["seconds"]["waiting"] > SLOW * MICROBATCHES / 2
     assert next(iter(first["waits_on_seconds"])) == "0"
     assert next(iter(last["waits_on_seconds"])) == "1", "it gets its activations from there"
-
-
-@pytest.mark.parametrize(
-    ("asked", "told"),
-    [
-        ({}, None),
-        ({"iteration": 8}, "no profile was written: profile.record is false; add --profile"),
-        ({"kernels": True}, "no profile was written: profile.record is false; add --profile"),
-    ],
-)
-def test_fields_of_a_profile_that_is_not_recorded_are_told(
-    asked: dict[str, Any], told: str | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("torch.distributed.get_rank", lambda: 0)
-    nothing: Any = SimpleNamespace(recipe=SimpleNamespace(profile=ProfileRecipe(**asked)))
-    folder: Any = SimpleNamespace(profile=Path())
-    machine: Any = None
-    profile = Profile(
-        plan=nothing, platform=machine, folder=folder, reporter=None, passes=nullcontext
-    )
-    assert profile.missed() == told

@@ -49,6 +49,7 @@ def test_what_the_engine_sets_a_recipe_may_not(real: dict[str, Any]) -> None:
     never = {"fp16", "fp8", "fp4", "virtual_pipeline_model_parallel_size"}
     never |= {"hierarchical_context_parallel_sizes", "hybrid_context_parallel"}
     never |= {"enable_cuda_graph", "external_cuda_graph", "cuda_graph_scope"}
+    never |= {"inference_cuda_graph_scope"}
     never |= {"tp_comm_overlap", "distribute_saved_activations", "config_logger_dir"}
     assert set(real["refused"]) | never | {"sequence_parallel"} == set(stock.ENGINE_FIELDS)
 
@@ -176,7 +177,7 @@ NOTHING_CAPTURED = (
         (
             "modules.vision.megatron.cuda_graph_modules=[attn]",
             "names parts of the language model's layers, and a tower that does not learn is "
-            "captured whole; leave it out, and set cuda_graph_impl: local",
+            "captured whole, by cuda_graph_impl: local alone; leave cuda_graph_modules out",
         ),
         ("megatron.exit_interval=abc", "expected an integer, got 'abc' (str)"),
         ("megatron.ddp_bucket_size=0", "must be at least 1 (parameters of a bucket), got 0"),
@@ -340,7 +341,7 @@ def test_cuda_graphs_of_an_encoder_are_of_a_tower_that_does_not_learn() -> None:
 
     learns = (
         "a tower is captured where it does not learn, as its graph has no backward; add encoder to "
-        "modules.vision.freeze, or leave it out"
+        "modules.vision.freeze, or leave cuda_graph_impl out"
     )
     for freeze in ("[]", "[projector]"):
         said = told(f"{here}.freeze={freeze}")
@@ -353,6 +354,10 @@ def test_cuda_graphs_of_an_encoder_are_of_a_tower_that_does_not_learn() -> None:
         )
     for freeze in ("[encoder]", "[encoder, projector]"):
         well(graphs, f"{here}.freeze={freeze}")
+    warm = f"{here}.megatron.cuda_graph_warmup_steps=2"
+    said = told(f"{here}.freeze=[encoder]", warm)
+    whole = "is of graphs of layers, and a tower is captured whole; leave it out"
+    assert said == f"command line: {warm}: {whole}"
     well(f"{here}.megatron.cuda_graph_impl=none", f"{here}.freeze=[]")
 
 

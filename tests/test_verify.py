@@ -105,24 +105,17 @@ def test_no_more_is_learned_than_leaves_rounding_alone(rate: float, used: float)
         assert measured.train.minimum_learning_rate <= used
 
 
-def test_experts_are_verified_without_their_graphs() -> None:
-    """The comparison is in fp32, where there are none; those of other layers stay."""
-    graphs = "modules.language.megatron={cuda_graph_impl: local, cuda_graph_modules: "
-    for parts, left in (("[mamba, moe]}", ["mamba"]), ("[moe]}", None), ("[mamba]}", ["mamba"])):
-        recipe = make_plan(HERE / "recipes" / "tiny.yaml", ["train.precision=bf16"]).recipe
-        asked = make_plan(recipe, [f"{graphs}{parts}"]).recipe
+def test_layouts_are_verified_without_graphs() -> None:
+    """The comparison is in fp32, where kernels of experts and of towers are others."""
+    other = "persist_layer_norm: false"
+    tower = f"modules.vision.megatron={{cuda_graph_impl: local, {other}}}"
+    frozen = make_plan(TINY, [tower, "modules.vision.freeze=[encoder]", "train.precision=bf16"])
+    for parts in ("[mamba, moe]", "[attn]"):
+        layers = f"cuda_graph_impl: local, cuda_graph_modules: {parts}, {other}"
+        asked = make_plan(frozen.recipe, [f"modules.language.megatron={{{layers}}}"]).recipe
         for judged in (judges(asked, 1), layouts(asked, 1, Path("initial"))):
-            megatron = judged.modules["language"].megatron
-            assert megatron.get("cuda_graph_modules") == left
-            assert ("cuda_graph_impl" in megatron) == (left is not None)
-
-
-def test_towers_are_verified_without_their_graphs() -> None:
-    """Their kernels are others in fp32."""
-    graphs = "modules.vision.megatron={cuda_graph_impl: local, persist_layer_norm: false}"
-    asked = make_plan(TINY, [graphs, "modules.vision.freeze=[encoder]"]).recipe
-    for judged in (judges(asked, 1), layouts(asked, 1, Path("initial"))):
-        assert judged.modules["vision"].megatron == {"persist_layer_norm": False}
+            for module in judged.modules.values():
+                assert module.megatron == {"persist_layer_norm": False}
 
 
 def test_the_folder_of_a_failed_run_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -128,3 +128,14 @@ def gathered_tokens(layer: Any, groups: ProcessGroupCollection) -> GatheredToken
         config=layer.config,
         pg_collection=groups,
     )
+
+
+def compute_shared_expert(layer: Any) -> None:
+    """Tell a layer's new dispatcher of the shared expert, where dispatchers are to compute it
+    (``moe_shared_expert_overlap``) and add it to the others: the layer leaves it to them.
+
+    Args:
+        layer: Core's ``MoELayer``.
+    """
+    if layer.use_shared_expert and layer.shared_expert_overlap:
+        layer.token_dispatcher.set_shared_experts(layer.shared_experts)

@@ -16,7 +16,7 @@ from megatron.core.transformer.moe.experts import TEGroupedMLP
 from megatron.core.transformer.moe.moe_layer import MoELayer
 from megatron.core.transformer.moe.token_dispatcher import MoEAlltoAllTokenDispatcher
 
-from mimo_core.model.gathered_tokens import gathered_tokens
+from mimo_core.model.gathered_tokens import compute_shared_expert, gathered_tokens
 from mimo_core.model.grouped_products import grouped_product, lay_out
 
 
@@ -126,9 +126,7 @@ class GroupedMoELayer(MoELayer):  # type: ignore[misc]
                 config=self.config,
                 pg_collection=kwargs["pg_collection"],
             )
-            if self.use_shared_expert and self.shared_expert_overlap:
-                # The dispatcher computes it then, and adds it to the others.
-                self.token_dispatcher.set_shared_experts(self.shared_experts)
+            compute_shared_expert(self)
 
 
 def grouped_moe_builder(*, even_tokens: bool = False) -> Any:

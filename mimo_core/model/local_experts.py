@@ -10,7 +10,7 @@ from megatron.core.models.gpt.moe_module_specs import get_moe_module_spec
 from megatron.core.transformer.moe.moe_layer import MoELayer
 from megatron.core.transformer.moe.token_dispatcher import MoEAlltoAllTokenDispatcher
 
-from mimo_core.model.gathered_tokens import gathered_tokens
+from mimo_core.model.gathered_tokens import compute_shared_expert, gathered_tokens
 
 
 class LocalTokenDispatcher(MoEAlltoAllTokenDispatcher):
@@ -44,6 +44,7 @@ class LocalMoELayer(MoELayer):
             config=self.config,
             pg_collection=kwargs["pg_collection"],
         )
+        compute_shared_expert(self)
 
 
 def local_moe_builder(*, even_tokens: bool = False) -> Any:

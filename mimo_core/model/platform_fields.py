@@ -14,7 +14,7 @@ from mimo_core.contract import Module
 from mimo_core.graph import Graph
 from mimo_core.platforms.base import RankPlatform
 
-_GRAPHS = ("cuda_graph_impl", "cuda_graph_modules")
+_GRAPHS, _GRAPHED = "cuda_graph_impl", "cuda_graph_"
 _KERNELS = (
     *("apply_rope_fusion", "moe_permute_fusion", "moe_router_fusion", "fused_residual_rmsnorm"),
     *("fused_single_qkv_rope", "use_te_activation_func", "use_transformer_engine_op_fuser"),
@@ -64,8 +64,8 @@ def notes(graph: Graph, platform: RankPlatform) -> Iterator[str]:
 
 def _unread(module: Module, platform: RankPlatform) -> Iterator[str]:
     fields = module.megatron
-    if platform.name == "cpu" and fields.get(_GRAPHS[0], "none") != "none":
-        yield from (name for name in _GRAPHS if name in fields)
+    if platform.name == "cpu" and fields.get(_GRAPHS, "none") != "none":
+        yield from (name for name in fields if name.startswith(_GRAPHED))
     if platform.name == "cpu" and fields.get(_SCAN) is False:
         yield _SCAN
     if not platform.transformer_engine:

@@ -103,12 +103,7 @@ class Profile:
 
     def missed(self) -> str | None:
         """Why no iteration was recorded, if one should have been."""
-        if not self._wanted.record:
-            asked = self._wanted != ProfileRecipe()
-            return (
-                "no profile was written: profile.record is false; add --profile" if asked else None
-            )
-        if self._ran >= self._wanted.iteration:
+        if not self._wanted.record or self._ran >= self._wanted.iteration:
             return None
         return (
             f"no profile was written: profile.iteration is {self._wanted.iteration}, and this "
@@ -159,6 +154,14 @@ class Profile:
         for line in remarks(figures):
             reporter.note(line)
         reporter.note(f"its timeline: {self._folder / 'timeline.png'} (and .json for Perfetto)")
+
+
+def asks_for_nothing(wanted: ProfileRecipe) -> str | None:
+    """What a person should know before a run that records no iteration, though its recipe says
+    which and how."""
+    if wanted.record or wanted == ProfileRecipe():
+        return None
+    return "no profile will be written: profile.record is false; add --profile"
 
 
 def _dump(path: Path, content: dict[str, Any], indent: int | None) -> None:

@@ -87,6 +87,7 @@ ENGINE_FIELDS: Mapping[str, str] = {
         "core 0.19 takes the tensor-parallel group for it from its global parallel state, which a "
         "run of several grids has not",
     ),
+    "inference_cuda_graph_scope": "it is of graphs of inference, and nothing here infers",
     "virtual_pipeline_model_parallel_size": (
         "virtual pipeline stages are refused: core 0.19's schedule across grids knows none "
         "(MultiModulePipelineCommunicator)"

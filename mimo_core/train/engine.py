@@ -22,7 +22,7 @@ from mimo_core.model.builder import BuildConfig
 from mimo_core.model.mimo import Model
 from mimo_core.plan import Plan
 from mimo_core.platforms.base import RankPlatform
-from mimo_core.profile.profile import Profile
+from mimo_core.profile.profile import Profile, asks_for_nothing
 from mimo_core.report.reporter import Iteration, Reporter, not_finite
 from mimo_core.run_folder import RunFolder
 from mimo_core.termination import Termination
@@ -183,6 +183,8 @@ class Engine:
         weights = notes(self._build.weights, self._build.saved)
         told = (*self._platform.notes(), *platform_fields.notes(self._plan.graph, self._platform))
         told = (*told, *self._plan.graph.notes, *weights, *self._samples.notes)
+        if (unread := asks_for_nothing(self._plan.recipe.profile)) is not None:
+            reporter.note(unread)
         for line in (*told, *self._history.notes(self._facts, self._build.origins)):
             reporter.note(line)
 

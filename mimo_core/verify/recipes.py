@@ -65,17 +65,10 @@ def _without(megatron: Mapping[str, Any], *flags: str) -> dict[str, Any]:
     return {key: value for key, value in megatron.items() if key not in flags}
 
 
-def _in_fp32(name: str, megatron: Mapping[str, Any]) -> dict[str, Any]:
-    """Without CUDA graphs of experts, which there are in bf16 alone, and of an encoder's tower: in
-    fp32 it has other kernels, of which some wait for the device."""
-    graphs = ("cuda_graph_impl", "cuda_graph_modules")
-    if name != LANGUAGE:
-        return _without(megatron, *graphs)
-    parts = megatron.get(graphs[1])
-    if not isinstance(parts, list) or "moe" not in parts:
-        return dict(megatron)
-    rest = [part for part in parts if part != "moe"]
-    return {**megatron, graphs[1]: rest} if rest else _without(megatron, *graphs)
+def _in_fp32(megatron: Mapping[str, Any]) -> dict[str, Any]:
+    """Without CUDA graphs: in fp32 towers and experts have other kernels, of which some wait for
+    the device, and both runs would have the same graphs."""
+    return _without(megatron, *(name for name in megatron if name.startswith("cuda_graph_")))
 
 
 def measured(recipe: Recipe, steps: int) -> Recipe:
@@ -84,7 +77,7 @@ def measured(recipe: Recipe, steps: int) -> Recipe:
     return attrs.evolve(
         recipe,
         modules={
-            name: attrs.evolve(module, precision="fp32", megatron=_in_fp32(name, module.megatron))
+            name: attrs.evolve(module, precision="fp32", megatron=_in_fp32(module.megatron))
             for name, module in recipe.modules.items()
         },
         train=attrs.evolve(

@@ -10,16 +10,14 @@ from benchmarks.measure import Result
 
 
 def tables(results: Sequence[Result]) -> Iterator[Table]:
-    """A row for each run, and a row for each module of each run."""
+    """A row for each run, and a row for each module of each run: its work of a step, and what
+    an iteration that was recorded says of it."""
     # Where none was skipped there is nothing to say of it.
     skipped = ["skipped"] if any(result.skipped for result in results) else []
     of_runs = ("ranks", "s/iteration", "range", "target", "tokens/s", "first s")
     runs = _table("benchmark", *of_runs, *skipped)
-    shares = ("bubble_fraction", "exposed_communication_fraction")
-    told = {share for result in results for module in result.modules.values() for share in module}
-    recorded = ["bubble", "exposed"] if {*shares} & told else []
-    of_modules = ("module", "TFLOP a step", "TFLOP/s/rank", "MFU", "media/s", "peak GiB")
-    modules = _table("benchmark", *of_modules, *recorded)
+    modules = _table("benchmark", "module", "TFLOP", "TFLOP/s/rank", "MFU", "media/s", "peak GiB")
+    recorded = _table("benchmark", "module", "bubble", "exposed communication")
     for result in results:
         if result.failed:
             continue
@@ -43,9 +41,12 @@ def tables(results: Sequence[Result]) -> Iterator[Table]:
                 _number(module.get("mfu"), ".1%"),
                 _number(module.get("media_per_second"), ".1f"),
                 _number((result.memory.get(name) or 0) / 2**30 or None, ".1f"),
-                *(_number(module.get(share), ".1%") for share in shares if recorded),
             )
-    yield from (shown for shown in (runs, modules) if shown.row_count)
+            if "bubble_fraction" in module:
+                shares = ("bubble_fraction", "exposed_communication_fraction")
+                told = (_number(module[share], ".1%") for share in shares)
+                recorded.add_row(result.benchmark, name, *told)
+    yield from (shown for shown in (runs, modules, recorded) if shown.row_count)
 
 
 def notes(results: Sequence[Result]) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import sys
@@ -20,6 +21,7 @@ def tell() -> None:
                 "inherited": os.environ.get("OF_THE_PARENT"),
                 "leads": os.getpid() == os.getpgrp() == os.getsid(0),
                 "name": Path("/proc/self/comm").read_text().strip(),
+                "collects": gc.isenabled(),
                 "torch": "torch" in sys.modules,
                 "cuda": "torch" in sys.modules and sys.modules["torch"].cuda.is_initialized(),
             }

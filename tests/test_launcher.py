@@ -16,6 +16,7 @@ import pytest
 
 from .conftest import TIMEOUT, command, start
 
+pytestmark = pytest.mark.usefixtures("real_nurseries")
 ENDLESS = ("train.iterations=100000", "checkpoint.save_every=3")
 
 

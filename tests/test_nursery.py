@@ -15,6 +15,7 @@ import pytest
 from mimo_core.launch.ranks import _end, _wait
 from mimo_core.nursery import Nursery, NurseryEnded
 
+pytestmark = pytest.mark.usefixtures("real_nurseries")
 CHILDREN = "nursery_children"
 
 
@@ -45,6 +46,7 @@ def test_a_child_is_a_process_of_its_own_and_begins_with_torch(start, tmp_path: 
         "inherited": None,
         "leads": True,
         "name": "tell",
+        "collects": True,
         "torch": True,
         "cuda": False,
     }

@@ -17,6 +17,8 @@ from .conftest import TIMEOUT, Run, command, installed, start, wrapping
 from .test_examples import RECIPE, SCRIPTS, environment
 from .test_launcher import ENDLESS, processes, wait_for
 
+pytestmark = pytest.mark.usefixtures("real_nurseries")
+
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -19,7 +19,11 @@ from mimo_core.rank import free_port
 from mimo_core.run_folder import RunFolder
 
 _ENTRY = "mimo_core.cli.pretrain:main"
-_WARM = ("mimo_core.launch.worker", "mimo_core.train.engine", "mimo_core.report.screen")
+WARM = (
+    *("mimo_core.cli.pretrain", "mimo_core.launch.worker", "mimo_core.train.engine"),
+    *("mimo_core.report.screen", "torch._dynamo"),  # optimizers import the last
+)
+"""What a run's nursery imports, where there is no GPU."""
 _GRACE = 1.0
 """Seconds that ranks have to end by themselves where one has failed, and to say why."""
 _KILLED = 60.0
@@ -29,7 +33,7 @@ stopped is noticed before."""
 
 def nursery_of(folder: RunFolder) -> Nursery:
     """Where this run's ranks come from; it begins to import at once."""
-    return Nursery(_WARM, told=str(folder.path))
+    return Nursery(WARM, told=str(folder.path))
 
 
 def attempt(

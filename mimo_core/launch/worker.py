@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import datetime
 import faulthandler
+import gc
 import json
 import os
 import shutil
@@ -67,6 +68,8 @@ def run_rank(
     Returns:
         The run's summary on the rank that reports, ``None`` on the others.
     """
+    # As in a nursery: while everything is imported, nothing of it is garbage.
+    gc.disable()
     os.environ[THREADS] = os.environ.get(THREADS) or "1"
     # The stock argument check asks for it where tp or cp overlap with compute.
     os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")
@@ -216,6 +219,8 @@ def _run(
     from mimo_core.train.answers import reporting_rank
     from mimo_core.train.engine import Engine
 
+    gc.freeze()
+    gc.enable()
     if rank.rank != reporting_rank(plan):
         engine = Engine(plan, platform, folder, None, termination)
         engine.run()

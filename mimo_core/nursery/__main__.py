@@ -15,7 +15,7 @@ import sys
 import threading
 import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from multiprocessing import util
 from typing import Any
 
@@ -30,25 +30,28 @@ _SET_PARENT_DEATH_SIGNAL, _SET_NAME = 1, 15
 
 def main() -> None:
     """Serve the process that started this one until that ends, or closes its socket."""
+    begin()
+    asker = socket.socket(fileno=int(sys.argv[1]))
+    import_all(name for name in sys.argv[2].split(",") if name)
+    serve(asker)
+
+
+def begin() -> None:
+    """Be a nursery, in this process: with the path of the one that asked for it."""
     # A scheduler may tell every process of a job to stop; when this one does is its asker's to say.
     for number in _IGNORED:
         signal.signal(number, signal.SIG_IGN)
-    sys.path[:] = json.loads(os.environ.pop(PATH))
-    asker = socket.socket(fileno=int(sys.argv[1]))
-    warm = [name for name in sys.argv[2].split(",") if name]
     _end_with_the_parent()
-    _import(warm)
-    gc.collect()
-    gc.freeze()
-    with contextlib.suppress(ConnectionError):
-        _serve(asker)
+    sys.path[:] = json.loads(os.environ.pop(PATH))
 
 
-def _import(warm: list[str]) -> None:
+def import_all(warm: Iterable[str]) -> None:
     """What fails here fails again in the children, who tell it as ranks do.
 
-    Packages that warn of others that are not installed are not heard.
+    Packages that warn of others that are not installed are not heard. What is imported stays:
+    looking for garbage in it, again and again, would take a fifth of the time.
     """
+    gc.disable()
     with contextlib.suppress(Exception), _silence():
         if platforms.without_gpu():
             platforms.select()
@@ -56,6 +59,9 @@ def _import(warm: list[str]) -> None:
                 importlib.import_module(name)
         else:
             importlib.import_module("torch")
+    gc.enable()
+    gc.collect()
+    gc.freeze()
 
 
 @contextlib.contextmanager
@@ -73,6 +79,12 @@ def _silence() -> Iterator[None]:
             os.dup2(old, number)
             os.close(old)
         os.close(nowhere)
+
+
+def serve(asker: socket.socket) -> None:
+    """Fork what is asked for, until the asker is gone or closes its socket."""
+    with contextlib.suppress(ConnectionError):
+        _serve(asker)
 
 
 def _serve(asker: socket.socket) -> None:

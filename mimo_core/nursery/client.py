@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -22,6 +23,9 @@ from mimo_core.environment import THREADS
 
 PATH = "MIMO_NURSERY_PATH"
 """The nursery's ``sys.path`` (JSON)."""
+PROGRAM = "_MIMO_NURSERY"
+"""Arguments that have Python be a nursery in place of this package: for tests, which start many
+runs one after the other. No variable for users."""
 _LOOK = 0.5
 """Seconds between two looks at children themselves."""
 _PATIENCE = 3.0
@@ -82,8 +86,8 @@ class Nursery:
         """
         ours, theirs = socket.socketpair()
         # As this process has it, and without the working directory, which -m would put first.
-        command = [sys.executable, "-P", "-m", "mimo_core.nursery", str(theirs.fileno())]
-        command.append(",".join(warm))
+        program = os.environ.get(PROGRAM, "-P -m mimo_core.nursery")
+        command = [sys.executable, *shlex.split(program), str(theirs.fileno()), ",".join(warm)]
         self._process = subprocess.Popen(
             [*command, *([told] if told else [])],
             pass_fds=[theirs.fileno()],

@@ -18,7 +18,8 @@ from mimo_core.nursery import Child, Nursery
 from mimo_core.platforms import PLATFORM_VARIABLE
 from mimo_core.rank import free_port
 
-_WARM = ("megatron.training.training", "megatron.core.models.mimo.model.base")
+WARM = ("megatron.training.training", "megatron.core.models.mimo.model.base")
+"""What the nursery of functions on ranks imports, where there is no GPU."""
 
 
 class RankFailure(AssertionError):
@@ -82,7 +83,7 @@ _nurseries: dict[str | None, Nursery] = {}
 def _nursery(platform: str | None) -> Nursery:
     """One for all tests of a session: the first rank alone waits for imports."""
     if platform not in _nurseries or _nurseries[platform].ended:
-        nursery = _nurseries[platform] = Nursery(_WARM)
+        nursery = _nurseries[platform] = Nursery(WARM)
         atexit.register(nursery.close)
     return _nurseries[platform]
 

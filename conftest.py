@@ -1,0 +1,52 @@
+"""What tests of the core and of all plugins share: where the ranks of their runs come from."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from mimo_core.environment import THREADS
+from mimo_core.launch.ranks import WARM as OF_RUNS
+from mimo_core.nursery.client import PROGRAM
+from mimo_core.testing.ranks import WARM as OF_TESTS
+
+NURSERIES = Path(__file__).parent / "tests" / "nurseries"
+MORE = ("matplotlib.figure", "matplotlib.backends.backend_agg", "megatron.core.models.vision.radio")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_import(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Ranks need seconds to import what they need; those of all runs of a session share it.
+
+    Runs that tests of processes look into are started as users start them: ``real_nurseries``.
+    """
+    place = tmp_path_factory.mktemp("nurseries") / "socket"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+        listener.bind(str(place))
+        listener.listen(64)
+        command = [sys.executable, "-P", NURSERIES / "server.py", str(listener.fileno())]
+        server = subprocess.Popen(
+            [*command, *dict.fromkeys([*OF_RUNS, *OF_TESTS, *MORE])],
+            pass_fds=[listener.fileno()],
+            env=os.environ | {THREADS: os.environ.get(THREADS) or "1"},
+        )
+    os.environ[PROGRAM] = shlex.join(["-I", "-S", str(NURSERIES / "ask.py"), str(place)])
+    yield
+    del os.environ[PROGRAM]
+    server.kill()
+    server.wait()
+
+
+@pytest.fixture(scope="module")
+def real_nurseries() -> Iterator[None]:
+    """Runs have a nursery that their launcher starts, as users have it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv(PROGRAM)
+        yield

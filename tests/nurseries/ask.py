@@ -1,0 +1,24 @@
+"""Stands where a nursery would be started: has the server fork one, and ends as that ends.
+
+``python ask.py SOCKET FD WARM [TOLD]``; imports little, as it is started for every run.
+"""
+
+import json
+import os
+import socket
+import sys
+
+
+def main() -> None:
+    server, asker, *_ = sys.argv[1:]
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as asking:
+        asking.connect(server)
+        asked = {"program": sys.executable, "environ": {**os.environ}, "folder": os.getcwd()}
+        socket.send_fds(asking, [json.dumps(asked).encode()], [int(asker), 1, 2])
+        if asking.recv(100) == b"forked":
+            os.close(int(asker))
+            sys.exit(int(asking.recv(100) or b"1"))
+    os.execv(sys.executable, [sys.executable, "-P", "-m", "mimo_core.nursery", *sys.argv[2:]])
+
+
+main()

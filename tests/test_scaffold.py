@@ -121,7 +121,7 @@ def test_none_imports_what_is_not_public(written: dict[str, Path]) -> None:
 
 def test_no_word_of_a_template_is_left(written: dict[str, Path]) -> None:
     for folder in written.values():
-        files = [path for path in folder.rglob("*") if path.is_file()]
+        files = [path for path in folder.rglob("*") if path.is_file() and path.suffix != ".pyc"]
         assert {".github/workflows/test.yml", "LICENSE", "README.md", ".gitignore"} <= {
             str(path.relative_to(folder)) for path in files
         }

@@ -25,7 +25,7 @@ from mimo_core.contract import LANGUAGE, Encoder, Module
 from mimo_core.graph import Graph
 from mimo_core.model import layer_graphs
 from mimo_core.model.containers import EncoderContainer, container_spec
-from mimo_core.model.layer_graphs import capture_layers, check_experts
+from mimo_core.model.layer_graphs import capture_layers, check_parts
 from mimo_core.model.loss import fuse_loss
 from mimo_core.model.materializing import keep_attributes
 from mimo_core.model.mimo import Model
@@ -160,7 +160,7 @@ class Builder(ModelBuilder[Model, BuildConfig]):
         for name in captured:
             _capture_tower(model, name, config.platform)
         if LANGUAGE in topology.groups:
-            check_experts(config.config_of(LANGUAGE), model.active(LANGUAGE))
+            check_parts(config.config_of(LANGUAGE), model.active(LANGUAGE))
         return model
 
     def build_distributed_models(

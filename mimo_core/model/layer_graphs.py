@@ -8,22 +8,39 @@ backward adds gradients to ``main_grad`` inside the graph.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
 import torch
+from megatron.core.models.hybrid.hybrid_model import HybridModel
 from megatron.core.process_groups_config import ProcessGroupCollection
+from megatron.core.ssm.mamba_layer import MambaLayer
 from megatron.core.tensor_parallel import random
 from megatron.core.transformer import TransformerConfig, cuda_graphs
 from megatron.core.transformer.enums import CudaGraphModule
+from megatron.core.transformer.identity_op import IdentityOp
 from megatron.core.transformer.module import MegatronModule
 from megatron.core.transformer.moe.moe_layer import MoELayer
-from megatron.core.transformer.transformer_layer import MoETransformerLayer
+from megatron.core.transformer.transformer_block import TransformerBlock
+from megatron.core.transformer.transformer_layer import (
+    MoETransformerLayer,
+    TransformerLayer,
+)
 
 from mimo_core.platforms.base import Captured, RankPlatform
 
 _STOCK = cuda_graphs.CudaGraphManager
+_PLACE = "modules.language.megatron.cuda_graph_modules"
+_LAYERS = {
+    CudaGraphModule.mamba: "no Mamba layer",
+    CudaGraphModule.attn: "no layer with attention",
+    CudaGraphModule.mlp: "no layer with an MLP that is not of experts",
+    CudaGraphModule.moe: "no layer of experts alone (one with attention is captured whole where "
+    "attn is listed)",
+}
+_OF_INFERENCE = (HybridModel, TransformerBlock)
+"""Have a manager too, which is not asked in training."""
 _LOSSES = ("moe_aux_loss_coeff", "moe_z_loss_coeff")
 _BACKWARD = cuda_graphs._CudaGraphRunner.create_bwd_graph
 
@@ -76,41 +93,64 @@ def experts_of_graphs(fields: dict[str, Any]) -> bool:
     return True
 
 
-def check_experts(config: TransformerConfig, model: torch.nn.Module) -> None:
-    """Whether all experts can be captured that are to be: those of ``moe``, and those that core
-    captures with the attention of their layer. Called on the ranks of the language model, once it
-    is built.
+def check_parts(config: TransformerConfig, model: torch.nn.Module) -> None:
+    """Whether there are layers of all parts that are to be captured, and all experts can be that
+    are: those of ``moe``, and those that core captures with the attention of their layer. Called on
+    the ranks of the language model, once it is built.
 
     Raises:
-        ValueError: some take the number of their tokens from the host, which would wait for it, or
-            have auxiliary losses; or none are captured, though ``moe`` is listed.
+        ValueError: a part that is listed captures nothing; or experts take the number of their
+            tokens from the host, which would wait for it, or have auxiliary losses.
     """
     if config.cuda_graph_impl == "none":
         return
-    place, parts = "modules.language.megatron.cuda_graph_modules", config.cuda_graph_modules
     captured = {
-        name: (layer, layer.mlp)
+        name: layer
         for name, layer in model.named_modules()
-        if hasattr(layer, "cudagraph_manager") and isinstance(getattr(layer, "mlp", None), MoELayer)
+        if hasattr(layer, "cudagraph_manager") and not isinstance(layer, _OF_INFERENCE)
     }
-    if CudaGraphModule.moe in parts and not captured:
-        raise ValueError(
-            f"{place}: moe captures nothing: this model has no layer of experts alone (one with "
-            "attention is captured whole where attn is listed); leave moe out"
-        )
+    there = [part for layer in captured.values() for part in _parts(layer)]
+    for part in config.cuda_graph_modules:
+        if part not in there:
+            raise ValueError(
+                f"{_PLACE}: {part.name} captures nothing: this model has {_LAYERS[part]}; leave "
+                f"{part.name} out"
+            )
+    _check_experts(config, captured)
+
+
+def _parts(layer: torch.nn.Module) -> Iterator[CudaGraphModule]:
+    """What is in a layer's graph, in the words of the recipe."""
+    if isinstance(layer, MambaLayer):
+        yield CudaGraphModule.mamba
+    elif isinstance(layer, MoETransformerLayer):
+        yield CudaGraphModule.moe
+    elif isinstance(layer, TransformerLayer):
+        if not isinstance(layer.self_attention, IdentityOp):
+            yield CudaGraphModule.attn
+        if not isinstance(layer.mlp, (IdentityOp, MoELayer)):
+            yield CudaGraphModule.mlp
+    else:
+        yield from CudaGraphModule  # a plugin's own kind of layer
+
+
+def _check_experts(config: TransformerConfig, captured: Mapping[str, torch.nn.Module]) -> None:
     losses = [name for name in _LOSSES if getattr(config, name)]
-    for name, (layer, moe) in captured.items():
+    for name, layer in captured.items():
+        moe = getattr(layer, "mlp", None)
+        if not isinstance(moe, MoELayer):
+            continue
         word = "moe" if isinstance(layer, MoETransformerLayer) else "attn"
         if losses:
             raise ValueError(
-                f"{place}: the experts of {name} are not captured with {' and '.join(losses)}: the "
-                "capture would count a step's losses of the router again, and that such a model "
-                f"learns the same has not been shown; leave {word} or these out"
+                f"{_PLACE}: the experts of {name} are not captured with {' and '.join(losses)}: "
+                "the capture would count a step's losses of the router again, and that such a "
+                f"model learns the same has not been shown; leave {word} or these out"
             )
         one_kernel = getattr(moe.experts, "in_one_kernel", False)
         if not (one_kernel and getattr(moe.token_dispatcher, "alone", False)):
             raise ValueError(
-                f"{place}: the experts of {name} cannot be captured: they are not computed in one "
+                f"{_PLACE}: the experts of {name} cannot be captured: they are not computed in one "
                 "kernel on one rank, for which they must be built with "
                 "mimo_core.building.grouped_moe_builder, in bf16, without biases, of widths that "
                 "8 divides, on a Hopper or Blackwell GPU, with ep and expert_tp 1; leave "

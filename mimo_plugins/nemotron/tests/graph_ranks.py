@@ -189,6 +189,39 @@ def on_cpus(platform: Any) -> list[Any]:
     return [*notes(language, platform), sum(managers), kept]
 
 
+def captures_nothing(platform: Any, patterns: list[str]) -> list[list[str]]:
+    """Of models with these layers, the parts that would capture nothing; each layer has a manager
+    of graphs, as core gives one to those that are captured."""
+    from types import SimpleNamespace
+
+    from megatron.core.transformer.enums import CudaGraphModule
+    from megatron.core.transformer.module import GraphableMegatronModule
+
+    from mimo_core.model.layer_graphs import check_parts
+
+    told = []
+    for pattern in patterns:
+        options = {"pattern": pattern, "hidden_size": 32, "attention_heads": 4}
+        model, _ = _model(platform, options, 8, {})
+        for layer in model.modules():
+            if isinstance(layer, GraphableMegatronModule):
+                layer.cudagraph_manager = torch.nn.Identity()
+        told.append([])
+        for part in ("mamba", "attn", "mlp", "moe"):
+            config: Any = SimpleNamespace(
+                cuda_graph_impl="local",
+                cuda_graph_modules=[CudaGraphModule[part]],
+                moe_aux_loss_coeff=0.0,
+                moe_z_loss_coeff=None,
+            )
+            try:
+                check_parts(config, model.active("language"))
+            except ValueError as error:
+                if f"{part} captures nothing" in str(error):
+                    told[-1].append(part)
+    return told
+
+
 def in_evaluation(platform: Any) -> list[str]:
     """Who runs a layer that has a manager of graphs, in training and in evaluation."""
     from megatron.core.transformer import cuda_graphs

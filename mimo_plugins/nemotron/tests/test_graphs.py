@@ -38,6 +38,19 @@ def test_the_same_recipe_runs_on_cpus_without_what_gpus_have(
     assert said == [told, 0, []]
 
 
+def test_parts_that_a_model_has_not_are_told() -> None:
+    """Of real layers: those of a part are the ones that it captures."""
+    patterns = ["M*-E", "M*", "-E", "E", "M-"]
+    (told,) = run_ranks(f"{RANK_FUNCTIONS}:captures_nothing", patterns=patterns)
+    assert told == [
+        [],
+        ["mlp", "moe"],
+        ["mamba", "attn"],
+        ["mamba", "attn", "mlp"],
+        ["attn", "moe"],
+    ]
+
+
 def test_layers_in_evaluation_are_not_replayed() -> None:
     (called,) = run_ranks(f"{RANK_FUNCTIONS}:in_evaluation")
     assert called == ["graph", "layer", "layer"]

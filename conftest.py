@@ -22,14 +22,17 @@ MORE = ("matplotlib.figure", "matplotlib.backends.backend_agg", "megatron.core.m
 
 
 @pytest.fixture(scope="session", autouse=True)
-def one_import(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Ranks need seconds to import what they need; those of all runs of a session share it.
+def one_import() -> Iterator[None]:
+    """Ranks need seconds to import what they need; those of all runs of a session share it (Linux).
 
     Runs that tests of processes look into are started as users start them: ``real_nurseries``.
     """
-    place = tmp_path_factory.mktemp("nurseries") / "socket"
+    if sys.platform != "linux":
+        yield
+        return
+    name = f"mimo-nurseries-{os.getpid()}"
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
-        listener.bind(str(place))
+        listener.bind(f"\0{name}")
         listener.listen(64)
         command = [sys.executable, "-P", NURSERIES / "server.py", str(listener.fileno())]
         server = subprocess.Popen(
@@ -37,7 +40,7 @@ def one_import(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
             pass_fds=[listener.fileno()],
             env=os.environ | {THREADS: os.environ.get(THREADS) or "1"},
         )
-    os.environ[PROGRAM] = shlex.join(["-I", "-S", str(NURSERIES / "ask.py"), str(place)])
+    os.environ[PROGRAM] = shlex.join(["-I", "-S", str(NURSERIES / "ask.py"), name])
     yield
     del os.environ[PROGRAM]
     server.kill()
@@ -48,5 +51,5 @@ def one_import(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 def real_nurseries() -> Iterator[None]:
     """Runs have a nursery that their launcher starts, as users have it."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.delenv(PROGRAM)
+        patch.delenv(PROGRAM, raising=False)
         yield

@@ -1,6 +1,7 @@
 """Stands where a nursery would be started: has the server fork one, and ends as that ends.
 
-``python ask.py SOCKET FD WARM [TOLD]``; imports little, as it is started for every run.
+``python ask.py NAME FD WARM [TOLD]``, the name of an abstract socket (Linux); imports little, as it
+is started for every run.
 """
 
 import json
@@ -12,7 +13,7 @@ import sys
 def main() -> None:
     server, asker, *_ = sys.argv[1:]
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as asking:
-        asking.connect(server)
+        asking.connect(f"\0{server}")
         asked = {"program": sys.executable, "environ": {**os.environ}, "folder": os.getcwd()}
         socket.send_fds(asking, [json.dumps(asked).encode()], [int(asker), 1, 2])
         if asking.recv(100) == b"forked":

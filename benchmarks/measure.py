@@ -17,6 +17,8 @@ from benchmarks.suite import Benchmark
 
 _PATIENCE = 30.0
 """Seconds that a run has to end its ranks, once it is told to."""
+_SHOWN = 40
+"""Lines of a failed run's last words: the cause comes first, then those of a rank's log."""
 
 
 @attrs.frozen(kw_only=True)
@@ -75,7 +77,7 @@ def run(
     code, said = _wait_for([*command, "--run-dir", str(folder)])
     wrong = Result(benchmark=benchmark.name, ranks=benchmark.ranks, overrides=given, asked=asked)
     if code:
-        said = "\n".join(said.splitlines()[-8:])
+        said = "\n".join(said.splitlines()[-_SHOWN:])
         return attrs.evolve(wrong, failed=said or f"exit code {code}")
     summary = folder / "summary.json"
     if not summary.exists():

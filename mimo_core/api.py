@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -52,6 +53,7 @@ def pretrain(
         ValueError: the recipe, a plugin or the layout is wrong; the message says what to do.
         RunFailed: a rank failed while running.
     """
+    begun = time.time()
     source = packaged.DEMO if recipe is None else recipe
     rank = Rank.from_environment()
     name = Path(source).stem if isinstance(source, str | Path) else "run"
@@ -94,4 +96,4 @@ def pretrain(
     console.print(f"  run folder {folder.path}{begins}", highlight=False, soft_wrap=True)
     if lacks := lacking_here(plan.graph, plan.layout):
         console.print(f"  {lacks}", style="yellow", highlight=False, soft_wrap=True)
-    return launch(plan, folder, disabled, max_restarts)
+    return launch(plan, folder, disabled, max_restarts, begun)

@@ -12,7 +12,7 @@ from mimo_core.recipe import LoadedRecipe, stock
 from mimo_core.recipe.structure import Mistake, structure
 
 _IMPLEMENTATION, _PARTS = "cuda_graph_impl", "cuda_graph_modules"
-_GRAPHED = ("mamba", "attn", "mlp", "moe")
+_GRAPHED = ("mamba", "attn", "moe")
 """Parts whose kernels and shapes are the same in every microbatch, and wait for nothing."""
 
 
@@ -134,6 +134,15 @@ def _tower(module: Module) -> Iterator[str]:
 
 def _captured(parts: object, module: Module) -> Iterator[tuple[str, str]]:
     """Whether these parts of layers can be in graphs."""
+    if isinstance(parts, list) and "mlp" in parts:
+        yield (
+            _PARTS,
+            "mlp is refused: core 0.19 cannot build a layer of an MLP alone with it, as it asks "
+            "whether the layer is of experts before that is known "
+            "(TransformerLayer.create_mcore_cudagraph_manager), and an MLP beside attention is "
+            "captured with attn; leave mlp out",
+        )
+        return
     if not isinstance(parts, list) or not parts or any(part not in _GRAPHED for part in parts):
         yield _PARTS, f"must list what is captured, of {', '.join(_GRAPHED)}, got {parts!r}"
         return

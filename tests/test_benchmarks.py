@@ -18,6 +18,7 @@ from benchmarks.measure import Result, read, run
 from benchmarks.run import app
 from benchmarks.suite import SUITE, Benchmark
 from benchmarks.tables import notes, tables
+from mimo_core.launch.failure import Failure
 from mimo_core.plan import make_plan
 
 from .conftest import HERE, TIMEOUT
@@ -66,6 +67,18 @@ def test_a_run_that_fails_is_told_and_has_no_figures(tmp_path: Path) -> None:
     result = run(benchmark, **given, overrides=["train.iteration=4"])
     assert result.median is None
     assert "train.iteration" in (result.failed or "")
+
+
+def test_the_cause_of_a_failure_is_told_before_the_log(tmp_path: Path, monkeypatch) -> None:
+    log = tmp_path / "rank-0.log"
+    log.write_text("".join(f"line {number}\n" for number in range(100)))
+    message = "was ended by signal SIGKILL"
+    failure = Failure(rank=0, label="rank 0", message=message, log=str(log), silent=True)
+    monkeypatch.setattr("benchmarks.measure._wait_for", lambda _command: (1, failure.text()))
+    benchmark = Benchmark(name="killed", recipe=TINY, ranks=2)
+    failed = run(benchmark, folder=tmp_path / "run", asked=4, warm=1, overrides=[]).failed or ""
+    assert failed.startswith("rank 0 was ended by signal SIGKILL")
+    assert "line 99" in failed and failed.endswith(f"its log: {log}")
 
 
 ROW = {

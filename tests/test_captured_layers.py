@@ -95,7 +95,6 @@ def test_a_part_that_captures_nothing_is_refused() -> None:
     experts = Moe(in_one_kernel=True, alone=True)
     for kind, part, said in (
         (WithAttention(experts), "moe", "moe captures nothing: .* no layer of experts alone"),
-        (WithAttention(experts), "mlp", "mlp captures nothing: .* leave mlp out"),
         (WithAttention(torch.nn.Identity()), "mamba", "mamba captures nothing"),
         (Mamba(), "attn", "attn captures nothing: this model has no layer with attention"),
         (Alone(experts), "attn", "attn captures nothing"),
@@ -112,6 +111,5 @@ def test_a_part_that_captures_nothing_is_refused() -> None:
 
 def test_parts_that_a_model_has_are_captured() -> None:
     check(Mamba(), "mamba")
-    check(WithAttention(torch.nn.Identity()), "attn", "mlp")
-    check(WithoutAttention(torch.nn.Identity()), "mlp")
+    check(WithAttention(torch.nn.Identity()), "attn")
     check(torch.nn.Identity(), "attn")  # of a plugin's own kind: who knows

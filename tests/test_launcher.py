@@ -14,6 +14,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from mimo_core.rank import free_port
+
 from .conftest import TIMEOUT, command, start
 
 pytestmark = pytest.mark.usefixtures("real_nurseries")
@@ -135,7 +137,23 @@ def test_a_run_folder_is_for_one_run_and_a_killed_launcher_takes_its_ranks_along
     launcher, folder = endless
     second = start("tiny", *ENDLESS, folder=folder)
     assert (second.code, launcher.poll()) == (2, None)
-    assert f"{folder} is in use by another run" in second.errors
+    in_use = f"{folder} is in use by another run"
+    assert in_use in second.errors
+    # Nor does a rank that something else starts write there, nor end this run.
+    environ = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "localhost"}
+    third = subprocess.run(
+        command("tiny", folder=folder),
+        env={**os.environ, **environ, "MASTER_PORT": str(free_port())},
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT,
+        check=False,
+    )
+    assert (third.returncode, launcher.poll()) == (1, None)
+    assert in_use in third.stderr
+    assert not list((folder / "logs").glob("*.json"))
+    begins = "=====", "rank 0 of"
+    assert [(folder / "logs" / "rank-0.log").read_text().count(word) for word in begins] == [1, 1]
     launcher.kill()
     launcher.wait()
     wait_for(lambda: not processes(folder))

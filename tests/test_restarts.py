@@ -15,7 +15,7 @@ import attrs
 import pytest
 
 from mimo_core.launch import local
-from mimo_core.launch.ending import RESTARTS
+from mimo_core.launch.ending import LAUNCHED, RESTARTS
 from mimo_core.launch.failure import Failure
 from mimo_core.launch.local import RunFailed, launch
 from mimo_core.plan import make_plan
@@ -26,6 +26,8 @@ from .conftest import HERE
 KILLED = Failure(
     rank=1, label="rank 1 (language)", message="was ended by signal SIGKILL", log=None, silent=True
 )
+ASKED = 1e9
+"""When runs were asked for."""
 
 
 @attrs.define(kw_only=True)
@@ -34,6 +36,7 @@ class Attempts:
 
     ends: list[tuple[int | None, Failure | None]]
     told: list[Any] = attrs.field(factory=list)
+    begun: list[float] = attrs.field(factory=list)
     saved: int | None = None
 
     def attempt(
@@ -46,6 +49,7 @@ class Attempts:
         stopping: Any,
     ) -> Failure | None:
         self.told.append(json.loads(environment[RESTARTS]))
+        self.begun.append(float(environment[LAUNCHED]))
         self.saved, failure = self.ends.pop(0)
         folder.write_summary({"finished": True})
         return failure
@@ -56,7 +60,7 @@ class Attempts:
             local, "checkpoint_of", lambda plan, folder: SimpleNamespace(iteration=self.saved)
         )
         plan = make_plan(HERE / "recipes" / "tiny.yaml")
-        launch(plan, RunFolder(folder), max_restarts=max_restarts)
+        launch(plan, RunFolder(folder), max_restarts=max_restarts, begun=ASKED)
 
 
 @pytest.fixture
@@ -77,6 +81,8 @@ def test_a_new_checkpoint_counts_restarts_anew(
     ends = [(None, KILLED), (None, KILLED), (2, KILLED), (2, KILLED), (4, None)]
     made = attempts(2, ends)
     assert [row["after_iteration"] for row in made.told[-1]] == [0, 0, 2, 2]
+    # Seconds to the first iteration count from what was asked for, and from each restart.
+    assert made.begun == [ASKED, *(row["time"] for row in made.told[-1])]
     assert {row["cause"] for row in made.told[-1]} == {f"{KILLED.label} {KILLED.message}"}
     lines = [line for line in capsys.readouterr().err.splitlines() if line]
     cause = "rank 1 (language) was ended by signal SIGKILL"

@@ -18,8 +18,8 @@ from mimo_core.rank import Rank
 from mimo_core.run_folder import RunFolder
 
 LAUNCHED = "MIMO_LAUNCHED"
-"""When our launcher started this rank (seconds of the epoch); it has shown the run's header, and
-tells why a run failed."""
+"""When the run was asked for, or begins again, for which our launcher started this rank (seconds of
+the epoch); the launcher has shown the run's header, and tells why a run failed."""
 RESTARTS = "MIMO_RESTARTS"
 """What our launcher has restarted so far (JSON): a list of time, iteration and cause."""
 MAX_RESTARTS = "MIMO_MAX_RESTARTS"
@@ -68,17 +68,18 @@ class Ending:
     def tell(self, first: Failure) -> None:
         """Tell the run's first failure, which may be another rank's, before this process ends."""
         mine = first.rank == self.rank.rank
-        if not mine:
+        if self.logged and not mine:
             with suppress(OSError):
                 print(f"this rank ends with {first.label}, which {first.said()}", file=sys.stderr)
                 sys.stderr.flush()
-        try:
-            _replace(self.folder.failure(self.rank.rank), first.to_json())
-            untold = False
-        except OSError:
-            untold = mine  # the launcher will not hear of it
-        if os.environ.get(LAUNCHED) and not untold:
-            return
+        if os.environ.get(LAUNCHED):
+            # Its launcher reads it. The folder of other ranks may be another run's.
+            try:
+                _replace(self.folder.failure(self.rank.rank), first.to_json())
+                return
+            except OSError:  # the launcher will not hear of it
+                if not mine:
+                    return
         elsewhere = first.silent or first.screen != self.rank.screen
         if mine or (elsewhere and self.rank.speaks):
             print(f"\n{first.text()}\n", file=self.screen, flush=True)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Any
 
-from mimo_core.launch.ending import MAX_RESTARTS, NOTHING_DONE, RESTARTS
+from mimo_core.launch.ending import LAUNCHED, MAX_RESTARTS, NOTHING_DONE, RESTARTS
 from mimo_core.launch.failure import Failure
 from mimo_core.launch.ranks import attempt, nursery_of
 from mimo_core.nursery import Nursery, NurseryEnded
@@ -27,7 +27,11 @@ class RunFailed(RuntimeError):
 
 
 def launch(
-    plan: Plan, folder: RunFolder, disabled: Sequence[str] = (), max_restarts: int = 0
+    plan: Plan,
+    folder: RunFolder,
+    disabled: Sequence[str] = (),
+    max_restarts: int = 0,
+    begun: float | None = None,
 ) -> dict[str, Any] | None:
     """Run a plan on ranks of this machine.
 
@@ -37,6 +41,7 @@ def launch(
         disabled: Plugins that ranks must not import.
         max_restarts: How often in a row, without a new checkpoint in between, ranks are started
             again after an unexpected failure.
+        begun: When the run was asked for, in seconds of the epoch; now by default.
 
     Returns:
         The run's summary; ``None`` where it was stopped before an iteration was done.
@@ -53,7 +58,8 @@ def launch(
         raise ValueError(f"--run-dir {folder.path} cannot be used: {error}") from error
     with lock, _Nurseries(folder) as nurseries, _Signals() as signals:
         try:
-            failure = _attempts(nurseries, plan, folder, disabled, max_restarts, signals)
+            begun = time.time() if begun is None else begun
+            failure = _attempts(nurseries, plan, folder, disabled, max_restarts, begun, signals)
         except NurseryEnded as error:
             raise RunFailed(str(error)) from error
     if failure is not None and failure.code:
@@ -107,6 +113,7 @@ def _attempts(
     folder: RunFolder,
     disabled: Sequence[str],
     max_restarts: int,
+    begun: float,
     signals: _Signals,
 ) -> Failure | None:
     """Until all ranks end well, or fail for good. Gives the last attempt's failure."""
@@ -114,6 +121,7 @@ def _attempts(
     begun_at, in_a_row = checkpoint_of(plan, folder).iteration, 0
     while True:
         told = {RESTARTS: json.dumps(restarts), MAX_RESTARTS: str(max_restarts)}
+        told[LAUNCHED] = str(begun)
         failure = attempt(nurseries.give(), plan, folder, disabled, told, lambda: signals.told)
         if failure is None or failure.expected or not failure.code or signals.told:
             return failure
@@ -123,7 +131,8 @@ def _attempts(
             return failure
         begun_at = done
         cause = f"{failure.label} {failure.said()}"
-        restarts.append({"time": time.time(), "after_iteration": done or 0, "cause": cause})
+        begun = time.time()
+        restarts.append({"time": begun, "after_iteration": done or 0, "cause": cause})
         goes = "begins anew, as nothing was saved"
         if done is not None:
             goes = f"goes on after iteration {done}"

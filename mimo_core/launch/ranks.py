@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import attrs
 
-from mimo_core.launch.ending import LAUNCHED, LITTLE, NOTHING_DONE
+from mimo_core.launch.ending import LITTLE, NOTHING_DONE
 from mimo_core.launch.failure import Failure
 from mimo_core.nursery import Child, Nursery
 from mimo_core.plan import Plan
@@ -86,7 +86,6 @@ def _place(plan: Plan, rank: int, port: int) -> dict[str, str]:
         "WORLD_SIZE": str(plan.layout.world_size),
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
-        LAUNCHED: str(time.time()),
     }
 
 

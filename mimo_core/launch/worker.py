@@ -13,8 +13,8 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -42,6 +42,8 @@ from mimo_core.termination import Termination
 from mimo_core.train.going_on import checkpoint_of
 
 MEETING_TIMEOUT = datetime.timedelta(minutes=10)
+_OWNED = "mimo/folder"
+"""Key of the store, there once the run has its folder."""
 _SILENT_FIRST = 0.2
 """Seconds that a rank waits before it tells of an error that another's sudden end may have caused:
 that end is then told first."""
@@ -86,17 +88,17 @@ def run_rank(
         watch = Watch.join(rank, folder, MEETING_TIMEOUT, ending.tell)
         ending.folder = watch.folder
         _obey(termination, watch, ending)
-        screen, ending.screen = _divert_output(watch.folder.log(rank.rank))
-        ending.logged = True
-        print(f"{PART} {time.strftime('%Y-%m-%d %H:%M:%S')}, rank {rank.rank} of {rank.world_size}")
-        platforms.check()
-        host = Host.discover(disabled)
-        compare_plugins(host, rank, watch.store)
-        plan = make_plan(host)
-        ending.label = plan.layout.label(rank.rank)
-        watch.name_ranks(plan.layout.label)
-        alone = rank.rank == 0 and not os.environ.get(LAUNCHED)
-        with watch.folder.lock() if alone else nullcontext():
+        with nullcontext() if os.environ.get(LAUNCHED) else _own(watch, rank):
+            screen, ending.screen = _divert_output(watch.folder.log(rank.rank))
+            ending.logged = True
+            when = time.strftime("%Y-%m-%d %H:%M:%S")
+            print(f"{PART} {when}, rank {rank.rank} of {rank.world_size}")
+            platforms.check()
+            host = Host.discover(disabled)
+            compare_plugins(host, rank, watch.store)
+            plan = make_plan(host)
+            ending.label = plan.layout.label(rank.rank)
+            watch.name_ranks(plan.layout.label)
             max_restarts = int(os.environ.get(MAX_RESTARTS, "0"))
             go_on = watch.folder.go_on_command(disabled, max_restarts)
             summary = _meet_and_run(plan, rank, watch, screen, termination, go_on)
@@ -112,6 +114,21 @@ def run_rank(
                 watch.fail(failure)
         finally:
             os._exit(1)
+
+
+@contextmanager
+def _own(watch: Any, rank: Rank) -> Iterator[None]:
+    """The run's folder, for ranks without a launcher: rank 0 keeps other runs out of it, and until
+    it does, no rank writes there.
+
+    Raises:
+        ValueError: another run is in it (rank 0).
+    """
+    with watch.folder.lock() if rank.rank == 0 else nullcontext():
+        if rank.rank == 0:
+            watch.store.set(_OWNED, "")
+        watch.store.wait([_OWNED])
+        yield
 
 
 def _obey(termination: Termination, watch: Any, ending: Ending) -> None:

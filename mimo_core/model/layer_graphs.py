@@ -35,7 +35,6 @@ _PLACE = "modules.language.megatron.cuda_graph_modules"
 _LAYERS = {
     CudaGraphModule.mamba: "no Mamba layer",
     CudaGraphModule.attn: "no layer with attention",
-    CudaGraphModule.mlp: "no layer with an MLP that is not of experts",
     CudaGraphModule.moe: "no layer of experts alone (one with attention is captured whole where "
     "attn is listed)",
 }
@@ -128,8 +127,6 @@ def _parts(layer: torch.nn.Module) -> Iterator[CudaGraphModule]:
     elif isinstance(layer, TransformerLayer):
         if not isinstance(layer.self_attention, IdentityOp):
             yield CudaGraphModule.attn
-        if not isinstance(layer.mlp, (IdentityOp, MoELayer)):
-            yield CudaGraphModule.mlp
     else:
         yield from CudaGraphModule  # a plugin's own kind of layer
 

@@ -8,15 +8,19 @@ import json
 import os
 import socket
 import sys
+from contextlib import suppress
 
 
 def main() -> None:
     server, asker, *_ = sys.argv[1:]
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as asking:
-        asking.connect(f"\0{server}")
         asked = {"program": sys.executable, "environ": {**os.environ}, "folder": os.getcwd()}
-        socket.send_fds(asking, [json.dumps(asked).encode()], [int(asker), 1, 2])
-        if asking.recv(100) == b"forked":
+        answer = b""
+        with suppress(OSError):  # an environment too large for a message, or a server that is gone
+            asking.connect(f"\0{server}")
+            socket.send_fds(asking, [json.dumps(asked).encode()], [int(asker), 1, 2])
+            answer = asking.recv(100)
+        if answer == b"forked":
             os.close(int(asker))
             sys.exit(int(asking.recv(100) or b"1"))
     os.execv(sys.executable, [sys.executable, "-P", "-m", "mimo_core.nursery", *sys.argv[2:]])

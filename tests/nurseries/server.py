@@ -11,6 +11,7 @@ import os
 import selectors
 import signal
 import socket
+import struct
 import sys
 from contextlib import suppress
 from typing import Any
@@ -19,6 +20,8 @@ from mimo_core.nursery.__main__ import begin, import_all, serve
 from mimo_core.nursery.client import PATH
 
 _PAUSE = 0.05
+_PATIENCE = 5.0
+"""Seconds that an asker has to say what it asks for."""
 _READ_BY_IMPORTS = (
     *("CUDA_VISIBLE_DEVICES", "HF_", "LD_", "MIMO_PLATFORM", "OMP_", "TORCH"),
     "TRITON_INTERPRET",
@@ -64,7 +67,11 @@ def main() -> None:
 
 def _answer(one: socket.socket, own: dict[str, str], others: list[socket.socket]) -> int:
     """Fork what it asks for; gives the process, or 0 where it is not forked."""
-    text, given, *_ = socket.recv_fds(one, 1 << 20, 3)
+    text, given = b"", []
+    if _user(one) == os.getuid():
+        one.settimeout(_PATIENCE)
+        with suppress(OSError):
+            text, given, *_ = socket.recv_fds(one, 1 << 20, 3)
     asked = json.loads(text) if len(given) == 3 else {}
     pid = 0
     if asked and asked["program"] == sys.executable and _seen_by_imports(asked["environ"]) == own:
@@ -79,6 +86,14 @@ def _answer(one: socket.socket, own: dict[str, str], others: list[socket.socket]
     if not pid:
         one.close()
     return pid
+
+
+def _user(one: socket.socket) -> int:
+    """Whose process asks: abstract sockets are open to all users of the machine."""
+    _pid, user, _group = struct.unpack(
+        "3i", one.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+    )
+    return int(user)
 
 
 def _seen_by_imports(environ: dict[str, str]) -> dict[str, str]:

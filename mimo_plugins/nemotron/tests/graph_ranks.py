@@ -207,7 +207,7 @@ def captures_nothing(platform: Any, patterns: list[str]) -> list[list[str]]:
             if isinstance(layer, GraphableMegatronModule):
                 layer.cudagraph_manager = torch.nn.Identity()
         told.append([])
-        for part in ("mamba", "attn", "mlp", "moe"):
+        for part in ("mamba", "attn", "moe"):
             config: Any = SimpleNamespace(
                 cuda_graph_impl="local",
                 cuda_graph_modules=[CudaGraphModule[part]],

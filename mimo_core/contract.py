@@ -227,6 +227,10 @@ class Description:
     owns: frozenset[str] = frozenset()
     """Fields of ``TransformerConfig`` that follow from the plugin's options; a recipe that sets one
     under ``modules.NAME.megatron`` is refused."""
+    captures: frozenset[str] | None = None
+    """Language model: the parts of its layers that CUDA graphs can capture, of ``mamba``, ``attn``
+    and ``moe`` (layers of experts alone); a recipe that lists another is refused. ``None``: ranks
+    find out."""
     notes: tuple[str, ...] = ()
     """What a person should know of the module that no number here tells: shown by ``mimo plan`` and
     when the run starts, behind the module's name."""

@@ -12,7 +12,7 @@ from mimo_core.recipe import LoadedRecipe, stock
 from mimo_core.recipe.structure import Mistake, structure
 
 _IMPLEMENTATION, _PARTS = "cuda_graph_impl", "cuda_graph_modules"
-_GRAPHED = ("mamba", "attn", "moe")
+GRAPHED = ("mamba", "attn", "moe")
 """Parts whose kernels and shapes are the same in every microbatch, and wait for nothing."""
 
 
@@ -42,7 +42,8 @@ def mistakes(loaded: LoadedRecipe, graph: Graph) -> Iterator[Mistake]:
             yield (*inner, "megatron", field), said
         overlapped = bool(recipe.megatron.get("overlap_grad_reduce"))
         own = module.megatron
-        for field, said in _cuda_graphs(graph.modules[name], own, overlapped=overlapped):
+        captures = graph.descriptions[name].captures
+        for field, said in _cuda_graphs(graph.modules[name], own, captures, overlapped=overlapped):
             yield ("modules", name, "megatron", field), said
 
 
@@ -72,7 +73,7 @@ def _recomputation(fields: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _cuda_graphs(
-    module: Module, own: Mapping[str, Any], *, overlapped: bool
+    module: Module, own: Mapping[str, Any], captures: frozenset[str] | None, *, overlapped: bool
 ) -> Iterator[tuple[str, str]]:
     """Whether layers of the language model, or an encoder's tower, can be captured as CUDA graphs;
     see ``mimo_core.model.layer_graphs`` and ``tower_graphs``.
@@ -80,6 +81,7 @@ def _cuda_graphs(
     Args:
         module: With the fields that act on it.
         own: The fields of its own section of the recipe.
+        captures: Parts of its layers that can be captured, where its plugin tells.
         overlapped: Whether gradients are reduced during backward.
     """
     kind = own.get(_IMPLEMENTATION, "none")
@@ -105,7 +107,7 @@ def _cuda_graphs(
             if field.startswith("cuda_graph_") and field != _IMPLEMENTATION:
                 yield field, "is of graphs of layers, and a tower is captured whole; leave it out"
     elif kind == "local":
-        yield from _captured(own.get(_PARTS), module)
+        yield from _captured(own.get(_PARTS), module, captures)
         for hindrance, why in _hindrances(module, overlapped=overlapped).items():
             yield _IMPLEMENTATION, f"does not go with {hindrance}: {why}; leave one of both out"
     elif asked:
@@ -132,7 +134,9 @@ def _tower(module: Module) -> Iterator[str]:
         yield "does not go with wrappers: not tried with it; leave one of both out"
 
 
-def _captured(parts: object, module: Module) -> Iterator[tuple[str, str]]:
+def _captured(
+    parts: object, module: Module, captures: frozenset[str] | None
+) -> Iterator[tuple[str, str]]:
     """Whether these parts of layers can be in graphs."""
     if isinstance(parts, list) and "mlp" in parts:
         yield (
@@ -143,12 +147,19 @@ def _captured(parts: object, module: Module) -> Iterator[tuple[str, str]]:
             "captured with attn; leave mlp out",
         )
         return
-    if not isinstance(parts, list) or not parts or any(part not in _GRAPHED for part in parts):
-        yield _PARTS, f"must list what is captured, of {', '.join(_GRAPHED)}, got {parts!r}"
+    if not isinstance(parts, list) or not parts or any(part not in GRAPHED for part in parts):
+        yield _PARTS, f"must list what is captured, of {', '.join(GRAPHED)}, got {parts!r}"
         return
     for part in dict.fromkeys(parts):
         if parts.count(part) > 1:
             yield _PARTS, f"lists {part} {parts.count(part)} times; list it once"
+        if captures is not None and part not in captures:
+            there = ", ".join(sorted(captures)) or "none of these parts"
+            yield (
+                _PARTS,
+                f"{part} captures nothing of this model, whose layers have {there}; leave {part} "
+                "out",
+            )
     if "moe" not in parts:
         return
     grid = module.grid

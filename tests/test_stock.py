@@ -54,11 +54,12 @@ def test_what_the_engine_sets_a_recipe_may_not(real: dict[str, Any]) -> None:
     assert set(real["refused"]) | never | {"sequence_parallel"} == set(stock.ENGINE_FIELDS)
 
 
-def of_width(width: int):
+def of_width(width: int, captures: set[str] | None = None):
     @hookimpl
     def describe(module):
         plain = words().describe(module)
-        return attrs.evolve(plain, owns=frozenset({"hidden_size"}), vocabulary=width, packs=False)
+        told = {"vocabulary": width, "packs": False, "captures": captures}
+        return attrs.evolve(plain, owns=frozenset({"hidden_size"}), **told)
 
     return words(describe=describe)
 
@@ -296,6 +297,9 @@ def test_cuda_graphs_are_of_layers_that_have_one_shape() -> None:
     twice = told(f"{here}.cuda_graph_modules=[mamba, attn, mamba]")
     assert twice.endswith("lists mamba 2 times; list it once")
     assert "mlp is refused: core 0.19 cannot build" in told(f"{here}.cuda_graph_modules=[mlp]")
+    loaded = load_text(RECIPE, "recipe.yaml", [whole, f"{here}.cuda_graph_impl=local", listed])
+    with pytest.raises(RecipeError, match=r"mamba captures nothing of this model, .* have attn;"):
+        validate(loaded, build_graph(loaded, host(words=of_width(300, captures={"attn"}))))
     wrong = ("[attn, router]", "[[attn]]", "attn", "[]")
     for parts in ((), *((f"{here}.cuda_graph_modules={each}",) for each in wrong)):
         said = told(*parts)

@@ -109,6 +109,11 @@ class ItOwnsWhatThereIsNot(Fault):
     expected = ("the_description_is_sound", "owns num_layer, which TransformerConfig does not have")
 
 
+class ItCapturesWhatCannotBe(Fault):
+    plugin = encoder(describe=described(captures=frozenset({"mlp"})))
+    expected = ("the_description_is_sound", "captures mlp, which is no part that CUDA graphs can")
+
+
 @hookimpl
 def _one_prefix(module):
     return "encoder."

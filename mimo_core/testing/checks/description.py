@@ -13,6 +13,7 @@ from mimo_core.graph import build_graph
 from mimo_core.plugins.answers import DUE_POSITIONS, counts_of, shown
 from mimo_core.recipe import load_text
 from mimo_core.recipe.stock import transformer_fields
+from mimo_core.stock_settings import GRAPHED
 from mimo_core.testing.bench import ENCODER, Bench
 from mimo_core.testing.outcome import Finding
 
@@ -51,6 +52,13 @@ def sound(bench: Bench) -> Iterator[Finding]:
             bench,
             f"owns {', '.join(foreign)}, which TransformerConfig does not have",
             "correct the names, or take them out",
+        )
+    strange = sorted((told.captures or frozenset()) - {*GRAPHED})
+    if strange:
+        yield _wrong(
+            bench,
+            f"captures {', '.join(strange)}, which is no part that CUDA graphs can capture",
+            f"use {', '.join(GRAPHED)}",
         )
     if not module.is_language:
         yield from _positions(bench, told)

@@ -36,6 +36,7 @@ def describe(module: Module) -> Description:
         packs=True,
         vocabulary=rows,
         owns=owned.FIELDS,
+        captures=frozenset({"attn"}),  # its layers as a whole
     )
 
 

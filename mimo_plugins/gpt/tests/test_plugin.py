@@ -55,6 +55,7 @@ def test_description() -> None:
     }
     assert description.vocabulary == ROWS
     assert description.packs
+    assert description.captures == {"attn"}
 
 
 def test_dense_layers_have_no_experts_to_spread() -> None:

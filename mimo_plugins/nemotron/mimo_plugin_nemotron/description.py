@@ -11,6 +11,8 @@ from mimo_plugin_nemotron.options import CONVOLUTION_WIDTH, Options
 _WHOLE: frozenset[str] = frozenset()
 _TP = frozenset({"tp"})
 _EXPERTS = frozenset({"ep", "expert_tp"})
+_CAPTURED = {"M": "mamba", "*": "attn", "E": "moe"}
+"""What a kind of layer is in ``cuda_graph_modules``."""
 
 
 def describe(module: Module) -> Description:
@@ -41,6 +43,7 @@ def describe(module: Module) -> Description:
         packs=True,
         vocabulary=vocabulary,
         owns=owned.FIELDS,
+        captures=frozenset(part for kind, part in _CAPTURED.items() if kind in pattern),
     )
 
 

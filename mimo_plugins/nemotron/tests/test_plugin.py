@@ -25,12 +25,14 @@ def test_description() -> None:
     assert ("rows of the embedding", 208, "tp") in description.divides
     assert description.vocabulary == 208
     assert description.packs
+    assert description.captures == {"mamba", "attn", "moe"}
 
 
 def test_without_experts_there_is_nothing_to_spread_them_over() -> None:
     description = plugin.describe(language_module(pattern="M*"))
     assert description.experts == 0
     assert description.parallel == {"tp", "cp", "pp", "dp"}
+    assert description.captures == {"mamba", "attn"}
 
 
 def test_rows_of_a_pretrained_embedding() -> None:

@@ -26,7 +26,7 @@ def together(*ranks: int) -> Exchange:
     return Exchange(what="all_reduce", ranks=ranks, index=0, message=False)
 
 
-def figures(*ranks: tuple[Span, ...], ends: tuple[float, ...] = ()) -> Figures:
+def figures(*ranks: tuple[Span, ...], ends: tuple[float, ...] = (), device: str = "cpu") -> Figures:
     """Of ranks whose steps begin at 0 and end at 10; rank 0 is an encoder."""
     ends = ends or (10.0,) * len(ranks)
     return Figures.of(
@@ -44,7 +44,7 @@ def figures(*ranks: tuple[Span, ...], ends: tuple[float, ...] = ()) -> Figures:
                 for number, (spans, end) in enumerate(zip(ranks, ends, strict=True))
             ),
             clock_error=0.0,
-            device="cpu",
+            device=device,
         )
     )
 
@@ -203,7 +203,7 @@ def test_a_device_that_is_done_when_more_comes_goes_at_its_hosts_pace() -> None:
         span("forward", 1, 3, microbatch=0, host=(0.99999, 2.99999)),
         span("backward", 3, 6, microbatch=0, host=(2.99999, 3.1)),
     )
-    told = figures(passes, (span("forward", 0, 1, microbatch=0),))
+    told = figures(passes, (span("forward", 0, 1, microbatch=0),), device="cuda")
     assert told.ranks[0].at_hosts_pace == 2
     assert told.ranks[1].at_hosts_pace is None, "a CPU is its own host"
     assert list(remarks(told)) == [

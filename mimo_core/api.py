@@ -53,7 +53,7 @@ def pretrain(
         ValueError: the recipe, a plugin or the layout is wrong; the message says what to do.
         RunFailed: a rank failed while running.
     """
-    begun = time.time()
+    asked = time.time()
     source = packaged.DEMO if recipe is None else recipe
     rank = Rank.from_environment()
     name = Path(source).stem if isinstance(source, str | Path) else "run"
@@ -96,4 +96,4 @@ def pretrain(
     console.print(f"  run folder {folder.path}{begins}", highlight=False, soft_wrap=True)
     if lacks := lacking_here(plan.graph, plan.layout):
         console.print(f"  {lacks}", style="yellow", highlight=False, soft_wrap=True)
-    return launch(plan, folder, disabled, max_restarts, begun)
+    return launch(plan, folder, disabled, max_restarts, asked)

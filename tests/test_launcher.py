@@ -139,21 +139,25 @@ def test_a_run_folder_is_for_one_run_and_a_killed_launcher_takes_its_ranks_along
     assert (second.code, launcher.poll()) == (2, None)
     in_use = f"{folder} is in use by another run"
     assert in_use in second.errors
-    # Nor does a rank that something else starts write there, nor end this run.
-    environ = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "localhost"}
-    third = subprocess.run(
-        command("tiny", folder=folder),
-        env={**os.environ, **environ, "MASTER_PORT": str(free_port())},
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT,
-        check=False,
-    )
-    assert (third.returncode, launcher.poll()) == (1, None)
-    assert in_use in third.stderr
+    # Nor do ranks that something else starts write there, nor end this run.
+    environ = {"WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": str(free_port())}
+    others = [
+        subprocess.Popen(
+            command("tiny", folder=folder),
+            env={**os.environ, **environ, "RANK": rank, "LOCAL_RANK": rank},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in ("0", "1")
+    ]
+    said = [other.communicate(timeout=TIMEOUT)[0] for other in others]
+    assert [other.returncode for other in others] == [1, 1] and launcher.poll() is None
+    assert in_use in said[0]
     assert not list((folder / "logs").glob("*.json"))
-    begins = "=====", "rank 0 of"
-    assert [(folder / "logs" / "rank-0.log").read_text().count(word) for word in begins] == [1, 1]
+    logs = [(folder / "logs" / f"rank-{rank}.log").read_text() for rank in (0, 1)]
+    assert [log.count("=====") for log in logs] == [1, 1], "a part for each attempt to run"
+    assert not any("in use" in log for log in logs)
     launcher.kill()
     launcher.wait()
     wait_for(lambda: not processes(folder))

@@ -60,7 +60,7 @@ class Attempts:
             local, "checkpoint_of", lambda plan, folder: SimpleNamespace(iteration=self.saved)
         )
         plan = make_plan(HERE / "recipes" / "tiny.yaml")
-        launch(plan, RunFolder(folder), max_restarts=max_restarts, begun=ASKED)
+        launch(plan, RunFolder(folder), max_restarts=max_restarts, asked=ASKED)
 
 
 @pytest.fixture

@@ -31,7 +31,7 @@ def launch(
     folder: RunFolder,
     disabled: Sequence[str] = (),
     max_restarts: int = 0,
-    begun: float | None = None,
+    asked: float | None = None,
 ) -> dict[str, Any] | None:
     """Run a plan on ranks of this machine.
 
@@ -41,7 +41,7 @@ def launch(
         disabled: Plugins that ranks must not import.
         max_restarts: How often in a row, without a new checkpoint in between, ranks are started
             again after an unexpected failure.
-        begun: When the run was asked for, in seconds of the epoch; now by default.
+        asked: When the run was asked for, in seconds of the epoch; now by default.
 
     Returns:
         The run's summary; ``None`` where it was stopped before an iteration was done.
@@ -58,8 +58,8 @@ def launch(
         raise ValueError(f"--run-dir {folder.path} cannot be used: {error}") from error
     with lock, _Nurseries(folder) as nurseries, _Signals() as signals:
         try:
-            begun = time.time() if begun is None else begun
-            failure = _attempts(nurseries, plan, folder, disabled, max_restarts, begun, signals)
+            asked = time.time() if asked is None else asked
+            failure = _attempts(nurseries, plan, folder, disabled, max_restarts, asked, signals)
         except NurseryEnded as error:
             raise RunFailed(str(error)) from error
     if failure is not None and failure.code:
@@ -113,7 +113,7 @@ def _attempts(
     folder: RunFolder,
     disabled: Sequence[str],
     max_restarts: int,
-    begun: float,
+    asked: float,
     signals: _Signals,
 ) -> Failure | None:
     """Until all ranks end well, or fail for good. Gives the last attempt's failure."""
@@ -121,7 +121,7 @@ def _attempts(
     begun_at, in_a_row = checkpoint_of(plan, folder).iteration, 0
     while True:
         told = {RESTARTS: json.dumps(restarts), MAX_RESTARTS: str(max_restarts)}
-        told[LAUNCHED] = str(begun)
+        told[LAUNCHED] = str(asked)
         failure = attempt(nurseries.give(), plan, folder, disabled, told, lambda: signals.told)
         if failure is None or failure.expected or not failure.code or signals.told:
             return failure
@@ -131,8 +131,8 @@ def _attempts(
             return failure
         begun_at = done
         cause = f"{failure.label} {failure.said()}"
-        begun = time.time()
-        restarts.append({"time": begun, "after_iteration": done or 0, "cause": cause})
+        asked = time.time()
+        restarts.append({"time": asked, "after_iteration": done or 0, "cause": cause})
         goes = "begins anew, as nothing was saved"
         if done is not None:
             goes = f"goes on after iteration {done}"

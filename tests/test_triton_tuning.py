@@ -171,8 +171,9 @@ def test_the_first_use_is_launched_at_once_and_the_next_one_measures(machine):
     first = machine.events.index(("measured", 16))
     # All were compiled, at once, before anything was measured.
     assert set(size for event, size in machine.events[:first] if event == "compiled") == set(tried)
-    # What fails to compile is tried again, at last where Triton passes over it.
-    assert set(machine.of("compiled")[len(tried) :]) == {BROKEN}
+    # Nothing that compiles is compiled twice. Triton 3.8 keeps the error of what fails; other
+    # versions compile it again. All pass over it.
+    assert set(machine.of("compiled")[len(tried) :]) <= {BROKEN}
     assert machine.of("measured") == MEASURED
     assert tuner.best_config.kwargs == {"SIZE": 32}
 

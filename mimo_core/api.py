@@ -54,6 +54,8 @@ def pretrain(
         RunFailed: a rank failed while running.
     """
     asked = time.time()
+    if run_dir is not None and not str(run_dir).strip():
+        raise ValueError(f"run_dir is an empty text ({run_dir!r}); name a folder, or leave it out")
     source = packaged.DEMO if recipe is None else recipe
     rank = Rank.from_environment()
     name = Path(source).stem if isinstance(source, str | Path) else "run"

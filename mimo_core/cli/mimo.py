@@ -17,7 +17,7 @@ import attrs
 import typer
 
 from mimo_core.cli import plugins
-from mimo_core.cli.options import Json, NoPlugin
+from mimo_core.cli.options import Json, NoPlugin, path_given
 from mimo_core.errors import MimoError
 
 if TYPE_CHECKING:
@@ -98,9 +98,15 @@ def look_at_everything(as_json: Json = False, no_plugin: NoPlugin = None) -> Non
 def export_weights(
     source: Annotated[
         Path,
-        typer.Argument(metavar="RUN", help="A run folder (its newest checkpoint), or iter_… ."),
+        typer.Argument(
+            metavar="RUN",
+            parser=path_given,
+            help="A run folder (its newest checkpoint), or iter_… .",
+        ),
     ],
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="The directory to make.")],
+    out: Annotated[
+        Path, typer.Argument(metavar="OUT", parser=path_given, help="The directory to make.")
+    ],
     moved: Annotated[
         list[str] | None,
         typer.Argument(
@@ -116,6 +122,7 @@ def export_weights(
         Path | None,
         typer.Option(
             metavar="DIR",
+            parser=path_given,
             help="A directory of the same model: its config.json and what is not ours are taken.",
         ),
     ] = None,
@@ -202,7 +209,12 @@ def verify_recipe(
     ] = None,
     steps: Annotated[int, typer.Option(min=1, help="Iterations to compare.")] = 3,
     run_dir: Annotated[
-        Path | None, typer.Option(help="Keep both runs in this folder, which must be empty.")
+        Path | None,
+        typer.Option(
+            metavar="PATH",
+            parser=path_given,
+            help="Keep both runs in this folder, which must be empty.",
+        ),
     ] = None,
     as_json: Json = False,
     no_plugin: NoPlugin = None,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import attrs
 import typer
 
-from mimo_core.cli.options import Json, NoPlugin
+from mimo_core.cli.options import Json, NoPlugin, path_given
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -78,7 +78,9 @@ def new_plugin(
     kind: Annotated[str, typer.Option(help="encoder, language, dataset or wrapper.")],
     directory: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Write it here; default: ./mimo-plugin-NAME."),
+        typer.Option(
+            metavar="DIR", parser=path_given, help="Write it here; default: ./mimo-plugin-NAME."
+        ),
     ] = None,
 ) -> None:
     """Writes a new plugin: a complete distribution whose tests pass, to be changed from there."""

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from mimo_core.cli.options import path_given
+
 app = typer.Typer(add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False)
 
 
@@ -24,8 +26,10 @@ def pretrain(
     run_dir: Annotated[
         Path | None,
         typer.Option(
+            metavar="PATH",
+            parser=path_given,
             help="Folder of the run; runs/NAME-DATE-TIME by default. A run that has a checkpoint "
-            "there goes on from it."
+            "there goes on from it.",
         ),
     ] = None,
     no_plugin: Annotated[

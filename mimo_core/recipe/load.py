@@ -10,7 +10,9 @@ import attrs
 import yaml
 
 from mimo_core.errors import RecipeError, suggestion
-from mimo_core.recipe import packaged, rules, tree
+from mimo_core.recipe import packaged, tree
+from mimo_core.recipe.empty import empty_texts
+from mimo_core.recipe.module_names import module_names
 from mimo_core.recipe.schema import Recipe
 from mimo_core.recipe.structure import Mistake, plain, structure
 
@@ -73,12 +75,14 @@ def load_text(
     if recipe is None:
         modules = tree.keys(values.get("modules"))
         if "modules" in values:
-            names = rules.module_names(modules)
+            names = module_names(modules)
             told = [(("modules", *path), said) for path, said in names]
             mistakes += [mistake for mistake in told if mistake not in mistakes]
         if options_class is not None:
             mistakes += _options_mistakes(values, options_class)
         raise _error(places, [_of_no_module(mistake, modules, places) for mistake in mistakes])
+    if empty := list(empty_texts(recipe)):
+        raise _error(places, empty)
     return LoadedRecipe(recipe=recipe, places=places)
 
 
@@ -91,7 +95,9 @@ def structure_options[T](
         RecipeError: Values that do not fit ``cls``, with their places.
     """
     options, mistakes = structure(cls, values, path)
-    if options is None:
+    if options is not None:
+        mistakes = list(empty_texts(options, path))
+    if options is None or mistakes:
         raise loaded.error(mistakes)
     return options
 

@@ -6,13 +6,14 @@ Each gives what is wrong as ``(path, message)``, the path relative to its argume
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import attrs
 
 from mimo_core.contract import LANGUAGE, Grid, Train
-from mimo_core.errors import RecipeError, nearest
+from mimo_core.errors import RecipeError
+from mimo_core.recipe.module_names import module_names
 
 if TYPE_CHECKING:
     from mimo_core.recipe.schema import (
@@ -98,20 +99,6 @@ def profiled(value: ProfileRecipe, iterations: int) -> Iterator[Mistake]:
             f"{value.iteration} is recorded, but train.iterations is {iterations}; lower the one "
             "or raise the other",
         )
-
-
-def module_names(names: Collection[str]) -> Iterator[Mistake]:
-    """One language model, and names that can stand in a path ``modules.NAME.grid``."""
-    if LANGUAGE not in names:
-        given, near = ", ".join(names) or "none", nearest(LANGUAGE, names)
-        yield (
-            (),
-            f"one module must be named {LANGUAGE!r}, the language model; given: {given}"
-            + (f". Rename {near!r}?" if near else ""),
-        )
-    for name in names:
-        if not name.isidentifier():
-            yield (name,), f"{name!r} is no name; use letters, digits and _, a letter first"
 
 
 def freeze(name: str, module: ModuleRecipe) -> Iterator[Mistake]:

@@ -91,6 +91,7 @@ class Plain(torch.nn.Module):
 
 
 def waits(platform: Any) -> dict[str, Any]:
+    from megatron.core import tensor_parallel
     from megatron.core.tensor_parallel import model_parallel_cuda_manual_seed
 
     from mimo_core.model import layer_graphs
@@ -119,6 +120,9 @@ def waits(platform: Any) -> dict[str, Any]:
         said = str(error)
     same = torch.cuda.current_stream() == stream
     after = tower(x).tolist()
+    drawn = [bool(torch.rand(4, device=platform.device).sum() > 0) for _ in range(2)]
+    with tensor_parallel.get_cuda_rng_tracker().fork():
+        drawn.append(bool(torch.rand(4, device=platform.device).sum() > 0))
     another, counts = graphs_of(Plain()), []
     for _ in range(4):
         assert another({"x": x}).tolist() == [6.0] * 8
@@ -129,4 +133,5 @@ def waits(platform: Any) -> dict[str, Any]:
         "after": after,
         "stream": same,
         "another": counts,
+        "drawn": drawn,
     }

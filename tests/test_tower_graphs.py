@@ -211,8 +211,11 @@ def test_an_encoder_asks_for_it_on_gpus(
     assert asked_for(module, machine) == asked
 
 
-def test_the_wish_reaches_the_container_and_not_the_layers() -> None:
+def test_the_wish_reaches_the_container_and_not_the_layers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """A model as the builder makes it, on a machine that captures."""
+    monkeypatch.setenv("MIMO_PLATFORM", "cpu")
     (said,) = run_ranks(f"{RANK_FUNCTIONS}:built")
     assert said["prepared"] == 1
     assert said["layers"] == ["none", "none"], "of tower and projector"
@@ -230,3 +233,4 @@ def test_a_tower_that_waits_for_the_gpu_is_told_and_goes_on_without() -> None:
     assert said["after"] == said["before"]
     assert said["stream"], "the current one as before"
     assert said["another"] == [0, 0, 1, 1], "another tower is captured all the same"
+    assert said["drawn"] == [True] * 3, "generators are not left as if captured"

@@ -27,38 +27,70 @@ class Capturing:
     def __init__(self) -> None:
         self._pool: Any = None
         self._stream: torch.cuda.Stream | None = None
-        # Those whose capture failed too: torch's allocator may still ask them whether it goes on.
-        self._graphs: list[torch.cuda.CUDAGraph] = []
 
     def capture(
         self, function: Callable[[], torch.Tensor], generators: Iterable[torch.Generator]
     ) -> DeviceGraph:
         """See :meth:`~mimo_core.platforms.base.RankPlatform.capture`."""
-        if self._pool is None or self._stream is None:
-            self._pool, self._stream = torch.cuda.graph_pool_handle(), torch.cuda.Stream()
-        graph = torch.cuda.CUDAGraph()
-        self._graphs.append(graph)
-        for generator in generators:
-            graph.register_generator_state(generator)
+        if self._stream is None:
+            self._stream = torch.cuda.Stream()
+        if self._pool is None:
+            self._pool = torch.cuda.graph_pool_handle()
+        generators = list(generators)
         cause: Exception | None = None
+
+        def guarded() -> torch.Tensor:
+            nonlocal cause
+            try:
+                return function()
+            except Exception as error:
+                cause = error
+                raise
+
         # torch before 2.15 may leave the capture's stream the current one where it fails.
         with torch.cuda.stream(self._stream):
             try:
-                # Threads that load batches pin memory meanwhile, and NCCL's looks at events.
-                with torch.cuda.graph(
-                    graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"
-                ):
-                    try:
-                        output = function()
-                    except Exception as error:
-                        cause = error
-                        raise
+                return self._record(guarded, generators)
             except Exception:
+                self._recover(generators)
                 # What torch says of the capture's end hides why it had to end.
                 if cause is not None:
                     raise cause from None
                 raise
+
+    def _record(
+        self, function: Callable[[], torch.Tensor], generators: Iterable[torch.Generator]
+    ) -> DeviceGraph:
+        graph = torch.cuda.CUDAGraph()
+        for generator in generators:
+            graph.register_generator_state(generator)
+        # Threads that load batches pin memory meanwhile, and NCCL's looks at events.
+        with torch.cuda.graph(
+            graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"
+        ):
+            output = function()
         return DeviceGraph(output, graph)
+
+    def _recover(self, generators: Iterable[torch.Generator]) -> None:
+        """Finish what torch leaves open when a capture fails.
+
+        torch 2.11 (``CUDAGraph::capture_end``) raises before it closes the pool and the generators:
+
+        - the allocator records into the pool: it refuses every later capture there, and frees no
+          block that was used on several streams. Graphs captured before keep the pool; later ones
+          get a new one;
+        - the generators raise at every draw outside a graph ("Offset increment outside graph
+          capture"). A capture that succeeds closes them.
+        """
+        pool, self._pool = self._pool, None
+        device = torch.cuda.current_device()
+        try:
+            torch._C._cuda_endAllocateToPool(device, pool)  # type: ignore[attr-defined]
+        except RuntimeError:  # torch has closed it
+            return
+        torch._C._cuda_releasePool(device, pool)  # type: ignore[attr-defined]
+        scratch = torch.empty(1, device="cuda")
+        self._record(scratch.zero_, generators)
 
 
 __all__ = ["Capturing", "DeviceGraph"]

@@ -22,6 +22,8 @@ class Rank:
     world_size: int
     screen: int = 0
     """Ranks with the same number write to one screen: a torchrun agent's; under ``srun`` all do."""
+    one_machine: bool = False
+    """Whether all ranks are on this machine: nothing of the run has to be reached from others."""
 
     @property
     def speaks(self) -> bool:
@@ -66,15 +68,33 @@ class Rank:
             local_rank=values["LOCAL_RANK"],
             world_size=values["WORLD_SIZE"],
             screen=int(environ.get("GROUP_RANK", "0")) if names is not _SLURM else 0,
+            one_machine=_on_one_machine(environ, slurm=names is _SLURM),
         )
 
     def export(self) -> None:
-        """Set the names that torch.distributed and megatron read."""
+        """Set the names that torch.distributed and megatron read.
+
+        If all ranks are on this machine, Gloo and NCCL listen on the loopback, unless the user has
+        chosen another interface.
+        """
         os.environ["RANK"] = str(self.rank)
         os.environ["WORLD_SIZE"] = str(self.world_size)
         os.environ["LOCAL_RANK"] = str(self.local_rank)
+        if self.one_machine:
+            for library in ("GLOO", "NCCL"):
+                os.environ.setdefault(f"{library}_SOCKET_IFNAME", "lo")
 
 
+def _on_one_machine(environ: Mapping[str, str], *, slurm: bool) -> bool:
+    if environ["MASTER_ADDR"] in _LOOPBACK:
+        return True
+    if slurm:
+        nodes = environ.get("SLURM_STEP_NUM_NODES", environ.get("SLURM_NNODES"))
+        return nodes == "1"
+    return environ.get("LOCAL_WORLD_SIZE") == environ["WORLD_SIZE"]
+
+
+_LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 _PORTS = range(20000, 32768)
 """Below those that Linux gives to connections, which would take a free port before it is used."""
 

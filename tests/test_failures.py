@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import os
-import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import attrs
 import pytest
 
 from mimo_core.checkpoints import read_manifest
-from mimo_core.launch.hub import Hub
 from mimo_core.rank import free_port
-from mimo_core.run_folder import RunFolder
 
 from .conftest import TIMEOUT, Run, command, installed, start, wrapping
 from .test_launcher import processes
@@ -226,56 +221,3 @@ def test_a_fault_ends_all_nodes_and_every_screen_tells_its_cause(
         assert said in cause or ("rank      : 1 " in cause and "exitcode  : 3" in cause)
         assert said in screen or "exit" in fault
     assert any(said in screen for screen in screens)
-
-
-# The hub, spoken to as ranks do
-def hub(folder: Path, timeout: float = 60.0) -> Hub:
-    return Hub(address="127.0.0.1", world_size=2, folder=RunFolder(folder), timeout=timeout)
-
-
-def say(connection: socket.socket, **message: object) -> None:
-    connection.sendall(json.dumps(message).encode() + b"\n")
-
-
-def joined(port: int, rank: int) -> socket.socket:
-    connection = socket.create_connection(("127.0.0.1", port), timeout=10)
-    say(connection, join=rank, screen=rank)
-    return connection
-
-
-def heard(connection: socket.socket) -> dict[str, Any]:
-    with connection.makefile("rb") as lines:
-        return json.loads(lines.readline())
-
-
-def test_the_first_failure_is_told_to_all_and_to_who_comes_later(tmp_path: Path) -> None:
-    port = hub(tmp_path).port
-    with socket.create_connection(("127.0.0.1", port)) as stray:
-        stray.sendall(b"GET / HTTP/1.1\n")
-    zero, one = joined(port, 0), joined(port, 1)
-    assert heard(zero) == heard(one) == {"folder": str(tmp_path)}
-    say(one, label="rank 1 (language)")
-    one.close()
-    failure = heard(zero)["failure"]
-    assert (failure["label"], failure["silent"]) == ("rank 1 (language)", True)
-    assert failure["log"] == str(tmp_path / "logs" / "rank-1.log")
-    say(zero, failure={**failure, "label": "what follows from it"})
-    assert heard(joined(port, 1)) == {"failure": failure}
-
-
-def test_ranks_that_end_well_one_after_the_other_raise_no_alarm(tmp_path: Path) -> None:
-    watching = hub(tmp_path)
-    zero, one = joined(watching.port, 0), joined(watching.port, 1)
-    assert heard(zero) == heard(one)
-    watching.wait_for_others(0.2)
-    say(one, done=True)
-    one.close()
-    watching.wait_for_others()
-    zero.settimeout(0.5)
-    with pytest.raises(TimeoutError):
-        zero.recv(1)
-
-
-def test_ranks_that_do_not_appear_are_named(tmp_path: Path) -> None:
-    zero = joined(hub(tmp_path, timeout=0.1).port, 0)
-    assert "ranks [1] did not appear within" in heard(zero)["failure"]["message"]

@@ -31,6 +31,7 @@ PURE = (
     "sources.py",
     "validate.py",
     "plan.py",
+    "printable.py",
     "weights/__init__.py",
     "weights/directory.py",
     "weights/keys.py",
@@ -126,7 +127,7 @@ def test_a_fresh_process_that_plans_has_loaded_nothing_heavy():
 LAYERS = (
     (
         *("contract", "weight_map", "hookspecs", "errors", "rank", "run_folder", "checkpoints"),
-        *("termination", "tokenizer", "environment", "json_types"),
+        *("termination", "tokenizer", "environment", "json_types", "printable"),
     ),
     ("plugins", "recipe", "layout"),
     ("graph", "star", "stock_settings", "validate", "memory", "work", "sources", "plan", "weights"),

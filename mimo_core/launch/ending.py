@@ -14,6 +14,7 @@ from typing import IO
 import attrs
 
 from mimo_core.launch.failure import Failure
+from mimo_core.printable import printable
 from mimo_core.rank import Rank
 from mimo_core.run_folder import RunFolder
 
@@ -70,7 +71,8 @@ class Ending:
         mine = first.rank == self.rank.rank
         if self.logged and not mine:
             with suppress(OSError):
-                print(f"this rank ends with {first.label}, which {first.said()}", file=sys.stderr)
+                label = printable(first.label)
+                print(f"this rank ends with {label}, which {first.said()}", file=sys.stderr)
                 sys.stderr.flush()
         if os.environ.get(LAUNCHED):
             # Its launcher reads it. The folder of other ranks may be another run's.
@@ -84,7 +86,7 @@ class Ending:
         if mine or (elsewhere and self.rank.speaks):
             print(f"\n{first.text()}\n", file=self.screen, flush=True)
         if _ELASTIC_FILE in os.environ:
-            cause = f"{first.label} {first.said()}"
+            cause = f"{printable(first.label)} {first.said()}"
             if first.log is not None:
                 cause += f"\nits log: {first.log}"
             said = {"message": cause, "extraInfo": {"timestamp": str(int(first.time))}}

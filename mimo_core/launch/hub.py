@@ -7,22 +7,39 @@ that is lost is seen by TCP's own probes (:func:`watched`).
 
 from __future__ import annotations
 
-import json
 import os
 import resource
 import selectors
 import socket
 import threading
 import time
+import traceback
 from contextlib import suppress
 from typing import Any
 
 import attrs
 
 from mimo_core.launch.failure import Failure
+from mimo_core.launch.protocol import (
+    LONGEST_LINE,
+    LONGEST_TOKEN,
+    Lines,
+    Malformed,
+    decode,
+    encode,
+    integer,
+    same_token,
+)
+from mimo_core.launch.store import LOOPBACK
 from mimo_core.run_folder import RunFolder
 
-_LOOPBACK = ("127.0.0.1", "localhost")
+_STRANGERS = 64
+"""Connections without a token that are open beside one for each rank; a new one closes the oldest.
+A rank whose connection is closed so connects again."""
+_TOKEN_SECONDS = 10.0
+"""Time for a connection to send the token; a rank sends it as soon as it has connected."""
+_PAUSE_SECONDS = 0.1
+"""Pause after an error of the hub itself, such as a lack of file descriptors."""
 _SILENT = (
     "ended without a word: it was killed, crashed or left; the system kills where memory is "
     "short (see dmesg on its machine)"
@@ -54,32 +71,40 @@ def _allow_files(count: int) -> None:
 @attrs.define(eq=False)
 class _Member:
     connection: socket.socket
+    since: float
+    lines: Lines = attrs.field(factory=lambda: Lines(LONGEST_TOKEN))
+    trusted: bool = False
+    """Whether it has sent the run's token."""
     rank: int | None = None
     label: str = ""
     screen: int = 0
     done: bool = False
-    received: bytes = b""
 
 
 class Hub:
-    """Hears all ranks, and tells all of them the first failure. One thread of rank 0.
+    """Receives messages of all ranks, and sends the first failure to all of them. One thread of
+    rank 0. ``launch/protocol.py`` describes the messages.
 
-    A rank sends lines of JSON: ``{"join": rank, "screen": screen}``, then ``{"label": label}``,
-    and ``{"failure": …}`` or ``{"done": true}``. It receives ``{"folder": …}`` when all have
-    joined, and ``{"failure": …}``.
+    A connection that has not sent the run's token can cause nothing: it is closed when it sends
+    anything else, is too slow, or is one of too many. No exception ends the thread.
     """
 
-    def __init__(self, *, address: str, world_size: int, folder: RunFolder, timeout: float) -> None:
+    def __init__(
+        self, *, address: str, world_size: int, folder: RunFolder, timeout: float, token: str
+    ) -> None:
         """
         Args:
-            address: By which the ranks reach this machine.
+            address: By which the ranks reach this machine. If it is the loopback, no other machine
+                reaches the hub.
             world_size: Ranks that join.
             folder: The run's folder, which all ranks are told.
             timeout: Seconds for all ranks to join.
+            token: The run's token.
         """
         self._world_size = world_size
         self._folder = folder
         self._timeout = timeout
+        self._token = token
         self._members: set[_Member] = set()
         self._joined: set[int] = set()
         self._done: set[int] = set()
@@ -89,8 +114,9 @@ class Hub:
             self._others_gone.set()
         _allow_files(1024 + 2 * world_size)
         family = socket.getaddrinfo(address, None, type=socket.SOCK_STREAM)[0][0]
-        place = address if address in _LOOPBACK else ""
+        place = LOOPBACK if address == LOOPBACK else ""
         self._listener = socket.create_server((place, 0), family=family, backlog=world_size)
+        self._listener.setblocking(False)
         self.port = int(self._listener.getsockname()[1])
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._listener, selectors.EVENT_READ)
@@ -104,63 +130,120 @@ class Hub:
     def _serve(self) -> None:
         deadline = time.monotonic() + self._timeout
         while True:
-            for key, _ in self._selector.select(1.0):
-                if key.data is None:
-                    self._accept()
-                else:
-                    self._read(key.data)
-            if len(self._joined) < self._world_size and time.monotonic() > deadline:
-                self._judge(self._absent())
+            try:
+                self._turn(deadline)
+            except Exception:
+                _report()
+                time.sleep(_PAUSE_SECONDS)
+
+    def _turn(self, deadline: float) -> None:
+        for key, _ in self._selector.select(1.0):
+            if key.data is None:
+                self._accept()
+            elif key.data in self._members:
+                self._read(key.data)
+        now = time.monotonic()
+        for stranger in self._strangers():
+            if now > stranger.since + _TOKEN_SECONDS:
+                self._close(stranger)
+        if len(self._joined) < self._world_size and now > deadline:
+            self._judge(self._absent())
 
     def _accept(self) -> None:
-        with suppress(OSError):
-            member = _Member(watched(self._listener.accept()[0]))
-            member.connection.settimeout(1.0)
-            self._members.add(member)
-            self._selector.register(member.connection, selectors.EVENT_READ, member)
+        strangers = self._strangers()
+        if len(strangers) >= self._world_size + _STRANGERS:
+            self._close(min(strangers, key=lambda stranger: stranger.since))
+        try:
+            connection = self._listener.accept()[0]
+        except (BlockingIOError, ConnectionError):
+            return
+        try:
+            connection.settimeout(1.0)
+            member = _Member(watched(connection), time.monotonic())
+            self._selector.register(connection, selectors.EVENT_READ, member)
+        except Exception:
+            connection.close()
+            raise
+        self._members.add(member)
+
+    def _strangers(self) -> list[_Member]:
+        return [member for member in self._members if not member.trusted]
 
     def _read(self, member: _Member) -> None:
+        """Handle what has arrived. Whatever is wrong with it, only this connection ends by it."""
         try:
             received = member.connection.recv(65536)
         except OSError:
             received = b""
         if not received:
-            self._lose(member)
+            self._lose(member, _SILENT)
             return
-        *lines, member.received = (member.received + received).split(b"\n")
         try:
-            for line in lines:
-                self._hear(member, json.loads(line))
-        except (ValueError, KeyError, TypeError):
-            self._lose(member)  # no rank speaks so: a stray connection
+            member.lines.add(received)
+            while (line := member.lines.next()) is not None:
+                if member.trusted:
+                    self._handle(member, decode(line))
+                elif same_token(line, self._token):
+                    member.trusted, member.lines.longest = True, LONGEST_LINE
+                else:
+                    raise Malformed("another token")
+        except Malformed as error:
+            if not member.trusted:
+                self._refuse(member, "it did not send the token of this run")
+                return
+            self._lose(member, f"sent a message that rank 0 cannot read ({error})")
+        except Exception as error:
+            _report()
+            self._lose(member, f"sent a message that rank 0 failed on ({type(error).__name__})")
 
-    def _hear(self, member: _Member, said: dict[str, Any]) -> None:
-        if "join" in said:
-            member.rank, member.screen = int(said["join"]), int(said["screen"])
-            member.label = f"rank {member.rank}"
-            self._joined.add(member.rank)
-            if self._first is not None:
-                self._send(member, {"failure": attrs.asdict(self._first)})
-            elif len(self._joined) == self._world_size:
-                self._send_all({"folder": str(self._folder.path)})
-        elif "label" in said:
-            member.label = str(said["label"])
-        elif "done" in said:
+    def _handle(self, member: _Member, message: dict[str, Any]) -> None:
+        if "join" in message:
+            self._join(member, message)
+        elif member.rank is None:
+            raise Malformed("a message before the rank has joined")
+        elif "label" in message:
+            member.label = str(message["label"])
+        elif "done" in message:
             member.done = True
             self._note_end(member)
-        elif "failure" in said:
-            self._judge(Failure(**said["failure"]))
+        elif "failure" in message:
+            self._judge(Failure.from_message(message["failure"], self._folder))
 
-    def _lose(self, member: _Member) -> None:
-        self._selector.unregister(member.connection)
-        member.connection.close()
+    def _join(self, member: _Member, message: dict[str, Any]) -> None:
+        if member.rank is not None:
+            raise Malformed("joins again")
+        rank = integer(message, "join", 0, self._world_size - 1)
+        screen = integer(message, "screen", 0, 1 << 31)
+        if any(other.rank == rank for other in self._members):
+            self._refuse(member, f"there is a rank {rank} already; is RANK set twice to {rank}?")
+            return
+        member.rank, member.screen = rank, screen
+        member.label = f"rank {rank}"
+        self._joined.add(rank)
+        if self._first is not None:
+            self._send(member, {"failure": attrs.asdict(self._first)})
+        elif len(self._joined) == self._world_size:
+            self._send_all({"folder": str(self._folder.path)})
+
+    def _refuse(self, member: _Member, cause: str) -> None:
+        self._send(member, {"refused": cause})
+        self._close(member)
+
+    def _close(self, member: _Member) -> None:
         self._members.discard(member)
+        with suppress(KeyError, ValueError, OSError):
+            self._selector.unregister(member.connection)
+        with suppress(OSError):
+            member.connection.close()
+
+    def _lose(self, member: _Member, message: str) -> None:
+        self._close(member)
         if member.rank is not None and not member.done:
             self._judge(
                 Failure(
                     rank=member.rank,
                     label=member.label,
-                    message=_SILENT,
+                    message=message,
                     log=str(self._folder.log(member.rank)),
                     silent=True,
                     screen=member.screen,
@@ -194,13 +277,20 @@ class Hub:
         )
 
     def _send_all(self, message: dict[str, Any]) -> None:
-        for member in list(self._members):
+        """To all ranks that have joined."""
+        for member in [member for member in self._members if member.rank is not None]:
             self._send(member, message)
 
     def _send(self, member: _Member, message: dict[str, Any]) -> None:
         with suppress(OSError):
-            member.connection.sendall(json.dumps(message).encode() + b"\n")
+            member.connection.sendall(encode(message))
 
     def _close_in_child(self) -> None:
         for connection in (self._listener, *(member.connection for member in self._members)):
             close_in_child(connection)
+
+
+def _report() -> None:
+    """Leave the current exception in the log of rank 0, if that can be written."""
+    with suppress(Exception):
+        traceback.print_exc()

@@ -8,11 +8,13 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 import attrs
 
 from mimo_core.launch.ending import LITTLE, NOTHING_DONE
 from mimo_core.launch.failure import Failure
+from mimo_core.launch.protocol import TOKEN, Malformed, new_token
 from mimo_core.nursery import Child, Nursery
 from mimo_core.plan import Plan
 from mimo_core.rank import free_port
@@ -63,11 +65,11 @@ def attempt(
     command = ["mimo-pretrain", str(folder.recipe), "--run-dir", str(folder.path)]
     for name in disabled:
         command += ["--no-plugin", name]
-    port = free_port()
+    port, token = free_port(), new_token()
     ranks: list[Child] = []
     try:
         for rank in range(plan.layout.world_size):
-            environ = {**os.environ, **_place(plan, rank, port), **environment}
+            environ = {**os.environ, **_place(plan, rank, port), **environment, TOKEN: token}
             ranks.append(nursery.start(_ENTRY, command, environ, name=f"mimo rank {rank}"))
         codes = _wait(ranks, stopping)
         _let_end(ranks)
@@ -84,6 +86,7 @@ def _place(plan: Plan, rank: int, port: int) -> dict[str, str]:
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),
         "WORLD_SIZE": str(plan.layout.world_size),
+        "LOCAL_WORLD_SIZE": str(plan.layout.world_size),
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
     }
@@ -134,7 +137,7 @@ def _first(
         stopping: Whether the ranks were told to stop.
     """
     left = [folder.failure(rank) for rank in range(plan.layout.world_size)]
-    told = [Failure.from_json(path.read_text()) for path in left if path.exists()]
+    told = [failure for path in left if (failure := _left(path, folder)) is not None]
     if told:
         first = min(told, key=lambda failure: failure.time)
         # A rank that is killed early could not yet say which it is.
@@ -155,6 +158,14 @@ def _first(
         message = f"ended, and could not leave word: the disk of {folder.path} is full (see above)"
         return attrs.evolve(failure, message=message, log=None, expected=True)
     return attrs.evolve(failure, message=_how(codes[rank]))
+
+
+def _left(path: Path, folder: RunFolder) -> Failure | None:
+    """What a rank has left of its failure, if it can be read."""
+    try:
+        return Failure.from_json(path.read_bytes(), folder)
+    except (OSError, Malformed):
+        return None
 
 
 def _how(code: int) -> str:

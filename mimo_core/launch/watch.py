@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import datetime
-import json
 import os
 import socket
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -14,15 +14,30 @@ from typing import Any
 
 import attrs
 import torch.distributed as dist
-from torch.distributed import rendezvous
 
+from mimo_core.errors import MimoError
 from mimo_core.launch.failure import Failure
 from mimo_core.launch.hub import Hub, close_in_child, watched
+from mimo_core.launch.protocol import (
+    LONGEST_LINE,
+    Lines,
+    Malformed,
+    decode,
+    encode,
+    new_token,
+    take_token,
+)
+from mimo_core.launch.store import Place, find_hub, hub_address, open_store, publish_hub
+from mimo_core.printable import printable
 from mimo_core.rank import Rank
 from mimo_core.run_folder import RunFolder
 
 _PATIENCE = 3.0
 """Seconds that a rank which fails waits for what was first, and rank 0 for the others to hear."""
+_AGAIN_SECONDS = 0.2
+"""Pause before a rank whose connection was closed connects again."""
+_AGAIN_TIMEOUT = 10.0
+"""Seconds to connect again; a machine that is lost does not answer."""
 
 
 class Watch:
@@ -47,8 +62,8 @@ class Watch:
         self._rank = rank
         self._hub = hub
         self._told = told
-        self._connection: socket.socket
-        self._received = b""
+        self._connection = socket.socket()
+        self._received = Lines(LONGEST_LINE)
         self._first: Failure | None = None
         self._heard = threading.Event()
         self._label: Callable[[int], str] = "rank {}".format
@@ -72,33 +87,63 @@ class Watch:
             told: Called with the run's first failure before this process ends by it.
 
         Raises:
-            ValueError: rank 0 cannot be reached.
+            MimoError: the ranks cannot meet, rank 0 cannot be reached, or it refuses this rank.
         """
-        store, _, _ = next(iter(rendezvous("env://", rank.rank, rank.world_size, timeout=timeout)))
-        store.set_timeout(timeout)
-        address, seconds = os.environ["MASTER_ADDR"], timeout.total_seconds()
+        token = take_token()
+        store, seconds = open_store(rank, timeout), timeout.total_seconds()
         hub = None
         if rank.rank == 0:
-            hub = Hub(address=address, world_size=rank.world_size, folder=folder, timeout=seconds)
-            store.set("mimo/hub", str(hub.port))
+            hub = Hub(
+                address=hub_address(rank),
+                world_size=rank.world_size,
+                folder=folder,
+                timeout=seconds,
+                token=token or (shared := new_token()),
+            )
+            publish_hub(store, hub.port, None if token else shared)
         watch = cls(rank, folder, store, hub, told)
-        port = int(store.get("mimo/hub"))
-        try:
-            watch._connection = watched(socket.create_connection((address, port), seconds))
-        except OSError as error:
-            raise ValueError(
-                f"rank {rank.rank} cannot reach rank 0 at {address}:{port}: {error}; rank 0 may "
-                "have failed (see its screen), or ports are closed between the machines"
-            ) from error
-        watch._connection.settimeout(None)
-        os.register_at_fork(after_in_child=lambda: close_in_child(watch._connection))
-        watch._send({"join": rank.rank, "screen": rank.screen})
-        welcome = watch._receive()
+        welcome = watch._meet(find_hub(store, rank, token), seconds)
         if "folder" not in welcome:
             watch._end(watch._failure(welcome))
         watch.folder = RunFolder(Path(welcome["folder"]))
         threading.Thread(target=watch._listen, name="mimo watch", daemon=True).start()
         return watch
+
+    def _meet(self, hub: Place, seconds: float) -> dict[str, Any]:
+        """Join at the hub; its first message, which is empty if rank 0 has ended.
+
+        Raises:
+            MimoError: rank 0 cannot be reached, or has refused this rank.
+        """
+        rank, deadline, reached = self._rank, time.monotonic() + seconds, False
+        os.register_at_fork(after_in_child=self._close_in_child)
+        while True:
+            try:
+                patience = _AGAIN_TIMEOUT if reached else seconds
+                connection = socket.create_connection((hub.address, hub.port), patience)
+            except OSError as error:
+                if reached:
+                    return {}
+                raise MimoError(
+                    f"rank {rank.rank} cannot reach rank 0 at {hub.address}:{hub.port}: {error}; "
+                    "rank 0 may have failed (see its screen), or ports are closed between the "
+                    "machines"
+                ) from error
+            self._connection, self._received = watched(connection), Lines(LONGEST_LINE)
+            connection.settimeout(None)
+            with suppress(OSError):
+                connection.sendall(hub.token.encode() + b"\n")
+            self._send({"join": rank.rank, "screen": rank.screen})
+            welcome = self._receive()
+            if "refused" in welcome:
+                cause = printable(str(welcome["refused"]))
+                raise MimoError(f"rank 0 has refused rank {rank.rank}: {cause}")
+            if welcome or time.monotonic() > deadline:
+                return welcome
+            # The hub closes connections if there are too many.
+            connection.close()
+            reached = True
+            time.sleep(_AGAIN_SECONDS)
 
     def name_ranks(self, label: Callable[[int], str]) -> None:
         """From here on messages name ranks by ``label``."""
@@ -143,8 +188,9 @@ class Watch:
             os._exit(failure.code)
 
     def _failure(self, said: dict[str, Any]) -> Failure:
-        if "failure" in said:
-            return Failure(**said["failure"])
+        with suppress(Malformed):
+            if "failure" in said:
+                return Failure.from_message(said["failure"], self.folder)
         return Failure(
             rank=0,
             label=self._label(0),
@@ -155,17 +201,19 @@ class Watch:
 
     def _send(self, message: dict[str, Any]) -> None:
         with suppress(OSError):
-            self._connection.sendall(json.dumps(message).encode() + b"\n")
+            self._connection.sendall(encode(message))
 
     def _receive(self) -> dict[str, Any]:
-        """The next message; an empty one where the connection ended."""
-        while b"\n" not in self._received:
-            try:
+        """The next message; an empty one if the connection ended, or brought none that is."""
+        try:
+            while (line := self._received.next()) is None:
                 more = self._connection.recv(65536)
-            except OSError:
-                more = b""
-            if not more:
-                return {}
-            self._received += more
-        line, _, self._received = self._received.partition(b"\n")
-        return dict(json.loads(line))
+                if not more:
+                    return {}
+                self._received.add(more)
+            return decode(line)
+        except (OSError, Malformed):
+            return {}
+
+    def _close_in_child(self) -> None:
+        close_in_child(self._connection)

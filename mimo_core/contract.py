@@ -328,7 +328,9 @@ class Dataset(Protocol):
 
     Besides these two it may carry ``metric: str``, the name under which exact answers of
     the evaluation are reported (default ``exact_match``); ``digest: str``, a hash of what it
-    holds; and ``note: str``, told on the screen when the run starts. Lengths and digests are
+    holds; ``note: str``, told on the screen when the run starts; and ``broken``, ``"stop"``
+    (default) or ``"skip"``: whether a sample without a learned token within the run's sequence
+    length stops the run, or keeps its place and is left out of the loss. Lengths and digests are
     compared across ranks before training.
     """
 

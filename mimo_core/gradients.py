@@ -7,6 +7,8 @@ learned tokens of the whole global batch.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -44,9 +46,29 @@ def finalize_gradients(
             reduction.finish(force_all_reduce)
         total = num_tokens.clone() if counts else torch.zeros_like(num_tokens)
         dist.all_reduce(total)
+        model.num_learned_tokens = total
         for name, groups in model.groups.items():
             module = model.active(name)
-            finalize_module_gradients(
-                [module], None, pg_collection=groups, force_all_reduce=force_all_reduce
-            )
+            with _biases_kept_without(total, module):
+                finalize_module_gradients(
+                    [module], None, pg_collection=groups, force_all_reduce=force_all_reduce
+                )
             module.scale_gradients(1.0 / total.clamp(min=1))  # type: ignore[operator]
+
+
+@contextmanager
+def _biases_kept_without(num_tokens: torch.Tensor, module: torch.nn.Module) -> Iterator[None]:
+    """Keep the experts' biases where no token is learned.
+
+    Core's finalizing moves them by the tokens that were routed, whether or not a step follows.
+
+    Args:
+        num_tokens: Learned tokens of the global batch, a scalar on the device.
+        module: One of this rank's modules.
+    """
+    layers = list(module.modules())
+    found = [getattr(layer, name, None) for layer in layers for name in ("expert_bias", "qb_beta")]
+    biases = [(bias, bias.clone()) for bias in found if isinstance(bias, torch.Tensor)]
+    yield
+    for bias, before in biases:
+        bias.copy_(torch.where(num_tokens > 0, bias, before))

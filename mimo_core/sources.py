@@ -38,6 +38,8 @@ class Counts:
     """Ids that the tokenizer puts before every sample included."""
     learned: int
     """Labels that are learned: the learned text, and the end that follows it."""
+    kept: int
+    """Those of them that are within the sequence, where longer samples are cut."""
 
     @property
     def total(self) -> int:
@@ -100,8 +102,13 @@ def pieces(graph: Graph, sample: Sample) -> Iterator[Piece]:
     yield Piece(ids=[tokenizer.end], learned=learned)
 
 
-def count_positions(graph: Graph, sample: Sample) -> Counts:
+def count_positions(graph: Graph, sample: Sample, length: int | None = None) -> Counts:
     """Positions of a sample by source.
+
+    Args:
+        graph: Of the recipe.
+        sample: To count.
+        length: Positions of a sequence, where longer samples are cut.
 
     Raises:
         ValueError: as :func:`pieces`.
@@ -117,8 +124,14 @@ def count_positions(graph: Graph, sample: Sample) -> Counts:
         else:
             encoders[piece.encoder] += len(piece.ids)
     # The label of a position is the id that follows it: the first id is no label.
-    learned = sum([*labels, end.learned][1:])
-    return Counts(sample=sample.key, encoders=encoders, text=text, learned=learned)
+    labels = [*labels, end.learned][1:]
+    return Counts(
+        sample=sample.key,
+        encoders=encoders,
+        text=text,
+        learned=sum(labels),
+        kept=sum(labels[:length]),
+    )
 
 
 def preview(
@@ -130,13 +143,15 @@ def preview(
 
     Raises:
         PluginError: the plugin's hook failed.
-        RecipeError: a sample that does not fit into the sequence, or that cannot be counted.
+        RecipeError: a sample that does not fit into the sequence, or that cannot be counted; or no
+            sample has a learned token.
     """
     if not host.has("preview", graph.data.plugin):
         return ()
     samples: Sequence[Sample] = host.ask("preview", graph.data.plugin, data=graph.data)
     try:
-        found = tuple(count_positions(graph, sample) for sample in samples)
+        length = sequence_length if cut else None
+        found = tuple(count_positions(graph, sample, length) for sample in samples)
     except ValueError as error:
         raise RecipeError(str(error), ("data",)) from error
     for counts in found:
@@ -148,7 +163,43 @@ def preview(
                 + ("" if cut else ", or set data.too_long to cut"),
                 ("train", "sequence_length"),
             )
+    if found and not any(counts.kept for counts in found):
+        raise RecipeError(
+            f"none of the {len(found)} samples that plugin {graph.data.plugin!r} shows has a "
+            "learned token"
+            + (
+                f" in its first {sequence_length} positions; raise it, or give samples with "
+                "shorter prompts (data.too_long is cut)"
+                if any(counts.learned for counts in found)
+                else "; mark the text to be learned"
+            ),
+            ("train", "sequence_length"),
+        )
     return found
+
+
+def label_notes(samples: Sequence[Counts]) -> list[str]:
+    """What a person should know of the labels that cutting takes away, a line each.
+
+    Args:
+        samples: Those that the dataset's plugin shows.
+    """
+    without = [counts.sample for counts in samples if not counts.kept]
+    learned = sum(counts.learned for counts in samples)
+    kept = sum(counts.kept for counts in samples)
+    notes = []
+    if without:
+        notes.append(
+            f"{len(without)} of {len(samples)} samples that the plan looked at have no learned "
+            f"token, {without[0]} is the first; such samples stop the run, unless the dataset's "
+            "plugin leaves them out"
+        )
+    if kept < learned / 2:
+        notes.append(
+            f"data.too_long = cut leaves few labels: {kept} of {learned} learned tokens of the "
+            "samples that the plan looked at; raise train.sequence_length"
+        )
+    return notes
 
 
 def _readers(graph: Graph, sample: Sample, medium: Media) -> list[str]:

@@ -189,8 +189,10 @@ def test_a_plan_as_json(run):
     assert plan["ranks"][0]["gradients_bytes"] == 0
     assert plan["sequence_length"] == 64
     assert plan["positions"] == [
-        {"sample": "pairs/0", "encoders": {"vision": 8}, "text": 3, "learned": 4, "total": 11},
-        {"sample": "pairs/1", "encoders": {"vision": 4}, "text": 12, "learned": 8, "total": 16},
+        {"sample": "pairs/0", "encoders": {"vision": 8}, "text": 3, "learned": 4, "kept": 4}
+        | {"total": 11},
+        {"sample": "pairs/1", "encoders": {"vision": 4}, "text": 12, "learned": 8, "kept": 8}
+        | {"total": 16},
     ]
     assert plan["plugins"]["eye"] == "0"
     assert plan["data"] == {"plugin": "pairs", "wrappers": {}}

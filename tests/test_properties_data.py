@@ -180,7 +180,8 @@ def runs(draw: st.DrawFn) -> Run:
     found = [lengths(graph, sample) or (0, 0) for sample in drawn]
     near = max(draw(st.sampled_from([*zip(*found, strict=True)]))) + draw(st.integers(-1, 1))
     length = draw(st.sampled_from([512, max(1, near)]))
-    builder = SequenceBuilder(graph=graph, length=length, cut=draw(st.booleans()))
+    cut = draw(st.booleans())
+    builder = SequenceBuilder(graph=graph, length=length, cut=cut, broken="skip")
     return Run(graph=graph, samples=drawn, builder=builder)
 
 

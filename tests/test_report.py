@@ -16,7 +16,7 @@ from mimo_core.plan import make_plan
 from mimo_core.recipe import load_text
 from mimo_core.report.figures import Figures
 from mimo_core.report.pictures import draw_loss, half_blocks
-from mimo_core.report.reporter import Iteration, Reporter
+from mimo_core.report.reporter import Iteration, Reporter, not_finite
 from mimo_core.report.screen import Answer, Screen
 from mimo_core.report.tables import held_table, work_table
 from mimo_core.run_folder import RunFolder
@@ -164,6 +164,8 @@ def test_the_summary_holds_every_iteration_evaluation_and_fact(tmp_path):
         "positions": 1000,
         "flops": {},
         "media": {},
+        "skipped": None,
+        "samples_without_labels": 0,
     }
     assert [one["iteration"] for one in summary["iterations"]] == [1, 2, 3, 4]
     assert summary["evaluation"] == {"loss": 1.5, "caption_accuracy": 0.75}
@@ -275,11 +277,26 @@ def test_an_evaluation_without_a_finite_loss_is_null_and_no_obstacle_when_the_ru
 
 def test_a_skipped_step_is_in_the_summary_and_not_in_the_curve(tmp_path):
     run, stream = reporter(tmp_path)
-    run.step(row(1, loss=None))
+    cause = not_finite({"vision": None, "language": 1.0})
+    run.step(attrs.evolve(row(1, loss=None), skipped=cause))
     summary = run.end([], {})
     assert summary["iterations"][0]["loss"] is None
+    assert summary["iterations"][0]["skipped"] == "the gradient of vision is not finite"
     assert stream.getvalue() == "  iteration 1 was skipped: the gradient of vision is not finite\n"
     assert not (tmp_path / "loss.png").exists()
+
+
+def test_samples_without_labels_are_reported_once_and_added_up(tmp_path):
+    run, stream = reporter(tmp_path)
+    run.step(attrs.evolve(row(1), samples_without_labels=1))
+    run.step(attrs.evolve(row(2), samples_without_labels=3))
+    run.end([], {})
+    lines = [line.strip() for line in stream.getvalue().splitlines() if "learned token" in line]
+    assert lines == [
+        "iteration 1 is the first with samples without a learned token: 1 sample (named in the "
+        "log), left out of the loss",
+        "samples without a learned token, left out of the loss: 4",
+    ]
 
 
 def test_a_run_without_a_step_has_a_summary(tmp_path):

@@ -54,6 +54,7 @@ def show_plan(
     from mimo_core.plan import make_plan
     from mimo_core.report.header import run_header
     from mimo_core.report.tables import memory_table, positions_table
+    from mimo_core.sources import label_notes
     from mimo_core.train.starting import starting_weights
     from mimo_core.weights.beginning import directories, notes
 
@@ -69,7 +70,7 @@ def show_plan(
     console.print(run_header(plan))
     parts = plan.graph.descriptions.values()
     console.print(f"{sum(part.parameters for part in parts):,} parameters in all", highlight=False)
-    for line in (*plan.graph.notes, *notes(weights, saved)):
+    for line in (*plan.graph.notes, *label_notes(plan.preview), *notes(weights, saved)):
         console.print(line, highlight=False, soft_wrap=True)
     console.print("", memory_table(plan), sep="\n")
     if plan.preview:

@@ -58,6 +58,7 @@ class Feed:
         self.decoded = 0
         """Media decoded on this rank so far."""
         self._work: tuple[float, ...] = ()
+        self._without_labels = 0
 
     def __iter__(self) -> Feed:
         return self
@@ -67,7 +68,16 @@ class Feed:
         self._next = None
         self.decoded += batch.decoded
         self._work = tuple(map(add, self._work, batch.work)) if self._work else batch.work
+        self._without_labels += len(batch.without_labels)
+        if batch.without_labels:
+            print(f"no learned token in: {', '.join(batch.without_labels)}", flush=True)
         return batch
+
+    def take_without_labels(self) -> int:
+        """Number of samples without a learned token since the last call, where this rank reports
+        its work."""
+        taken, self._without_labels = self._without_labels, 0
+        return taken
 
     def take_work(self) -> tuple[float, ...]:
         """The work of the microbatches since the last call, where this rank tells it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Literal
 
 import attrs
 import numpy as np
@@ -25,6 +26,9 @@ class SequenceBuilder:
     """Most positions of a sample."""
     cut: bool = False
     """Cut the end of the text of a sample that is longer, instead of refusing it."""
+    broken: Literal["stop", "skip"] | None = None
+    """The dataset's policy for a sample without a learned token: refuse it, or keep it in its place
+    without effect. ``None`` is ``stop`` of a dataset that lets users choose nothing."""
 
     def positions(self, encoder: str, sample: Sample) -> list[int]:
         """Sequence positions that each of the sample's media for ``encoder`` takes, in order.
@@ -107,7 +111,8 @@ class SequenceBuilder:
         """Of a sample, its end included: it takes one position less.
 
         Raises:
-            ValueError: as :meth:`build`.
+            SampleError: as :meth:`build`; or no label of the sample is learned, and the dataset's
+                policy is to stop.
         """
         tokens: list[int] = []
         learn: list[float] = []
@@ -123,4 +128,26 @@ class SequenceBuilder:
                 f"train.sequence_length = {self.length}; raise it, shorten the sample"
                 + (" (its media alone are too long)" if self.cut else ", or set data.too_long=cut")
             )
-        return tokens[:most], learn[:most]
+        found = tokens[:most], learn[:most]
+        if self.broken != "skip" and not has_labels(found):
+            raise SampleError(self._without_labels(sample, learn))
+        return found
+
+    def _without_labels(self, sample: Sample, learn: list[float]) -> str:
+        way_out = " or leave such samples out (data.options.broken: skip)" if self.broken else ""
+        if not any(learn[1:]):
+            return (
+                f"sample {sample.key} has no learned token: no text after its first token is "
+                f"marked as learned; mark one,{way_out}".rstrip(",")
+            )
+        return (
+            f"sample {sample.key} has no learned token in its first {self.length} positions "
+            f"(train.sequence_length; data.too_long is cut): its first learned token is at "
+            f"position {learn.index(1.0, 1)} of {len(learn) - 1}; raise train.sequence_length, "
+            f"shorten the text before it,{way_out}".rstrip(",")
+        )
+
+
+def has_labels(tokens: Tokens) -> bool:
+    """Whether any label of a sample is learned. Its first token is no label."""
+    return any(tokens[1][1:])

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from mimo_core.contract import Dataset, Module, Sample, Sequences
 from mimo_core.data.order import GlobalOrder, InOrder, augmentation_generator
-from mimo_core.data.sequence import SequenceBuilder, Tokens
+from mimo_core.data.sequence import SequenceBuilder, Tokens, has_labels
 from mimo_core.errors import PluginError, SampleError
 from mimo_core.layout import sample_slice
 
@@ -43,6 +43,8 @@ class Batch:
     """Media decoded for it."""
     work: tuple[float, ...] = ()
     """Of the slice's samples, where the rank tells it: see ``mimo_core.work``."""
+    without_labels: tuple[str, ...] = ()
+    """Keys of the slice's samples that have no learned token, where the rank reports its work."""
 
     def pin_memory(self) -> Batch:
         """With its tensors in pinned memory; called by the loader."""
@@ -160,32 +162,21 @@ class Slices(TorchDataset[Batch]):
         self._provide = provide
         self._work = work
 
-    def _sample(self, index: int) -> Sample:
-        where = f"the dataset of {self._source}, sample {index},"
-        try:
-            sample = self._dataset[index]
-        except SampleError:
-            raise
-        except Exception as error:
-            *_, (frame, line) = traceback.walk_tb(error.__traceback__)
-            place = f"{frame.f_code.co_filename}:{line}"
-            said = f"{where} failed: {type(error).__name__}: {error} (at {place})"
-            raise PluginError(said) from error
-        if not isinstance(sample, Sample):
-            raise PluginError(f"{where} gave a {type(sample).__name__}, not a Sample")
-        return sample
-
     def __getitem__(self, number: int) -> Batch:
         inputs: dict[str, dict[str, Any] | None] = {}
         rows: dict[str, tuple[int, ...]] = {}
         decoded = 0
         work: tuple[float, ...] = ()
+        without_labels: tuple[str, ...] = ()
         for role in self._roles:
             begin, end = sample_slice(self._microbatch, role.module.grid.dp, role.dp_rank)
             places = [number * self._microbatch + offset for offset in range(begin, end)]
             indices = [self._order[place] for place in places]
             # Objects of their own: a dataset may give the same one for a filler, or an epoch later.
-            samples = [attrs.evolve(self._sample(index or 0)) for index in indices]
+            samples = [
+                attrs.evolve(sample_at(self._dataset, index or 0, self._source))
+                for index in indices
+            ]
             for encoder in role.rows:
                 rows[encoder] = tuple(self._builder.rows(encoder, sample) for sample in samples)
             if not role.inputs:
@@ -203,9 +194,43 @@ class Slices(TorchDataset[Batch]):
             inputs[role.module.name] = self._provide(role.module, samples, context)
             decoded += context.decoded
             if self._work is not None and role.module.is_language:
-                lengths = [len(context.tokens(sample)[0]) - 1 for sample in samples]
-                work = self._work(samples, lengths)
-        return Batch(inputs=inputs, rows=rows, decoded=decoded, work=work)
+                tokens = [context.tokens(sample) for sample in samples]
+                work = self._work(samples, [len(ids) - 1 for ids, _ in tokens])
+                without_labels = tuple(
+                    sample.key
+                    for sample, found in zip(samples, tokens, strict=True)
+                    if not has_labels(found)
+                )
+        return Batch(
+            inputs=inputs, rows=rows, decoded=decoded, work=work, without_labels=without_labels
+        )
+
+
+def sample_at(dataset: Dataset, index: int, source: str) -> Sample:
+    """A sample of a dataset.
+
+    Args:
+        dataset: One split.
+        index: Of the sample.
+        source: The plugin that the dataset comes from, as messages name it.
+
+    Raises:
+        SampleError: raised by the dataset.
+        PluginError: the dataset failed, or returned something else.
+    """
+    where = f"the dataset of {source}, sample {index},"
+    try:
+        sample = dataset[index]
+    except SampleError:
+        raise
+    except Exception as error:
+        *_, (frame, line) = traceback.walk_tb(error.__traceback__)
+        place = f"{frame.f_code.co_filename}:{line}"
+        said = f"{where} failed: {type(error).__name__}: {error} (at {place})"
+        raise PluginError(said) from error
+    if not isinstance(sample, Sample):
+        raise PluginError(f"{where} gave a {type(sample).__name__}, not a Sample")
+    return sample
 
 
 def _pinned(value: Any) -> Any:

@@ -70,6 +70,8 @@ class Model(MimoModel):
         self._frozen: list[torch.nn.Module] = []
         self.reductions: dict[str, OrderedReduction] = {}
         """By module, where gradients are reduced during backward."""
+        self.num_learned_tokens: torch.Tensor | None = None
+        """Of the last step's global batch, a scalar on the device; the same on all ranks."""
         self._places: Places = {}
         if self.partition_adapter is not None:
             self.partition_adapter = OwnPositions(self.partition_adapter.cfg)

@@ -54,7 +54,7 @@ def build_optimizer(model: Model, config: OptimizerConfig) -> Optimizer:
         infos[name] = ModuleOptimizerInfo(
             optimizer=optimizer, grid=grid, pg_collection=replicas, is_active=groups is not None
         )
-    return Optimizer(infos, config, stages, next(model.parameters()).device)
+    return Optimizer(infos, config, stages, model)
 
 
 def _config_of(module: Module, config: OptimizerConfig) -> OptimizerConfig:

@@ -13,6 +13,7 @@ from megatron.core.models.mimo.optimizer import MimoOptimizer
 from megatron.core.optimizer import OptimizerConfig
 from megatron.core.optimizer.clip_grads import count_zeros_fp32, get_grad_norm_fp32
 
+from mimo_core.model.mimo import Model
 from mimo_core.optimizer.states import keeps_steps_in_state
 from mimo_core.profile.recorder import span
 from mimo_core.weights.keys import optimizer_prefix
@@ -29,7 +30,7 @@ class Optimizer(MimoOptimizer):  # type: ignore[misc]
         infos: dict[str, Any],
         config: OptimizerConfig,
         stages: dict[str, list[int]],
-        device: torch.device,
+        model: Model,
     ) -> None:
         """
         Args:
@@ -37,11 +38,12 @@ class Optimizer(MimoOptimizer):  # type: ignore[misc]
             config: The run's.
             stages: Of each module of this rank, how many optimizers each pipeline stage has (dense
                 layers have one, experts another).
-            device: Of this rank.
+            model: This rank's, which knows the number of learned tokens of a step.
         """
         super().__init__(infos, config)
         self._stages = stages
-        self._device = device
+        self._model = model
+        self._device = next(model.parameters()).device
         self._sharding_type: str | None = None
         # Core's sums over a module span its stages, but are called by an optimizer alone.
         self._left_out = [
@@ -51,6 +53,8 @@ class Optimizer(MimoOptimizer):  # type: ignore[misc]
         ]
         self.norms: dict[str, float] = {}
         """Norm of each module's gradient before clipping, of the last step; on all ranks."""
+        self.has_learned_tokens = True
+        """Whether the last step's global batch has any learned token; on all ranks."""
 
     def step(self) -> tuple[bool, float | None, int | None]:
         """One step of all modules: whether it was taken, the norm, and zeros where counted."""
@@ -59,23 +63,32 @@ class Optimizer(MimoOptimizer):  # type: ignore[misc]
 
     @torch.no_grad()
     def prepare_grads(self) -> bool:
-        """Whether the step must be skipped, on all ranks: any gradient anywhere is not finite.
+        """Whether the step must be skipped, on all ranks: any gradient anywhere is not finite, or
+        the global batch has no learned token.
 
-        Core's finds that with a loss scaler only; without one a single infinite gradient would
-        make all of its module's weights NaN.
+        Core finds the first with a loss scaler only; without one a single infinite gradient would
+        make all of its module's weights NaN. It does not look for the second: weight decay and
+        momentum would move the weights.
         """
         found_inf = bool(super().prepare_grads())
         for group in self._left_out:
             get_grad_norm_fp32([], grad_stats_parallel_group=group)
-        norms = torch.zeros(len(self.module_infos), device=self._device, dtype=torch.float32)
+        norms = torch.zeros(len(self.module_infos) + 1, device=self._device, dtype=torch.float32)
         for index, info in enumerate(self.module_infos.values()):
             if info.is_active and info.optimizer:
                 norms[index] = info.optimizer.get_grad_norm() or 0.0
+        num_learned_tokens = self._model.num_learned_tokens
+        assert num_learned_tokens is not None, "finalize_gradients runs before the optimizer"
+        # Beside the norms, so that the host waits for the device once.
+        norms[-1] = num_learned_tokens
         # A NaN gets lost where ranks take the largest.
         norms = norms.nan_to_num(nan=torch.inf, posinf=torch.inf)
         dist.all_reduce(norms, op=dist.ReduceOp.MAX)
-        self.norms = dict(zip(self.module_infos, norms.tolist(), strict=True))
-        return found_inf or not math.isfinite(self.get_grad_norm())
+        *of_modules, learned = norms.tolist()
+        self.norms = dict(zip(self.module_infos, of_modules, strict=True))
+        self.has_learned_tokens = learned > 0
+        finite = math.isfinite(self.get_grad_norm())
+        return found_inf or not finite or not self.has_learned_tokens
 
     def get_grad_norm(self) -> float:
         """The norm of the whole model's gradient, before clipping."""

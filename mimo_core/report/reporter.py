@@ -37,11 +37,23 @@ class Iteration:
     """Model FLOPs of each module, forward and backward."""
     media: Mapping[str, int] = attrs.field(factory=dict)
     """Media of the global batch that each encoder reads."""
+    skipped: str | None = None
+    """Why no optimizer step was taken; ``None`` where one was."""
+    samples_without_labels: int = 0
+    """Samples of the global batch that have no learned token."""
 
 
-def not_finite(row: Iteration) -> str:
-    """Why an iteration was skipped."""
-    named = [name for name, norm in row.gradient_norms.items() if norm is None]
+NO_LABELS = "no sample of its global batch has a learned token"
+"""Why an iteration was skipped, beside gradients that are not finite."""
+
+
+def not_finite(norms: Mapping[str, float | None]) -> str:
+    """Why an iteration was skipped.
+
+    Args:
+        norms: Of each module; ``None`` where a gradient is not finite.
+    """
+    named = [name for name, norm in norms.items() if norm is None]
     return f"the gradient of {' and of '.join(named) or 'the model'} is not finite"
 
 
@@ -86,6 +98,7 @@ class Reporter:
         self._save_every = save_every
         self._written = time.monotonic()
         self._before = len(self._iterations)
+        self._without_labels = 0
         self.reached = 0
         """Iterations done so far, of the whole run."""
 
@@ -119,9 +132,16 @@ class Reporter:
         saves = self._save_every and row.iteration % self._save_every == 0
         if saves or time.monotonic() - self._written > _UNWRITTEN:
             self.write({})
-        if row.loss is None:
-            self._screen.say(f"iteration {row.iteration} was skipped: {not_finite(row)}")
-        else:
+        if row.skipped is not None:
+            self._screen.say(f"iteration {row.iteration} was skipped: {row.skipped}")
+        elif row.samples_without_labels and not self._without_labels:
+            s = "s" if row.samples_without_labels > 1 else ""
+            self._screen.say(
+                f"iteration {row.iteration} is the first with samples without a learned token: "
+                f"{row.samples_without_labels} sample{s} (named in the log), left out of the loss"
+            )
+        self._without_labels += row.samples_without_labels
+        if row.loss is not None:
             self._screen.step(row.iteration, row.loss, row.step_seconds, row.positions)
 
     def evaluation(self, iteration: int, results: Mapping[str, float]) -> None:
@@ -140,6 +160,10 @@ class Reporter:
             {"key": answer.key, "truth": answer.truth, "said": answer.said} for answer in answers
         ]
         finished = self.reached >= self._screen.iterations
+        if self._without_labels:
+            self._screen.say(
+                f"samples without a learned token, left out of the loss: {self._without_labels}"
+            )
         summary = self.write({"finished": finished, "answers": shown, **more})
         rows = [row for row in self._iterations if row["loss"] is not None]
         if rows:

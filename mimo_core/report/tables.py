@@ -46,7 +46,7 @@ def positions_table(plan: Plan) -> Table:
     for encoder in plan.graph.encoders:
         spread = between(span(counts.encoders[encoder] for counts in samples))
         table.add_row(encoder, spread, plan.graph.edge_of(encoder).placeholder)
-    learned = between(span(counts.learned for counts in samples))
+    learned = between(span(counts.kept for counts in samples))
     table.add_row("text", between(span(c.text for c in samples)), f"{learned} labels learned")
     table.add_row(
         "together",

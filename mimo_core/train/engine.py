@@ -23,8 +23,9 @@ from mimo_core.model.mimo import Model
 from mimo_core.plan import Plan
 from mimo_core.platforms.base import RankPlatform
 from mimo_core.profile.profile import Profile, asks_for_nothing
-from mimo_core.report.reporter import Iteration, Reporter, not_finite
+from mimo_core.report.reporter import NO_LABELS, Iteration, Reporter, not_finite
 from mimo_core.run_folder import RunFolder
+from mimo_core.sources import label_notes
 from mimo_core.termination import Termination
 from mimo_core.topology import build_topology
 from mimo_core.train.adaptations import (
@@ -46,7 +47,7 @@ from mimo_core.train.step import LOSS, POSITIONS, ForwardStep
 from mimo_core.weights.beginning import notes
 
 SKIPPED_IN_A_ROW = 10
-"""Steps that are not taken because a gradient is not finite, before the run ends."""
+"""Steps in a row that are not taken, before the run ends."""
 
 
 class Engine:
@@ -182,7 +183,8 @@ class Engine:
         """What a person should know before the run begins, or goes on."""
         weights = notes(self._build.weights, self._build.saved)
         told = (*self._platform.notes(), *platform_fields.notes(self._plan.graph, self._platform))
-        told = (*told, *self._plan.graph.notes, *weights, *self._samples.notes)
+        labels = label_notes(self._plan.preview)
+        told = (*told, *self._plan.graph.notes, *labels, *weights, *self._samples.notes)
         if (unread := asks_for_nothing(self._plan.recipe.profile)) is not None:
             reporter.note(unread)
         for line in (*told, *self._history.notes(self._facts, self._build.origins)):
@@ -217,15 +219,26 @@ class Engine:
             if (tuned := self._platform.tuned()) is not None:
                 print(tuned, flush=True)
             losses, skipped, *_, norm, _zeros, _logit = result
-            work = self._measures.after_step(self._feeds["train"], model[0], optimizer)
+            if not optimizer.has_learned_tokens and LOSS in losses:
+                # The stock loop divides by their number, and writes what comes out.
+                del losses[LOSS]
+            work, without_labels = self._measures.after_step(
+                self._feeds["train"], model[0], optimizer
+            )
+            norms = {
+                name: norm if math.isfinite(norm) else None
+                for name, norm in optimizer.norms.items()
+            }
+            cause = None
+            if skipped:
+                cause = not_finite(norms) if optimizer.has_learned_tokens else NO_LABELS
             row = Iteration(
                 iteration=iteration + 1,
                 loss=None if skipped or LOSS not in losses else losses[LOSS].item(),
                 gradient_norm=None if norm is None else float(norm),
-                gradient_norms={
-                    name: norm if math.isfinite(norm) else None
-                    for name, norm in optimizer.norms.items()
-                },
+                gradient_norms=norms,
+                skipped=cause,
+                samples_without_labels=without_labels,
                 step_seconds=ended - started,
                 elapsed_seconds=None if self._ended is None else ended - self._ended,
                 positions=self._positions(losses),
@@ -236,7 +249,7 @@ class Engine:
             if self._reporter is not None:
                 self._reporter.step(row)
             self._profile.tell(row.iteration)
-            self._count_skipped(row, bool(skipped))
+            self._count_skipped(row)
             return result
 
         return train_step
@@ -253,18 +266,21 @@ class Engine:
 
         return sent
 
-    def _count_skipped(self, row: Iteration, skipped: bool) -> None:
-        """End a run that no longer learns; on all ranks, which know the same norms.
+    def _count_skipped(self, row: Iteration) -> None:
+        """End a run that no longer learns; on all ranks, which know the same cause.
 
         Raises:
             ValueError: too many steps in a row were skipped.
         """
-        self._skipped = self._skipped + 1 if skipped else 0
+        self._skipped = 0 if row.skipped is None else self._skipped + 1
         if self._skipped == SKIPPED_IN_A_ROW:
+            other = "a smaller train.learning_rate or other data"
+            if row.skipped == NO_LABELS:
+                other = "a larger train.sequence_length or other data"
             raise ValueError(
                 f"iterations {row.iteration - SKIPPED_IN_A_ROW + 1} to {row.iteration} were all "
-                f"skipped: {not_finite(row)}; go on from the last checkpoint with a smaller "
-                "train.learning_rate or other data (weights were not changed by skipped steps)"
+                f"skipped: {row.skipped}; go on from the last checkpoint with {other} "
+                "(weights were not changed by skipped steps)"
             )
 
     def _positions(self, losses: Mapping[str, torch.Tensor]) -> int:

@@ -58,20 +58,26 @@ class Measures:
             for name in plan.layout.modules_of(rank)
         }
 
-    def after_step(self, feed: Feed, model: Model, optimizer: Optimizer) -> Work:
-        """A training step is done; gives the work of its global batch, on ranks of the language
-        model's last stage. Called by all ranks."""
+    def after_step(self, feed: Feed, model: Model, optimizer: Optimizer) -> tuple[Work, int]:
+        """A training step is done.
+
+        Called by all ranks. Returns, on ranks of the language model's last stage, the work of its
+        global batch and the number of its samples without a learned token.
+        """
         self._held = self._held or held_bytes(model, optimizer)
         taken = feed.take_work()
         if not taken:
-            return Work(flops={}, media={})
-        numbers = torch.tensor(taken, dtype=torch.float64, device=self._platform.device)
+            return Work(flops={}, media={}), 0
+        numbers = torch.tensor(
+            [*taken, feed.take_without_labels()], dtype=torch.float64, device=self._platform.device
+        )
         groups = self._topology.groups[LANGUAGE]
         if groups.dp_cp.size() > 1:
             # Context-parallel ranks have the same samples.
             dist.all_reduce(numbers, group=groups.dp_cp)
             numbers /= groups.cp.size()
-        return self._samples.workload.read(numbers.tolist())
+        *work, without_labels = numbers.tolist()
+        return self._samples.workload.read(work), round(without_labels)
 
     def of_rank(self) -> dict[str, Any]:
         """What this rank tells at the end."""

@@ -5,12 +5,16 @@ from __future__ import annotations
 from mimo_core.contract import LANGUAGE, Dataset, Module, Split
 from mimo_core.data.feed import Feed
 from mimo_core.data.order import GlobalOrder, InOrder
-from mimo_core.data.sequence import SequenceBuilder
-from mimo_core.data.slices import Role, Slices
+from mimo_core.data.sequence import SequenceBuilder, has_labels
+from mimo_core.data.slices import Role, Slices, sample_at
+from mimo_core.errors import PluginError, SampleError
 from mimo_core.plan import Plan
 from mimo_core.rng import stable_seed
 from mimo_core.train.agreement import compare_samples
 from mimo_core.work import Workload
+
+_LOOKED_AT = 10_000
+"""Training samples among which one must have a learned token."""
 
 
 class Samples:
@@ -25,7 +29,7 @@ class Samples:
             pinned: Batches are to lie in pinned memory.
 
         Raises:
-            ValueError: the ranks' datasets or tokenizers differ.
+            ValueError: the ranks' datasets or tokenizers differ, or a split has no learned token.
         """
         self._plan = plan
         self._rank = rank
@@ -37,8 +41,50 @@ class Samples:
             for split in ("train", "validation")
         }
         compare_samples(plan, self.facts)
+        self._source = plan.host.require(data.plugin).title
+        self._check_labels("train", min(len(self._datasets["train"]), _LOOKED_AT))
+        self._check_labels("validation", self.looked_at)
         self.workload = Workload(plan.graph, plan.host)
         """Tells the work of training samples."""
+
+    def _check_labels(self, split: Split, count: int) -> None:
+        """Look for a learned token among the first samples of a split, mostly in the first one.
+
+        Raises:
+            SampleError: there is none: no mean over learned tokens would exist.
+        """
+        dataset = self._datasets[split]
+        builder = self._builder(dataset)
+        for index in range(count):
+            if has_labels(builder.tokens(sample_at(dataset, index, self._source))):
+                return
+        if count:
+            raise SampleError(
+                f"the {split} split has nothing to learn: none of its {count} samples "
+                + ("" if split == "train" else "that an evaluation reads ")
+                + f"has a learned token in its first {builder.length} positions "
+                f"(train.sequence_length, data.too_long = {self._plan.recipe.data.too_long}); "
+                "raise train.sequence_length, or give samples with shorter prompts"
+            )
+
+    def _builder(self, dataset: Dataset) -> SequenceBuilder:
+        """Of a dataset's samples.
+
+        Raises:
+            PluginError: the dataset's policy for broken samples is none.
+        """
+        plan, broken = self._plan, getattr(dataset, "broken", None)
+        if broken not in (None, "stop", "skip"):
+            raise PluginError(
+                f"the dataset of {self._source} has broken = {broken!r}; it must be 'stop' or "
+                "'skip', or absent"
+            )
+        return SequenceBuilder(
+            graph=plan.graph,
+            length=plan.recipe.train.sequence_length,
+            cut=plan.recipe.data.too_long == "cut",
+            broken=broken,
+        )
 
     @property
     def held_out(self) -> Dataset:
@@ -107,17 +153,13 @@ class Samples:
         plan, seed = self._plan, self._plan.recipe.train.seed
         slices = Slices(
             dataset=dataset,
-            source=plan.host.require(plan.graph.data.plugin).title,
+            source=self._source,
             order=order,
             roles=[self._role(module) for module in self._modules],
             microbatch=plan.microbatch,
             training=training,
             seed=seed,
-            builder=SequenceBuilder(
-                graph=plan.graph,
-                length=plan.recipe.train.sequence_length,
-                cut=plan.recipe.data.too_long == "cut",
-            ),
+            builder=self._builder(dataset),
             provide=lambda module, samples, context: plan.host.ask(
                 "provide_batch", module.plugin, module=module, samples=samples, context=context
             ),

@@ -85,7 +85,10 @@ def compare_iterations(
     rows = []
     for one, other in zip(judge, layout, strict=True):
         values: list[tuple[Quantity, str | None, Any, Any]]
-        values = [("loss", None, one["loss"], other["loss"])]
+        # A step that both leave out, as nothing is learned in it, has no loss.
+        losses = one["loss"], other["loss"]
+        left_out = losses == (None, None) and None not in one["gradient_norms"].values()
+        values = [] if left_out else [("loss", None, *losses)]
         for module, norm in one["gradient_norms"].items():
             values.append(("gradient norm", module, norm, other["gradient_norms"][module]))
         for quantity, module, mine, its in values:

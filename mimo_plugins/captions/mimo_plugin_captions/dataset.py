@@ -43,6 +43,7 @@ class Captions:
         self._source = source
         self._options = options
         self.note = note
+        self.broken = options.broken
         content = hashlib.blake2b(digest_size=16)
         for column in (index.lines, index.contents, index.image_bytes):
             content.update(column[members].tobytes())

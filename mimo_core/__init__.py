@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
+from mimo_core.config_keys import ConfigKeys
 from mimo_core.contract import (
     CONTRACT,
     LANGUAGE,
@@ -37,6 +38,7 @@ __all__ = [
     "CONTRACT",
     "LANGUAGE",
     "BatchContext",
+    "ConfigKeys",
     "Constant",
     "Data",
     "Dataset",

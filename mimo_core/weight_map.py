@@ -83,6 +83,9 @@ class WeightMap:
     foreign: Mapping[str, str] = attrs.field(factory=dict)
     """Names that a directory may hold and the module has no place for: pattern (``*`` stands for
     anything) and what that is. Named as the main part is. What is not read is told."""
+    copies: Mapping[str, tuple[str, str]] = attrs.field(factory=dict)
+    """Names that are among ``foreign`` because another tensor stands for them too: that one, and
+    the way out where a file holds other numbers under both. Named as the main part is."""
     config: Mapping[str, tuple[Any, str]] = attrs.field(factory=dict)
     """Keys of ``config.json`` that no shape tells: the value that is right for this module, and
     what sets it. A directory whose file has the key and another value is refused."""
@@ -92,6 +95,9 @@ class WeightMap:
     """What of ``config.json`` no list of keys tells: why it is of another model than this, each
     to be read after the words "config.json". Asked with what is below ``config_below``; not where
     a directory has no such file."""
+    config_notes: Callable[[Mapping[str, Any]], Iterable[str]] | None = None
+    """What of a directory's ``config.json`` nothing reads, each to be read after its name: shown by
+    the plan and when the run starts. Asked as ``config_mistakes`` is."""
     exported_config: Mapping[str, Any] = attrs.field(factory=dict)
     """The ``config.json`` of a directory that is made from nothing and holds this module alone."""
     prefix: str = ""

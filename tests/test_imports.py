@@ -19,6 +19,7 @@ PURE = (
     "environment.py",
     "errors.py",
     "json_types.py",
+    "config_keys.py",
     "checkpoints.py",
     "plugins",
     "recipe",
@@ -128,6 +129,7 @@ LAYERS = (
     (
         *("contract", "weight_map", "hookspecs", "errors", "rank", "run_folder", "checkpoints"),
         *("termination", "tokenizer", "environment", "json_types", "printable"),
+        "config_keys",
     ),
     ("plugins", "recipe", "layout"),
     ("graph", "star", "stock_settings", "validate", "memory", "work", "sources", "plan", "weights"),

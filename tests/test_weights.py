@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from mimo_core import Constant, Stored, WeightMap, WeightRule, hookimpl
+from mimo_core import ConfigKeys, Constant, Stored, WeightMap, WeightRule, hookimpl
 from mimo_core.errors import MimoError, RecipeError
 from mimo_core.plan import make_plan
 from mimo_core.verify.recipes import judges, layouts
@@ -138,6 +138,60 @@ def test_what_no_shape_tells_is_compared_with_the_config(tmp_path: Path) -> None
         matched(tmp_path, TOWER)
 
 
+def test_two_names_of_one_tensor_hold_the_same_numbers(tmp_path: Path) -> None:
+    """Such as the output layer of tied embeddings; another precision is another number."""
+    one = attrs.evolve(
+        MAP,
+        foreign={"tower.copy": "the embedding again"},
+        copies={"tower.copy": ("tower.embed.weight", "set the option tied")},
+    )
+    for copy, said in {
+        torch.ones(4, 3): (),
+        torch.ones(4, 3).index_fill(0, torch.tensor([3]), 2.0): (
+            "holds other numbers as tower.copy than as tower.embed.weight: set the option tied",
+        ),
+        torch.ones(4, 3, dtype=torch.bfloat16): (
+            "holds other numbers as tower.copy than as tower.embed.weight: set the option tied",
+        ),
+    }.items():
+        assert match(one, directory(tmp_path, TOWER | {"tower.copy": copy})).mistakes == said
+
+
+def test_what_nothing_reads_of_a_config_is_noted(tmp_path: Path) -> None:
+    noted = attrs.evolve(MAP, config_notes=lambda config: [f"says {sorted(config)}"])
+    folder = directory(tmp_path, TOWER)
+    (note,) = match(noted, folder).notes
+    assert note.startswith("there is no config.json")
+    (folder / "config.json").write_text('{"depth": 1, "vision_config": {"width": 2}}')
+    assert match(noted, folder).notes == ("config.json (vision_config) says ['width']",)
+
+
+def test_keys_of_a_type_are_compared_and_noted() -> None:
+    keys = ConfigKeys(
+        defaults={"heads": 4, "epsilon": 1e-6, "window": None},
+        nullable=frozenset({"window"}),
+        training={"dropout": 0.0},
+        ignored=frozenset({"cache"}),
+    )
+    due = {"heads": (4, "set heads"), "epsilon": (1e-6, "fixed"), "window": (None, "none here")}
+    assert list(keys.unlike({}, due)) == []
+    assert list(keys.unlike({"epsilon": 9.999999974752427e-07, "window": None}, due)) == []
+    assert list(keys.unlike({"heads": None, "window": 8}, due, "text_config.")) == [
+        "says text_config.heads null; expected a value such as 4",
+        "says text_config.window 8, but here it is None: none here",
+    ]
+    due["heads"] = (2, "set heads")
+    assert list(keys.unlike({}, due)) == [
+        "lacks heads, which its type takes as 4, but here it is 2: set heads"
+    ]
+    config = {"dropout": 0.1, "cache": 1, "_name_or_path": "x", "heads": 8, "strange": [1], "no": 0}
+    assert list(keys.notes(config)) == [
+        "says dropout 0.1, which is not read: the recipe decides it",
+        "says strange [1], which is not known here and is not read",
+        "says no 0, which is not known here and is not read",
+    ]
+
+
 def test_a_module_may_judge_the_config_itself(tmp_path: Path) -> None:
     judged = attrs.evolve(MAP, config_mistakes=lambda config: [f"says {sorted(config)}"])
     folder = directory(tmp_path, TOWER)
@@ -221,7 +275,8 @@ def test_the_plan_tells_mistakes_of_all_modules_with_their_places(tmp_path: Path
 
     right = directory(tmp_path / "right", TOWER)
     plan = make_plan(recipe, [f"modules.vision.weights={right}"], host=weighted())
-    (line,) = notes(directories(plan, done=None))
+    line, note = notes(directories(plan, done=None))
+    assert note.startswith(f"{right}: there is no config.json")
     assert line == (f"vision begins with the weights of {right} (encoder; projector begins fresh)")
 
 

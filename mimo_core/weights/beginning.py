@@ -102,5 +102,7 @@ def notes(found: Mapping[str, Match], saved: Manifest | None = None) -> Iterator
         # Other modules' that none of them has.
         nobody = set.intersection(*(set(held.others) for held in matches))
         unread.update(f"{name.split('.')[0]}.*" for name in sorted(nobody))
+        for note in dict.fromkeys(note for held in matches for note in held.notes):
+            yield f"{directory}: {note}"
         for what, count in unread.items():
             yield f"not read in {directory}: {what}, {count} tensor{'s' if count > 1 else ''}"

@@ -59,6 +59,21 @@ class Entry:
             raise Unreadable(f"{self.file}: cannot read numbers of type {self.dtype}")
         return struct.unpack(f"<{count}{_FORMATS[self.dtype]}", data)
 
+    def equals(self, other: Entry) -> bool:
+        """Whether another tensor has the same type, shape and bytes; both are read."""
+        if (self.dtype, self.shape) != (other.dtype, other.shape):
+            return False
+        left, chunk = self.end - self.begin, 1 << 24
+        with self.file.open("rb") as ours, other.file.open("rb") as theirs:
+            ours.seek(self.begin)
+            theirs.seek(other.begin)
+            while left > 0:
+                size = min(left, chunk)
+                if ours.read(size) != theirs.read(size):
+                    return False
+                left -= size
+        return True
+
 
 def read_directory(path: Path) -> dict[str, Entry]:
     """The tensors of a directory by name, no weight read.

@@ -39,6 +39,8 @@ class Match:
     """Names that are other modules'."""
     mistakes: tuple[str, ...]
     """Names that are missing, unexpected, or of another shape or type."""
+    notes: tuple[str, ...] = ()
+    """What of its ``config.json`` nothing reads."""
 
     def entry(self, rule: WeightRule, name: str) -> Entry:
         """Where the directory has a name of a rule."""
@@ -70,6 +72,7 @@ def match(weights: WeightMap, directory: Path) -> Match:
             prefixes[part] = found[0]
     unread: Counter[str] = Counter()
     others: list[str] = []
+    notes: list[str] = []
     if not mistakes and not prefixes:
         mistakes.append(_nothing(weights, entries))
     elif not mistakes:
@@ -77,7 +80,10 @@ def match(weights: WeightMap, directory: Path) -> Match:
         main = prefixes.get(next(iter(parts)))
         if main is not None:
             mistakes += _wrong_constants(weights.constants, main, entries)
-            mistakes += _wrong_config(weights, read_config(directory))
+            mistakes += _wrong_copies(weights.copies, main, entries)
+            config = read_config(directory)
+            mistakes += _wrong_config(weights, config)
+            notes += _config_notes(weights, config)
         for name in _unclaimed(weights, entries, prefixes, main):
             if (told := _foreign(weights, name, main)) is not None:
                 unread[told] += 1
@@ -93,6 +99,7 @@ def match(weights: WeightMap, directory: Path) -> Match:
         unread=unread,
         others=tuple(others),
         mistakes=tuple(mistakes),
+        notes=tuple(notes),
     )
 
 
@@ -157,6 +164,15 @@ def _wrong_constants(
             yield f"{prefix}{constant.name} holds {shown}{'…' * (count > 4)}: {constant.meaning}"
 
 
+def _wrong_copies(
+    copies: Mapping[str, tuple[str, str]], prefix: str, entries: Mapping[str, Entry]
+) -> Iterator[str]:
+    for name, (other, way_out) in copies.items():
+        copy, original = entries.get(prefix + name), entries.get(prefix + other)
+        if copy is not None and original is not None and not copy.equals(original):
+            yield f"holds other numbers as {prefix}{name} than as {prefix}{other}: {way_out}"
+
+
 def _wrong_config(weights: WeightMap, config: Mapping[str, Any]) -> Iterator[str]:
     inner = next((key for key in weights.config_below if isinstance(config.get(key), dict)), None)
     told = config if inner is None else config[inner]
@@ -174,6 +190,16 @@ def _wrong_config(weights: WeightMap, config: Mapping[str, Any]) -> Iterator[str
     if config and weights.config_mistakes is not None:
         at = "" if inner is None else f" ({inner})"
         yield from (f"config.json{at} {said}" for said in weights.config_mistakes(told))
+
+
+def _config_notes(weights: WeightMap, config: Mapping[str, Any]) -> Iterator[str]:
+    if not config:
+        yield "there is no config.json: what names and shapes do not tell is as the options say"
+    elif weights.config_notes is not None:
+        inner = next((k for k in weights.config_below if isinstance(config.get(k), dict)), None)
+        told = config if inner is None else config[inner]
+        at = "" if inner is None else f" ({inner})"
+        yield from (f"config.json{at} {said}" for said in weights.config_notes(told))
 
 
 def _unclaimed(

@@ -4,26 +4,20 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from mimo_plugin_gpt.config_types import ROPE_KEYS, ROPE_READ, mistyped
+import attrs
+
+from mimo_plugin_gpt.config_rope import LLAMA3, refused_rope, rope_values, said_of
+from mimo_plugin_gpt.config_tables import CLASSES, KEYS, TEXT_OF
+from mimo_plugin_gpt.config_types import mistyped
 from mimo_plugin_gpt.shape import Shape
 
 NAME = "config.json"
 BELOW = ("text_config", "llm_config")
 """Where a whole vision-language model has that of its language model."""
-
-CLASSES = {
-    "llama": "LlamaForCausalLM",
-    "mistral": "MistralForCausalLM",
-    "qwen2": "Qwen2ForCausalLM",
-    "qwen3": "Qwen3ForCausalLM",
-    "mixtral": "MixtralForCausalLM",
-    "qwen3_moe": "Qwen3MoeForCausalLM",
-}
-"""Model types that are read."""
 
 _KEYS = {
     "hidden_size": "hidden_size",
@@ -49,7 +43,6 @@ _EXPERT_KEYS = {
         "router_normalized": "norm_topk_prob",
     },
 }
-_REQUIRED = ("hidden_size", "layers", "attention_heads", "norm_epsilon", "vocabulary_size")
 _TOLD_BY_SHAPES = frozenset({"hidden_size", "layers", "ffn_hidden_size", "vocabulary_size"}) | {
     "experts",
     "expert_ffn_hidden_size",
@@ -58,66 +51,91 @@ _TOLD_BY_SHAPES = frozenset({"hidden_size", "layers", "ffn_hidden_size", "vocabu
 }
 """Fields of which names and shapes of the weights say all."""
 
-_WINDOWS = {"mistral": 4096, "qwen2": 4096, "qwen3": 4096, "qwen3_moe": 4096}
-"""``sliding_window`` of transformers (5.23) where a file does not say it; ``null`` says none."""
 
-_LLAMA3 = {
-    "low_freq_factor": 1.0,
-    "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 8192,
-}
-"""What megatron-core's ``RotaryEmbedding`` has fixed beside the factor."""
+@attrs.frozen(kw_only=True)
+class _Part:
+    """What a file says of a language model."""
+
+    said: Mapping[str, Any]
+    """As it stands there."""
+    at: str
+    """Where, before a key: ``text_config.``, or nothing."""
+    kind: Any
+    """Its ``model_type``, of whatever type that is."""
+
+    @property
+    def filled(self) -> dict[str, Any]:
+        """With the defaults of its type."""
+        return KEYS[self.kind].filled(self.said)
 
 
-def read_shape(directory: Path) -> dict[str, Any]:
+def read_shape(directory: Path, given: Collection[str] = ()) -> dict[str, Any]:
     """Fields of a shape, from a directory's file.
 
+    Args:
+        directory: With a ``config.json``.
+        given: Fields that the recipe sets: what the file says of these is not read.
+
     Raises:
-        ValueError: there is none, it is of a model of another kind, lacks a size, or has a value of
-            another type.
+        ValueError: there is none, it is of a model of another kind, or has a value of another type.
     """
     path = directory / NAME
-    try:
-        whole = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ValueError(
-            f"like: {path} cannot be read ({error.strerror}; from {Path.cwd()}); give a directory "
-            f"with the {NAME} of a model"
-        ) from error
-    except ValueError as error:
-        raise ValueError(f"like: {path} holds no JSON ({error})") from error
-    if not isinstance(whole, dict):
-        raise ValueError(f"like: {path} holds {type(whole).__name__}, not an object")
-    config = next((whole[key] for key in BELOW if isinstance(whole.get(key), dict)), whole)
-    if wrong := list(mistyped(config)):
-        raise ValueError(f"like: {path} " + "; ".join(wrong))
-    refused = list(_refused(config))
-    values = _values(config)
-    lacking = [name for name in (*_REQUIRED, *_expert_keys(config)) if values.get(name) is None]
-    if lacking and not refused:
-        refused = [f"lacks {', '.join(_key(config, name) for name in lacking)}"]
+    part = _part(_read(path))
+    refused = list(mistyped(part.said, part.at)) or [
+        said for field, said in _refused(part) if field not in given
+    ]
     if refused:
         raise ValueError(f"like: {path} " + "; ".join(refused))
-    return values
+    return {name: value for name, value in _values(part).items() if name not in given}
 
 
-def mistakes(config: Mapping[str, Any], shape: Shape) -> Iterator[str]:
-    """Where weights with this config compute something else than a model of this shape.
+def taken(directory: Path, given: Collection[str]) -> str:
+    """What :func:`read_shape` gives, with the keys of the file, for a message."""
+    part, values = _part(_read(directory / NAME)), read_shape(directory, given)
+    said = ", ".join(f"{_key(part, name)} {value}" for name, value in values.items())
+    return f"{directory / NAME}: {said}"
 
-    Read after the words "config.json"; what is absent is not known to differ.
-    """
-    refused = list(mistyped(config)) or list(_refused(config))
+
+def notes(directory: Path) -> Iterator[str]:
+    """What nothing reads of a file that :func:`read_shape` reads."""
+    path = directory / NAME
+    yield from (f"like: {path} {said}" for said in config_notes(_read(path)))
+
+
+def config_notes(whole: Mapping[str, Any]) -> Iterator[str]:
+    """What nothing reads of a whole file, each to be read after its name."""
+    part = _part(whole)
+    if isinstance(part.kind, str) and part.kind in KEYS:
+        yield from KEYS[part.kind].notes(part.said, part.at)
+
+
+def mistakes(whole: Mapping[str, Any], shape: Shape) -> Iterator[str]:
+    """Where weights with this file compute something else than a model of this shape, each to be
+    read after the words "config.json"."""
+    part = _part(whole)
+    refused = list(mistyped(part.said, part.at)) or [said for _, said in _refused(part)]
     yield from refused
     if refused:
         return
-    for name, value in _values(config).items():
+    values = _values(part)
+    if values.get("head_dim") is None and values["attention_heads"]:
+        values["head_dim"] = values["hidden_size"] // values["attention_heads"]
+    if values.get("kv_heads") is None:
+        values["kv_heads"] = values["attention_heads"]
+    for name, value in values.items():
         due = getattr(shape, name)
-        if name in _TOLD_BY_SHAPES or (name in _expert_keys(config) and not shape.experts):
+        if name in _TOLD_BY_SHAPES or (name in _expert_keys(part) and not shape.experts):
             continue
         # Some files hold the float32 that is nearest to what was meant.
-        if value == due or (isinstance(due, float) and math.isclose(value, due, rel_tol=1e-6)):
-            continue
-        yield f"says {_key(config, name)} {value!r}, but the option {name} is {due!r}"
+        near = isinstance(due, float) and math.isclose(value, due, rel_tol=1e-6)
+        if value != due and not near:
+            key = _key(part, name)
+            place = f"{'' if name == 'tie_embeddings' else part.at}{key}"
+            if said_of(part.said, key):
+                says = f"says {place} {value!r}"
+            else:
+                says = f"lacks {place}, which its type takes as {value!r}"
+            yield f"{says}, but the option {name} is {due!r}"
 
 
 def family(shape: Shape) -> str:
@@ -152,7 +170,7 @@ def config_of(shape: Shape, rows: int, positions: int) -> dict[str, Any]:
         "rope_theta": shape.rope_base,
     }
     if shape.rope_scaling != 1:
-        config["rope_scaling"] = {"rope_type": "llama3", "factor": shape.rope_scaling, **_LLAMA3}
+        config["rope_scaling"] = {"rope_type": "llama3", "factor": shape.rope_scaling, **LLAMA3}
     return config
 
 
@@ -169,84 +187,109 @@ def _known_of_kind(kind: str, shape: Shape) -> dict[str, Any]:
     return known
 
 
-def _expert_keys(config: Mapping[str, Any]) -> dict[str, str]:
-    return _EXPERT_KEYS.get(str(config.get("model_type")), {})
+def _read(path: Path) -> dict[str, Any]:
+    """A whole file."""
+    try:
+        whole = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(
+            f"like: {path} cannot be read ({error.strerror}; from {Path.cwd()}); give a directory "
+            f"with the {NAME} of a model"
+        ) from error
+    except ValueError as error:
+        raise ValueError(f"like: {path} holds no JSON ({error})") from error
+    if not isinstance(whole, dict):
+        raise ValueError(f"like: {path} holds {type(whole).__name__}, not an object")
+    return whole
 
 
-def _key(config: Mapping[str, Any], name: str) -> str:
+def _part(whole: Mapping[str, Any]) -> _Part:
+    """The language model of a whole file."""
+    below = next((key for key in BELOW if isinstance(whole.get(key), dict)), None)
+    if below is None:
+        return _Part(said=_one_name(whole), at="", kind=whole.get("model_type"))
+    said = _one_name(whole[below])
+    if whole.get("tie_word_embeddings") is True:
+        # Transformers ties the two of a whole model where either place says so.
+        said["tie_word_embeddings"] = True
+    kind = said.get("model_type")
+    if kind is None:
+        kind = TEXT_OF.get(str(whole.get("model_type")))
+    return _Part(said=said, at=f"{below}.", kind=kind)
+
+
+def _one_name(said: Mapping[str, Any]) -> dict[str, Any]:
+    """With one of the two names that transformers has for the number of experts."""
+    said = dict(said)
+    key = _EXPERT_KEYS.get(str(said.get("model_type")), {}).get("experts")
+    for other in ("num_experts", "num_local_experts"):
+        if key is not None and other != key and other in said:
+            said[key] = said.pop(other)
+    return said
+
+
+def _expert_keys(part: _Part) -> dict[str, str]:
+    return _EXPERT_KEYS.get(str(part.kind), {})
+
+
+def _key(part: _Part, name: str) -> str:
     keys = {"rope_base": "rope_theta", "rope_scaling": "rope_scaling.factor"}
-    return (_KEYS | keys | _expert_keys(config)).get(name, name)
+    return (_KEYS | keys | _expert_keys(part)).get(name, name)
 
 
-def _rope(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Rotary positions as transformers 5 writes them, or as earlier versions did."""
-    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    return dict(rope)
+def _values(part: _Part) -> dict[str, Any]:
+    """Fields of a shape that the file says, or its type where it does not; without those that
+    follow from others (``head_dim``, ``kv_heads``)."""
+    filled, expert_keys = part.filled, _expert_keys(part)
+    keys = {name: key for name, key in _KEYS.items() if key in filled} | expert_keys
+    values = {name: filled[key] for name, key in keys.items()}
+    values |= rope_values(filled)
+    values |= {"qkv_bias": part.kind == "qwen2", "qk_norm": part.kind in ("qwen3", "qwen3_moe")}
+    if part.kind == "mixtral":
+        values["router_normalized"] = True
+    if not expert_keys:
+        values["experts"] = 0
+    return {name: value for name, value in values.items() if value is not None}
 
 
-def _rope_type(config: Mapping[str, Any]) -> str:
-    rope = _rope(config)
-    return str(rope.get("rope_type") or rope.get("type") or "default")
-
-
-def _values(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields of a shape that the config says."""
-    kind = str(config.get("model_type"))
-    keys = _KEYS | _EXPERT_KEYS.get(kind, {})
-    values = {name: config[key] for name, key in keys.items() if config.get(key) is not None}
-    if kind in _EXPERT_KEYS and "num_local_experts" in config:  # what transformers 5 writes
-        values["experts"] = config["num_local_experts"]
-    base = _rope(config).get("rope_theta", config.get("rope_theta"))
-    if base is not None:
-        values["rope_base"] = float(base)
-    if _rope_type(config) == "llama3":
-        values["rope_scaling"] = float(_rope(config).get("factor") or 1)
-    elif set(ROPE_KEYS) & set(config):
-        values["rope_scaling"] = 1.0
-    if "hidden_size" in values and values.get("attention_heads"):
-        values.setdefault("head_dim", values["hidden_size"] // values["attention_heads"])
-        values.setdefault("kv_heads", values["attention_heads"])
-    if kind in CLASSES:
-        fixed = {"qkv_bias": kind == "qwen2", "qk_norm": kind in ("qwen3", "qwen3_moe")}
-        values |= fixed if kind in _EXPERT_KEYS else fixed | {"experts": 0}
-    return values
-
-
-def _refused(config: Mapping[str, Any]) -> Iterator[str]:
-    """What the config wants and this model has not."""
-    kind = config.get("model_type")
-    if kind not in CLASSES:
-        yield f"says model_type {kind!r}; read are {', '.join(CLASSES)}"
+def _refused(part: _Part) -> Iterator[tuple[str | None, str]]:
+    """What the file wants and this model has not, with the field that would set it."""
+    at, kind = part.at, part.kind
+    if not isinstance(kind, str) or kind not in CLASSES:
+        yield None, f"says {at}model_type {kind!r}; read are {', '.join(CLASSES)}"
         return
-    if (act := config.get("hidden_act", "silu")) not in ("silu", "swish"):
-        yield f"says hidden_act {act!r}; the gate has no other than silu here"
+    for said in KEYS[kind].nulls(part.said, at):
+        yield None, said
+    filled = part.filled
+    if (act := filled["hidden_act"]) not in ("silu", "swish"):
+        yield None, f"says {at}hidden_act {act!r}; the gate has no other than silu here"
     for key, what in {
         "attention_bias": "a bias of the attention's output",
         "mlp_bias": "biases of the MLPs",
         "mlp_only_layers": "dense layers among those of experts",
         "quantization_config": "quantized weights",
     }.items():
-        if config.get(key):
-            yield f"says {key}: {what} cannot be here"
-    if config.get("decoder_sparse_step", 1) != 1:
-        yield "says decoder_sparse_step: dense layers among those of experts cannot be here"
-    windowed = config.get("use_sliding_window", kind in ("mistral", "mixtral"))
-    window = config.get("sliding_window", _WINDOWS.get(kind))
-    if windowed and window is not None:
-        says = "says" if "sliding_window" in config else "says nothing, which transformers takes as"
-        yield f"{says} sliding_window {window}: every layer here looks at the whole sequence"
-    yield from _refused_rope(config)
+        if filled.get(key):
+            yield None, f"says {at}{key} {filled[key]!r}: {what} cannot be here"
+    if (step := filled.get("decoder_sparse_step", 1)) != 1:
+        said = "dense layers among those of experts cannot be here"
+        yield None, f"says {at}decoder_sparse_step {step}: {said}"
+    yield from ((None, said) for said in _refused_windows(part, filled))
+    yield from (("rope_scaling", said) for said in refused_rope(filled, at))
 
 
-def _refused_rope(config: Mapping[str, Any]) -> Iterator[str]:
-    rope, kind = _rope(config), _rope_type(config)
-    if rope.get("partial_rotary_factor", config.get("partial_rotary_factor", 1)) != 1:
-        yield "says partial_rotary_factor: all features of a head are turned here"
-    if kind == "llama3":
-        for key, due in _LLAMA3.items():
-            if (held := rope.get(key, due)) != due:
-                yield f"says {key} {held}: with rope_type llama3 megatron-core has {due}"
-    elif kind != "default":
-        yield f"says rope_type {kind!r}; {ROPE_READ}"
-    elif not {"rope_type", "type"} & set(rope) and (rope.get("factor") or 1) != 1:
-        yield f"says rope_scaling {rope} without its rope_type; {ROPE_READ}"
+def _refused_windows(part: _Part, filled: Mapping[str, Any]) -> Iterator[str]:
+    window = filled.get("sliding_window")
+    if filled.get("use_sliding_window", True) and window is not None:
+        key = f"{part.at}sliding_window"
+        if part.said.get("sliding_window") is not None:
+            says = f"says {key} {window}"
+        else:
+            says = f"lacks {key}, which its type takes as {window}"
+        yield f"{says}: every layer here looks at the whole sequence"
+    others = set(filled.get("layer_types") or ()) - {"full_attention"}
+    if others:
+        yield (
+            f"says {part.at}layer_types with {', '.join(sorted(map(str, others)))}: every layer "
+            "here is of full_attention"
+        )

@@ -16,7 +16,8 @@ _TYPES: Mapping[str, Any] = {
             *("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads"),
             *("head_dim", "intermediate_size", "vocab_size", "sliding_window"),
             *("num_experts", "num_local_experts", "num_experts_per_tok", "moe_intermediate_size"),
-            "decoder_sparse_step",
+            *("decoder_sparse_step", "max_position_embeddings"),
+            "original_max_position_embeddings",
         ),
         int,
     ),
@@ -27,10 +28,12 @@ _TYPES: Mapping[str, Any] = {
         ),
         bool,
     ),
+    "layer_types": list[str],
+    "mlp_only_layers": list[int],
 }
-"""Of all that is read; what is below ``rope_scaling`` is :data:`_ROPE_TYPES`."""
+"""Of all that is read; what is below ``rope_scaling`` is :data:`ROPE_TYPES`."""
 ROPE_KEYS = ("rope_parameters", "rope_scaling")
-_ROPE_TYPES: Mapping[str, Any] = {
+ROPE_TYPES: Mapping[str, Any] = {
     **dict.fromkeys(("rope_type", "type"), str),
     **dict.fromkeys(("factor", "rope_theta", "partial_rotary_factor"), float),
     **dict.fromkeys(("low_freq_factor", "high_freq_factor"), float),
@@ -39,14 +42,20 @@ _ROPE_TYPES: Mapping[str, Any] = {
 ROPE_READ = "read are rope_type default and llama3"
 
 
-def mistyped(config: Mapping[str, Any]) -> Iterator[str]:
-    """What cannot be read as what it should be; before all else."""
-    yield from wrong_types(config, _TYPES)
+def mistyped(config: Mapping[str, Any], at: str = "") -> Iterator[str]:
+    """What cannot be read as what it should be; before all else.
+
+    Args:
+        config: The object of the file that has the keys.
+        at: Where the object is in the file: ``text_config.``, or nothing.
+    """
+    placed = {at + key: value for key, value in config.items()}
+    yield from wrong_types(placed, {at + key: kind for key, kind in _TYPES.items()})
     for key in ROPE_KEYS:
-        wrong = list(wrong_types(config, {key: dict}))
+        wrong = list(wrong_types(placed, {at + key: dict}))
         yield from (f"{said}: {ROPE_READ}" for said in wrong)
         if not wrong:
             inner = config.get(key) or {}
-            told = {f"{key}.{name}": value for name, value in inner.items()}
-            due = {f"{key}.{name}": kind for name, kind in _ROPE_TYPES.items()}
-            yield from wrong_types(told, due)
+            values = {f"{at}{key}.{name}": value for name, value in inner.items()}
+            due = {f"{at}{key}.{name}": kind for name, kind in ROPE_TYPES.items()}
+            yield from wrong_types(values, due)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 from mimo_core import Description, Module, Weights
 from mimo_plugin_gpt import owned
+from mimo_plugin_gpt.config_json import notes
 from mimo_plugin_gpt.options import Options
 from mimo_plugin_gpt.shape import Shape
 
@@ -16,7 +18,8 @@ _EXPERTS = frozenset({"ep", "expert_tp"})
 
 def describe(module: Module) -> Description:
     """Widths, parameters of the whole model."""
-    shape = shape_of(module)
+    options: Options = module.options
+    shape = options.shape
     rows = embedding_rows(module)
     if shape.tie_embeddings and module.grid.pp > 1:
         raise ValueError(
@@ -37,6 +40,7 @@ def describe(module: Module) -> Description:
         vocabulary=rows,
         owns=owned.FIELDS,
         captures=frozenset({"attn"}),  # its layers as a whole
+        notes=tuple(notes(Path(options.like))) if options.like is not None else (),
     )
 
 

@@ -30,16 +30,22 @@ def weight_map(module: Module) -> WeightMap:
         *(rule for layer in range(shape.layers) for rule in _layer(shape, layer)),
         _same("decoder.final_layernorm.weight", "model.norm.weight", hidden),
     ]
+    copies: dict[str, tuple[str, str]] = {}
     foreign = {"model.layers.*.rotary_emb.inv_freq": "follows from the option rope_base"}
     if shape.tie_embeddings:
         foreign["lm_head.weight"] = "the output layer has the embedding's weight"
+        copies["lm_head.weight"] = (
+            "model.embed_tokens.weight",
+            "the option tie_embeddings is true; set tie_embeddings=false to begin with both",
+        )
     else:
         rules.append(_same("output_layer.weight", "lm_head.weight", rows, hidden))
     return WeightMap(
         rules=tuple(rules),
         foreign=foreign,
-        config_below=config_json.BELOW,
+        copies=copies,
         config_mistakes=partial(config_json.mistakes, shape=shape),
+        config_notes=config_json.config_notes,
         exported_config=config_json.config_of(shape, rows, module.train.sequence_length),
         prefix="language_model.",
     )

@@ -96,13 +96,11 @@ class Options:
         if self.like is None:
             return complete(given)
         directory = Path(self.like)
-        read = config_json.read_shape(directory)
+        read = config_json.read_shape(directory, given)
         try:
             return complete(read | given)
         except ValueError as error:
-            taken = ", ".join(f"{name} {read[name]}" for name in read if name not in given)
-            source = directory / config_json.NAME
-            raise ValueError(f"{error} (from {source}: {taken})") from error
+            raise ValueError(f"{error} (from {config_json.taken(directory, given)})") from error
 
     def _check_experts(self, shape: Shape) -> None:
         """What is given is read."""

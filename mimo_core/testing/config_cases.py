@@ -1,0 +1,90 @@
+"""Files of one model type that differ in one key, for tests against transformers."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from mimo_core.config_keys import BOOKKEEPING, ConfigKeys
+
+ABSENT = object()
+"""A change to this leaves the key out."""
+UNCHANGED = frozenset({"model_type", "is_encoder_decoder"})
+"""Keys of every file that are not varied: they choose another class of transformers."""
+
+
+def cases(
+    config: Mapping[str, Any],
+    values: Mapping[str, Sequence[Any]],
+    others: Mapping[str, Mapping[str, Any]],
+) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Files that lack a key of ``config``, have ``null`` there, or another value; keys that every
+    file has and that change nothing all at once.
+
+    Args:
+        config: A whole file, with all keys of its class.
+        values: By key, what it is changed to; by default one other value of the same type.
+        others: By a name that begins with a key, changes to several keys at once.
+
+    Yields:
+        A name of the case, the key, and the file.
+    """
+    still = [key for key in config if key in BOOKKEEPING and key not in UNCHANGED]
+    yield "bookkeeping=absent", "", _changed(config, dict.fromkeys(still, ABSENT))
+    changes = {key: one for key in still for one in _others(config[key])}
+    yield "bookkeeping=changed", "", _changed(config, changes)
+    for key, value in config.items():
+        if key in BOOKKEEPING or key in UNCHANGED:
+            continue
+        variants = {"absent": ABSENT, "null": None}
+        variants |= {repr(one): one for one in values.get(key, _others(value))}
+        for name, changed in variants.items():
+            if changed is ABSENT or changed != value:
+                yield f"{key}={name}", key, _changed(config, {key: changed})
+    for name, change in others.items():
+        yield name, name.split("=")[0], _changed(config, change)
+
+
+def unknown_fields(config: Mapping[str, Any], keys: ConfigKeys) -> list[str]:
+    """Keys of a file that a plugin's table does not list."""
+    known = keys.defaults.keys() | keys.training.keys() | keys.ignored | BOOKKEEPING | UNCHANGED
+    return sorted(config.keys() - known)
+
+
+def fill(model: nn.Module, small: str = "embed") -> None:
+    """Numbers that follow from each parameter's name and shape alone, none at a value that hides
+    its use.
+
+    Args:
+        model: Its parameters are written to.
+        small: Stands in the names of matrices that get small numbers, so that the epsilon of the
+            norms shows.
+    """
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))
+            numbers = torch.randn(parameter.shape, generator=generator)
+            if parameter.dim() == 1:
+                parameter.copy_(1 + 0.3 * numbers if "norm" in name else 0.3 * numbers)
+            else:
+                parameter.copy_(numbers * (0.01 if small in name else 0.2))
+
+
+def _changed(config: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
+    changed = {**config, **change}
+    return {key: value for key, value in changed.items() if value is not ABSENT}
+
+
+def _others(value: Any) -> Sequence[Any]:
+    """One other value of the same type."""
+    if isinstance(value, bool):
+        return [not value]
+    if isinstance(value, int):
+        return [2 * value or 1]
+    if isinstance(value, float):
+        return [1.5 * value or 0.5]
+    return []

@@ -51,10 +51,12 @@ class Graph:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What the plugins want to be known, behind the names of their modules."""
-        return tuple(
+        """What the plugins want to be known, behind the names of their modules, and the notes of
+        the tokenizer."""
+        plugins = (
             f"{name}: {note}" for name in self.modules for note in self.descriptions[name].notes
         )
+        return (*plugins, *self.tokenizer.notes)
 
     def edge_of(self, encoder: str) -> Edge:
         """The one edge that leaves an encoder."""

@@ -89,7 +89,7 @@ def pieces(graph: Graph, sample: Sample) -> Iterator[Piece]:
     tokenizer = graph.tokenizer
     rows = {name: iter(media_positions(graph, name, sample)) for name in graph.encoders}
     yield Piece(ids=list(tokenizer.begin))
-    learned = False
+    learned, start = False, True
     for part in sample.parts:
         if isinstance(part, Media):
             learned = False
@@ -98,7 +98,8 @@ def pieces(graph: Graph, sample: Sample) -> Iterator[Piece]:
                 yield Piece(ids=[placeholder] * next(rows[encoder]), encoder=encoder)
         else:
             learned = part.loss
-            yield Piece(ids=tokenizer.encode(part.text), learned=learned)
+            yield Piece(ids=tokenizer.encode(part.text, start=start), learned=learned)
+            start = start and not part.text
     yield Piece(ids=[tokenizer.end], learned=learned)
 
 

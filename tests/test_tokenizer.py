@@ -138,7 +138,7 @@ def test_text_makes_no_special_id_and_comes_back(directory: Path, text: str):
         assert one.decode([*one.begin, *special, *ids, one.end, one.size + 5]) == text
 
 
-def test_a_model_that_has_specials_as_pieces_leaves_them_out_of_text(tmp_path: Path):
+def test_a_model_that_has_specials_as_pieces_spells_them_in_text(tmp_path: Path):
     pieces = ["<unk>", "</s>", "<image>", "a", "<", "/", "s", ">"]
     backend = tokenizers.Tokenizer(
         models.Unigram([(piece, -float(place)) for place, piece in enumerate(pieces)], unk_id=0)
@@ -147,7 +147,8 @@ def test_a_model_that_has_specials_as_pieces_leaves_them_out_of_text(tmp_path: P
     save(backend, tmp_path, eos_token="</s>", unk_token="<unk>")
     tokenizer = make_tokenizer(str(tmp_path), ["<image>"])
     assert tokenizer.placeholder_id("<image>") == 2
-    assert tokenizer.encode("a</s>ö<image>a") == [3, 0, 3]
+    assert tokenizer.encode("a</s>ö<a") == [3, 4, 5, 6, 7, 0, 4, 3]
+    assert not {1, 2} & {*tokenizer.encode("a<image>a")}
 
 
 def test_what_a_saved_tokenizer_was_doing_is_undone(tmp_path: Path):

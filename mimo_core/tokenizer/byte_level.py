@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 
 import attrs
 
+from mimo_core.errors import SampleError
+
 _BYTES = 256
 
 
@@ -19,11 +21,20 @@ class ByteLevel:
     begin: tuple[int, ...] = ()
     added: Mapping[str, int] = attrs.field(factory=dict)
     digest: str = "byte-level"
+    losses: tuple[str, ...] = ()
 
-    def encode(self, text: str) -> list[int]:
-        """The bytes of a text."""
-        return list(text.encode("utf-8"))
+    def encode(self, text: str, *, start: bool = False) -> list[int]:
+        """The bytes of a text.
 
-    def decode(self, ids: Sequence[int]) -> str:
+        Raises:
+            SampleError: It holds half a surrogate pair, which UTF-8 cannot write.
+        """
+        try:
+            return list(text.encode("utf-8"))
+        except UnicodeEncodeError as error:
+            place = ascii(text[error.start : error.start + 20])
+            raise SampleError(f"text cannot be written as UTF-8 at {place}: {error}") from error
+
+    def decode(self, ids: Sequence[int], *, start: bool = False) -> str:
         """The text of ids; bytes that are no UTF-8 become U+FFFD."""
         return bytes(id_ for id_ in ids if id_ < _BYTES).decode("utf-8", errors="replace")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +14,20 @@ import attrs
 import tokenizers
 
 from mimo_core.errors import RecipeError, SampleError
+from mimo_core.tokenizer.files import (
+    CONFIG,
+    TOKENIZER,
+    Named,
+    error,
+    named_tokens,
+    read_content,
+)
+from mimo_core.tokenizer.joints import BLANKS, COMPONENTS, SYMBOL, remove_prefix
+from mimo_core.tokenizer.round_trip import losses
 
-_TOKENIZER = "tokenizer.json"
-_CONFIGS = ("tokenizer_config.json", "special_tokens_map.json")
-"""Where a role's token is named; the first that names it wins."""
-_ROLES = ("eos_token", "pad_token", "unk_token")
-_PATH = ("tokenizer", "directory")
+_BYTE_PIECE = re.compile(r"<0x[0-9A-F]{2}>")
+_MOST_STRIPPING = 4
+"""Tokens of the vocabulary whose surroundings are probed for lost blanks."""
 
 
 @attrs.frozen(kw_only=True)
@@ -34,25 +44,77 @@ class HuggingFace:
     digest: str
     silent: frozenset[int]
     """Ids that no text makes."""
+    dropped: frozenset[int]
+    """Ids that have no text."""
+    unspelled: Mapping[int, str]
+    """Ids that text makes, but not by spelling their names: pieces that stand for a byte or for
+    what is unknown."""
+    symbol: tuple[int, ...] = ()
+    """Bytes of the symbol for a blank, where its own piece would come back as a blank."""
+    prefix: str = ""
+    """Stands before the first text of a sample."""
+    losses: tuple[str, ...] = ()
 
-    def encode(self, text: str) -> list[int]:
-        """The ids of a text.
+    def encode(self, text: str, *, start: bool = False) -> list[int]:
+        """The ids of a text that continues another; with ``start``, of one that starts a sample.
 
-        A model of whole pieces (Unigram, WordLevel) that has a special token among its pieces
-        would say it where the text spells it: it is left out.
+        Raises:
+            SampleError: The tokenizer has no ids for it.
         """
-        # At every call, for a pickled backend forgets it.
+        # At every call, because a pickled backend loses the setting.
         self.backend.encode_special_tokens = True
+        text = self.prefix + text if start and text else text
+        if not self.symbol or SYMBOL not in text:
+            return self._encode(text)
+        first, *others = text.split(SYMBOL)
+        ids = self._encode(first)
+        for part in others:
+            ids = [*ids, *self.symbol, *self._encode(part)]
+        return ids
+
+    def _encode(self, text: str) -> list[int]:
         try:
-            ids = self.backend.encode(text, add_special_tokens=False).ids
+            encoding = self.backend.encode(text, add_special_tokens=False)
         except Exception as error:  # tokenizers raises no other
             said = f"the tokenizer has no ids for {text[:40]!r}: {error}"
             raise SampleError(said) from error
-        return [id_ for id_ in ids if id_ not in self.silent]
+        ids: list[int] = encoding.ids
+        cuts = self._cuts(text, ids, encoding) if self._reserved(ids) else []
+        if not cuts:
+            return ids
+        # Cut inside, the spelled symbol is ordinary characters.
+        bounds = [0, *cuts, len(text)]
+        parts = [text[first:last] for first, last in pairwise(bounds)]
+        return [id_ for part in parts for id_ in self._encode(part)]
 
-    def decode(self, ids: Sequence[int]) -> str:
-        """The text of ids; special tokens are dropped."""
-        return str(self.backend.decode([id_ for id_ in ids if id_ not in self.silent]))
+    def _reserved(self, ids: Sequence[int]) -> bool:
+        return not self.silent.isdisjoint(ids) or not self.unspelled.keys().isdisjoint(ids)
+
+    def _cuts(self, text: str, ids: Sequence[int], encoding: tokenizers.Encoding) -> list[int]:
+        """Places inside the symbols of reserved tokens that the text spells."""
+        cuts = []
+        for id_, (first, last) in zip(ids, encoding.offsets, strict=True):
+            whole = last - first < 2
+            if id_ not in self.silent and (whole or self.unspelled.get(id_) != text[first:last]):
+                continue
+            if whole:
+                raise SampleError(
+                    f"the tokenizer has no ids for {text[first:last]!r} in {text[:40]!r} but the "
+                    f"special token {self.backend.id_to_token(id_)!r}"
+                )
+            cuts.append(first + 1)
+        return cuts
+
+    def decode(self, ids: Sequence[int], *, start: bool = False) -> str:
+        """The text of ids; special tokens are dropped.
+
+        Args:
+            ids: What :meth:`encode` returned, of one text or of several in a row.
+            start: The first of them was encoded with ``start``.
+        """
+        kept = [id_ for id_ in ids if id_ not in self.dropped]
+        text = str(self.backend.decode(kept, skip_special_tokens=False))
+        return text[1:] if start and self.prefix and text.startswith(" ") else text
 
 
 def read_hugging_face(directory: Path, placeholders: Sequence[str]) -> HuggingFace:
@@ -64,98 +126,141 @@ def read_hugging_face(directory: Path, placeholders: Sequence[str]) -> HuggingFa
         placeholders: Symbols that no text may make, where the vocabulary has them.
 
     Raises:
-        RecipeError: A file is missing or broken, or no token ends a text.
+        RecipeError: A file is missing or broken, two files disagree, no token ends a text, or a
+            placeholder is an ordinary piece of text.
     """
-    content = _read(directory)
+    content = read_content(directory)
     try:
         backend = tokenizers.Tokenizer.from_buffer(content)
-    except Exception as error:  # the library raises no narrower class
-        raise _error(
-            f"{directory / _TOKENIZER} cannot be read as a tokenizer: {error}; save it again"
-        ) from error
+    except Exception as wrong:  # the library raises no narrower class
+        raise error(
+            f"{directory / TOKENIZER} cannot be read as a tokenizer: {wrong}; save it again"
+        ) from wrong
     backend.no_padding()
     backend.no_truncation()
     if getattr(backend.model, "dropout", None):  # BPE: every rank must get the same ids
         backend.model.dropout = None
-    roles = _roles(directory)
-    ids = {role: _id_of(backend, token, path) for role, (token, path) in roles.items()}
+    named = named_tokens(directory)
+    extended = _add_named(backend, named)
+    ids = {role: _id_of(backend, token, path) for role, (token, path) in named.roles.items()}
     if "eos_token" not in ids:
-        raise _error(
-            f"{directory / _CONFIGS[0]} names no 'eos_token', which ends every sample; add "
+        raise error(
+            f"{directory / CONFIG} names no 'eos_token', which ends every sample; add "
             '"eos_token": "…", a token of the vocabulary'
         )
     end = ids["eos_token"]
     pad = ids.get("pad_token", end)
-    added = {token.content: id_ for id_, token in backend.get_added_tokens_decoder().items()}
-    own = {symbol: added[symbol] for symbol in placeholders if symbol in added}
-    _make_special(backend, [*own, *(token for token, _ in roles.values())])
-    begin = _begin(backend)
+    whole = json.loads(content)
+    prefix = _prefix(backend, whole)
+    own = _own(backend, placeholders, directory)
+    _make_special(backend, [*own, *(token for token, _ in named.roles.values())])
+    begin = _begin(backend, named, directory)
     _check_placeholders(own, directory, {end, pad, *begin})
-    special = {id_ for id_, token in backend.get_added_tokens_decoder().items() if token.special}
+    decoder = backend.get_added_tokens_decoder()
+    reserved = {end, *begin, *own.values()}
+    bytes_ = _byte_pieces(backend, whole)
+    special = {id_ for id_, token in decoder.items() if token.special}
+    special -= (bytes_.keys() | _alphabet(backend, whole)) - reserved
     unknown = {ids["unk_token"]} if "unk_token" in ids else set()
-    return HuggingFace(
+    made = HuggingFace(
         backend=backend,
         size=max(backend.get_vocab(with_added_tokens=True).values()) + 1,
         end=end,
         pad=pad,
         begin=begin,
-        added=added,
-        digest=hashlib.sha256(content).hexdigest(),
-        silent=frozenset(special - (unknown - {end, *begin, *own.values()})),
+        added=own | {token.content: id_ for id_, token in decoder.items()},
+        digest=hashlib.sha256(content + extended).hexdigest(),
+        silent=frozenset(special - (unknown - reserved)),
+        dropped=frozenset(special),
+        unspelled=bytes_ | {id_: named.roles["unk_token"][0] for id_ in unknown},
+        prefix=prefix,
     )
+    made = attrs.evolve(made, symbol=_symbol(made, bytes_))
+    stripping = [
+        token.content
+        for token in decoder.values()
+        if not token.special and (token.lstrip or token.rstrip)
+    ]
+    return attrs.evolve(made, losses=losses(made, stripping[:_MOST_STRIPPING]))
 
 
-def _read(directory: Path) -> bytes:
-    path = directory / _TOKENIZER
-    if not directory.is_dir():
-        found = "is a file, not a directory" if directory.exists() else "does not exist"
-        raise _error(
-            f"{directory} {found} (in full: {directory.resolve()}); give the directory that holds "
-            f"{_TOKENIZER}, from the root or from the working directory"
-        )
-    if not path.is_file():
-        raise _error(
-            f"{directory} holds no {_TOKENIZER}; make it, where transformers is installed, by "
-            f"AutoTokenizer.from_pretrained(…).save_pretrained({str(directory)!r})"
-        )
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise _error(f"{path} cannot be read: {error.strerror}") from error
+def _add_named(backend: tokenizers.Tokenizer, named: Named) -> bytes:
+    """Add what stands in other files only, as transformers does.
 
-
-def _roles(directory: Path) -> dict[str, tuple[str, Path]]:
-    """The token that has each role of ``_ROLES``, and the file that says so."""
-    roles: dict[str, tuple[str, Path]] = {}
-    for path in (directory / name for name in _CONFIGS):
-        if not path.is_file():
-            continue
-        try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise _error(f"{path} cannot be read as JSON: {error}; save it again") from error
-        for role in _ROLES:
-            value = values.get(role) if isinstance(values, dict) else None
-            token = value.get("content") if isinstance(value, dict) else value
-            if isinstance(token, str):
-                roles.setdefault(role, (token, path))
-    return roles
+    Returns:
+        What the vocabulary depends on besides ``tokenizer.json``.
+    """
+    before = backend.get_vocab_size(with_added_tokens=True)
+    for token, id_, path in named.added:
+        present = backend.token_to_id(token.content)
+        if present is None:
+            backend.add_tokens([token])
+            present = backend.token_to_id(token.content)
+        if id_ is not None and present != id_:
+            raise error(
+                f"{path} gives the token {token.content!r} the id {id_}, but it is {present} by "
+                f"{path.parent / TOKENIZER}; save the tokenizer again so that the files agree"
+            )
+    if backend.get_vocab_size(with_added_tokens=True) == before:
+        return b""
+    rows = [
+        [token.content, token.special, token.lstrip, token.rstrip, token.normalized]
+        for token, _, _ in named.added
+    ]
+    return json.dumps(rows).encode()
 
 
 def _id_of(backend: tokenizers.Tokenizer, token: str, named_by: Path) -> int:
     id_: int | None = backend.token_to_id(token)
     if id_ is None:
-        raise _error(
-            f"{named_by} names the token {token!r}, which {named_by.parent / _TOKENIZER} does not "
+        raise error(
+            f"{named_by} names the token {token!r}, which {named_by.parent / TOKENIZER} does not "
             "have; name one of its tokens"
         )
     return id_
 
 
+def _prefix(backend: tokenizers.Tokenizer, content: Mapping[str, Any]) -> str:
+    """Change the backend for the inside of texts; return what the first text then needs before
+    it. A backend that cannot be changed so stays as it is."""
+    samples = ("a", "The", "9", "\u4e2d")
+    due = [backend.encode(text, add_special_tokens=False).ids for text in samples]
+    before = {name: getattr(backend, name) for name in COMPONENTS}
+    if not remove_prefix(backend, content):
+        return ""
+    for prefix in BLANKS:
+        got = [backend.encode(prefix + text, add_special_tokens=False).ids for text in samples]
+        if got == due:
+            return prefix
+    for name, component in before.items():
+        setattr(backend, name, component)
+    return ""
+
+
+def _own(
+    backend: tokenizers.Tokenizer, placeholders: Sequence[str], directory: Path
+) -> dict[str, int]:
+    """Ids of the placeholders that the vocabulary has."""
+    added = {token.content for token in backend.get_added_tokens_decoder().values()}
+    own: dict[str, int] = {}
+    for symbol in placeholders:
+        id_ = backend.token_to_id(symbol)
+        if id_ is None:
+            continue
+        if symbol not in added and id_ in backend.encode(symbol, add_special_tokens=False).ids:
+            raise error(
+                f"placeholder {symbol!r} is a piece that the tokenizer in {directory} makes of "
+                "ordinary text; give the module another placeholder, or list the symbol among "
+                f"the added_tokens of {TOKENIZER}"
+            )
+        own[symbol] = id_
+    return own
+
+
 def _check_placeholders(own: Mapping[str, int], directory: Path, taken: set[int]) -> None:
     for symbol, id_ in own.items():
         if id_ in taken:
-            raise _error(
+            raise error(
                 f"placeholder {symbol!r} begins, ends or pads texts of the tokenizer in "
                 f"{directory}; give the module another placeholder"
             )
@@ -168,12 +273,39 @@ def _make_special(backend: tokenizers.Tokenizer, tokens: Iterable[str]) -> None:
     )
 
 
-def _begin(backend: tokenizers.Tokenizer) -> tuple[int, ...]:
-    """Special ids that the post-processor puts before a text."""
-    encoding: Any = backend.encode("a", add_special_tokens=True)
-    count = next((at for at, flag in enumerate(encoding.special_tokens_mask) if not flag), 0)
-    return tuple(encoding.ids[:count])
+def _byte_pieces(backend: tokenizers.Tokenizer, content: Mapping[str, Any]) -> dict[int, str]:
+    """The pieces of a model that falls back to bytes."""
+    if not content["model"].get("byte_fallback"):
+        return {}
+    vocabulary: dict[str, int] = backend.get_vocab(with_added_tokens=True)
+    return {id_: piece for piece, id_ in vocabulary.items() if _BYTE_PIECE.fullmatch(piece)}
 
 
-def _error(said: str) -> RecipeError:
-    return RecipeError(said, _PATH)
+def _symbol(vocabulary: HuggingFace, bytes_: Mapping[int, str]) -> tuple[int, ...]:
+    """Ids of the bytes of the symbol for a blank, where it needs them to come back."""
+    ids = {piece: id_ for id_, piece in bytes_.items()}
+    pieces = [f"<0x{byte:02X}>" for byte in SYMBOL.encode()]
+    lost = vocabulary.decode(vocabulary.encode(SYMBOL)) != SYMBOL
+    return tuple(ids[piece] for piece in pieces) if lost and ids.keys() >= {*pieces} else ()
+
+
+def _alphabet(backend: tokenizers.Tokenizer, content: Mapping[str, Any]) -> set[int]:
+    """The bytes of a byte-level model."""
+    if '"ByteLevel"' not in json.dumps([content.get("pre_tokenizer"), content.get("normalizer")]):
+        return set()
+    ids = map(backend.token_to_id, tokenizers.pre_tokenizers.ByteLevel.alphabet())
+    return {id_ for id_ in ids if id_ is not None}
+
+
+def _begin(backend: tokenizers.Tokenizer, named: Named, directory: Path) -> tuple[int, ...]:
+    """Special ids before a text: as the configuration says, else as the post-processor does."""
+    if named.adds_begin is not None:
+        if not named.adds_begin or named.begin_token is None:
+            return ()
+        return (_id_of(backend, named.begin_token, directory / CONFIG),)
+    for text in ("a", " ", "0", "\u4e2d", *backend.get_vocab(with_added_tokens=False)):
+        encoding: Any = backend.encode(text, add_special_tokens=True)
+        mask: list[int] = encoding.special_tokens_mask
+        if 0 in mask:
+            return tuple(encoding.ids[: mask.index(0)])
+    raise RecipeError(f"{directory / TOKENIZER} makes no token of any text; save it again")

@@ -34,9 +34,14 @@ class Vocabulary(Protocol):
     @property
     def digest(self) -> str: ...
 
-    def encode(self, text: str) -> list[int]: ...
+    @property
+    def losses(self) -> tuple[str, ...]:
+        """Kinds of text that do not come back as they were."""
 
-    def decode(self, ids: Sequence[int]) -> str:
+    def encode(self, text: str, *, start: bool = False) -> list[int]:
+        """The ids of a text that continues another; with ``start``, of one that starts a sample."""
+
+    def decode(self, ids: Sequence[int], *, start: bool = False) -> str:
         """The text of ids of the vocabulary; specials are dropped."""
 
 
@@ -96,15 +101,45 @@ class Tokenizer:
         ids = [self.vocabulary.digest, self.pad, self.end, self.begin, list(self.ids.items())]
         return hashlib.sha256(json.dumps(ids).encode()).hexdigest()
 
-    def encode(self, text: str) -> list[int]:
-        """The ids of a text, without beginning or end."""
-        return self.vocabulary.encode(text)
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a user should know of the tokenizer."""
+        if not self.vocabulary.losses:
+            return ()
+        return (
+            "tokenizer: some text does not come back from its ids as it was, so a model cannot "
+            f"learn to write it: {'; '.join(self.vocabulary.losses)}",
+        )
 
-    def decode(self, ids: Iterable[int]) -> str:
-        """The text of ids; specials, placeholders and ids of no token are dropped."""
+    def encode(self, text: str, *, start: bool = False) -> list[int]:
+        """The ids of a text, without beginning or end.
+
+        Unless the tokenizer has a note, ``decode(encode(a) + encode(b))`` is ``a + b``.
+
+        Args:
+            text: A whole text or a piece of one.
+            start: It starts a sample. A tokenizer of SentencePiece's kind puts a blank before it
+                then, as transformers does; :meth:`decode` with ``start`` takes it away.
+
+        Raises:
+            SampleError: The tokenizer has no ids for it.
+        """
+        return self.vocabulary.encode(text, start=start)
+
+    def decode(self, ids: Iterable[int], *, start: bool | None = None) -> str:
+        """The text of ids; specials, placeholders and ids of no token are dropped.
+
+        Args:
+            ids: Of any part of a sample.
+            start: They start a sample. By default they do if they start with :attr:`begin`, where
+                the tokenizer has one.
+        """
+        ids = list(ids)
+        if start is None:
+            start = bool(self.begin) and tuple(ids[: len(self.begin)]) == self.begin
         drop = set(self.ids.values())
         kept = [id_ for id_ in ids if 0 <= id_ < self.vocabulary.size and id_ not in drop]
-        return self.vocabulary.decode(kept)
+        return self.vocabulary.decode(kept, start=start)
 
     def placeholder_id(self, symbol: str) -> int:
         """The id that stands where rows of an encoder go.

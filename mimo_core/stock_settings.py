@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
+import attrs
+
 from mimo_core.contract import Module
-from mimo_core.errors import suggestion
+from mimo_core.errors import nearest, suggestion
 from mimo_core.graph import Graph
 from mimo_core.recipe import LoadedRecipe, stock
+from mimo_core.recipe.stock_flags import ENGINE_KEYS, FREE_FLAGS, LISTED, refusal
 from mimo_core.recipe.structure import Mistake, structure
 
 _IMPLEMENTATION, _PARTS = "cuda_graph_impl", "cuda_graph_modules"
@@ -206,41 +209,58 @@ def _hindrances(module: Module, *, overlapped: bool) -> dict[str, str]:
 
 def _flag(flag: str, value: Any, owned: Mapping[str, str], graph: Graph) -> str | None:
     fields = stock.transformer_fields()
-    if flag in stock.ENGINE_FLAGS:
+    if flag in fields and flag not in stock.ENGINE_FLAGS and not flag.startswith("cuda_graph_"):
+        return _field(flag, value, owned, graph)
+    if flag in stock.REFUSED_FLAGS and value is False:
+        return None
+    if refused := _refused(flag):
+        return refused
+    if flag == "optimizer" and value != "adam":
         return (
-            f"--{flag.replace('_', '-')} is set by the engine from the rest of the recipe; leave "
-            "it out of the megatron section"
+            f"optimizer {value!r} is refused: the distributed optimizer of core 0.19, which every "
+            "module has, takes adam alone; leave it out"
         )
+    if flag not in FREE_FLAGS:
+        return f"megatron-core has no flag --{flag.replace('_', '-')}.{_near(flag)}".rstrip(".")
+    if flag == "ddp_bucket_size" and isinstance(value, int) and value < 1:
+        return f"must be at least 1 (parameters of a bucket), got {value}"
+    kind = stock.flag_types().get(flag)
+    wrong = structure(kind, value)[1] if kind is not None else []
+    return wrong[0][1] if wrong else None
+
+
+def _refused(flag: str) -> str | None:
+    """Why a recipe may not set a stock flag, whatever its value; ``None`` where it may, or where
+    there is no such flag."""
+    fields = stock.transformer_fields()
+    if flag in stock.ENGINE_FLAGS:
+        name, key = f"--{flag.replace('_', '-')}", ENGINE_KEYS.get(flag)
+        if key is None:
+            return f"{name} is set by the engine; leave it out of the megatron section"
+        return f"{name} is set by the engine from {key}; leave it out of the megatron section"
     if flag.startswith("cuda_graph_"):
         return (
             "CUDA graphs are asked for where they are wanted, in the language model or an encoder "
             f"that does not learn; write modules.NAME.megatron.{flag}"
         )
-    if flag in fields:
-        return _field(flag, value, owned, graph)
     for prefix in ("no_", "disable_"):
         field = flag.removeprefix(prefix)
         if field != flag and field in fields:
             return f"modules are configured by fields of TransformerConfig; write {field}: false"
     if flag in stock.UNREAD_FLAGS:
         return f"nothing reads this flag here: {stock.UNREAD_FLAGS[flag]}; leave it out"
-    if flag in stock.REFUSED_FLAGS and value is not False:
+    if flag in stock.REFUSED_FLAGS:
         return f"this flag is refused: {stock.REFUSED_FLAGS[flag]}; leave it out"
-    if flag == "optimizer" and value != "adam":
-        return (
-            f"optimizer {value!r} is refused: the distributed optimizer of core 0.19, which every "
-            "module has, takes adam alone; leave it out"
-        )
-    if flag not in stock.flags():
-        return (
-            f"megatron-core has no flag --{flag.replace('_', '-')}."
-            f"{suggestion(flag, stock.flags())}".removesuffix(".")
-        )
-    if flag == "ddp_bucket_size" and isinstance(value, int) and value < 1:
-        return f"must be at least 1 (parameters of a bucket), got {value}"
-    kind = stock.flag_types().get(flag)
-    wrong = structure(kind, value)[1] if kind is not None else []
-    return wrong[0][1] if wrong else None
+    return refusal(flag)
+
+
+def _near(flag: str) -> str:
+    """The flag that was probably meant, and what is instead of it where a recipe may not set it."""
+    near = nearest(flag, {*LISTED, *stock.ENGINE_FLAGS, *stock.transformer_fields()})
+    if near is None:
+        return ""
+    refused = _refused(near)
+    return f" Did you mean {near!r}?" + (f" {refused}" if refused else "")
 
 
 def _field(field: str, value: Any, owned: Mapping[str, str], graph: Graph) -> str | None:
@@ -251,11 +271,7 @@ def _field(field: str, value: Any, owned: Mapping[str, str], graph: Graph) -> st
     if field in stock.ENGINE_FIELDS:
         return f"this field is the engine's: {stock.ENGINE_FIELDS[field]}"
     if field in owned:
-        module = graph.modules[owned[field]]
-        return (
-            f"this field follows from modules.{module.name}.options, which plugin "
-            f"{module.plugin!r} reads; set it there"
-        )
+        return _owned(field, graph.modules[owned[field]])
     if field == "cp_comm_type" and "a2a+p2p" in (value if isinstance(value, list) else [value]):
         return (
             "'a2a+p2p' needs groups within the context-parallel group, which core 0.19 makes in "
@@ -268,3 +284,19 @@ def _field(field: str, value: Any, owned: Mapping[str, str], graph: Graph) -> st
         return None
     wrong = structure(kind, value)[1]
     return wrong[0][1] if wrong else None
+
+
+def _owned(field: str, module: Module) -> str:
+    """What a recipe says instead of a field that follows from the plugin's options."""
+    cls = type(module.options)
+    options = [option.name for option in attrs.fields(cls)] if attrs.has(cls) else []
+    near = field if field in options else nearest(field, options)
+    if near is not None:
+        place = f"modules.{module.name}.options.{near}"
+        is_it = "follows from" if near == field else "is set by the plugin. Did you mean"
+        end = "; set that" if near == field else "?"
+        return f"this field {is_it} {place}{end}"
+    return (
+        f"plugin {module.plugin!r} sets this field itself and has no option of that name; leave it "
+        "out"
+    )

@@ -70,5 +70,10 @@ def configs(platform: Any) -> dict[str, Any]:
         "parsed": sorted(_parsed({**loss, "log_throughput": True})),
         "fields": sorted(field.name for field in dataclasses.fields(TransformerConfig)),
         "flags": sorted(name[2:].replace("-", "_") for name in options if name.startswith("--")),
+        "destinations": {
+            name[2:].replace("-", "_"): action.dest
+            for name, action in options.items()
+            if name.startswith("--")
+        },
         "known": sorted(stock.transformer_fields()),
     }

@@ -119,8 +119,8 @@ MISTAKES = (
     Mistake(
         of="stock flag that the engine owns",
         overrides=("megatron.seq_length=8",),
-        said="command line: megatron.seq_length=8: --seq-length is set by the engine from the rest "
-        "of the recipe; leave it out of the megatron section",
+        said="command line: megatron.seq_length=8: --seq-length is set by the engine from "
+        "train.sequence_length; leave it out of the megatron section",
     ),
     Mistake(
         of="stock flag that loads half a state",
@@ -155,7 +155,8 @@ MISTAKES = (
         of="stock flag that is none",
         overrides=("megatron.seq_lenght=8",),
         said="command line: megatron.seq_lenght=8: megatron-core has no flag --seq-lenght. Did you "
-        "mean 'seq_length'?",
+        "mean 'seq_length'? --seq-length is set by the engine from train.sequence_length; leave it "
+        "out of the megatron section",
     ),
     # Plugins and their options
     Mistake(

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Any
+import ast
+import re
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, get_args, get_origin
 
 import attrs
 import pytest
 
+import mimo_core
 from mimo_core import hookimpl
 from mimo_core.errors import RecipeError
 from mimo_core.graph import build_graph
-from mimo_core.recipe import load_text, stock
+from mimo_core.plugins import Host
+from mimo_core.recipe import Recipe, load_text, stock, stock_flags
+from mimo_core.stock_settings import _owned
 from mimo_core.testing import run_ranks
 from mimo_core.validate import validate
 
 from .conftest import HERE
 from .fake_plugins import RECIPE, host, words
+
+PACKAGE = Path(mimo_core.__file__).parent
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +52,107 @@ def test_flags_that_are_refused_are_flags(real: dict[str, Any]) -> None:
     known = {*real["flags"], *real["fields"]}
     assert {*stock.UNREAD_FLAGS, *stock.REFUSED_FLAGS} <= known
     assert known >= stock.ENGINE_FLAGS
+
+
+def test_every_stock_flag_is_in_one_class(real: dict[str, Any]) -> None:
+    """A flag that a new version of Megatron adds belongs into one: see ``stock_flags``."""
+    fields = {*real["fields"]}
+
+    def classes(flag: str) -> list[str]:
+        bare = {flag.removeprefix(prefix) for prefix in ("no_", "disable_")} - {flag}
+        found = {
+            "engine": flag in stock.ENGINE_FLAGS,
+            "field": flag in fields - stock.ENGINE_FLAGS or bool(bare & fields),
+            "unread": flag in {*stock.UNREAD_FLAGS} - fields,
+            "refused": flag in stock.REFUSED_FLAGS,
+            "free": flag in stock_flags.FREE_FLAGS,
+            "competing": flag in stock_flags.COMPETING_FLAGS,
+            "of a field": flag in stock_flags.FIELD_FLAGS,
+        }
+        listed = [name for name, is_in in found.items() if is_in]
+        return listed or ["family"] * (stock_flags.refusal(flag) is not None)
+
+    wrong = {flag: classes(flag) for flag in real["flags"] if len(classes(flag)) != 1}
+    assert wrong == {"help": []}
+    assert stock_flags.LISTED | {*stock_flags.ENGINE_KEYS} <= {*real["flags"], *real["fields"]}
+    assert {*stock_flags.ENGINE_KEYS} <= stock.ENGINE_FLAGS
+
+
+def test_another_name_of_a_flag_of_the_engine_is_refused_too(real: dict[str, Any]) -> None:
+    """Such as ``--persistent-save-interval``, which sets what ``--save-interval`` does."""
+    engines = {real["destinations"][flag] for flag in stock.ENGINE_FLAGS & {*real["flags"]}}
+    same = {flag for flag, destination in real["destinations"].items() if destination in engines}
+    assert same <= stock.ENGINE_FLAGS
+
+
+RECIPE_KEY = re.compile(
+    r"\b(?:modules|data|train|tokenizer|evaluate|checkpoint|profile|layout)\.[A-Za-z_]+(?:\.[a-z_]+)*"
+)
+
+
+def is_key(words: str) -> bool:
+    """Whether a recipe has such a key, or takes one there."""
+    kind: Any = Recipe
+    for word in words.split("."):
+        if kind is dict:  # the options of a plugin, fields of Megatron
+            return True
+        if get_origin(kind) is dict:
+            value = get_args(kind)[1]
+            kind = dict if value is Any else value
+            continue
+        names = {field.name: field.type for field in attrs.fields(attrs.resolve_types(kind))}
+        if word not in names:
+            return False
+        kind = names[word]
+    return True
+
+
+def spelled(node: ast.AST) -> str:
+    """A text of the source; what is put into it stands as ``NAME``."""
+    if isinstance(node, ast.JoinedStr):
+        return "".join(spelled(value) or "NAME" for value in node.values)
+    is_text = isinstance(node, ast.Constant) and isinstance(node.value, str)
+    return node.value if is_text else ""  # type: ignore[return-value, attr-defined]
+
+
+def test_what_messages_advise_is_a_key_of_a_recipe() -> None:
+    assert is_key("modules.NAME.grid.tp")
+    assert not is_key("train.lr")
+    found = []
+    for path in sorted(PACKAGE.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            text = spelled(node)
+            if " " in text:
+                found += [(path.name, key) for key in RECIPE_KEY.findall(text)]
+    files = ("json", "py", "md", "yaml", "jsonl")
+    # An argument of a hook, a module of Python, a key that is misspelt on purpose.
+    others = {"data.seed", "train.starting.starting_weights", "modules.vision.grid.dq"}
+    wrong = {place for place in found if not is_key(place[1])}
+    wrong = {place for place in wrong if not place[1].endswith(files) and place[1] not in others}
+    assert len(found) > 100
+    assert wrong == set()
+
+
+def test_fields_that_messages_advise_are_there(real: dict[str, Any]) -> None:
+    for advice in stock_flags.FIELD_FLAGS.values():
+        field, _, value = advice.partition(": ")
+        assert field in real["fields"], advice
+        assert value
+
+
+@pytest.mark.parametrize("plugin", ["gpt", "nemotron", "radio", "hf-vision", "whisper"])
+def test_what_a_plugin_sets_itself_is_refused_with_an_option_that_is_there(plugin: str) -> None:
+    """Of every field that any of the plugins owns."""
+    options = Host.discover().ask("options", plugin)
+    names = {field.name for field in attrs.fields(options)}
+    module = SimpleNamespace(name="it", plugin=plugin, options=object.__new__(options))
+    for field in [*stock.transformer_fields(), "mtp_num_layers"]:
+        said = _owned(field, module)  # type: ignore[arg-type]
+        _, has_option, option = said.partition("modules.it.options.")
+        if has_option:
+            assert option.removesuffix("; set that").removesuffix("?") in names
+        else:
+            assert said.endswith("has no option of that name; leave it out")
 
 
 def test_what_the_engine_sets_a_recipe_may_not(real: dict[str, Any]) -> None:
@@ -116,12 +226,11 @@ NOTHING_CAPTURED = (
         ),
         (
             "modules.language.megatron.hidden_size=8",
-            "this field follows from modules.language.options, which plugin 'words' reads; set it "
-            "there",
+            "plugin 'words' sets this field itself and has no option of that name; leave it out",
         ),
         (
             "megatron.hidden_size=8",
-            "--hidden-size is set by the engine from the rest of the recipe; leave it out of the "
+            "--hidden-size is set by the engine from modules.NAME.options; leave it out of the "
             "megatron section",
         ),
         (
@@ -139,8 +248,32 @@ NOTHING_CAPTURED = (
         ),
         (
             "megatron.lr=1",
-            "--lr is set by the engine from the rest of the recipe; leave it out of the megatron "
+            "--lr is set by the engine from train.learning_rate; leave it out of the megatron "
             "section",
+        ),
+        (
+            "megatron.lr_warmup_fraction=0.5",
+            "this flag is refused: train.learning_rate, train.minimum_learning_rate, "
+            "train.warmup_iterations, train.decay and train.iterations are the whole schedule; "
+            "leave it out",
+        ),
+        (
+            "megatron.no_rope_fusion=true",
+            "modules are configured by fields of TransformerConfig; write apply_rope_fusion: false",
+        ),
+        (
+            "megatron.rl_profile=true",
+            "nothing reads this flag here: nothing here does that; leave it out",
+        ),
+        (
+            "megatron.no_log_throughput=true",
+            "megatron-core has no flag --no-log-throughput. Did you mean 'log_throughput'?",
+        ),
+        (
+            "megatron.lr_warmup_iter=3",
+            "megatron-core has no flag --lr-warmup-iter. Did you mean 'lr_warmup_iters'? "
+            "--lr-warmup-iters is set by the engine from train.warmup_iterations; leave it out of "
+            "the megatron section",
         ),
         (
             "megatron.log_throughputt=true",

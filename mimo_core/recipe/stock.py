@@ -104,6 +104,7 @@ ENGINE_FLAGS = frozenset(
         *("lr", "min_lr", "lr_warmup_iters", "lr_decay_style", "weight_decay", "clip_grad"),
         *("seed", "bf16", "dataloader_type", "use_distributed_optimizer"),
         *("calculate_per_token_loss", "eval_iters", "eval_interval", "save", "save_interval"),
+        "persistent_save_interval",
         *("ckpt_format", "data_parallel_random_init", "load", "pretrained_checkpoint"),
         *("no_save_rng", "no_load_rng"),
         *("override_opt_param_scheduler", "log_interval", "finetune"),

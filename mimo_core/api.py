@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mimo_core import platforms
+from mimo_core import platforms, surroundings
 from mimo_core.memory import lacking_here
+from mimo_core.output import console as make_console
 from mimo_core.plan import make_plan
 from mimo_core.rank import Rank
 from mimo_core.recipe import packaged
@@ -78,12 +79,10 @@ def pretrain(
         return summary
     platforms.check()
     plan = make_plan(source, overrides, disabled=disabled)
-    from rich.console import Console
-
     from mimo_core.launch.local import launch
     from mimo_core.report.header import run_header
 
-    console = Console()
+    console = make_console()
     console.print(run_header(plan))
     going_on = checkpoint_of(plan, folder)
     done = going_on.iteration
@@ -98,4 +97,5 @@ def pretrain(
     console.print(f"  run folder {folder.path}{begins}", highlight=False, soft_wrap=True)
     if lacks := lacking_here(plan.graph, plan.layout):
         console.print(f"  {lacks}", style="yellow", highlight=False, soft_wrap=True)
+    surroundings.check(plan.layout.world_size, local=True)
     return launch(plan, folder, disabled, max_restarts, asked)

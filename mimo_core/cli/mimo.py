@@ -19,6 +19,9 @@ import typer
 from mimo_core.cli import plugins
 from mimo_core.cli.options import Json, NoPlugin, path_given
 from mimo_core.errors import MimoError
+from mimo_core.output import Stream, explain, usable_streams
+from mimo_core.output import console as make_console
+from mimo_core.surroundings import check_arguments
 
 if TYPE_CHECKING:
     from mimo_core.plan import Plan
@@ -48,8 +51,6 @@ def show_plan(
 ) -> None:
     """Checks a recipe and shows what it would run: its graph, its ranks and what each of them
     holds, and how full its sequences are."""
-    from rich.console import Console
-
     from mimo_core import environment
     from mimo_core.plan import make_plan
     from mimo_core.report.header import run_header
@@ -66,7 +67,7 @@ def show_plan(
     if as_json:
         print(json.dumps(plan_as_dict(plan), indent=2))
         return
-    console = Console()
+    console = make_console()
     console.print(run_header(plan))
     parts = plan.graph.descriptions.values()
     console.print(f"{sum(part.parameters for part in parts):,} parameters in all", highlight=False)
@@ -81,8 +82,6 @@ def show_plan(
 def look_at_everything(as_json: Json = False, no_plugin: NoPlugin = None) -> None:
     """What is installed, which versions work together, what this machine can run, and what is
     wrong. Ends with status 1 where something is."""
-    from rich.console import Console
-
     from mimo_core.cli.doctor import doctor_screen
     from mimo_core.doctor import examine
 
@@ -90,7 +89,7 @@ def look_at_everything(as_json: Json = False, no_plugin: NoPlugin = None) -> Non
     if as_json:
         print(json.dumps([attrs.asdict(finding) for finding in report.findings], indent=2))
     else:
-        Console().print(doctor_screen(report))
+        make_console().print(doctor_screen(report))
     if report.wrong:
         raise typer.Exit(1)
 
@@ -225,8 +224,6 @@ def verify_recipe(
 
     Ends with status 1 where they differ by more than the order of fp32 sums explains.
     """
-    from rich.console import Console
-
     from mimo_core import platforms
     from mimo_core.launch.local import RunFailed
     from mimo_core.verify import verify
@@ -250,17 +247,33 @@ def verify_recipe(
     if as_json:
         print(json.dumps(verdict_as_dict(verdict), indent=2))
     else:
-        Console().print(verdict_table(verdict))
+        make_console().print(verdict_table(verdict))
     if not verdict.equal:
         raise typer.Exit(1)
 
 
 def main() -> None:
-    """The program ``mimo``: a user's mistake ends it with its message alone and status 2."""
-    try:
-        app()
-    except (MimoError, OSError) as error:
-        print(error, file=sys.stderr)
+    """The program ``mimo``: a user's mistake ends it with its message alone and status 2, and so
+    does an output that cannot be written."""
+    with usable_streams() as out:
+        try:
+            check_arguments(sys.argv)
+            app()
+        except (MimoError, OSError) as error:
+            print(error, file=sys.stderr)
+            sys.exit(2)
+        finally:
+            out.flush()
+            _check_output(out)
+
+
+def _check_output(out: Stream) -> None:
+    """End with status 2 where the output was lost; as a signal would where its reader has ended,
+    such as ``head``."""
+    if isinstance(out.error, BrokenPipeError):
+        sys.exit(128 + signal.SIGPIPE)
+    if out.error is not None:
+        print(explain("stdout", out.error), file=sys.stderr)
         sys.exit(2)
 
 

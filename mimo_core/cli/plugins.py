@@ -26,8 +26,7 @@ _STATE_COLOURS = {"usable": "green", "broken": "red", "disabled": "yellow"}
 @app.command("list")
 def list_plugins(as_json: Json = False, no_plugin: NoPlugin = None) -> None:
     """Every installed plugin: distribution, version, hooks, and whether it can be used."""
-    from rich.console import Console
-
+    from mimo_core.output import console
     from mimo_core.plugins import Host
     from mimo_core.recipe import packaged
 
@@ -35,7 +34,7 @@ def list_plugins(as_json: Json = False, no_plugin: NoPlugin = None) -> None:
     if as_json:
         print(json.dumps([attrs.asdict(record) for record in records], indent=2))
     elif records:
-        Console().print(_table(records))
+        console().print(_table(records))
     else:
         print(f"no plugins are installed; try: pip install {' '.join(packaged.distributions())}")
 
@@ -57,15 +56,14 @@ def check_installed(
 
     Ends with status 1 where something is wrong. The whole is `mimo_core.testing.Conformance`.
     """
-    from rich.console import Console
-
     from mimo_core.cli.check import as_dict, check_plugin, table
+    from mimo_core.output import console
 
     checked = list(check_plugin(name, options or (), kind))
     if as_json:
         print(json.dumps([as_dict(one) for one in checked], indent=2))
     else:
-        Console().print(table(checked))
+        console().print(table(checked))
     if any(one.outcome.status == "failed" for one in checked):
         raise typer.Exit(1)
 

@@ -9,6 +9,9 @@ from typing import Annotated
 import typer
 
 from mimo_core.cli.options import path_given
+from mimo_core.errors import MimoError
+from mimo_core.output import usable_streams
+from mimo_core.surroundings import check_arguments
 
 app = typer.Typer(add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False)
 
@@ -86,7 +89,13 @@ def _split(arguments: list[str]) -> tuple[str | None, list[str]]:
 
 def main() -> None:
     """Entry point of the script, and of every rank that the launcher starts."""
-    app()
+    with usable_streams("the run goes on; its figures and logs are in its folder"):
+        try:
+            check_arguments(sys.argv)
+        except MimoError as error:
+            print(error, file=sys.stderr)
+            sys.exit(2)
+        app()
 
 
 if __name__ == "__main__":

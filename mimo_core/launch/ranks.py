@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import attrs
 
-from mimo_core.launch.ending import LITTLE, NOTHING_DONE
+from mimo_core.launch.ending import NOTHING_DONE
 from mimo_core.launch.failure import Failure
 from mimo_core.launch.protocol import TOKEN, Malformed, new_token
 from mimo_core.nursery import Child, Nursery
 from mimo_core.plan import Plan
 from mimo_core.rank import free_port
 from mimo_core.run_folder import RunFolder
+from mimo_core.surroundings import full_places
 
 _ENTRY = "mimo_core.cli.pretrain:main"
 WARM = (
@@ -75,9 +76,10 @@ def attempt(
         _let_end(ranks)
     finally:
         _end(ranks)
-        if sys.stdout.isatty():
-            # The progress line of a rank that was ended midway leaves it hidden.
-            print("\x1b[?25h", end="", flush=True)
+        with suppress(OSError, ValueError):
+            if sys.stdout.isatty():
+                # The progress line of a rank that was ended midway leaves it hidden.
+                print("\x1b[?25h", end="", flush=True)
     return _first(plan, folder, codes, stopping())
 
 
@@ -154,7 +156,7 @@ def _first(
     if stopping and codes[rank] == -signal.SIGTERM:
         # A rank catches it as soon as it has begun.
         return attrs.evolve(failure, message=NOTHING_DONE, code=0, log=None)
-    if codes[rank] > 0 and shutil.disk_usage(folder.path).free < LITTLE:
+    if codes[rank] > 0 and folder.path in full_places(folder.path):
         message = f"ended, and could not leave word: the disk of {folder.path} is full (see above)"
         return attrs.evolve(failure, message=message, log=None, expected=True)
     return attrs.evolve(failure, message=_how(codes[rank]))

@@ -33,11 +33,13 @@ from mimo_core.launch.ending import (
 )
 from mimo_core.launch.failure import PART, Failure
 from mimo_core.launch.same_plugins import compare_plugins
+from mimo_core.output import pair
 from mimo_core.plan import Plan
 from mimo_core.plugins import Host
 from mimo_core.rank import Rank
 from mimo_core.recipe import dump
 from mimo_core.run_folder import RunFolder
+from mimo_core.surroundings import full_places, short_sockets
 from mimo_core.termination import Termination
 from mimo_core.train.going_on import checkpoint_of
 
@@ -84,6 +86,8 @@ def run_rank(
     watch = None
     try:
         from mimo_core.launch.watch import Watch
+
+        short_sockets()
 
         watch = Watch.join(rank, folder, MEETING_TIMEOUT, ending.tell)
         ending.folder = watch.folder
@@ -202,6 +206,9 @@ def _explain(error: BaseException, folder: RunFolder, checkpoints: Path) -> None
     if "save_checkpoint" in functions:
         place = next(path for path in (checkpoints, *checkpoints.parents) if path.exists())
         free = shutil.disk_usage(place).free
+        full = full_places()
+        if lacks_room(error) and full and free >= LITTLE:
+            raise DiskFull(f"{_named(full)} full: {error}; of the checkpoints, {kept}") from None
         what = f"a checkpoint could not be written to {checkpoints}, where {free / 1e9:.1f} GB"
         if free < LITTLE or lacks_room(error):
             with suppress(OSError):
@@ -213,10 +220,16 @@ def _explain(error: BaseException, folder: RunFolder, checkpoints: Path) -> None
         said = f"{type(error).__name__}: {str(error).strip()}"
         raise OSError(f"{what} are free; {kept} ({said})") from error
     if lacks_room(error):
-        raise DiskFull(
-            f"the disk of {folder.path} (or one that a plugin writes to) is full: {error}; of the "
-            f"checkpoints, {kept}"
-        ) from None
+        full = full_places(folder.path)
+        what = f"the disk of {folder.path} (or one that a plugin writes to) is"
+        if full and folder.path not in full:
+            what = _named(full)
+        raise DiskFull(f"{what} full: {error}; of the checkpoints, {kept}") from None
+
+
+def _named(places: Sequence[Path]) -> str:
+    """``/dev/shm is``."""
+    return f"{' and '.join(map(str, places))} {'is' if len(places) == 1 else 'are'}"
 
 
 def _run(
@@ -297,10 +310,18 @@ def _divert_output(log: Path) -> tuple[IO[str], IO[str]]:
     log.parent.mkdir(parents=True, exist_ok=True)
     sys.stdout.flush()
     sys.stderr.flush()
-    kept = tuple(os.fdopen(os.dup(number), "w", buffering=1) for number in (1, 2))
+    kept = [
+        os.fdopen(os.dup(number), "w", buffering=1, encoding=stream.encoding or "utf-8")
+        for number, stream in ((1, sys.stdout), (2, sys.stderr))
+    ]
+    # A log that cannot be written ends the run: its disk is full.
+    sys.stdout, sys.stderr = (getattr(one, "stream", one) for one in (sys.stdout, sys.stderr))
     with log.open("ab") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
-    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(  # type: ignore[union-attr]
+            line_buffering=True, encoding="utf-8", errors="backslashreplace"
+        )
     faulthandler.enable()
-    return kept  # type: ignore[return-value]
+    return pair(kept[0], kept[1], f"the run goes on; the log: {log}")  # type: ignore[return-value]

@@ -10,11 +10,13 @@ from typing import IO
 
 import attrs
 from rich.columns import Columns
-from rich.console import Console, Group
+from rich.console import Group
 from rich.padding import Padding
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
+
+from mimo_core.output import console
 
 
 @attrs.frozen(kw_only=True)
@@ -38,7 +40,7 @@ class Screen:
             iterations: Of the whole run.
             every: Iterations between lines where there is no terminal.
         """
-        self.console = Console(file=stream)
+        self.console = console(stream)
         self.iterations = iterations
         self._every = every
         self._steps = 0

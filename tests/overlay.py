@@ -159,6 +159,6 @@ def _top_level(distribution: Distribution) -> Iterator[str]:
 
 def _run(command: Sequence[str | Path], cwd: Path) -> None:
     done = subprocess.run(
-        command, cwd=cwd, capture_output=True, text=True, check=False, timeout=300
+        command, cwd=cwd, capture_output=True, text=True, check=False, timeout=1800
     )
     assert done.returncode == 0, done.stdout + done.stderr

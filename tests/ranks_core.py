@@ -74,7 +74,7 @@ def launch() -> list[dict[str, Any]]:
         for file in (Path(folder) / "megatron" / "probe.py", Path(folder) / "plain_probe.py"):
             file.parent.mkdir(exist_ok=True)
             file.write_text(PROBE)
-        return run_ranks(f"{__file__}:everything", ranks=4, timeout=90, folder=folder)
+        return run_ranks(f"{__file__}:everything", ranks=4, timeout=1800, folder=folder)
 
 
 def everything(platform: Any, folder: str) -> dict[str, Any]:

@@ -84,7 +84,7 @@ def _begin(
 
     def gather(into: list[Any], mine: Any) -> None:
         told[this.rank] = mine
-        ranks.wait(30)
+        ranks.wait(1800)
         into[:] = [told[rank] for rank in range(size)]
 
     def digest(found: Match) -> str:

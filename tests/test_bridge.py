@@ -53,7 +53,7 @@ LAYOUTS: dict[str, dict[str, Any]] = {
 def ranks() -> list[dict[str, Any]]:
     """What every one of six ranks saw of every layout: one launch."""
     file = Path(__file__).with_name("ranks_bridge.py")
-    return run_ranks(f"{file}:everything", ranks=6, timeout=60, layouts=LAYOUTS)
+    return run_ranks(f"{file}:everything", ranks=6, timeout=1800, layouts=LAYOUTS)
 
 
 def layout_of(name: str) -> Layout:

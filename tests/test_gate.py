@@ -39,7 +39,7 @@ def test_the_gate_has_a_limit_of_time(tmp_path: Path, make: str, status: int, sa
         capture_output=True,
         text=True,
         check=False,
-        timeout=40,
+        timeout=1800,
     )
     assert done.returncode == status, done.stderr
     assert said in done.stderr and bool(done.stderr) == bool(said)

@@ -33,7 +33,7 @@ def run(
         env={**os.environ, **shown},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=1800,
         check=False,
     )
     assert end.returncode == 0, end.stderr
@@ -72,7 +72,7 @@ def test_layouts_train_as_one_rank_does(layout: tuple[str, ...], tmp_path: Path)
         env={**os.environ, **SHARED},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=1800,
         check=False,
     )
     assert end.returncode == 0, end.stdout + end.stderr

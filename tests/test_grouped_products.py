@@ -153,7 +153,7 @@ def test_the_kernel_adds_but_for_groups_without_rows() -> None:
         env=environ,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=1800,
         check=False,
     )
     assert run.returncode == 0, run.stderr

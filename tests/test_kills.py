@@ -90,7 +90,7 @@ def test_a_run_whose_ranks_are_killed_goes_on_from_the_last_complete_checkpoint(
         },
         capture_output=True,
         text=True,
-        timeout=60 * (1 + len(kills)),
+        timeout=1800 * (1 + len(kills)),
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr

@@ -55,7 +55,7 @@ def test_the_command_finds_what_a_fresh_process_shows(tmp_path: Path) -> None:
     }
     command = [sys.executable, "-m", "mimo_core.cli.mimo", "plugins", "check", "heavy", "--json"]
     done = subprocess.run(
-        command, env=environ, capture_output=True, text=True, check=False, timeout=60
+        command, env=environ, capture_output=True, text=True, check=False, timeout=1800
     )
     assert done.returncode == 1, done.stderr
     told = {one["check"]: one for one in json.loads(done.stdout)}
@@ -216,7 +216,7 @@ def test_a_class_is_a_test_for_each_expectation(tmp_path: Path) -> None:
     file.write_text(f"import sys\nsys.path.insert(0, {str(HERE / 'kit')!r})\n{TESTS}")
     command = [sys.executable, "-m", "pytest", "-v", "-rs", "-p", "no:cacheprovider", str(file)]
     done = subprocess.run(
-        command, capture_output=True, text=True, check=False, cwd=tmp_path, timeout=60
+        command, capture_output=True, text=True, check=False, cwd=tmp_path, timeout=1800
     )
     assert "TestGood::test_the_preview_shows_the_longest PASSED" in done.stdout
     assert "TestGood::test_samples_are_samples PASSED" in done.stdout

@@ -75,7 +75,7 @@ def worlds() -> dict[str, Any]:
         *(drawn(number) for number in range(DRAWN)),
     ]
     file = Path(__file__).with_name("ranks_order.py")
-    (told,) = run_ranks(f"{file}:every_world", timeout=120, cases=cases, planted=CASES["depths"])
+    (told,) = run_ranks(f"{file}:every_world", timeout=1800, cases=cases, planted=CASES["depths"])
     return told  # type: ignore[no-any-return]
 
 

@@ -73,7 +73,7 @@ def export(run: Path, out: Path, like: Path, site: Path) -> None:
     command = [sys.executable, "-m", "mimo_core.cli.mimo", "export", run, out, "--like", like]
     path = os.pathsep.join([str(site), os.environ.get("PYTHONPATH", "")])
     environ = os.environ | {"PYTHONPATH": path}
-    subprocess.run(command, env=environ, check=True, capture_output=True, timeout=120)
+    subprocess.run(command, env=environ, check=True, capture_output=True, timeout=1800)
 
 
 def train(model: nn.Module) -> tuple[list[float], list[float]]:

@@ -72,7 +72,7 @@ EVALUATIONS, STEPS, ONE_STEP, ONE_EVALUATION = (1, 4), (2, 3), 5, 0
 def ranks() -> list[dict[str, Any]]:
     """What every one of five ranks has done: one launch."""
     file = Path(__file__).with_name("ranks_pipeline.py")
-    return run_ranks(f"{file}:everything", ranks=5, timeout=90, cases=CASES)
+    return run_ranks(f"{file}:everything", ranks=5, timeout=1800, cases=CASES)
 
 
 class InOneProcess:

@@ -51,7 +51,7 @@ def environ(written: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) 
 def run(command: list[str], environ: dict[str, str], **more: Any) -> str:
     """What a program prints, which must end well."""
     done = subprocess.run(
-        command, env=environ, capture_output=True, text=True, check=False, timeout=300, **more
+        command, env=environ, capture_output=True, text=True, check=False, timeout=1800, **more
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout

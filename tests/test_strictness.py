@@ -172,7 +172,7 @@ def test_a_fault_of_a_hook_on_ranks_ends_all_of_them(crowd: Overlay, fault: str)
     hook, deed = fault.split()
     folder = fault.replace(" ", "-")
     done = crowd.run(
-        "mimo-pretrain", "stubborn.yaml", "--run-dir", folder, timeout=120, FAULT=fault, **FEW
+        "mimo-pretrain", "stubborn.yaml", "--run-dir", folder, timeout=1800, FAULT=fault, **FEW
     )
     assert done.returncode == 1, done.stdout + done.stderr
     assert f"{STUBBORN_TITLE}{hook!r} for module 'language', {SAID[deed]}" in done.stderr
@@ -183,7 +183,7 @@ def test_a_dataset_that_is_none_ends_all_ranks(crowd: Overlay) -> None:
     overrides = ("data.plugin=stubborn", "modules.language.plugin=nemotron")
     done = crowd.run(
         *("mimo-pretrain", "stubborn.yaml", *overrides, "--run-dir", "dataset"),
-        timeout=120,
+        timeout=1800,
         FAULT="build_dataset number",
         **FEW,
     )
@@ -271,7 +271,7 @@ def test_ranks_with_other_plugins_end_at_once_and_name_both_sides(
             )
         )
     try:
-        said = [process.communicate(timeout=90)[0] for process in ranks]
+        said = [process.communicate(timeout=1800)[0] for process in ranks]
     finally:
         for process in ranks:
             process.kill()

@@ -69,7 +69,7 @@ class Machine:
             self.waiting -= 1
             if self.waiting >= 0:
                 # Breaks, and so fails, where fewer are compiled at once than are tried.
-                self.together.wait(20)
+                self.together.wait(1800)
         if size == BROKEN:
             raise PTXASError("no such instruction")
         return SimpleNamespace(

@@ -116,7 +116,7 @@ class Reader:
             stderr=subprocess.STDOUT,
             text=True,
             check=False,
-            timeout=180,
+            timeout=1800,
         )
         assert done.returncode == 0, f"{PAGE.name}:{block.line}: {block.text}{done.stdout}"
         self._folder = Path(self._place.read_text().strip())

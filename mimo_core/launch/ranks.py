@@ -27,7 +27,7 @@ WARM = (
     *("mimo_core.report.screen", "torch._dynamo"),  # optimizers import the last
 )
 """What a run's nursery imports, where there is no GPU."""
-_GRACE = 1.0
+_GRACE = 5.0
 """Seconds that ranks have to end by themselves where one has failed, and to say why."""
 _KILLED = 60.0
 """Seconds within which a killed rank is gone, with all that it holds of a GPU; a nursery that is

@@ -46,7 +46,7 @@ from mimo_core.train.going_on import checkpoint_of
 MEETING_TIMEOUT = datetime.timedelta(minutes=10)
 _OWNED = "mimo/folder"
 """Key of the store, there once the run has its folder."""
-_SILENT_FIRST = 0.2
+_SILENT_FIRST = 1.0
 """Seconds that a rank waits before it tells of an error that another's sudden end may have caused:
 that end is then told first."""
 

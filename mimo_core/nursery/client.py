@@ -28,8 +28,10 @@ PROGRAM = "_MIMO_NURSERY"
 runs one after the other. No variable for users."""
 _LOOK = 0.5
 """Seconds between two looks at children themselves."""
-_PATIENCE = 3.0
-"""Seconds that a nursery has to tell of a child that has ended, or to end where it was killed."""
+_PATIENCE = 60.0
+"""Seconds that a nursery has to report a child that has ended, or to end where it was killed."""
+_STOPPED_PATIENCE = 3.0
+"""The same for a nursery that a signal has stopped."""
 
 
 class NurseryEnded(RuntimeError):
@@ -210,8 +212,16 @@ class Nursery:
         for pid, child in self._children.items():
             if child.returncode is not None or (code := _status(pid)) is None:
                 continue
-            if self.silent or now - self._untold.setdefault(pid, now) > _PATIENCE:
+            patience = _STOPPED_PATIENCE if self._is_stopped() else _PATIENCE
+            if self.silent or now - self._untold.setdefault(pid, now) > patience:
                 child.returncode, self.silent = code, True
+
+    def _is_stopped(self) -> bool:
+        """Whether a signal or a debugger has stopped the nursery (Linux)."""
+        with suppress(OSError):
+            stat = Path(f"/proc/{self._process.pid}/stat").read_text()
+            return stat.rpartition(")")[2].split()[0] in "Tt"
+        return False
 
     def _take(self, said: dict[str, Any]) -> None:
         pid = said["pid"]

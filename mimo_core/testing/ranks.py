@@ -27,7 +27,7 @@ class RankFailure(AssertionError):
 
 
 def run_ranks(
-    function: str, *, ranks: int = 1, timeout: float = 120.0, **arguments: Any
+    function: str, *, ranks: int = 1, timeout: float = 1800.0, **arguments: Any
 ) -> list[Any]:
     """Run ``function`` on ``ranks`` processes in one default process group.
 

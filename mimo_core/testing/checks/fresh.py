@@ -18,7 +18,7 @@ from mimo_core.testing.outcome import Finding, NotDeclared
 SLOW = 3.0
 """Seconds of processor time at import, after which the listing is slow; torch takes about as long.
 An import that is not heavy takes a hundredth of it."""
-_TIMEOUT = 120.0
+_TIMEOUT = 1800.0
 
 
 def listing(bench: Bench) -> Iterator[Finding]:

@@ -20,7 +20,7 @@ OPTIONS = EXPERTS | {"qk_norm": True, "vocabulary_size": 384}
 
 def started(module: str, *arguments: str) -> str:
     command = [sys.executable, "-m", f"mimo_core.cli.{module}", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=1800, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 

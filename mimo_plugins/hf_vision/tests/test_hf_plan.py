@@ -65,7 +65,7 @@ def _plan_in_a_fresh_process(model: str, **environ: str) -> subprocess.Completed
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=1800,
     )
 
 

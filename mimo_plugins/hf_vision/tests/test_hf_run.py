@@ -38,7 +38,7 @@ def _mimo(program: str, *arguments: str | Path) -> str:
         [sys.executable, "-m", f"mimo_core.cli.{program}", *map(str, arguments)],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=1800,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr

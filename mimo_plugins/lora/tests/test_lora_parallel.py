@@ -20,7 +20,9 @@ GRADIENTS = 1e-4
 
 @pytest.fixture(scope="module")
 def ranks() -> list[dict[str, Any]]:
-    return run_ranks(f"{Path(__file__).with_name('lora_ranks.py')}:two_ranks", ranks=2, timeout=240)
+    return run_ranks(
+        f"{Path(__file__).with_name('lora_ranks.py')}:two_ranks", ranks=2, timeout=1800
+    )
 
 
 @pytest.mark.parametrize("plugin", ALL)

@@ -46,7 +46,7 @@ def run(folder: Path, *overrides: str) -> dict[str, Any]:
         [*command, "--run-dir", str(folder)],
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=1800,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr

@@ -61,7 +61,7 @@ def test_layers_learn_the_same_however_they_are_run() -> None:
     graphs = {"cuda_graph_impl": "local", "cuda_graph_modules": ["mamba", "attn"]}
     (told,) = run_ranks(
         f"{RANK_FUNCTIONS}:compare",
-        timeout=400,
+        timeout=1800,
         options=SMALL,
         length=512,
         kinds={"graphs": graphs, "again": graphs},

@@ -38,7 +38,7 @@ def summary(environ: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -
         env=environ,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=1800,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
@@ -57,7 +57,7 @@ def verified(
         env=environ,
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=1800,
         check=False,
     )
     assert done.stdout, done.stderr

@@ -33,6 +33,8 @@ PURE = (
     "validate.py",
     "plan.py",
     "printable.py",
+    "output.py",
+    "surroundings.py",
     "weights/__init__.py",
     "weights/directory.py",
     "weights/keys.py",
@@ -129,7 +131,7 @@ LAYERS = (
     (
         *("contract", "weight_map", "hookspecs", "errors", "rank", "run_folder", "checkpoints"),
         *("termination", "tokenizer", "environment", "json_types", "printable"),
-        "config_keys",
+        *("config_keys", "output", "surroundings"),
     ),
     ("plugins", "recipe", "layout"),
     ("graph", "star", "stock_settings", "validate", "memory", "work", "sources", "plan", "weights"),

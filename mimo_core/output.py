@@ -126,7 +126,7 @@ def usable_streams(then: str = "") -> Iterator[Stream]:
     _open_closed_descriptors()
     kept = sys.stdout, sys.stderr
     out, errors = pair(sys.stdout, sys.stderr, then)
-    sys.stdout, sys.stderr = out, errors  # type: ignore[assignment]
+    sys.stdout, sys.stderr = out, errors
     try:
         yield out
     finally:

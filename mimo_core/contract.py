@@ -356,6 +356,9 @@ class Sequences:
     placeholder or padding."""
     position_ids: np.ndarray
     """int64 ``[B, S]``: counted from the start of each sample."""
+    padding_mask: np.ndarray
+    """bool ``[B, S]``: true where a position is of no sample; routers of experts leave it out. A
+    sample of ``n`` ids has ``n - 1`` positions: its last id is only a label."""
     lengths: np.ndarray | None = None
     """Packed only, int32 ``[samples]``: positions of each sample, with cp > 1 padded to a multiple
     of 2 cp; the last entry may be padding (up to what tp and cp must divide)."""

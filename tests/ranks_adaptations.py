@@ -30,7 +30,7 @@ def reasons(platform: Any) -> dict[str, bool]:
     from megatron.core.tensor_parallel import layers as tensor_parallel_layers
     from megatron.core.transformer import attention, transformer_config
     from megatron.core.transformer.dot_product_attention import DotProductAttention
-    from megatron.core.transformer.moe import token_dispatcher
+    from megatron.core.transformer.moe import moe_utils, router, token_dispatcher
     from megatron.training import (
         arguments,
         checkpointing,
@@ -64,6 +64,16 @@ def reasons(platform: Any) -> dict[str, bool]:
             '_maybe_update_cuda_sync_point("before_finish")'
             in inspect.getsource(token_dispatcher.MoEAlltoAllTokenDispatcher.preprocess)
         ),
+        "router losses are weighed by the positions that a router sees": (
+            "num_local_tokens * self.tp_cp_group.size()"
+            in inspect.getsource(router.TopKRouter.attach_and_log_load_balancing_loss)
+        ),
+        "the z-loss is a mean of the ranks' means": "moe_z_loss_coeff / self.tp_cp_group.size()"
+        in inspect.getsource(router.TopKRouter.apply_z_loss),
+        "expert capacity counts padding": "padding_mask"
+        not in inspect.getsource(moe_utils.apply_router_token_dropping),
+        "a bf16 model counts tokens in bf16": "local_tokens_per_expert"
+        not in inspect.getsource(router.TopKRouter._maintain_float32_expert_bias),
         "compile_helpers runs make without a Makefile": _exits(compile_helpers),
         "the start compiles functions in the arguments' sizes": (
             "args.ffn_hidden_size" in inspect.getsource(initialize._warmup_jit_function)

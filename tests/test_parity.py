@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import attrs
@@ -90,8 +90,20 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-def judge(site: Path, tmp_path_factory: pytest.TempPathFactory) -> Judge:
-    return Judge.run(planned(), tmp_path_factory.mktemp("parity"))
+def judge_of(
+    site: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[Sequence[str]], Judge]:
+    """The judge of a layout: each size of microbatches has one."""
+    judges: dict[int, Judge] = {}
+
+    def find(overrides: Sequence[str]) -> Judge:
+        recipe = planned(*overrides)
+        size = recipe.train.micro_batch_size
+        if size not in judges:
+            judges[size] = Judge.run(recipe, tmp_path_factory.mktemp("parity"))
+        return judges[size]
+
+    return find
 
 
 def replay_whole_run(folder: Path) -> None:
@@ -140,9 +152,13 @@ def agreed(verdict: Verdict) -> None:
 
 @pytest.mark.parametrize("name", CASES)
 def test_a_layout_trains_as_one_process_does(
-    judge: Judge, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    judge_of: Callable[[Sequence[str]], Judge],
+    name: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     print(name, end=": ")
+    judge = judge_of(LAYOUTS[name])
     monkeypatch.setenv("MIMO_TEST_OPERATIONS", str(tmp_path))
     verdict = judge.compare(planned(*LAYOUTS[name]), name)
     agreed(verdict)
@@ -194,13 +210,17 @@ def test_what_is_frozen_keeps_every_bit_and_the_rest_learns_as_in_one_process(
 def test_packed_samples_train_as_in_one_process(site: Path, tmp_path: Path) -> None:
     packed = "modules.language.packing=true"
     wide = ("modules.language.grid.dp=2", "modules.language.grid.cp=2", "train.micro_batch_size=2")
-    verdict = Judge.run(planned(packed), tmp_path).compare(planned(packed, *wide), "layout")
+    layout = planned(packed, *wide)
+    verdict = Judge.run(layout, tmp_path).compare(layout, "layout")
     agreed(verdict)
 
 
 @pytest.mark.long
-def test_a_run_on_one_rank_goes_on_over_several(judge: Judge, tmp_path: Path) -> None:
+def test_a_run_on_one_rank_goes_on_over_several(
+    judge_of: Callable[[Sequence[str]], Judge], tmp_path: Path
+) -> None:
     """From the judge's second checkpoint, on 8 ranks; the third step is the judge's."""
+    judge = judge_of(LAYOUTS["everything on 8 ranks"])
     folder = tmp_path / "run"
     shutil.copytree(judge.base / "judge", folder, symlinks=True)
     shutil.rmtree(folder / "checkpoints" / "iter_0000003")

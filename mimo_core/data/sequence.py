@@ -61,11 +61,16 @@ class SequenceBuilder:
             learn if counts else [0.0] * len(learn)
             for (_, learn), counts in zip(told, counted, strict=True)
         ]
+        own = [
+            len(ids) - 1 if counts else 0 for (ids, _), counts in zip(told, counted, strict=True)
+        ]
         module = self.graph.modules[LANGUAGE]
         build = self._packed if module.packing else self._padded
-        return build([tokens for tokens, _ in told], learned)
+        return build([tokens for tokens, _ in told], learned, own)
 
-    def _padded(self, tokens: list[list[int]], learned: list[list[float]]) -> Sequences:
+    def _padded(
+        self, tokens: list[list[int]], learned: list[list[float]], own: list[int]
+    ) -> Sequences:
         # One id more than the sequence: the label of its last position.
         shape = (len(tokens), self.length + 1)
         ids = np.full(shape, self.graph.tokenizer.pad, dtype=np.int64)
@@ -79,9 +84,12 @@ class SequenceBuilder:
             labels=ids[:, 1:],
             loss_mask=mask[:, 1:],
             position_ids=np.tile(positions, (len(tokens), 1)),
+            padding_mask=positions >= np.array(own)[:, None],
         )
 
-    def _packed(self, tokens: list[list[int]], learned: list[list[float]]) -> Sequences:
+    def _packed(
+        self, tokens: list[list[int]], learned: list[list[float]], own: list[int]
+    ) -> Sequences:
         """All samples in one row, each without its last id, whose label it is."""
         grid = self.graph.modules[LANGUAGE].grid
         pad = self.graph.tokenizer.pad
@@ -94,6 +102,7 @@ class SequenceBuilder:
         if padding:
             tokens = [*tokens, [pad] * (padding + 1)]
             learned = [*learned, [0.0] * (padding + 1)]
+            own = [*own, 0]
         lengths = np.array([len(ids) - 1 for ids in tokens], dtype=np.int32)
 
         def row(parts: Iterator[np.ndarray], kind: type) -> np.ndarray:
@@ -104,6 +113,10 @@ class SequenceBuilder:
             labels=row((ids[1:] for ids in tokens), np.int64),
             loss_mask=row((learn[1:] for learn in learned), np.float32),
             position_ids=row((np.arange(length) for length in lengths), np.int64),
+            padding_mask=row(
+                (np.arange(length) >= count for length, count in zip(lengths, own, strict=True)),
+                np.bool_,
+            ),
             lengths=lengths,
         )
 

@@ -45,6 +45,9 @@ class Batch:
     """Of the slice's samples, where the rank tells it: see ``mimo_core.work``."""
     without_labels: tuple[str, ...] = ()
     """Keys of the slice's samples that have no learned token, where the rank reports its work."""
+    learned_in_step: int | None = None
+    """Learned tokens of the rank's slices of the step that begins with this microbatch; ``None`` in
+    other microbatches, and where nothing needs it."""
 
     def pin_memory(self) -> Batch:
         """With its tensors in pinned memory; called by the loader."""
@@ -136,6 +139,7 @@ class Slices(TorchDataset[Batch]):
         builder: SequenceBuilder,
         provide: Callable[[Module, Sequence[Sample], SliceContext], dict[str, Any] | None],
         work: Callable[[Sequence[Sample], Sequence[int]], tuple[float, ...]] | None = None,
+        counted_step: int | None = None,
     ) -> None:
         """
         Args:
@@ -150,7 +154,10 @@ class Slices(TorchDataset[Batch]):
             provide: The module's ``provide_batch``.
             work: Tells the work of samples and their lengths, where the language model's rank is
                 to tell it.
+            counted_step: Microbatches of a step, where the learned tokens of a whole step are to
+                be counted when it begins.
         """
+        self._counted_step = counted_step
         self._dataset = dataset
         self._source = source
         self._order = order
@@ -168,42 +175,66 @@ class Slices(TorchDataset[Batch]):
         decoded = 0
         work: tuple[float, ...] = ()
         without_labels: tuple[str, ...] = ()
+        learned: int | None = None
         for role in self._roles:
-            begin, end = sample_slice(self._microbatch, role.module.grid.dp, role.dp_rank)
-            places = [number * self._microbatch + offset for offset in range(begin, end)]
-            indices = [self._order[place] for place in places]
-            # Objects of their own: a dataset may give the same one for a filler, or an epoch later.
-            samples = [
-                attrs.evolve(sample_at(self._dataset, index or 0, self._source))
-                for index in indices
-            ]
+            context = self._context(role, number)
             for encoder in role.rows:
-                rows[encoder] = tuple(self._builder.rows(encoder, sample) for sample in samples)
+                counts = (self._builder.rows(encoder, sample) for sample in context.samples)
+                rows[encoder] = tuple(counts)
             if not role.inputs:
                 continue
-            context = SliceContext(
-                training=self._training,
-                first_stage=role.first_stage,
-                samples=samples,
-                places=places,
-                counted=[index is not None for index in indices],
-                encoder=None if role.module.is_language else role.module.name,
-                seed=self._seed,
-                builder=self._builder,
-            )
-            inputs[role.module.name] = self._provide(role.module, samples, context)
+            inputs[role.module.name] = self._provide(role.module, context.samples, context)
             decoded += context.decoded
             if self._work is not None and role.module.is_language:
-                tokens = [context.tokens(sample) for sample in samples]
-                work = self._work(samples, [len(ids) - 1 for ids, _ in tokens])
+                tokens = [context.tokens(sample) for sample in context.samples]
+                work = self._work(context.samples, [len(ids) - 1 for ids, _ in tokens])
                 without_labels = tuple(
                     sample.key
-                    for sample, found in zip(samples, tokens, strict=True)
+                    for sample, found in zip(context.samples, tokens, strict=True)
                     if not has_labels(found)
                 )
+            if role.module.is_language and self._begins_step(number):
+                learned = self._learned(role, number, inputs[role.module.name])
         return Batch(
-            inputs=inputs, rows=rows, decoded=decoded, work=work, without_labels=without_labels
+            inputs=inputs,
+            rows=rows,
+            decoded=decoded,
+            work=work,
+            without_labels=without_labels,
+            learned_in_step=learned,
         )
+
+    def _context(self, role: Role, number: int) -> SliceContext:
+        """The samples that a role has of a microbatch."""
+        begin, end = sample_slice(self._microbatch, role.module.grid.dp, role.dp_rank)
+        places = [number * self._microbatch + offset for offset in range(begin, end)]
+        indices = [self._order[place] for place in places]
+        return SliceContext(
+            training=self._training,
+            first_stage=role.first_stage,
+            # Objects of their own: a dataset may give the same one for a filler, or an epoch later.
+            samples=[
+                attrs.evolve(sample_at(self._dataset, index or 0, self._source))
+                for index in indices
+            ],
+            places=places,
+            counted=[index is not None for index in indices],
+            encoder=None if role.module.is_language else role.module.name,
+            seed=self._seed,
+            builder=self._builder,
+        )
+
+    def _begins_step(self, number: int) -> bool:
+        return self._counted_step is not None and number % self._counted_step == 0
+
+    def _learned(self, role: Role, first: int, begun: dict[str, Any] | None) -> int:
+        """Learned tokens of a role's slices of the step that begins with a microbatch."""
+        assert self._counted_step is not None
+        batches = [begun]
+        for number in range(first + 1, first + self._counted_step):
+            context = self._context(role, number)
+            batches.append(self._provide(role.module, context.samples, context))
+        return sum(int(batch["loss_mask"].sum()) for batch in batches if batch is not None)
 
 
 def sample_at(dataset: Dataset, index: int, source: str) -> Sample:

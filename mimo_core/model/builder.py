@@ -13,7 +13,6 @@ import torch
 from megatron.core.distributed import DistributedDataParallelConfig
 from megatron.core.models.mimo.config import MimoModelConfig
 from megatron.core.process_groups_config import MultiModuleProcessGroupCollection
-from megatron.core.transformer.module import Float16Module
 from megatron.core.transformer.spec_utils import ModuleSpec
 from megatron.training.models.base import ModelBuilder, ModelConfig
 from megatron.training.models.dist_utils import (
@@ -30,7 +29,9 @@ from mimo_core.model.loss import fuse_loss
 from mimo_core.model.materializing import keep_attributes
 from mimo_core.model.mimo import Model
 from mimo_core.model.platform_fields import read_here
+from mimo_core.model.precision import InPrecision, check_statistics
 from mimo_core.model.recomputation import leave_parameters_alone
+from mimo_core.model.routers import Routers, check_encoder, check_packing
 from mimo_core.model.tower_graphs import TowerGraphs, asked_for
 from mimo_core.platforms.base import RankPlatform
 from mimo_core.plugins import Host
@@ -105,14 +106,6 @@ class BuildConfig(ModelConfig):
         return parts
 
 
-class InPrecision(Float16Module):  # type: ignore[misc]
-    """Mixed precision whose output stays in model precision: rows travel as they are, and the loss
-    takes logits to float32 by itself."""
-
-    def forward(self, *inputs: Any, **kwargs: Any) -> Any:
-        return super().forward(*inputs, fp32_output=False, **kwargs)
-
-
 class Builder(ModelBuilder[Model, BuildConfig]):
     """Called by the stock loop on every rank."""
 
@@ -157,6 +150,7 @@ class Builder(ModelBuilder[Model, BuildConfig]):
             building=config.building,
         )
         model.freeze()
+        _adapt_routers(model, config)
         for name in captured:
             _capture_tower(model, name, config.platform)
         if LANGUAGE in topology.groups:
@@ -182,9 +176,11 @@ class Builder(ModelBuilder[Model, BuildConfig]):
         for name in config.modules:
             if config.loaded_later(name):
                 _check_all_is_loaded(model, name)
+            settings = config.config_of(name)
+            check_statistics(name, model.active(name), settings.params_dtype)
             (wrapped,) = prepare_existing_model_chunks_for_distributed_training(
                 [model.active(name)],
-                config.config_of(name),
+                settings,
                 model.groups[name],
                 ddp_config=ddp_config,
                 wrap_with_ddp=wrap_with_ddp,
@@ -209,6 +205,18 @@ class Builder(ModelBuilder[Model, BuildConfig]):
                 keys, source = keys_at(config.saved, origin), Checkpoint(Path(origin.path))
                 load_left_out(model.sharded_state_dict(), source, keys)
         return [model]
+
+
+def _adapt_routers(model: Model, config: BuildConfig) -> None:
+    """Have experts' routers count the positions of samples; once what is frozen is."""
+    for name, groups in model.groups.items():
+        bare, settings = model.bare(name), config.config_of(name)
+        if name != LANGUAGE:
+            check_encoder(name, bare, settings)
+            continue
+        model.routers = Routers(bare, settings, groups, config.platform.device)
+        if len(model.routers) and config.graph.modules[LANGUAGE].packing:
+            check_packing(settings)
 
 
 def _capture_tower(model: Model, name: str, platform: RankPlatform) -> None:

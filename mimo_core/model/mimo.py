@@ -13,14 +13,16 @@ from megatron.core.models.mimo.config.role import ModuleLayout, RankRole
 from megatron.core.models.mimo.model.base import MimoModel
 from megatron.core.process_groups_config import ProcessGroupCollection
 from megatron.core.tensor_parallel import VocabParallelEmbedding
-from megatron.core.utils import unwrap_model
+from megatron.core.utils import get_model_config, unwrap_model
 
 from mimo_core.contract import LANGUAGE, Module
 from mimo_core.model.containers import FEATURES, TOWER, EncoderContainer
 from mimo_core.model.context import OwnPositions
 from mimo_core.model.own_sums import add_rows, add_up
 from mimo_core.model.places import Places, put_rows
+from mimo_core.model.precision import statistics_that_do_not_learn
 from mimo_core.model.reduction import OrderedReduction
+from mimo_core.model.routers import Routers
 from mimo_core.platforms.base import RankPlatform
 from mimo_core.weights.keys import module_prefix
 
@@ -72,6 +74,8 @@ class Model(MimoModel):
         """By module, where gradients are reduced during backward."""
         self.num_learned_tokens: torch.Tensor | None = None
         """Of the last step's global batch, a scalar on the device; the same on all ranks."""
+        self.routers: Routers | None = None
+        """Of the language model, if it is here."""
         self._places: Places = {}
         if self.partition_adapter is not None:
             self.partition_adapter = OwnPositions(self.partition_adapter.cfg)
@@ -129,6 +133,9 @@ class Model(MimoModel):
                     part.requires_grad_(False)
                     part.eval()
                     self._frozen.append(part)
+            for norm in statistics_that_do_not_learn(self.bare(name)):
+                norm.eval()
+                self._frozen.append(norm)
 
     def accumulate_in_products(self, platform: RankPlatform) -> None:
         """Have layers that can do so add the gradients of their weights to those of microbatches
@@ -199,6 +206,7 @@ class Model(MimoModel):
         rows: Mapping[str, torch.Tensor] | None = None,
         places: Places | None = None,
         own: torch.Tensor | None = None,
+        padding: torch.Tensor | None = None,
     ) -> torch.Tensor | dict[str, torch.Tensor]:
         """Logits ``[B, S / cp, V / tp]`` on the last stage, activations by module on others.
 
@@ -209,8 +217,12 @@ class Model(MimoModel):
             rows: Rows ``[N, H]`` of the encoders on this rank; by default what was received.
             places: Where the rows go; on the first stage.
             own: This rank's positions of the sequences, with context parallelism.
+            padding: True where a position of a whole row is padding, bool ``[B, S]``; models with
+                experts need it on all stages.
         """
         self._places = places or {}
+        if self.routers is not None:
+            self.routers.set_padding(self._here(padding, own))
         if self.partition_adapter is not None:
             self.partition_adapter.own = own
         given = {"input_ids": None, "position_ids": None, "attention_mask": None, **inputs}
@@ -221,6 +233,17 @@ class Model(MimoModel):
             **given, input_tensors=received, packing_kwargs=packing
         )
         return output  # type: ignore[no-any-return]
+
+    def _here(self, whole: torch.Tensor | None, own: torch.Tensor | None) -> torch.Tensor | None:
+        """Of whole rows ``[B, S]``, the positions between this rank's layers: ``[B, S / cp]``, or
+        ``[B, S / (cp tp)]`` with sequence parallelism."""
+        if whole is None:
+            return None
+        here = whole if own is None else whole.index_select(1, own)
+        tp = self.groups[LANGUAGE].tp
+        if get_model_config(self.bare(LANGUAGE)).sequence_parallel:
+            here = here.chunk(tp.size(), dim=1)[tp.rank()].contiguous()
+        return here
 
     def get_text_embeddings(
         self, input_ids: torch.Tensor, position_ids: torch.Tensor | None, special_token_ids: Any

@@ -27,6 +27,7 @@ from mimo_core.model.mimo import Model
 from mimo_core.model.packing import packing_kwargs
 from mimo_core.model.places import row_places
 from mimo_core.model.platform_fields import read_here
+from mimo_core.model.routers import PADDING
 from mimo_core.platforms.base import RankPlatform
 from mimo_core.testing.bench import Bench
 from mimo_core.testing.checks import CHECKS
@@ -126,6 +127,7 @@ class Built:
         """Logits ``[B, S, V / tp]`` of the language model."""
         given = self.on_device(batch)
         lengths = given.pop("lengths", None)
+        padding = given.pop(PADDING, None)
         packing = None
         if lengths is not None:
             packing = packing_kwargs(lengths.cpu(), self.platform.device)
@@ -135,7 +137,9 @@ class Built:
             counts = {encoder: [len(rows)]}
             travelled = {encoder: rows}
             places = row_places(batch["input_ids"], self.model.special_token_ids, counts)
-        output = self.model.logits(given, packing, rows=travelled, places=self.on_device(places))
+        output = self.model.logits(
+            given, packing, rows=travelled, places=self.on_device(places), padding=padding
+        )
         assert isinstance(output, Tensor)
         return output
 

@@ -20,6 +20,7 @@ from mimo_core.gradients import finalize_gradients
 from mimo_core.model import platform_fields
 from mimo_core.model.builder import BuildConfig
 from mimo_core.model.mimo import Model
+from mimo_core.model.routers import has_losses
 from mimo_core.plan import Plan
 from mimo_core.platforms.base import RankPlatform
 from mimo_core.profile.profile import Profile, asks_for_nothing
@@ -93,7 +94,12 @@ class Engine:
         self._communicator = make_communicator(
             plan, platform, self._topology, self._build.config_of, self._rank
         )
-        self._samples = Samples(plan, self._rank, pinned=platform.name == "cuda")
+        self._samples = Samples(
+            plan,
+            self._rank,
+            pinned=platform.name == "cuda",
+            count_steps=has_losses(self._build.config_of(LANGUAGE)),
+        )
         metric = getattr(self._samples.held_out, "metric", "exact_match")
         self._forward_step = ForwardStep(self._communicator, platform, metric)
         self._measures = Measures(
@@ -209,6 +215,7 @@ class Engine:
             _, _, model, optimizer, scheduler, *_ = args
             sent = self._while_a_step_ends(iteration, model[0])
             self._communicator.begin(self._feeds["train"], learning=True, sent=sent)
+            self._scale_router_losses(model[0])
             if iteration == 0 and self._plan.recipe.checkpoint.save_initial:
                 training.save_checkpoint_and_time(0, model, optimizer, scheduler, 0, {})
             with self._profile.around():
@@ -253,6 +260,13 @@ class Engine:
             return result
 
         return train_step
+
+    def _scale_router_losses(self, model: Model) -> None:
+        """Called by all ranks before a step's first microbatch."""
+        batch = self._feeds["train"].peek()
+        if model.routers is not None and batch is not None and batch.learned_in_step is not None:
+            microbatches = self._train.global_batch_size // self._plan.microbatch
+            model.routers.begin_step(batch.learned_in_step, microbatches)
 
     def _while_a_step_ends(self, iteration: int, model: Model) -> Callable[[int], None] | None:
         """What this rank does when its last rows of a step have left, if there is a next step."""

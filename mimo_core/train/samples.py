@@ -20,13 +20,17 @@ _LOOKED_AT = 10_000
 class Samples:
     """What a rank reads."""
 
-    def __init__(self, plan: Plan, rank: int, *, pinned: bool = False) -> None:
+    def __init__(
+        self, plan: Plan, rank: int, *, pinned: bool = False, count_steps: bool = False
+    ) -> None:
         """Build the datasets and compare them across ranks. Called by all ranks.
 
         Args:
             plan: What to run.
             rank: This world rank.
             pinned: Batches are to lie in pinned memory.
+            count_steps: Count the learned tokens of each step when it begins, where the language
+                model is.
 
         Raises:
             ValueError: the ranks' datasets or tokenizers differ, or a split has no learned token.
@@ -34,6 +38,7 @@ class Samples:
         self._plan = plan
         self._rank = rank
         self._pinned = pinned
+        self._count_steps = count_steps
         self._modules = [plan.graph.modules[name] for name in plan.layout.modules_of(rank)]
         data = plan.graph.data
         self._datasets: dict[Split, Dataset] = {
@@ -164,6 +169,7 @@ class Samples:
                 "provide_batch", module.plugin, module=module, samples=samples, context=context
             ),
             work=self.workload.numbers if training and self._tells_work else None,
+            counted_step=self._microbatches if training and self._count_steps else None,
         )
         loader_seed = stable_seed(seed, self._modules[0].name, self._rank, "loader")
         workers = plan.recipe.data.workers
@@ -187,6 +193,11 @@ class Samples:
             module=module,
             dp_rank=place["dp"],
             first_stage=first,
-            inputs=first or last or not module.is_language or module.packing,
+            # Every stage must know how long packed samples are, and what is padding for experts.
+            inputs=first
+            or last
+            or not module.is_language
+            or module.packing
+            or graph.descriptions[LANGUAGE].experts > 0,
             rows=edges if at_an_end else (),
         )

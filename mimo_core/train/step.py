@@ -17,6 +17,7 @@ from mimo_core.model.context import gather_positions, own_positions, whole_order
 from mimo_core.model.mimo import Model
 from mimo_core.model.packing import packing_kwargs, sample_of_position
 from mimo_core.model.places import Places, row_places
+from mimo_core.model.routers import PADDING
 from mimo_core.platforms.base import RankPlatform
 from mimo_core.train.early import EarlyFeatures
 
@@ -68,11 +69,12 @@ class ForwardStep:
         given = dict(batch.inputs.get(LANGUAGE) or {})
         lengths = given.pop("lengths", None)
         inputs = self._on_device(given) or {}
+        padding = inputs.pop(PADDING, None)
         packing = None if lengths is None else packing_kwargs(lengths, self._platform.device)
         own = self._own_positions(inputs, lengths, model)
         here = _checked(rows, batch.rows, model) if rows else None
         places = self._places(given, batch.rows, model)
-        output = model.logits(inputs, packing, rows=here, places=places, own=own)
+        output = model.logits(inputs, packing, rows=here, places=places, own=own, padding=padding)
         if not self._communicator.is_pp_last_stage:
             return output, None
         more = {}

@@ -8,7 +8,7 @@ from typing import Any
 
 import attrs
 
-from mimo_core.contract import LANGUAGE, Grid
+from mimo_core.contract import Grid
 from mimo_core.recipe import Recipe
 from mimo_core.train.starting import META
 
@@ -23,10 +23,9 @@ step, and later gradients tell of it: with 1e-2, rounding alone is beyond the bo
 def judges(recipe: Recipe, steps: int) -> Recipe:
     """The same model and samples on one rank.
 
-    A microbatch holds the samples of all data-parallel ranks of the layout's, so that layers which
-    look at a microbatch as a whole (a router's balancing loss) see the same.
+    A microbatch holds the samples of one data-parallel rank of the layout's language model: a
+    router's balancing loss is a mean over microbatches and ranks, each of which it sees as a whole.
     """
-    micro = recipe.train.micro_batch_size * recipe.modules[LANGUAGE].grid.dp
     recipe = measured(recipe, steps)
     return attrs.evolve(
         recipe,
@@ -37,7 +36,6 @@ def judges(recipe: Recipe, steps: int) -> Recipe:
             )
             for name, module in recipe.modules.items()
         },
-        train=attrs.evolve(recipe.train, micro_batch_size=micro),
         megatron=_without(recipe.megatron, META, *_REDUCTION),
         checkpoint=attrs.evolve(recipe.checkpoint, save_initial=True),
     )

@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 from megatron.core.models.hybrid.hybrid_block import HybridStack
 from megatron.core.process_groups_config import ProcessGroupCollection
+from megatron.core.transformer.moe.router import TopKRouter
 from megatron.core.transformer.spec_utils import ModuleSpec
 from megatron.core.transformer.transformer_block import TransformerBlock
 from torch import nn
@@ -69,6 +70,7 @@ class AdaptedPart:
         part, module, groups = self.lora
         whole: Any = self
         whole.requires_grad_(False)
+        self._lora_statistics = [one for one in whole.modules() if _keeps_statistics(one)]
         options = options_of(module)
         state = super().sharded_state_dict(metadata={"dp_cp_group": groups.dp_cp})  # type: ignore[misc]
         named = dict(_named(whole, state))
@@ -85,6 +87,13 @@ class AdaptedPart:
             if isinstance(block, TransformerBlock | HybridStack):
                 block.register_forward_pre_hook(_with_gradient, with_kwargs=True)
 
+    def train(self, mode: bool = True) -> Any:
+        """As the part; what keeps statistics below the adapters does not learn."""
+        trained = super().train(mode)  # type: ignore[misc]
+        for one in self._lora_statistics:
+            one.training = False
+        return trained
+
     def sharded_state_dict(
         self, prefix: str = "", sharded_offsets: Any = (), metadata: Any = None
     ) -> dict[str, Any]:
@@ -97,6 +106,14 @@ class AdaptedPart:
             return state
 
         return sharded.with_adapters(ask(), self._lora_layers, prefix, ask)
+
+
+def _keeps_statistics(module: nn.Module) -> bool:
+    """Whether a layer has buffers that its forward may move in training: batch norms, estimates of
+    spectral norms. The core keeps those of routers."""
+    saved = module._buffers.keys() - module._non_persistent_buffers_set
+    leaf = next(module.children(), None) is None
+    return bool(saved) and leaf and not isinstance(module, TopKRouter)
 
 
 def _named(part: nn.Module, state: dict[str, Any]) -> Iterator[tuple[str, tuple[str, nn.Module]]]:

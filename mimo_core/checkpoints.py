@@ -1,68 +1,32 @@
-"""Checkpoints as they lie in a folder: which are complete, and which of them is the newest.
+"""Checkpoints as they lie in a folder: which of them a run resumes from.
 
 Megatron's tracker file is truncated in place and says nothing of what it names. A checkpoint is
-complete where its manifest is: rank 0 writes it last and renames it into place, and what it says of
-the files holds.
+complete where its manifest is, and what that says of the files holds.
 """
 
 from __future__ import annotations
 
-import json
-import os
-from collections.abc import Mapping
+import re
 from pathlib import Path
-from typing import Any
 
 import attrs
 
+from mimo_core.durable import replace, sync_folder
 from mimo_core.errors import CheckpointError
+from mimo_core.manifest import (
+    MANIFEST,
+    Damaged,
+    Incomplete,
+    Manifest,
+    read_manifest,
+    unlisted_files,
+)
 
 TRACKER = "latest_checkpointed_iteration.txt"
 """Megatron's file that names the newest checkpoint of a folder."""
-MANIFEST = "mimo.json"
-"""In each complete checkpoint."""
-FORMAT = 2
-"""Of the manifest."""
-
-
-@attrs.frozen(kw_only=True)
-class Manifest:
-    """What a checkpoint holds, and what the run was that saved it."""
-
-    format: int
-    iteration: int
-    consumed_samples: int
-    recipe: Mapping[str, Any]
-    """The resolved recipe."""
-    layout: Mapping[str, Any]
-    """As it really was: ``kind``, ``world_size``, ``device`` (``cpu`` or ``cuda``), and of each of
-    ``modules`` its ``grid`` and ``first_rank``."""
-    plugins: Mapping[str, str]
-    """Versions by name."""
-    plugins_digest: str
-    tokenizer: str
-    """Its digest."""
-    samples: Mapping[str, Any]
-    """``[length, digest]`` of each split."""
-    optimizer: str
-    """How the optimizer's state is cut: megatron's ``distrib_optim_sharding_type``."""
-    tensors: Mapping[str, Mapping[str, Any]]
-    """Global ``shape`` and ``dtype`` by key."""
-    objects: tuple[str, ...]
-    """Keys of what is no tensor."""
-    files: Mapping[str, int]
-    """Bytes by path in the checkpoint."""
-    random_states: tuple[str, ...]
-    """The file of each world rank's random state."""
-    left_out: Mapping[str, Mapping[str, Any]] = attrs.field(factory=dict)
-    """Weights that do not learn and are read again elsewhere: ``shape``, ``dtype`` and number of
-    their ``origin`` by key."""
-    origins: tuple[Mapping[str, Any], ...] = ()
-    """Where: see ``mimo_core.weights.origins.Origin``."""
-
-
-class Incomplete(ValueError):
-    """A folder is no complete checkpoint; says why."""
+_SAVING = "{} saving {}"
+"""What the tracker holds while the checkpoint after the one that it names gets its manifest."""
+_NAMES = re.compile(r"(?a:(\d{1,18})(?: saving (\d{1,18}))?)")
 
 
 @attrs.frozen(kw_only=True)
@@ -73,6 +37,9 @@ class Newest:
     manifest: Manifest | None
     told: tuple[str, ...] = ()
     """What a person should know of the other checkpoints there, a line each."""
+    refused: str | None = None
+    """Why nothing there may be loaded before a person has decided: what would have been the newest
+    is damaged, or of another run."""
 
     @property
     def iteration(self) -> int | None:
@@ -83,6 +50,16 @@ class Newest:
         """Of the checkpoint, which must be there."""
         assert self.manifest is not None
         return checkpoint_path(self.checkpoints, self.manifest.iteration)
+
+    def usable(self) -> Newest:
+        """This, where it may be loaded.
+
+        Raises:
+            CheckpointError: it may not; see ``refused``.
+        """
+        if self.refused is not None:
+            raise CheckpointError(self.refused)
+        return self
 
 
 def way_back(checkpoints: Path, iteration: int) -> str:
@@ -97,7 +74,7 @@ def way_back(checkpoints: Path, iteration: int) -> str:
 
 
 def is_complete(checkpoint: Path) -> bool:
-    """Whether a folder is a complete checkpoint."""
+    """Whether a folder is a complete checkpoint, as far as its manifest and sizes tell."""
     try:
         read_manifest(checkpoint)
     except (Incomplete, CheckpointError):
@@ -112,80 +89,70 @@ def checkpoint_path(checkpoints: Path, iteration: int) -> Path:
 
 def newest(checkpoints: Path) -> Newest:
     """The complete checkpoint that the tracker names, else the complete one of the highest
-    iteration; that also where the tracker is older, and so was not yet written.
+    iteration. A tracker that was not yet written for the newest one does not count.
 
-    A run that is killed may leave the tracker empty or old, or a folder half-written.
+    A run that is killed may leave the tracker empty or old, or a folder half-written. Those are
+    left out. A damaged checkpoint that would be the newest is not: see ``Newest.refused``.
 
     Raises:
         CheckpointError: a checkpoint there is of another format than this version reads.
     """
     there = sorted(_iterations(checkpoints), reverse=True)
-    named = _named(checkpoints)
-    order = [named] if named in there else []
-    order += [iteration for iteration in there if iteration != named]
-    found = None
+    named, saving = _named(checkpoints)
+    order = [n for n in dict.fromkeys((saving, named, *there)) if n is not None and n in there]
+    found: Manifest | None = None
+    refused = None
     told: dict[int, str] = {}
     for iteration in order:
         if found is not None and iteration < found.iteration:
-            break
+            continue
         path = checkpoint_path(checkpoints, iteration)
         try:
             manifest = read_manifest(path)
         except Incomplete as why:
             told[iteration] = f"{path} is no complete checkpoint: {why}"
             continue
-        if found is not None and _written(path / MANIFEST) > _written(checkpoints / TRACKER):
+        except Damaged as why:
+            told[iteration] = str(why)
+            if found is None and refused is None:
+                refused = f"{why}; {way_back(checkpoints, iteration)}"
+            continue
+        if found is None:
             found = manifest
-        elif found is not None:
+            if extra := unlisted_files(path, manifest):
+                told[iteration] = f"{path} holds files that nothing reads: {', '.join(extra)}"
+        elif manifest.run != found.run:
+            told[iteration] = f"{path} is later, but of another run"
+        else:
             told[iteration] = f"{path} is later, but {TRACKER} names iteration {found.iteration}"
-        found = found or manifest
+    if found is not None and refused is None:
+        refused = _other_run(checkpoints, found, there)
     return Newest(
         checkpoints=checkpoints,
         manifest=found,
         told=tuple(told[iteration] for iteration in sorted(told)),
+        refused=refused,
     )
 
 
-def read_manifest(checkpoint: Path) -> Manifest:
-    """The manifest of a complete checkpoint.
-
-    Raises:
-        Incomplete: there is none, or a file is missing or of another size than it says.
-        CheckpointError: it is of another format than this version reads.
-    """
-    try:
-        values = json.loads((checkpoint / MANIFEST).read_text())
-    except FileNotFoundError:
-        raise Incomplete(f"{MANIFEST}, which is written last, is missing") from None
-    except ValueError:
-        raise Incomplete(f"{MANIFEST} cannot be read") from None
-    if not isinstance(values, dict) or "format" not in values:
-        raise Incomplete(f"{MANIFEST} says no format")
-    if values["format"] != FORMAT:
-        raise CheckpointError(
-            f"{checkpoint / MANIFEST} has format {values['format']}, and this version of mimo-core "
-            f"reads format {FORMAT}; use the version that saved it"
-        )
-    try:
-        manifest = Manifest(**values)
-    except TypeError:
-        raise Incomplete(f"{MANIFEST} lacks some of its entries") from None
-    if checkpoint.name != checkpoint_path(checkpoint.parent, manifest.iteration).name:
-        raise Incomplete(f"its {MANIFEST} is of iteration {manifest.iteration}")
-    for name, size in sorted(manifest.files.items()):
+def _other_run(checkpoints: Path, found: Manifest, there: list[int]) -> str | None:
+    """Whether the complete checkpoint before it was saved by another run."""
+    for iteration in there:
+        path = checkpoint_path(checkpoints, iteration)
+        if iteration >= found.iteration:
+            continue
         try:
-            found = (checkpoint / name).stat().st_size
-        except FileNotFoundError:
-            raise Incomplete(f"{name} is missing") from None
-        if found != size:
-            raise Incomplete(f"{name} has {found} of {size} bytes")
-    return manifest
-
-
-def write_manifest(checkpoint: Path, manifest: Manifest) -> None:
-    """Make a checkpoint a complete one; the last thing that is done to it."""
-    _sync(checkpoint.parent)
-    _replace(checkpoint / MANIFEST, json.dumps(attrs.asdict(manifest), indent=1) + "\n")
+            before = read_manifest(path)
+        except (Incomplete, CheckpointError):
+            continue
+        if before.run == found.run:
+            return None
+        newest_path = checkpoint_path(checkpoints, found.iteration)
+        return (
+            f"{newest_path} was saved by run {found.run}, and {path} by another run, {before.run}; "
+            "move the checkpoints that do not belong to this run to another folder"
+        )
+    return None
 
 
 def put_tracker_right(found: Newest) -> None:
@@ -196,8 +163,19 @@ def put_tracker_right(found: Newest) -> None:
     tracker = found.checkpoints / TRACKER
     if found.iteration is None:
         tracker.unlink(missing_ok=True)
-    elif _named(found.checkpoints) != found.iteration:
-        _replace(tracker, str(found.iteration))
+    elif _named(found.checkpoints) != (found.iteration, None):
+        replace(tracker, str(found.iteration))
+
+
+def announce(checkpoints: Path, iteration: int) -> None:
+    """Note in the tracker that the checkpoint of ``iteration`` is about to be complete.
+
+    Without that, a run that is killed before Megatron has written the tracker leaves the same
+    folder as a person who sets the tracker back to an earlier checkpoint.
+    """
+    named, _ = _named(checkpoints)
+    if named is not None:
+        replace(checkpoints / TRACKER, _SAVING.format(named, iteration))
 
 
 def clear(checkpoint: Path) -> None:
@@ -205,58 +183,25 @@ def clear(checkpoint: Path) -> None:
     if not checkpoint.exists():
         return
     (checkpoint / MANIFEST).unlink(missing_ok=True)
-    _sync(checkpoint)
+    sync_folder(checkpoint)
     for path in sorted(checkpoint.rglob("*"), reverse=True):
         path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
-def sizes(checkpoint: Path) -> dict[str, int]:
-    """Bytes of each file in a checkpoint's folder, by its path there."""
-    return {
-        str(path.relative_to(checkpoint)): path.stat().st_size
-        for path in sorted(checkpoint.rglob("*"))
-        if path.is_file()
-    }
-
-
-def write_synced(path: Path, text: str) -> None:
-    """Write a file, to the disk itself."""
-    with path.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-
-
 def _iterations(checkpoints: Path) -> list[int]:
-    numbers = [path.name.removeprefix("iter_") for path in checkpoints.glob("iter_*")]
-    return [int(number) for number in numbers if number.isdigit()]
+    names = [path.name for path in checkpoints.glob("iter_*")]
+    numbers = [int(found[1]) for name in names if (found := re.fullmatch(r"iter_([0-9]+)", name))]
+    return [number for number in numbers if checkpoint_path(checkpoints, number).name in names]
 
 
-def _named(checkpoints: Path) -> int | None:
-    """The iteration that the tracker names; ``None`` where it names none."""
+def _named(checkpoints: Path) -> tuple[int | None, int | None]:
+    """The iteration that the tracker names, and the one that was about to be complete; ``None``
+    where it names none."""
     try:
         text = (checkpoints / TRACKER).read_text(errors="replace").strip()
     except FileNotFoundError:
-        return None
-    return int(text) if text.isdigit() else None
-
-
-def _written(path: Path) -> int:
-    """When, in nanoseconds."""
-    return path.stat().st_mtime_ns
-
-
-def _replace(path: Path, text: str) -> None:
-    """A reader sees the old file or the new one, after a power cut too."""
-    draft = path.with_name(path.name + ".new")
-    write_synced(draft, text)
-    draft.replace(path)
-    _sync(path.parent)
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        return None, None
+    found = _NAMES.fullmatch(text)
+    if found is None:
+        return None, None
+    return int(found[1]), None if found[2] is None else int(found[2])

@@ -21,6 +21,9 @@ PURE = (
     "json_types.py",
     "config_keys.py",
     "checkpoints.py",
+    "checksums.py",
+    "durable.py",
+    "manifest.py",
     "plugins",
     "recipe",
     "graph.py",
@@ -37,6 +40,7 @@ PURE = (
     "surroundings.py",
     "weights/__init__.py",
     "weights/directory.py",
+    "weights/integrity.py",
     "weights/keys.py",
     "weights/match.py",
     "weights/origins.py",
@@ -129,11 +133,13 @@ def test_a_fresh_process_that_plans_has_loaded_nothing_heavy():
 
 LAYERS = (
     (
-        *("contract", "weight_map", "hookspecs", "errors", "rank", "run_folder", "checkpoints"),
+        *("contract", "weight_map", "hookspecs", "errors", "rank", "run_folder"),
+        *("checksums", "durable"),
         *("termination", "tokenizer", "environment", "json_types", "printable"),
         *("config_keys", "output", "surroundings"),
     ),
     ("plugins", "recipe", "layout"),
+    ("manifest", "checkpoints"),
     ("graph", "star", "stock_settings", "validate", "memory", "work", "sources", "plan", "weights"),
     ("scaffold",),
     ("platforms", "data", "report", "profile"),

@@ -9,8 +9,8 @@ import attrs
 import pytest
 import torch
 
-from mimo_core.checkpoints import read_manifest
 from mimo_core.errors import CheckpointError
+from mimo_core.manifest import read_manifest
 from mimo_core.weights import complete
 from mimo_core.weights.match import match
 from mimo_core.weights.origins import Origins, check_origins, directory_digest, origins_of

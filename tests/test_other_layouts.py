@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.distributed.checkpoint as dcp
 
-from mimo_core.checkpoints import read_manifest
+from mimo_core.manifest import read_manifest
 
 from .conftest import Run, start
 

@@ -9,8 +9,9 @@ from typing import Any
 import attrs
 import pytest
 
-from mimo_core.checkpoints import TRACKER, read_manifest, write_manifest
+from mimo_core.checkpoints import TRACKER
 from mimo_core.errors import RecipeError
+from mimo_core.manifest import read_manifest, write_manifest
 from mimo_core.plan import Plan, make_plan
 from mimo_core.recipe.structure import plain
 from mimo_core.run_folder import RunFolder
@@ -18,7 +19,7 @@ from mimo_core.train.going_on import checkpoint_of
 from mimo_core.train.starting import starting_weights
 
 from .fake_plugins import RECIPE, host
-from .test_manifest import checkpoint, manifest
+from .test_manifest import checkpoint, manifest, save
 
 
 @pytest.fixture
@@ -94,7 +95,9 @@ def test_modules_that_are_not_in_both_are_named(saved: Path, tmp_path: Path) -> 
     path = saved / "checkpoints" / "iter_0000003"
     recipe = plain(plan(tmp_path).recipe)
     recipe["modules"]["audio"] = recipe["modules"].pop("vision")
-    write_manifest(path, attrs.evolve(manifest(3), recipe=recipe, files={}))
+    layout = manifest(3).layout
+    modules = {"audio": layout["modules"]["vision"], "language": layout["modules"]["language"]}
+    save(path, attrs.evolve(manifest(3), recipe=recipe, layout={**layout, "modules": modules}))
     with pytest.raises(RecipeError) as caught:
         checkpoint_of(plan(tmp_path), RunFolder(saved))
     assert "modules.audio: only in the checkpoint" in str(caught.value)
@@ -122,7 +125,7 @@ def test_a_module_goes_on_in_the_same_wrappers(
     recipe["modules"]["vision"].pop("wrappers")
     if saved_with is not None:
         recipe["modules"]["vision"]["wrappers"] = saved_with
-    write_manifest(path, attrs.evolve(manifest(3), recipe=recipe, files={}))
+    save(path, attrs.evolve(manifest(3), recipe=recipe))
     wanted.recipe.modules["vision"].wrappers.update(now)
     with nullcontext() if said is None else pytest.raises(RecipeError, match=said):
         assert checkpoint_of(wanted, RunFolder(saved)).iteration == 3
@@ -156,8 +159,7 @@ def test_options_that_name_a_directory_move_with_it(
     recipe = plain(plan(tmp_path, "modules.vision.weights=old").recipe)
     recipe["modules"]["vision"]["options"]["like"] = "old"
     origin = {"kind": "directory", "path": "/run/old", "digest": "", "module": "vision"}
-    held = attrs.evolve(manifest(3), recipe=recipe, files={}, origins=(origin,))
-    write_manifest(path, held)
+    save(path, attrs.evolve(manifest(3), recipe=recipe, origins=(origin,)))
     wanted.recipe.modules["vision"].options["like"] = like
     with nullcontext() if said is None else pytest.raises(RecipeError, match=said):
         assert checkpoint_of(wanted, RunFolder(saved)).iteration == 3

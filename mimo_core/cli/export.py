@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mimo_core.checkpoints import MANIFEST, Incomplete, newest, read_manifest
+from mimo_core.checkpoints import newest
 from mimo_core.errors import MimoError, suggestion
 from mimo_core.graph import build_graph
+from mimo_core.manifest import MANIFEST, Incomplete, read_manifest
 from mimo_core.plugins import Host
 from mimo_core.recipe import LoadedRecipe, load_text
 from mimo_core.train.starting import checkpoints_of
@@ -31,7 +32,7 @@ def find_checkpoint(given: Path, moved: Sequence[str] = ()) -> tuple[Path, Loade
         raise MimoError(f"{given}: there is no such folder in {Path.cwd()}")
     folder = given
     if not given.name.startswith("iter_"):
-        found = newest(checkpoints_of(given))
+        found = newest(checkpoints_of(given)).usable()
         if found.manifest is None:
             raise MimoError("\n".join([f"{given} holds no complete checkpoint", *found.told]))
         folder = found.path

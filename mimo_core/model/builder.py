@@ -19,9 +19,9 @@ from megatron.training.models.dist_utils import (
     prepare_existing_model_chunks_for_distributed_training,
 )
 
-from mimo_core.checkpoints import Manifest
 from mimo_core.contract import LANGUAGE, Encoder, Module
 from mimo_core.graph import Graph
+from mimo_core.manifest import Manifest
 from mimo_core.model import layer_graphs
 from mimo_core.model.containers import EncoderContainer, container_spec
 from mimo_core.model.layer_graphs import capture_layers, check_parts

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import types
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any, Literal, Union, get_args, get_origin, is_typeddict
 
 import attrs
 import cattrs
@@ -114,7 +114,7 @@ def _is_union(kind: Any) -> bool:
 
 
 def _is_collection(kind: Any) -> bool:
-    return (
+    return not is_typeddict(kind) and (
         attrs.has(kind)
         or cols.is_sequence(kind)
         or cols.is_any_set(kind)
@@ -185,7 +185,10 @@ def _flatten(error: Exception, path: Path, values: object) -> Iterator[Mistake]:
             else:
                 yield from _flatten(inner, (*path, key), _below(values, key))
     elif isinstance(error, ForbiddenExtraKeysError):
-        known = [field.alias for field in attrs.fields(error.cl) if field.init]
+        if attrs.has(error.cl):
+            known = [field.alias for field in attrs.fields(error.cl) if field.init]
+        else:
+            known = [*error.cl.__annotations__]
         for key in sorted(error.extra_fields):
             listed = f" Known keys: {', '.join(known)}" if known else " It takes no keys"
             yield (*path, key), f"unknown key {key!r}.{suggestion(key, known)}{listed}"

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from mimo_core.checkpoints import Manifest
 from mimo_core.layout import Layout
+from mimo_core.manifest import Manifest
 from mimo_core.plan import Plan
 from mimo_core.recipe.structure import plain
 

@@ -13,8 +13,8 @@ from megatron.core.dist_checkpointing.dict_utils import nested_values
 from megatron.core.dist_checkpointing.mapping import ShardedBase, ShardedObject, ShardedTensor
 from megatron.core.dist_checkpointing.state_dict_utils import load_preprocess
 
-from mimo_core.checkpoints import Manifest
 from mimo_core.errors import CheckpointError
+from mimo_core.manifest import Manifest
 from mimo_core.platforms.base import RankPlatform
 from mimo_core.train.frozen import MODEL, split
 from mimo_core.weights.keys import OPTIMIZER, module_of

@@ -7,8 +7,9 @@ from typing import Any
 
 import attrs
 
-from mimo_core.checkpoints import Manifest, Newest, newest
+from mimo_core.checkpoints import Newest, newest
 from mimo_core.errors import RecipeError
+from mimo_core.manifest import Manifest
 from mimo_core.plan import Plan
 from mimo_core.recipe import DataRecipe, ModuleRecipe
 from mimo_core.recipe.stock import shared_fields
@@ -48,9 +49,9 @@ def checkpoint_of(plan: Plan, folder: RunFolder) -> Newest:
 
     Raises:
         RecipeError: the checkpoint is of another model, or beyond the run's end.
-        CheckpointError: it is of another format than this version reads.
+        CheckpointError: it is of another format than this version reads, or damaged.
     """
-    found = newest(folder.checkpoints(plan.recipe.checkpoint.directory))
+    found = newest(folder.checkpoints(plan.recipe.checkpoint.directory)).usable()
     if found.manifest is None:
         return found
     done = found.manifest.iteration

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,8 @@ from typing import Any
 import attrs
 import torch.distributed as dist
 
-from mimo_core.checkpoints import Manifest, Newest, newest, put_tracker_right
+from mimo_core.checkpoints import Newest, newest, put_tracker_right
+from mimo_core.manifest import Manifest
 from mimo_core.model.builder import BuildConfig
 from mimo_core.plan import Plan
 from mimo_core.platforms.base import RankPlatform
@@ -20,6 +22,7 @@ from mimo_core.train.agreement import compare_directories
 from mimo_core.train.facts import changes, plugin_changes, same_place
 from mimo_core.train.fitting import Fitting
 from mimo_core.train.going_on import data_differences, module_differences
+from mimo_core.train.integrity import compare_checksums
 from mimo_core.train.random_states import read_random_state, restore_random_state
 from mimo_core.train.saving import Saver
 from mimo_core.train.starting import starting_weights
@@ -37,32 +40,44 @@ class History:
     """Of the run's own folder."""
     weights: Newest | None
     """Of another run: a new one starts with its weights."""
+    run: str = ""
+    """Identity of the run."""
 
     @classmethod
     def find(cls, plan: Plan, checkpoints: Path) -> History:
         """Look, and let megatron's tracker name what was found. Called by all ranks.
 
         Raises:
+            CheckpointError: a file of a checkpoint that is to be loaded is not what was saved; on
+                all ranks.
             ValueError: on rank 0: see :func:`~mimo_core.train.starting.starting_weights` and
                 :func:`~mimo_core.checkpoints.newest`.
         """
-        box: list[Any] = [None, None]
+        box: list[Any] = [None, None, None]
         if dist.get_rank() == 0:
-            found = newest(checkpoints)
+            found = newest(checkpoints).usable()
             put_tracker_right(found)
-            box = [found, starting_weights(plan, found.iteration)]
-            if any(one and one.manifest and one.manifest.origins for one in box):
+            run = found.manifest.run if found.manifest else uuid.uuid4().hex
+            box = [found, starting_weights(plan, found.iteration), run]
+            if any(one and one.manifest and one.manifest.origins for one in box[:2]):
                 told = cls(plan=plan, newest=box[0], weights=box[1])
                 check_origins(told.manifest, told.directories())
         dist.broadcast_object_list(box)
-        done = box[0].iteration
+        history = cls(plan=plan, newest=box[0], weights=box[1], run=box[2])
+        compare_checksums(history.source)
+        done = history.newest.iteration
         print("begins" if done is None else f"goes on after iteration {done}", flush=True)
-        return cls(plan=plan, newest=box[0], weights=box[1])
+        return history
+
+    @property
+    def source(self) -> Newest:
+        """What is loaded, if anything is."""
+        return self.newest if self.weights is None else self.weights
 
     @property
     def manifest(self) -> Manifest | None:
         """Of the checkpoint that the run goes on from, or starts with."""
-        return (self.newest if self.weights is None else self.weights).manifest
+        return self.source.manifest
 
     def directories(self) -> dict[str, Match]:
         """Directories whose weights modules begin with, or read again."""
@@ -131,12 +146,15 @@ class History:
         self, facts: Mapping[str, Any], platform: RankPlatform, origins: Origins | None
     ) -> None:
         """Have megatron load what was found, if it fits, and save complete checkpoints alone."""
-        source = self.newest if self.weights is None else self.weights
-        manifest = source.manifest
+        manifest = self.source.manifest
         adapt_checkpoints(
-            iteration=source.iteration,
+            iteration=self.source.iteration,
             save=Saver(
-                facts=facts, platform=platform, loaded=self.newest.iteration, origins=origins
+                facts=facts,
+                run=self.run,
+                platform=platform,
+                loaded=self.newest.iteration,
+                origins=origins,
             ),
             load=lambda stock: (
                 stock

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from megatron.core import tensor_parallel
 
-from mimo_core.checkpoints import write_synced
+from mimo_core.durable import write_synced
 from mimo_core.platforms.base import RankPlatform
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,8 @@ import torch.distributed as dist
 from torch.distributed.checkpoint import FileSystemReader
 from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
 
-from mimo_core.checkpoints import FORMAT, Manifest, clear, sizes, write_manifest
+from mimo_core.checkpoints import announce, clear
+from mimo_core.manifest import FORMAT, FileFacts, Manifest, file_facts, files_of, write_manifest
 from mimo_core.platforms.base import RankPlatform
 from mimo_core.train.frozen import shapes_of, split
 from mimo_core.train.random_states import random_state, write_random_state
@@ -27,6 +29,7 @@ class Saver:
         self,
         *,
         facts: Mapping[str, Any],
+        run: str,
         platform: RankPlatform,
         loaded: int | None,
         origins: Origins | None = None,
@@ -34,11 +37,13 @@ class Saver:
         """
         Args:
             facts: Those of the run (``facts_to_keep``).
+            run: Identity of the run.
             platform: This rank's machine.
             loaded: Iteration of the complete checkpoint of this folder that the run goes on from.
             origins: Where weights that do not learn are read again; without it, they are saved.
         """
         self._facts = facts
+        self._run = run
         self._platform = platform
         self._loaded = loaded
         self._origins = origins
@@ -70,16 +75,22 @@ class Saver:
             stock(state, checkpoint, *args, content_metadata=content_metadata, **kwargs)
             names: list[Any] = [None] * dist.get_world_size()
             dist.all_gather_object(names, write_random_state(folder, dist.get_rank(), mine))
+            due: list[str] = []
             if dist.get_rank() == 0:
                 metadata = FileSystemReader(folder).read_metadata()
+                due = _seen(folder, metadata, names)
+            files = _described(folder, due)
+            if dist.get_rank() == 0:
+                announce(folder.parent, iteration)
                 write_manifest(
                     folder,
                     Manifest(
                         format=FORMAT,
+                        run=self._run,
                         iteration=iteration,
                         consumed_samples=state["args"].consumed_train_samples,
                         optimizer=content_metadata["distrib_optim_sharding_type"],
-                        files=_files(folder, metadata, names),
+                        files=files,
                         random_states=tuple(names),
                         **_keys(metadata),
                         **left_out,
@@ -104,16 +115,43 @@ class Saver:
         )
 
 
-def _files(folder: Path, metadata: Metadata, random_states: list[str]) -> dict[str, int]:
-    """Bytes by path.
+def _described(folder: Path, names: list[str]) -> dict[str, FileFacts]:
+    """Size and checksum of each file. Called by all ranks; each reads what it wrote itself, as
+    that is still in memory.
+
+    Args:
+        folder: The checkpoint.
+        names: Paths in it, at rank 0.
+
+    Raises:
+        OSError: a file cannot be read.
+    """
+    box: list[Any] = [names]
+    dist.broadcast_object_list(box)
+    size, rank = dist.get_world_size(), dist.get_rank()
+    mine = [name for number, name in enumerate(box[0]) if _writer(name, number, size) == rank]
+    found: list[Any] = [None] * size
+    dist.all_gather_object(found, file_facts(folder, mine))
+    facts = {name: one for each in found for name, one in each.items()}
+    return {name: facts[name] for name in box[0]}
+
+
+def _writer(name: str, number: int, world_size: int) -> int:
+    """The rank that wrote a file, by its name; of other files any rank, by their number."""
+    written = re.fullmatch(r"(?:__|random-)([0-9]+)(?:_[0-9]+\.distcp|\.json)", name)
+    return (number if written is None else int(written[1])) % world_size
+
+
+def _seen(folder: Path, metadata: Metadata, random_states: list[str]) -> list[str]:
+    """The files of the checkpoint.
 
     Raises:
         OSError: a file that some rank wrote is not to be seen from here.
     """
-    there = sizes(folder)
+    there = files_of(folder)
     assert metadata.storage_data is not None
     due = {place.relative_path for place in metadata.storage_data.values()} | {*random_states}
-    lost = sorted(due - there.keys())
+    lost = sorted(due - {*there})
     if lost:
         raise OSError(
             f"rank 0 does not see {len(lost)} files of {folder} that others wrote, {lost[0]} for "

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mimo_core.checkpoints import Manifest, Newest, newest
+from mimo_core.checkpoints import Newest, newest
+from mimo_core.manifest import Manifest
 from mimo_core.plan import Plan
 from mimo_core.recipe import load_recipe
 from mimo_core.run_folder import RunFolder
@@ -24,6 +25,7 @@ def starting_weights(plan: Plan, done: int | None) -> Newest | None:
     Raises:
         RecipeError: ``checkpoint.start_from`` holds no complete checkpoint, or a module is given
             weights that it has of it; or weights would be left without values.
+        CheckpointError: the newest checkpoint there is damaged, or of another format.
     """
     if done is not None:
         return None
@@ -37,7 +39,7 @@ def starting_weights(plan: Plan, done: int | None) -> Newest | None:
         raise plan.loaded.error(
             [(path, f"{given!r}: there is no such folder in {Path.cwd()}; give a run folder")]
         )
-    found = newest(checkpoints_of(place).absolute())
+    found = newest(checkpoints_of(place).absolute()).usable()
     if found.manifest is None:
         told = "".join(f"\n  {line}" for line in found.told)
         raise plan.loaded.error([(path, f"{given!r} holds no complete checkpoint{told}")])

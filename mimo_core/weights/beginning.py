@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 
-from mimo_core.checkpoints import Manifest
 from mimo_core.contract import Module
 from mimo_core.errors import MimoError
+from mimo_core.manifest import Manifest
 from mimo_core.plan import Plan
 from mimo_core.plugins import Host
 from mimo_core.weight_map import WeightMap

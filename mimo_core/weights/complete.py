@@ -9,10 +9,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mimo_core.checkpoints import Incomplete, Manifest, read_manifest
 from mimo_core.errors import MimoError
+from mimo_core.manifest import Incomplete, Manifest, read_manifest
 from mimo_core.weight_map import WeightMap
 from mimo_core.weights.checkpoint import Checkpoint
+from mimo_core.weights.integrity import check_files
 from mimo_core.weights.load import Source
 from mimo_core.weights.match import Match, match
 from mimo_core.weights.origins import Origin, check_origins, if_moved, origins_of
@@ -27,7 +28,7 @@ class WithLeftOut:
         maps: Mapping[str, WeightMap],
         moved: Mapping[str, str] | None = None,
     ) -> None:
-        """Reads names and shapes alone.
+        """Compares the checksums of all files; then reads names and shapes.
 
         Args:
             folder: The checkpoint.
@@ -38,10 +39,13 @@ class WithLeftOut:
         Raises:
             MimoError: weights that it leaves out are gone, or others now; or a module is said to
                 be moved that reads none.
+            CheckpointError: a file is not what was saved.
         """
+        saved = _manifest(folder)
+        if saved:
+            check_files(folder, saved)
         self._checkpoint = Checkpoint(folder)
         self._maps = maps
-        saved = _manifest(folder)
         self._left_out = saved.left_out if saved else {}
         self._origins = origins_of(saved) if saved else ()
         moved = moved or {}

@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 import attrs
 
-from mimo_core.checkpoints import MANIFEST, Manifest
 from mimo_core.errors import CheckpointError
+from mimo_core.manifest import MANIFEST, Manifest
 from mimo_core.weights.keys import module_prefix, part_prefix
 from mimo_core.weights.match import Match
 

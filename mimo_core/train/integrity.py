@@ -1,0 +1,29 @@
+"""Checkpoints are what was saved: their checksums are compared before anything of them is read."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch.distributed as dist
+
+from mimo_core.checkpoints import Newest, way_back
+from mimo_core.errors import CheckpointError
+from mimo_core.weights.integrity import share_of
+
+
+def compare_checksums(source: Newest) -> None:
+    """Compare every file of the checkpoint that is to be loaded, and of those that it reads frozen
+    weights in. Each rank reads its share of the files. Called by all ranks.
+
+    Raises:
+        CheckpointError: a file holds other bytes than were saved; the same on all ranks.
+    """
+    if source.manifest is None:
+        return
+    found: list[Any] = [None] * dist.get_world_size()
+    mine = share_of(source.path, source.manifest, dist.get_rank(), dist.get_world_size())
+    dist.all_gather_object(found, mine)
+    damaged = [line for each in found for line in each]
+    if damaged:
+        back = way_back(source.checkpoints, source.manifest.iteration)
+        raise CheckpointError("\n".join([*damaged, back]))

@@ -180,6 +180,10 @@ def announce(checkpoints: Path, iteration: int) -> None:
 
 def clear(checkpoint: Path) -> None:
     """Remove what an earlier attempt left in a checkpoint's folder, the manifest first."""
+    if checkpoint.is_symlink():
+        # Only the link: what it names is not this run's to remove.
+        checkpoint.unlink()
+        checkpoint.mkdir()
     if not checkpoint.exists():
         return
     (checkpoint / MANIFEST).unlink(missing_ok=True)

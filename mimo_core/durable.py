@@ -5,20 +5,17 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from mimo_core.files import replace_text
+
 
 def write_synced(path: Path, text: str) -> None:
     """Write a file, to the disk itself."""
-    with path.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
+    replace_text(path, text, sync=True)
 
 
 def replace(path: Path, text: str) -> None:
     """Replace a file in one step: a reader sees the old file or the new one."""
-    draft = path.with_name(path.name + ".new")
-    write_synced(draft, text)
-    draft.replace(path)
+    write_synced(path, text)
     sync_folder(path.parent)
 
 

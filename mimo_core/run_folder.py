@@ -6,6 +6,7 @@ import errno
 import fcntl
 import json
 import math
+import os
 import shlex
 import tempfile
 import time
@@ -14,6 +15,8 @@ from pathlib import Path
 from typing import IO, Any
 
 import attrs
+
+from mimo_core.files import open_own, replace_text
 
 _NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP})
 """How a file system without locks answers: two runs are then not told apart."""
@@ -57,7 +60,7 @@ class RunFolder:
             while (kept := self.path / f"recipe.earlier-{earlier}.yaml").exists():
                 earlier += 1
             self.recipe.rename(kept)
-        self.recipe.write_text(text)
+        replace_text(self.recipe, text)
 
     @property
     def logs(self) -> Path:
@@ -86,7 +89,15 @@ class RunFolder:
             ValueError: another run is in it.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        file = (self.path / ".lock").open("w")
+        place = self.path / ".lock"
+        try:
+            file = os.fdopen(open_own(place, os.O_RDWR), "r+")
+        except OSError as error:
+            if error.errno == errno.ELOOP:
+                raise ValueError(
+                    f"{place} is a link, and a run locks a file of its own; remove the link"
+                ) from None
+            raise
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -151,9 +162,7 @@ class RunFolder:
             What was written: ``None`` where a number is not finite.
         """
         written: dict[str, Any] = finite(summary)
-        draft = self.summary.with_suffix(".json.new")
-        draft.write_text(json.dumps(written, indent=1, allow_nan=False) + "\n")
-        draft.replace(self.summary)
+        replace_text(self.summary, json.dumps(written, indent=1, allow_nan=False) + "\n")
         return written
 
 

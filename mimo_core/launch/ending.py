@@ -13,6 +13,7 @@ from typing import IO
 
 import attrs
 
+from mimo_core.files import replace_text
 from mimo_core.launch.failure import Failure
 from mimo_core.printable import printable
 from mimo_core.rank import Rank
@@ -119,6 +120,4 @@ def _message(error: BaseException) -> str:
 
 def _replace(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_suffix(".new")
-    draft.write_text(text)
-    draft.replace(path)
+    replace_text(path, text)

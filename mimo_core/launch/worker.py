@@ -22,6 +22,7 @@ from mimo_core import platforms
 from mimo_core.checkpoints import checkpoint_path, newest, way_back
 from mimo_core.environment import THREADS
 from mimo_core.errors import CheckpointError, DiskFull, RecipeError
+from mimo_core.files import append_to
 from mimo_core.launch.ending import (
     LAUNCHED,
     LITTLE,
@@ -316,7 +317,7 @@ def _divert_output(log: Path) -> tuple[IO[str], IO[str]]:
     ]
     # A log that cannot be written ends the run: its disk is full.
     sys.stdout, sys.stderr = (getattr(one, "stream", one) for one in (sys.stdout, sys.stderr))
-    with log.open("ab") as file:
+    with append_to(log) as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     for stream in (sys.stdout, sys.stderr):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from mimo_core.files import replacing
 from mimo_core.profile.figures import SHARES, Arrivals, Figures, RankFigures, Segment, mean
 from mimo_core.profile.look import (
     ARROWS,
@@ -88,7 +89,8 @@ def draw_timeline(path: Path, figures: Figures) -> None:
             fontsize=12, color=INK, fontweight="bold",
         )  # fmt: skip
         draw_legend(figure)
-        figure.savefig(path, dpi=130)
+        with replacing(path) as draft:
+            figure.savefig(draft, dpi=130)
 
 
 def _draw_times(axes: Axes, figures: Figures, rows: _Rows, inch: float) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from mimo_core.files import replace_text
 from mimo_core.plan import Plan
 from mimo_core.platforms.base import RankPlatform
 from mimo_core.profile.aligned import offset_to_rank_0
@@ -165,4 +166,4 @@ def asks_for_nothing(wanted: ProfileRecipe) -> str | None:
 
 
 def _dump(path: Path, content: dict[str, Any], indent: int | None) -> None:
-    path.write_text(json.dumps(content, indent=indent) + "\n")
+    replace_text(path, json.dumps(content, indent=indent) + "\n")

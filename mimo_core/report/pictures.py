@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from mimo_core.files import replacing
+
 
 def half_blocks(image: np.ndarray, width: int = 20) -> list[str]:
     """An image as lines of rich markup, two pixels a character.
@@ -49,4 +51,5 @@ def draw_loss(
     axes.set(xlabel="iteration", ylabel="loss per learned token", yscale="log")
     axes.grid(alpha=0.3, which="both")
     axes.legend()
-    figure.savefig(path, dpi=120)
+    with replacing(path) as draft:
+        figure.savefig(draft, dpi=120)

@@ -19,6 +19,7 @@ from mimo_core.errors import CheckpointError
 from mimo_core.profile.recorder import span
 from mimo_core.profile.spans import Kind
 from mimo_core.termination import children_ignore
+from mimo_core.train.restricted_loading import restrict_loading
 
 
 def adapt_stock_loop(
@@ -104,6 +105,7 @@ def adapt_checkpoints(
     from megatron.core import dist_checkpointing
     from megatron.training import checkpointing
 
+    restrict_loading()
     ours = {"save": save(dist_checkpointing.save), "load": load(dist_checkpointing.load)}
     checkpointing.dist_checkpointing = SimpleNamespace(**{**vars(dist_checkpointing), **ours})
     checkpointing.checkpoint_exists = lambda folder: folder is not None

@@ -11,7 +11,8 @@ import torch.distributed as dist
 from torch.distributed.checkpoint import FileSystemReader
 from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
 
-from mimo_core.checkpoints import announce, clear
+from mimo_core.checkpoints import TRACKER, announce, clear
+from mimo_core.files import remove_link
 from mimo_core.manifest import FORMAT, FileFacts, Manifest, file_facts, files_of, write_manifest
 from mimo_core.platforms.base import RankPlatform
 from mimo_core.train.frozen import shapes_of, split
@@ -71,6 +72,7 @@ class Saver:
             state, left_out = self._left_out(state)
             if dist.get_rank() == 0:
                 clear(folder)
+                remove_link(folder.parent / TRACKER)  # stock code would write to its target
             dist.barrier()
             stock(state, checkpoint, *args, content_metadata=content_metadata, **kwargs)
             names: list[Any] = [None] * dist.get_world_size()

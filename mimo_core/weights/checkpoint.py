@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,37 +11,15 @@ from torch import Tensor
 from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import (
     ChunkStorageMetadata,
-    Metadata,
     TensorStorageMetadata,
 )
 from torch.distributed.checkpoint.planner import LoadPlan, LoadPlanner, ReadItem
 from torch.distributed.checkpoint.planner_helpers import create_read_items_for_chunk_list
 
 from mimo_core.errors import MimoError
+from mimo_core.weights.restricted import read_metadata, read_tensors
 
-_CLASSES = {
-    ("torch", "Size"),
-    ("torch.distributed.checkpoint.filesystem", "_StorageInfo"),
-    ("torch.serialization", "_get_layout"),
-    *(
-        ("torch.distributed.checkpoint.metadata", name)
-        for name in (
-            "BytesStorageMetadata",
-            "ChunkStorageMetadata",
-            "Metadata",
-            "MetadataIndex",
-            "StorageMeta",
-            "TensorProperties",
-            "TensorStorageMetadata",
-            "_MEM_FORMAT_ENCODING",
-        )
-    ),
-    # torch 2.15 keeps the plans of the ranks that saved.
-    *(
-        ("torch.distributed.checkpoint.planner", name)
-        for name in ("SavePlan", "TensorWriteData", "WriteItem", "WriteItemType")
-    ),
-}
+_READ = FileSystemReader.read_data
 
 
 class Checkpoint:
@@ -52,10 +29,10 @@ class Checkpoint:
         """Reads the names and shapes alone.
 
         Raises:
-            MimoError: the metadata names what no checkpoint holds.
+            MimoError: the metadata is damaged, or names what no checkpoint holds.
         """
         with (folder / ".metadata").open("rb") as file:
-            metadata: Metadata = _Metadata(file).load()
+            metadata = read_metadata(file)
         self._reader = FileSystemReader(folder)
         self._reader.set_up_storage_reader(metadata, is_coordinator=True)
         self._tensors = {
@@ -106,7 +83,7 @@ class Checkpoint:
         read = sum(item.lengths.numel() for item in items)
         if read != tensor.numel():
             raise MimoError(f"the checkpoint holds {read} of {tensor.numel()} numbers of {key}")
-        self._reader.read_data(LoadPlan(items), _Into(tensor)).wait()
+        read_tensors(_READ, self._reader, LoadPlan(items), _Into(tensor))
         return tensor
 
 
@@ -139,12 +116,3 @@ class _Into(LoadPlanner):
         return tensor
 
     def commit_tensor(self, read_item: ReadItem, tensor: Tensor) -> None: ...
-
-
-class _Metadata(pickle.Unpickler):
-    """Torch's metadata, and nothing else that a pickle might name."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) in _CLASSES or isinstance(getattr(torch, name, None), torch.dtype):
-            return super().find_class(module, name)
-        raise MimoError(f"the checkpoint's .metadata names {module}.{name}, which it should not")

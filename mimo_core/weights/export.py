@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import secrets
 import shutil
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from mimo_core.contract import FreezePart
 from mimo_core.errors import MimoError
+from mimo_core.files import usual_mode
 from mimo_core.weight_map import WeightMap, WeightRule
 from mimo_core.weights.complete import WithLeftOut
 from mimo_core.weights.directory import INDEX, WHOLE, Entry, read_directory
@@ -73,7 +74,7 @@ def export(
         MimoError: the checkpoint, or ``like``, does not hold these modules; ``out`` is not empty.
         Unreadable: ``like`` holds no safetensors.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if out.is_symlink() or (out.exists() and (not out.is_dir() or any(out.iterdir()))):
         raise MimoError(f"{out} exists; give a new directory")
     checkpoint = WithLeftOut(folder, maps, moved)
     mistakes = [said for name in maps for said in _absent(checkpoint, name, maps[name])]
@@ -184,7 +185,8 @@ def _write(
             parts.append([])
         parts[-1].append(piece)
     out.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+    draft = out.parent / f".{out.name}-{secrets.token_hex(4)}"
+    draft.mkdir()
     try:
         places: dict[str, str] = {}
         for number, part in enumerate(parts, start=1):
@@ -201,7 +203,9 @@ def _write(
         if config:
             text = json.dumps(dict(config), indent=2, sort_keys=True) + "\n"
             (draft / "config.json").write_text(text, encoding="utf-8")
-        draft.chmod(0o755)
+        mode = usual_mode(draft)
+        for path in draft.iterdir():
+            path.chmod(mode)  # safetensors and shutil.copy give other ones
         draft.replace(out)
     finally:
         shutil.rmtree(draft, ignore_errors=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -93,14 +93,14 @@ class Cache:
             return
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=self._path.parent, delete=False) as draft:
-                try:
-                    np.savez(draft, **attrs.asdict(verdicts, recurse=False))
-                    draft.flush()
-                    os.replace(draft.name, self._path)
-                except BaseException:
-                    os.unlink(draft.name)
-                    raise
+            draft = self._path.with_name(f".{self._path.stem}-{secrets.token_hex(4)}.npz")
+            try:
+                # With the umask's mode, which tempfile's files do not have.
+                with draft.open("xb") as file:
+                    np.savez(file, **attrs.asdict(verdicts, recurse=False))
+                os.replace(draft, self._path)
+            finally:
+                draft.unlink(missing_ok=True)
         except OSError as error:
             print(f"captions: cannot remember which images are good: {error}", flush=True)
 

@@ -6,6 +6,7 @@ import inspect
 from typing import Any
 
 import torch
+import torch.distributed.checkpoint
 
 PASSES = {"forward_step", "backward_step", "backward_step_multimodule"}
 
@@ -46,6 +47,12 @@ def reasons(platform: Any) -> dict[str, bool]:
     schedule = schedules.forward_backward_pipelining_without_interleaving
     load = inspect.getsource(DistributedOptimizer.load_state_dict)
     return {
+        "metadata of checkpoints is read by pickle.load": "pickle.load("
+        in inspect.getsource(torch.distributed.checkpoint.FileSystemReader.read_metadata),
+        "objects of checkpoints run code": "weights_only=False"
+        in inspect.getsource(torch.distributed.checkpoint.DefaultLoadPlanner.load_bytes),
+        "a common.pt is taken": "load_common("
+        in inspect.getsource(dist_checkpointing.load_common_state_dict),
         "attention looks for its split where TransformerEngine has none": (
             "from transformer_engine.pytorch.attention import _SplitAlongDim"
             in inspect.getsource(te_extension)

@@ -91,6 +91,10 @@ class Manifest:
     plugins: dict[str, str]
     """Versions by name."""
     plugins_digest: str
+    versions: dict[str, str]
+    """Of the libraries that compute, by name."""
+    environment: dict[str, str]
+    """Variables by which libraries choose how they compute."""
     tokenizer: str
     """Its digest."""
     samples: dict[str, tuple[int, str | None]]

@@ -51,6 +51,8 @@ def manifest(iteration: int, **facts: Any) -> Manifest:
         "layout": {"kind": "disjoint", "device": "cpu", "world_size": 1, "modules": modules},
         "plugins": {},
         "plugins_digest": "",
+        "versions": {"torch": "2.14.1"},
+        "environment": {"NVTE_FUSED_ATTN": "1"},
         "tokenizer": "",
         "samples": {},
         "optimizer": "fully_reshardable",

@@ -9,6 +9,7 @@ from mimo_core.layout import Layout
 from mimo_core.manifest import Manifest
 from mimo_core.plan import Plan
 from mimo_core.recipe.structure import plain
+from mimo_core.train.resume_changes import surroundings
 
 if TYPE_CHECKING:
     from mimo_core.train.samples import Samples
@@ -29,6 +30,7 @@ def facts_to_keep(plan: Plan, samples: Samples, device: str) -> dict[str, Any]:
         "layout": {**_layout(plan.layout), "device": device},
         "plugins": plan.host.versions(),
         "plugins_digest": plan.host.digest(),
+        **surroundings(),
         "tokenizer": plan.graph.tokenizer.digest,
         "samples": {split: list(facts) for split, facts in samples.facts.items()},
     }

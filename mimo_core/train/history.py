@@ -24,6 +24,7 @@ from mimo_core.train.fitting import Fitting
 from mimo_core.train.going_on import data_differences, module_differences
 from mimo_core.train.integrity import compare_checksums
 from mimo_core.train.random_states import read_random_state, restore_random_state
+from mimo_core.train.resume_changes import resume_changes, surroundings_changes
 from mimo_core.train.saving import Saver
 from mimo_core.train.starting import starting_weights
 from mimo_core.weights.beginning import directories
@@ -133,6 +134,7 @@ class History:
         if self.newest.manifest is not None:
             yield from changes(self.newest.manifest, facts)
             yield from data_differences(self.newest.manifest, self.plan)
+            yield from resume_changes(self.newest.manifest, self.plan, facts)
         if self.weights is not None and self.weights.manifest is not None:
             yield from self.weights.told
             if self.weights.manifest.tokenizer != facts["tokenizer"]:
@@ -141,6 +143,7 @@ class History:
                     "their embedding knows other texts by these token ids"
                 )
             yield from plugin_changes(self.weights.manifest, facts)
+            yield from surroundings_changes(self.weights.manifest, facts)
 
     def adapt(
         self, facts: Mapping[str, Any], platform: RankPlatform, origins: Origins | None

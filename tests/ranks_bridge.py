@@ -59,6 +59,7 @@ class Rank:
             width=WIDTH,
             dtype=getattr(torch, dtype),
             silent=frozenset(silent),
+            titles={name: f"module {name!r}" for name in encoders},
             platform=platform,
         )
 

@@ -170,6 +170,7 @@ class Case:
             width=WIDTH,
             dtype=torch.float32,
             silent=frozenset(frozen),
+            titles={name: f"module {name!r}" for name in ends},
             platform=platform,
         )
         self.communicator = PipelineCommunicator(

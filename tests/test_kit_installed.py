@@ -67,6 +67,9 @@ def test_the_command_finds_what_a_fresh_process_shows(tmp_path: Path) -> None:
     order = said(told["every process gets the same samples"])
     assert "two processes read other samples: sample 0 of train of 'heavy' is" in order
     assert "sort, or draw from data.seed" in order
+    answers = said(told["every rank gets the same answers"])
+    assert "data (plugin 'heavy'), hook 'preview', text of sample " in answers
+    assert "on rank 0, " in answers
     assert told["hooks and signatures"]["status"] == "passed"
 
 

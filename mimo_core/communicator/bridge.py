@@ -59,6 +59,7 @@ class Bridge:
         width: int,
         dtype: torch.dtype,
         silent: frozenset[str],
+        titles: Mapping[str, str],
         platform: RankPlatform,
     ) -> None:
         """
@@ -68,12 +69,14 @@ class Bridge:
             width: Language model's hidden size, the features of a row.
             dtype: What rows are sent in.
             silent: Encoders with nothing to learn: no gradients travel to them.
+            titles: Encoders with their plugins, as messages name them.
             platform: This rank's machine.
         """
         self._routes = {route.encoder: route for route in routes}
         self._width = width
         self._dtype = dtype
         self._silent = silent
+        self._titles = titles
         self._platform = platform
         self._group = None
         if len(ranks) > 1:
@@ -111,14 +114,14 @@ class Bridge:
             for each of the ``K`` context-parallel shards that contribute, to be added up.
 
         Raises:
-            ValueError: an encoder put out another number of rows than the samples' metadata say.
+            PluginError: an encoder put out another number of rows than the samples' metadata say.
         """
         ops: list[dist.P2POp] = []
         filled: dict[str, torch.Tensor] = {}
         # Casts and copies are queued where their sources are used: those may be freed at once.
         if send_forward is not None:
             encoder, rows, counts = send_forward
-            check_rows(encoder, rows, counts, self._width)
+            check_rows(rows, counts, self._width, self._titles[encoder])
             for leg, part in self._parts(self._routes[encoder].forward, rows, counts):
                 self._add(ops, dist.isend, part, leg)
         if send_backward is not None:

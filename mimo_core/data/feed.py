@@ -92,6 +92,10 @@ class Feed:
             self._failed = error
             return None
 
+    def look_ahead(self) -> Batch:
+        """The microbatch that the next ``next()`` gives; raises what that would."""
+        return self._look()
+
     def peek_rows(self) -> Rows:
         """Rows of the microbatch that the next ``next()`` gives."""
         return self._look().rows

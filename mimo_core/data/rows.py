@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
+from mimo_core.errors import PluginError
+
 Rows = Mapping[str, Sequence[int]]
 """By encoder: the rows of each sample of a rank's slice of a microbatch."""
 
@@ -15,22 +17,23 @@ class RowSource(Protocol):
     def peek_rows(self) -> Rows: ...
 
 
-def check_rows(encoder: str, rows: Any, counts: Sequence[int], width: int) -> None:
+def check_rows(rows: Any, counts: Sequence[int], width: int, title: str) -> None:
     """Compare what an encoder put out with what the samples' metadata say.
 
     Args:
-        encoder: Name of the module.
         rows: Its tensor.
         counts: Rows of each sample.
         width: Language model's hidden size.
+        title: The module and its plugin, as messages name them.
 
     Raises:
-        ValueError: the tensor is not ``[sum(counts), width]``.
+        PluginError: the tensor is not ``[sum(counts), width]``.
     """
     expected = [sum(counts), width]
     if list(rows.shape) != expected:
-        raise ValueError(
-            f"module {encoder!r} put out rows of shape {list(rows.shape)}, expected {expected}: by "
-            f"describe().positions its samples take {list(counts)} positions, and the language "
-            f"model is {width} wide; mend the plugin's describe(), its tower or its projector"
+        raise PluginError(
+            f"{title} put out rows of shape {list(rows.shape)}, expected {expected}: by hook "
+            f"'describe' (positions) its samples take {list(counts)} positions, and the language "
+            f"model is {width} wide; the tower and the projector of hook 'build_submodule' must "
+            "put out the same, or 'describe' must say what they put out"
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -16,6 +17,7 @@ from megatron.core.tensor_parallel import VocabParallelEmbedding
 from megatron.core.utils import get_model_config, unwrap_model
 
 from mimo_core.contract import LANGUAGE, Module
+from mimo_core.errors import PluginError
 from mimo_core.model.containers import FEATURES, TOWER, EncoderContainer
 from mimo_core.model.context import OwnPositions
 from mimo_core.model.own_sums import add_rows, add_up
@@ -24,6 +26,7 @@ from mimo_core.model.precision import statistics_that_do_not_learn
 from mimo_core.model.reduction import OrderedReduction
 from mimo_core.model.routers import Routers
 from mimo_core.platforms.base import RankPlatform
+from mimo_core.plugin_answers import titled
 from mimo_core.weights.keys import module_prefix
 
 
@@ -188,6 +191,8 @@ class Model(MimoModel):
                 rows.
             features: What its tower has put out for it already.
         """
+        if inputs is not None:
+            self._check_keys(name, inputs)
         batch = None if inputs is None else {name: {TOWER: inputs}}
         if features is not None:
             batch = {name: {FEATURES: features}}
@@ -197,6 +202,25 @@ class Model(MimoModel):
             received = {source: tensor.detach() for source, tensor in received.items()}
         outputs = self._forward_encoders(None, batch, received)
         return outputs[name]  # type: ignore[no-any-return]
+
+    def _check_keys(self, name: str, inputs: Mapping[str, Any]) -> None:
+        """Compare a batch's keys with the arguments of the tower's forward.
+
+        Raises:
+            PluginError: they do not fit.
+        """
+        container = self.bare(name)
+        assert isinstance(container, EncoderContainer)
+        later = {} if container.is_first_stage else {"hidden_states": None}
+        try:
+            inspect.signature(container.tower.forward).bind(**inputs, **later)
+        except TypeError as error:
+            tower = type(container.tower).__name__
+            raise PluginError(
+                f"{titled(self.nodes[name])}, hook 'provide_batch' returned a batch with keys "
+                f"{', '.join(inputs) or '(none)'}, which do not fit the forward of {tower} (hook "
+                f"'build_submodule'): {error}"
+            ) from error
 
     def logits(
         self,

@@ -150,6 +150,11 @@ class Host:
             raise PluginError(f"{self._call(hook, plugin, arguments)} gave {gave}, not {_a(due)}")
         return answer
 
+    def named(self, hook: str, module: Module) -> str:
+        """A hook of a module with its plugin and those that wrap it, as messages name it."""
+        around = "".join(f" wrapped by {name!r}" for name in module.wrappers)
+        return f"{self._call(hook, module.plugin, {'module': module}).rstrip(',')}{around}"
+
     def versions(self) -> dict[str, str]:
         """Versions of the usable plugins by name."""
         return {name: self._records[name].version for name in self._registered}

@@ -15,10 +15,11 @@ from mimo_core.plugins.loading import HEAVY, Loaded, load
 
 
 def main() -> None:
-    """``python -m mimo_core.testing.fresh_process plan|samples JSON``: a report as JSON, last."""
+    """``python -m mimo_core.testing.fresh_process plan|samples|answers JSON``: a report as JSON,
+    last."""
     what, text = sys.argv[1:]
     given = json.loads(text)
-    report = {"plan": _plan, "samples": _samples}[what](given)
+    report = {"plan": _plan, "samples": _samples, "answers": _answers}[what](given)
     print("\n" + json.dumps(report), end="")
 
 
@@ -75,6 +76,23 @@ def _samples(given: dict[str, Any]) -> dict[str, Any]:
                 content = hashlib.sha256(repr(fingerprint(sample)).encode()).hexdigest()[:12]
                 told.append([f"sample {index} of {split}", f"{sample.key} ({content})"])
     return {"samples": told}
+
+
+def _answers(given: dict[str, Any]) -> dict[str, Any]:
+    from mimo_core.graph import build_graph
+    from mimo_core.plugin_answers import answers_of
+    from mimo_core.recipe import load_text
+    from mimo_core.sources import count_positions
+    from mimo_core.testing.bench import host_of
+
+    host = host_of(given["plugins"])
+    with contextlib.redirect_stdout(io.StringIO()):
+        graph = build_graph(load_text(given["recipe"], "recipe"), host)
+        samples = []
+        if host.has("preview", graph.data.plugin):
+            samples = host.ask("preview", graph.data.plugin, data=graph.data)
+        counts = [count_positions(graph, sample) for sample in samples]
+    return {"answers": answers_of(graph, counts)}
 
 
 def _watched(call: Callable[[], Any]) -> dict[str, Any]:

@@ -108,7 +108,7 @@ class Built:
             counted=[True] * len(samples),
             encoder=None if self.module.is_language else self.name,
             seed=1234,
-            builder=SequenceBuilder(graph=self.graph, length=length),
+            builder=SequenceBuilder(graph=self.graph, length=length, broken="skip"),
         )
         batch: dict[str, Any] | None = self.bench.host.ask(
             "provide_batch",

@@ -12,6 +12,7 @@ from mimo_core.contract import LANGUAGE
 from mimo_core.model.config import DTYPES
 from mimo_core.plan import Plan
 from mimo_core.platforms.base import RankPlatform
+from mimo_core.plugin_answers import titled
 from mimo_core.topology import Topology
 
 
@@ -46,6 +47,7 @@ def make_communicator(
         width=graph.descriptions[LANGUAGE].width,
         dtype=DTYPES[graph.modules[LANGUAGE].precision],
         silent=frozenset(silent),
+        titles={encoder: titled(graph.modules[encoder]) for encoder in graph.encoders},
         platform=platform,
     )
     return PipelineCommunicator(

@@ -43,6 +43,11 @@ from mimo_core.train.early import encodes_early
 from mimo_core.train.facts import facts_to_keep
 from mimo_core.train.history import History
 from mimo_core.train.measures import Measures
+from mimo_core.train.same_copies import (
+    compare_batches,
+    compare_configurations,
+    compare_weights,
+)
 from mimo_core.train.samples import Samples
 from mimo_core.train.step import LOSS, POSITIONS, ForwardStep
 from mimo_core.weights.beginning import notes
@@ -91,6 +96,7 @@ class Engine:
             platform=platform,
             seed=self._train.seed,
         )
+        compare_configurations(plan, self._build)
         self._communicator = make_communicator(
             plan, platform, self._topology, self._build.config_of, self._rank
         )
@@ -119,6 +125,8 @@ class Engine:
         self._feeds: dict[Split, Feed] = {}
         self._evaluated: dict[int, Any] = {}
         self._skipped = 0
+        self._model: Model | None = None
+        self._drift_reported = False
         self._ended: float | None = None
         self._profile = Profile(
             plan=plan, platform=platform, folder=folder, reporter=reporter, passes=recorded_passes
@@ -132,7 +140,9 @@ class Engine:
 
     def run(self) -> None:
         """Train, evaluate and save by the stock loop."""
-        self._history.adapt(self._facts, self._platform, self._build.origins)
+        self._history.adapt(
+            self._facts, self._platform, self._build.origins, self._compare_before_saving
+        )
         adapt_stock_loop(train_step=self._around_step, evaluate=self._around_evaluation)
         self._build.config_of(LANGUAGE).finalize_model_grads_func = finalize_gradients
         with exit_is_an_end():
@@ -213,6 +223,8 @@ class Engine:
         def train_step(*args: Any, iteration: int, **kwargs: Any) -> Any:
             self._termination.begin()
             _, _, model, optimizer, scheduler, *_ = args
+            if self._model is None:
+                self._compare_before_training(model[0])
             sent = self._while_a_step_ends(iteration, model[0])
             self._communicator.begin(self._feeds["train"], learning=True, sent=sent)
             self._scale_router_losses(model[0])
@@ -267,6 +279,33 @@ class Engine:
         if model.routers is not None and batch is not None and batch.learned_in_step is not None:
             microbatches = self._train.global_batch_size // self._plan.microbatch
             model.routers.begin_step(batch.learned_in_step, microbatches)
+
+    def _compare_before_training(self, model: Model) -> None:
+        """Compare what ranks hold and read before this process's first step. Called by all ranks.
+
+        Raises:
+            MimoError: ranks that must be equal are not.
+        """
+        compare_batches(self._plan, self._feeds["train"].look_ahead())
+        compare_weights(self._plan, model, "before the first step", trained=False)
+        self._model = model
+
+    def _compare_before_saving(self, iteration: int) -> None:
+        """Compare the weights that ranks are about to save. Called by all ranks.
+
+        Raises:
+            MimoError: copies have become different.
+        """
+        if self._model is None:
+            return
+        when = f"after iteration {iteration}, which is not saved (earlier checkpoints are kept)"
+        lines = compare_weights(self._plan, self._model, when, trained=True)
+        if lines and self._reporter is not None and not self._drift_reported:
+            self._drift_reported = True
+            self._reporter.note(
+                f"after iteration {iteration}, {len(lines)} weights that tensor-parallel ranks do "
+                f"not split differ between them (the log lists them), such as {lines[0].strip()}"
+            )
 
     def _while_a_step_ends(self, iteration: int, model: Model) -> Callable[[int], None] | None:
         """What this rank does when its last rows of a step have left, if there is a next step."""

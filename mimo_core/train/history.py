@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -146,9 +146,21 @@ class History:
             yield from surroundings_changes(self.weights.manifest, facts)
 
     def adapt(
-        self, facts: Mapping[str, Any], platform: RankPlatform, origins: Origins | None
+        self,
+        facts: Mapping[str, Any],
+        platform: RankPlatform,
+        origins: Origins | None,
+        check: Callable[[int], None],
     ) -> None:
-        """Have megatron load what was found, if it fits, and save complete checkpoints alone."""
+        """Have megatron load what was found, if it fits, and save complete checkpoints alone.
+
+        Args:
+            facts: Those of the run (``facts_to_keep``).
+            platform: This rank's machine.
+            origins: The builder's.
+            check: Called by all ranks with the iteration before it is saved; raises where it must
+                not be.
+        """
         manifest = self.source.manifest
         adapt_checkpoints(
             iteration=self.source.iteration,
@@ -157,6 +169,7 @@ class History:
                 run=self.run,
                 platform=platform,
                 loaded=self.newest.iteration,
+                check=check,
                 origins=origins,
             ),
             load=lambda stock: (

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from mimo_core.contract import LANGUAGE, Dataset, Module, Split
+from collections.abc import Sequence
+from typing import Any
+
+from mimo_core.contract import LANGUAGE, Dataset, Module, Sample, Split
+from mimo_core.data.answered import check_answer
 from mimo_core.data.feed import Feed
 from mimo_core.data.order import GlobalOrder, InOrder
 from mimo_core.data.sequence import SequenceBuilder, has_labels
-from mimo_core.data.slices import Role, Slices, sample_at
+from mimo_core.data.slices import Role, SliceContext, Slices, sample_at
 from mimo_core.errors import PluginError, SampleError
 from mimo_core.plan import Plan
 from mimo_core.rng import stable_seed
@@ -165,9 +169,7 @@ class Samples:
             training=training,
             seed=seed,
             builder=self._builder(dataset),
-            provide=lambda module, samples, context: plan.host.ask(
-                "provide_batch", module.plugin, module=module, samples=samples, context=context
-            ),
+            provide=self._provide,
             work=self.workload.numbers if training and self._tells_work else None,
             counted_step=self._microbatches if training and self._count_steps else None,
         )
@@ -181,6 +183,17 @@ class Samples:
             seed=loader_seed,
             pinned=self._pinned,
         )
+
+    def _provide(
+        self, module: Module, samples: Sequence[Sample], context: SliceContext
+    ) -> dict[str, Any] | None:
+        host = self._plan.host
+        given: dict[str, Any] | None = host.ask(
+            "provide_batch", module.plugin, module=module, samples=samples, context=context
+        )
+        hook = host.named("provide_batch", module)
+        check_answer(module, samples, given, context.builder, hook)
+        return given
 
     def _role(self, module: Module) -> Role:
         graph, layout = self._plan.graph, self._plan.layout

@@ -33,6 +33,7 @@ class Saver:
         run: str,
         platform: RankPlatform,
         loaded: int | None,
+        check: Callable[[int], None],
         origins: Origins | None = None,
     ) -> None:
         """
@@ -41,12 +42,15 @@ class Saver:
             run: Identity of the run.
             platform: This rank's machine.
             loaded: Iteration of the complete checkpoint of this folder that the run goes on from.
+            check: Called by all ranks with the iteration before it is saved; raises where it must
+                not be.
             origins: Where weights that do not learn are read again; without it, they are saved.
         """
         self._facts = facts
         self._run = run
         self._platform = platform
         self._loaded = loaded
+        self._check = check
         self._origins = origins
 
     def __call__(self, stock: Callable[..., Any]) -> Callable[..., Any]:
@@ -68,6 +72,7 @@ class Saver:
             if iteration == self._loaded:
                 print(f"{folder} is complete, and nothing was trained since", flush=True)
                 return
+            self._check(iteration)
             mine = random_state(self._platform)
             state, left_out = self._left_out(state)
             if dist.get_rank() == 0:

@@ -19,6 +19,7 @@ from mimo_core.model.packing import packing_kwargs, sample_of_position
 from mimo_core.model.places import Places, row_places
 from mimo_core.model.routers import PADDING
 from mimo_core.platforms.base import RankPlatform
+from mimo_core.plugin_answers import titled
 from mimo_core.train.early import EarlyFeatures
 
 LOSS = "lm loss"
@@ -150,7 +151,7 @@ def _checked(rows: dict[str, torch.Tensor], counts: Rows, model: Model) -> dict[
     """Rows of encoders on the language model's own rank, in its precision."""
     width, dtype = model.config.hidden_size, model.config.params_dtype
     for encoder, tensor in rows.items():
-        check_rows(encoder, tensor, counts[encoder], width)
+        check_rows(tensor, counts[encoder], width, titled(model.nodes[encoder]))
     return {encoder: tensor.to(dtype) for encoder, tensor in rows.items()}
 
 

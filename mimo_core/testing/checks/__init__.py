@@ -59,6 +59,7 @@ CHECKS: tuple[Check, ...] = (
     Check("every_option_is_documented", "options:documented", ALL, needs_options=False),
     Check("the_description_is_sound", "description:sound", MODULES),
     Check("two_modules_of_it_stay_apart", "description:apart", MODULES),
+    Check("every_rank_gets_the_same_answers", "fresh:same_answers", ALL),
     Check("splits_can_be_built", "datasets:lengths", _DATASET),
     Check("samples_are_samples", "datasets:samples", _DATASET),
     Check("sample_keys_are_unique_and_splits_disjoint", "datasets:keys", _DATASET),

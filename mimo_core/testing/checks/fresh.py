@@ -54,8 +54,8 @@ def planning(bench: Bench) -> Iterator[Finding]:
 
 
 def same_samples(bench: Bench) -> Iterator[Finding]:
-    """Two processes whose hashes differ read the same samples in the same order."""
-    first, second = (_run(bench, "samples", hash_seed)["samples"] for hash_seed in ("1", "2"))
+    """Two ranks, whose hashes differ, read the same samples in the same order."""
+    first, second = (_run(bench, "samples", rank, rank)["samples"] for rank in ("0", "1"))
     for one, other in zip(first, second, strict=False):
         if one != other:
             yield Finding(
@@ -64,6 +64,22 @@ def same_samples(bench: Bench) -> Iterator[Finding]:
                 fix="order and contents must not follow from sets, hash(), the clock, the process "
                 "or the machine: every rank builds the dataset by itself; sort, or draw from "
                 "data.seed",
+            )
+            return
+
+
+def same_answers(bench: Bench) -> Iterator[Finding]:
+    """Two ranks get the same answers."""
+    _ = bench.inner  # a wrapper alone is never planned
+    first, second = (_run(bench, "answers", rank, rank)["answers"] for rank in ("0", "1"))
+    for where in dict.fromkeys([*first, *second]):
+        one, other = (answers.get(where, "nothing") for answers in (first, second))
+        if one != other:
+            yield Finding(
+                said=f"{where}: {one} on rank 0, {other} on rank 1",
+                fix="an answer must follow from the hook's arguments only, not from the rank, the "
+                "machine, the environment, sets or hash(): a run compares all ranks before it "
+                "starts",
             )
             return
 
@@ -80,21 +96,23 @@ def _told(bench: Bench) -> Any:
     return _run(bench, "plan", "0")
 
 
-def _run(bench: Bench, what: str, hash_seed: str) -> Any:
+def _run(bench: Bench, what: str, hash_seed: str, rank: str | None = None) -> Any:
     if not all(isinstance(name, str) for name in bench.plugins):
         raise NotDeclared("a process of its own: the plugin is an object, not installed")
     given = {"plugins": bench.plugins, "count": bench.subject.looked_at, "recipe": None}
     if bench.subject.kind != "wrapper" or bench.subject.wraps is not None:
         given["recipe"] = yaml.safe_dump(bench.recipe(), sort_keys=False)
-    return json.loads(_output(what, json.dumps(given), hash_seed))
+    return json.loads(_output(what, json.dumps(given), hash_seed, rank))
 
 
 @cache
-def _output(what: str, given: str, hash_seed: str) -> str:
+def _output(what: str, given: str, hash_seed: str, rank: str | None) -> str:
     environ = os.environ | {
         "PYTHONHASHSEED": hash_seed,
         "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
     }
+    if rank is not None:
+        environ |= {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2"}
     done = subprocess.run(
         [sys.executable, "-m", "mimo_core.testing.fresh_process", what, given],
         capture_output=True,

@@ -147,3 +147,13 @@ def test_a_broken_picture_stops_where_it_is_asked_for(pictured: Path) -> None:
     path.write_bytes(b"nothing")
     with pytest.raises(ValueError, match=rf"captions.jsonl:{line}: image {path.name}: neither a"):
         found[0]
+
+
+@pytest.mark.parametrize("broken", ["stop", "skip"])
+def test_the_policy_holds_for_samples_without_a_learned_token_too(
+    tmp_path: Path, broken: str
+) -> None:
+    """The engine reads it from the dataset: only there is known what cutting leaves."""
+    file = write_lines(tmp_path / "captions.jsonl", plain_lines(24))
+    for split in SPLITS:
+        assert dataset(file, split, broken=broken, held_out=0.4).broken == broken

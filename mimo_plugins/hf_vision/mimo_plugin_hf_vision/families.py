@@ -162,11 +162,6 @@ FINAL_NORM: Mapping[str, str] = {
 }
 """What the names of the norm behind the last layer begin with, where the output passes it."""
 
-BILINEAR, BICUBIC = 2, 3
-"""Pillow's numbers of filters."""
-RESAMPLE: Mapping[str, int] = {"vit": BILINEAR, "ijepa": BILINEAR, "dinov3_vit": BILINEAR}
-"""How transformers' processors resize where the file does not say it; bicubic the others."""
-
 FOREIGN: Mapping[str, str] = {
     "embeddings.position_ids": "numbers that transformers 4 saved beside the weights",
     "embeddings.mask_token": "stands for masked patches, where the config says that there is none",

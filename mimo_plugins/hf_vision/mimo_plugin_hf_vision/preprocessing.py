@@ -9,34 +9,43 @@ from typing import Any
 import attrs
 
 from mimo_core import MimoError
-from mimo_plugin_hf_vision import families
 from mimo_plugin_hf_vision.architecture import Architecture
-from mimo_plugin_hf_vision.files import check_types, read_json
+from mimo_plugin_hf_vision.files import check_types
 from mimo_plugin_hf_vision.options import Options, Triple, wrong_colours
+from mimo_plugin_hf_vision.processors import BICUBIC, BILINEAR, FILE, SCALED_FIRST, processor_of
 
 Size = tuple[int, int]
 """Height and width."""
-_FILE = "preprocessor_config.json"
+_FLAGS = ("do_resize", "do_center_crop", "do_rescale", "do_normalize", "default_to_square")
 _TYPES: Mapping[str, Any] = {
-    **dict.fromkeys(("do_resize", "do_center_crop", "do_rescale", "do_normalize"), bool),
-    **dict.fromkeys(("size", "crop_size"), int | dict),
+    **dict.fromkeys(_FLAGS, bool),
+    **dict.fromkeys(("size", "crop_size"), int | list[int] | dict),
     "resample": int,
     "rescale_factor": float,
 }
-_SIDES = dict.fromkeys(("height", "width", "shortest_edge", "longest_edge"), int)
+_NEEDED: Mapping[str, tuple[str, ...]] = {
+    "do_resize": ("size", "resample"),
+    "do_rescale": ("rescale_factor",),
+}
+"""Keys that a step needs."""
+_SIDES = ("height", "width", "shortest_edge", "longest_edge", "max_height", "max_width")
+_FILTERS = range(6)
+"""Pillow's: nearest, Lanczos, bilinear, bicubic, box, Hamming."""
 
 
 @attrs.frozen(kw_only=True)
 class Preprocessing:
     """Resize, crop, scale, normalise, in this order."""
 
-    resize: Size | int
-    """Height and width, or the length of the shorter side."""
+    resize: Size | int | None
+    """Height and width, or the length of the shorter side; ``None``: pictures keep their size."""
     crop: Size | None
-    """The middle is taken."""
+    """The middle is taken; a picture that is smaller gets a black border."""
     resample: int
     """Pillow's number of the filter."""
     scale: float
+    scaled_first: bool = False
+    """Scale before resizing, without rounding between."""
     mean: Triple
     std: Triple
 
@@ -45,7 +54,7 @@ class Preprocessing:
         """Height and width that every picture ends with."""
         if self.crop is not None:
             return self.crop
-        assert not isinstance(self.resize, int)
+        assert isinstance(self.resize, tuple)
         return self.resize
 
 
@@ -53,60 +62,86 @@ def preprocessing(tower: Architecture, options: Options) -> Preprocessing:
     """What the directory says, and the options over it.
 
     Raises:
-        MimoError: the pictures would not all have one size, nothing says how to normalise them, or
-            a value is none that can be read.
+        MimoError: the pictures would not all have one size, nothing says how to normalise them, a
+            key is not known, or a value is none that can be read.
     """
-    file, said = _said(tower.directory)
+    found = processor_of(tower.directory)
+    if found is None:
+        return _without_file(tower, options)
+    file, kind, said = found
     check_types(file, said, _TYPES)
     for key in ("size", "crop_size"):
         if isinstance(said.get(key), dict):
-            check_types(file, said[key], _SIDES, at=key)
-    resize, crop = _sizes(said, options, tower, file)
-    if said.get("do_normalize", True):
+            check_types(file, said[key], dict.fromkeys(_SIDES, int), at=key)
+    said = {**dict.fromkeys(_FLAGS, False), **said}
+    for flag, keys in _NEEDED.items():
+        missing = [key for key in keys if said[flag] and key not in said]
+        if missing:
+            raise MimoError(
+                f"{file} says {flag}, but no {', '.join(missing)}: null is no value; set it, or "
+                "remove the key for the processor's default"
+            )
+    scaled_first = kind == SCALED_FIRST
+    if scaled_first and said["do_center_crop"]:
+        raise MimoError(f"{file} says do_center_crop true; hf-vision does not crop for {kind}")
+    filters = (BILINEAR, BICUBIC) if scaled_first else _FILTERS
+    if said["do_resize"] and said["resample"] not in filters:
+        raise MimoError(
+            f"{file} says resample {said['resample']}; {kind} is read with "
+            f"{', '.join(map(str, filters))} (Pillow's numbers of filters)"
+        )
+    resize, crop = _sizes(said, options, file)
+    mean, std = options.mean or (0.0, 0.0, 0.0), options.std or (1.0, 1.0, 1.0)
+    if said["do_normalize"]:
         mean = _triple(options.mean, said.get("image_mean"), "mean", file)
         std = _triple(options.std, said.get("image_std"), "std", file)
-    else:
-        mean, std = options.mean or (0.0, 0.0, 0.0), options.std or (1.0, 1.0, 1.0)
     return Preprocessing(
         resize=resize,
         crop=crop,
-        resample=_resample(said, tower.model_type),
-        scale=float(said.get("rescale_factor") or 1 / 255) if said.get("do_rescale", True) else 1.0,
+        resample=said.get("resample", BICUBIC),
+        scale=float(said["rescale_factor"]) if said["do_rescale"] else 1.0,
+        scaled_first=scaled_first,
         mean=mean,
         std=std,
     )
 
 
-def _resample(said: Mapping[str, Any], model_type: str) -> int:
-    held = said.get("resample")
-    return families.RESAMPLE.get(model_type, families.BICUBIC) if held is None else int(held)
-
-
-def _said(directory: Path) -> tuple[Path, dict[str, Any]]:
-    """The processor's file and what it says of images; empty where there is none."""
-    if (directory / _FILE).exists():
-        return directory / _FILE, read_json(directory / _FILE)
-    whole = directory / "processor_config.json"
-    images = read_json(whole).get("image_processor") if whole.exists() else None
-    return (whole, images) if isinstance(images, dict) else (directory / _FILE, {})
+def _without_file(tower: Architecture, options: Options) -> Preprocessing:
+    """For a directory that does not say how to make pictures: the options do."""
+    side = options.image_size
+    return Preprocessing(
+        resize=(side, side) if side else tower.image_size,
+        crop=None,
+        resample=BICUBIC,
+        scale=1 / 255,
+        mean=_triple(options.mean, None, "mean", tower.directory / FILE),
+        std=_triple(options.std, None, "std", tower.directory / FILE),
+    )
 
 
 def _sizes(
-    said: Mapping[str, Any], options: Options, tower: Architecture, file: Path
-) -> tuple[Size | int, Size | None]:
+    said: Mapping[str, Any], options: Options, file: Path
+) -> tuple[Size | int | None, Size | None]:
+    """What :class:`Preprocessing` has of sizes; one of them fixes the size of all pictures."""
     side = options.image_size
-    if not said:
-        return ((side, side) if side else tower.image_size), None
-    crop = _pair(said.get("crop_size")) if said.get("do_center_crop", "crop_size" in said) else None
-    resize = _resize(said.get("size"), cropped=crop is not None)
-    if not said.get("do_resize", True):
-        resize = None
+    crop = None
+    if said.get("do_center_crop"):
+        crop = _pair(said.get("crop_size"))
+        if crop is None:
+            raise MimoError(
+                f"{file} says do_center_crop, but crop_size {said.get('crop_size')!r} is no height "
+                "and width of 1 or more; set crop_size"
+            )
+    resize = _resize(said["size"], square=said["default_to_square"]) if said["do_resize"] else None
     if side is not None:
-        if isinstance(resize, int) and crop is not None:
-            # What is cut off stays the same share of the picture.
+        if resize is None or crop is None:
+            return (side, side), None
+        # What is cut off stays the same share of the picture.
+        if isinstance(resize, int):
             return round(side * resize / min(crop)), (side, side)
-        return (side, side), None
-    if resize is None or (isinstance(resize, int) and (crop is None or resize < max(crop))):
+        height, width = (round(side * due / cut) for due, cut in zip(resize, crop, strict=True))
+        return (height, width), (side, side)
+    if (said["do_resize"] and resize is None) or (crop is None and not isinstance(resize, tuple)):
         shown = {key: said[key] for key in ("do_resize", "size", "crop_size") if key in said}
         raise MimoError(
             f"{file} says {shown}, which does not give all pictures one size; set the option "
@@ -115,24 +150,23 @@ def _sizes(
     return resize, crop
 
 
-def _resize(size: Any, *, cropped: bool) -> Size | int | None:
-    """Height and width, or the shorter side; ``None`` for what gives no fixed size."""
-    if isinstance(size, int):
-        # Files of before transformers 4.26: with a crop, the shorter side.
-        return size if cropped else (size, size)
-    if isinstance(size, Mapping):
-        if size.get("height") and size.get("width"):
-            return int(size["height"]), int(size["width"])
-        if size.get("shortest_edge") and not size.get("longest_edge"):
-            return int(size["shortest_edge"])
-    return None
+def _resize(size: Any, *, square: bool) -> Size | int | None:
+    """Height and width, or the shorter side; ``None`` for what hf-vision does not read."""
+    if isinstance(size, int) and not square:
+        return size if size > 0 else None
+    if isinstance(size, Mapping) and size.keys() == {"shortest_edge"}:
+        edge = size["shortest_edge"]
+        return int(edge) if edge > 0 else None
+    return _pair(size)
 
 
 def _pair(size: Any) -> Size | None:
     if isinstance(size, int):
-        return size, size
-    if isinstance(size, Mapping) and size.get("height") and size.get("width"):
-        return int(size["height"]), int(size["width"])
+        size = [size, size]
+    elif isinstance(size, Mapping):
+        size = [size["height"], size["width"]] if size.keys() == {"height", "width"} else []
+    if isinstance(size, list) and len(size) == 2 and min(size) > 0:
+        return int(size[0]), int(size[1])
     return None
 
 

@@ -7,16 +7,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from hf_tiny import CROPPED, SQUARE, tiny_module
+from hf_processors import processor_faults
+from hf_tiny import tiny_module
 from megatron.core.transformer import TransformerConfig
 from megatron.core.transformer.spec_utils import build_module
-from mimo_plugin_hf_vision.architecture import architecture
 from mimo_plugin_hf_vision.families import DEFAULTS
-from mimo_plugin_hf_vision.pictures import picture_batch
 from mimo_plugin_hf_vision.plugin import build_submodule, describe, flops, weight_map
-from mimo_plugin_hf_vision.preprocessing import preprocessing
 from safetensors.torch import load_file
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
@@ -54,7 +51,7 @@ def one_rank(platform: Any, folder: str) -> dict[str, Any]:
         "outside": _outside(models["clip"], platform),
         "unknown_fields": _unknown_fields(models["clip"]),
         "defaults": _defaults(),
-        "pictures": {name: _pictures(models["clip"], name) for name in PROCESSORS},
+        "processors": processor_faults(models["clip"]),
     }
 
 
@@ -194,29 +191,3 @@ def _defaults() -> dict[str, Any]:
         for key, value in table.items()
         if getattr(CONFIG_MAPPING[family](), key) != value
     }
-
-
-PROCESSORS = {
-    "SiglipImageProcessorPil": SQUARE,
-    "CLIPImageProcessorPil": CROPPED,
-    "BitImageProcessorPil": {**CROPPED, "resample": 3, "rescale_factor": 1 / 127.5},
-}
-
-
-def _pictures(path: Path, name: str) -> float:
-    """Pixels of ours against the processor of transformers that the file is one of."""
-    import transformers
-
-    said = PROCESSORS[name]
-    (path / "preprocessor_config.json").write_text(json.dumps(said))
-    generator = np.random.default_rng(1)
-    pictures = [
-        generator.integers(0, 256, (*shape, 3), dtype=np.uint8)
-        for shape in ((31, 47), (64, 20), (16, 16), (7, 9))
-    ]
-    options = tiny_module(path).options
-    ours = picture_batch(pictures, preprocessing(architecture(options), options))["pixel_values"]
-    processor = getattr(transformers, name)(**said)
-    due = processor(pictures, return_tensors="pt", input_data_format="channels_last")
-    assert ours.shape == due["pixel_values"].shape
-    return _gap(ours, due["pixel_values"])

@@ -53,8 +53,14 @@ CONFIGS: dict[str, dict[str, Any]] = {
 """Whole models, towers alone, and one of which the plugin has no table."""
 
 _COLOURS = {"image_mean": [0.48, 0.46, 0.41], "image_std": [0.27, 0.26, 0.28]}
-SQUARE = {"size": {"height": 16, "width": 16}, "resample": 3, **_COLOURS}
-CROPPED = {
+SQUARE: dict[str, Any] = {
+    "image_processor_type": "SiglipImageProcessor",
+    "size": {"height": 16, "width": 16},
+    "resample": 3,
+    **_COLOURS,
+}
+CROPPED: dict[str, Any] = {
+    "image_processor_type": "CLIPImageProcessor",
     "size": {"shortest_edge": 18},
     "resample": 2,
     "do_center_crop": True,

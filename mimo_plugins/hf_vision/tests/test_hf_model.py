@@ -91,9 +91,19 @@ def test_defaults_of_released_configs_are_those_of_transformers(facts: dict[str,
     assert facts["defaults"] == {}
 
 
-@pytest.mark.parametrize("processor", ["Siglip", "CLIP", "Bit"])
-def test_pixels_equal_those_of_transformers_processor(
-    facts: dict[str, Any], processor: str
-) -> None:
-    """Resized by the same Pillow; what differs is the rounding of float32 in normalising."""
-    assert facts["pictures"][f"{processor}ImageProcessorPil"] < 2e-6
+def test_pixels_equal_those_of_transformers_processors(facts: dict[str, Any]) -> None:
+    """Each key deleted and changed in turn: the same pixels, or refused with the key's name."""
+    found = facts["processors"]
+    assert found["faults"] == []
+    assert found["equal"] > 300
+    read = {"size", "crop_size", "do_resize", "do_center_crop", "default_to_square"}
+    read |= {"resample", "image_mean", "image_std"}
+    only = {"do_pad", "data_format", "input_data_format"}
+    tiles = {"image_grid_pinpoints", "max_image_tiles", "do_image_splitting", "do_pan_and_scan"}
+    others = {"offset", "rescale_offset", "do_flip_channel_order", "do_reduce_labels"}
+    others |= {"use_square_size", "size_divisor", "crop_pct", "min_pixels"}
+    assert set(found["refused"]) == read | only | tiles | others
+
+
+def test_processors_are_described_as_transformers_has_them(facts: dict[str, Any]) -> None:
+    assert facts["processors"]["tables"] == []

@@ -122,7 +122,8 @@ def test_a_revision_is_of_the_model_and_of_its_weights(
 def test_the_filter_is_that_of_transformers_processor(
     tmp_path: Path, name: str, said: dict[str, int], filter_: str
 ) -> None:
-    square = {key: value for key, value in SQUARE.items() if key != "resample"}
+    given = ("resample", "image_processor_type")
+    square = {key: value for key, value in SQUARE.items() if key not in given}
     how = _how(write_model(tmp_path, name, square | said))
     assert Resampling(how.resample).name == filter_
 
@@ -238,7 +239,7 @@ def test_image_size_keeps_the_share_that_is_cut_off(tmp_path: Path) -> None:
 def test_pictures_of_several_sizes_are_refused(tmp_path: Path) -> None:
     free = {**SQUARE, "size": {"shortest_edge": 16, "longest_edge": 64}}
     said = _said({}, write_model(tmp_path, "clip", free))
-    assert "preprocessor_config.json says {'size': {'shortest_edge': 16" in said
+    assert "preprocessor_config.json says {'do_resize': True, 'size': {'shortest_edge'" in said
     assert "set the option image_size" in said
 
 
@@ -299,8 +300,8 @@ def test_what_is_wrong_below_a_whole_models_config_is_named_there(tmp_path: Path
 def test_what_cannot_be_read_of_a_processor_is_told(tmp_path: Path) -> None:
     for key, said, due in (
         ("do_resize", "yes", "do_resize 'yes' (a string); expected true or false"),
-        ("size", "16", "size '16' (a string); expected a whole number or an object"),
+        ("size", "16", "size '16' (a string); expected a whole number or a list of"),
         ("size", {"height": "16"}, "size.height '16' (a string); expected a whole number"),
     ):
         model = write_model(tmp_path, "clip", {**SQUARE, key: said})
-        assert _said({}, model) == f"{model / 'preprocessor_config.json'} says {due}"
+        assert _said({}, model).startswith(f"{model / 'preprocessor_config.json'} says {due}")

@@ -99,7 +99,11 @@ def transformers_module(folder: Path) -> Module:
         "image_size": 16,
         "patch_size": 4,
     }
-    pictures = {"size": {"height": 16, "width": 16}, "resample": 3}
+    pictures = {
+        "image_processor_type": "SiglipImageProcessor",
+        "size": {"height": 16, "width": 16},
+        "resample": 3,
+    }
     colours = {"image_mean": [0.5] * 3, "image_std": [0.25] * 3}
     (folder / "config.json").write_text(json.dumps(vision))
     (folder / "preprocessor_config.json").write_text(json.dumps(pictures | colours))

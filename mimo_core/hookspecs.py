@@ -155,3 +155,14 @@ def preview(data: Data) -> Sequence[Sample]:  # type: ignore[empty-body]
     need not be of the dataset; their media are never loaded. A plugin without this hook leaves
     that part of the plan out.
     """
+
+
+@hookspec(firstresult=True)
+def preview_notes(data: Data) -> Sequence[str]:  # type: ignore[empty-body]
+    """What a person should know of the data, without torch: a line each, shown by the plan and when
+    a run starts.
+
+    Asked by the plan, with ``preview``. For example the fields of a file that nothing reads; where
+    no previewed sample has media for an encoder, the lines follow the error that says so. Must be
+    instant. A plugin without this hook has no notes.
+    """

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import attrs
 
-from mimo_core import sources
+from mimo_core import previewed, sources
 from mimo_core.contract import LANGUAGE
 from mimo_core.errors import MimoError
 from mimo_core.graph import Graph, build_graph
@@ -28,6 +28,8 @@ class Plan:
     layout: Layout
     preview: tuple[sources.Counts, ...] = ()
     """Positions of the samples that the dataset's plugin shows."""
+    data_notes: tuple[str, ...] = ()
+    """What a person should know of the data, a line each."""
 
     @property
     def recipe(self) -> Recipe:
@@ -75,8 +77,18 @@ def make_plan(
         layout = plan_layout(grids, recipe.layout, world_size)
         validate(loaded, graph)
         cut = recipe.data.too_long == "cut"
-        preview = sources.preview(graph, host, recipe.train.sequence_length, cut=cut)
-    return Plan(loaded=loaded, host=host, graph=graph, layout=layout, preview=preview)
+        samples = previewed.shown_samples(graph, host)
+        preview = sources.preview(graph, samples, recipe.train.sequence_length, cut=cut)
+        notes = previewed.data_notes(graph, host)
+        previewed.check_fed(graph, preview, notes)
+    return Plan(
+        loaded=loaded,
+        host=host,
+        graph=graph,
+        layout=layout,
+        preview=preview,
+        data_notes=(*notes, *previewed.spelling_notes(graph, samples)),
+    )
 
 
 @contextmanager

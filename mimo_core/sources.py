@@ -13,7 +13,6 @@ import attrs
 from mimo_core.contract import Media, Sample
 from mimo_core.errors import PluginError, RecipeError, SampleError
 from mimo_core.graph import Graph
-from mimo_core.plugins import Host
 from mimo_core.plugins.answers import DUE_POSITIONS, counts_of, shown
 
 
@@ -136,20 +135,16 @@ def count_positions(graph: Graph, sample: Sample, length: int | None = None) -> 
 
 
 def preview(
-    graph: Graph, host: Host, sequence_length: int, *, cut: bool = False
+    graph: Graph, samples: Sequence[Sample], sequence_length: int, *, cut: bool = False
 ) -> tuple[Counts, ...]:
     """Positions of the samples that the dataset's plugin shows; none where it shows no samples.
 
     Where longer samples are ``cut``, those are refused whose media alone do not fit.
 
     Raises:
-        PluginError: the plugin's hook failed.
         RecipeError: a sample that does not fit into the sequence, or that cannot be counted; or no
             sample has a learned token.
     """
-    if not host.has("preview", graph.data.plugin):
-        return ()
-    samples: Sequence[Sample] = host.ask("preview", graph.data.plugin, data=graph.data)
     try:
         length = sequence_length if cut else None
         found = tuple(count_positions(graph, sample, length) for sample in samples)

@@ -195,7 +195,7 @@ def test_a_plan_as_json(run):
         | {"total": 16},
     ]
     assert plan["plugins"]["eye"] == "0"
-    assert plan["data"] == {"plugin": "pairs", "wrappers": {}}
+    assert plan["data"] == {"plugin": "pairs", "wrappers": {}, "notes": []}
 
 
 def test_a_plan_of_a_dataset_that_shows_no_samples_leaves_positions_out(run, monkeypatch):

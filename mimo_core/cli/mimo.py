@@ -71,7 +71,12 @@ def show_plan(
     console.print(run_header(plan))
     parts = plan.graph.descriptions.values()
     console.print(f"{sum(part.parameters for part in parts):,} parameters in all", highlight=False)
-    for line in (*plan.graph.notes, *label_notes(plan.preview), *notes(weights, saved)):
+    for line in (
+        *plan.graph.notes,
+        *plan.data_notes,
+        *label_notes(plan.preview),
+        *notes(weights, saved),
+    ):
         console.print(line, highlight=False, soft_wrap=True)
     console.print("", memory_table(plan), sep="\n")
     if plan.preview:
@@ -172,7 +177,11 @@ def plan_as_dict(plan: Plan) -> dict[str, Any]:
             }
             for name, module in graph.modules.items()
         },
-        "data": {"plugin": graph.data.plugin, "wrappers": plan.recipe.data.wrappers},
+        "data": {
+            "plugin": graph.data.plugin,
+            "wrappers": plan.recipe.data.wrappers,
+            "notes": list(plan.data_notes),
+        },
         "edges": [
             attrs.asdict(edge) | {"id": graph.tokenizer.placeholder_id(edge.placeholder)}
             for edge in graph.edges

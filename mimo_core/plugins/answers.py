@@ -91,5 +91,6 @@ _CHECKS: dict[str, tuple[str, Callable[[Any, Mapping[str, Any]], bool]]] = {
     "flops": ("sequence of Flops", _sequence_of(Flops)),
     "weight_map": ("WeightMap", lambda answer, _: isinstance(answer, WeightMap)),
     "preview": ("sequence of Sample", _sequence_of(Sample)),
+    "preview_notes": ("sequence of str", _sequence_of(str)),
     "build_dataset": ("Dataset", lambda answer, _: isinstance(answer, Dataset)),
 }

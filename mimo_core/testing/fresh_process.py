@@ -51,10 +51,11 @@ def _plan(given: dict[str, Any]) -> dict[str, Any]:
                     lambda m=module: host.ask("weight_map", m.plugin, module=m)  # type: ignore[misc]
                 )
         plugin = graph.data.plugin
-        if host.has("preview", plugin):
-            told["hooks"]["preview"] = _watched(
-                lambda g=graph: host.ask("preview", g.data.plugin, data=g.data)  # type: ignore[misc]
-            )
+        for hook in ("preview", "preview_notes"):
+            if host.has(hook, plugin):
+                told["hooks"][hook] = _watched(
+                    lambda g=graph, h=hook: host.ask(h, g.data.plugin, data=g.data)  # type: ignore[misc]
+                )
         assert LANGUAGE in graph.modules
     return told
 

@@ -199,7 +199,7 @@ class Engine:
         """What a person should know before the run begins, or goes on."""
         weights = notes(self._build.weights, self._build.saved)
         told = (*self._platform.notes(), *platform_fields.notes(self._plan.graph, self._platform))
-        labels = label_notes(self._plan.preview)
+        labels = (*self._plan.data_notes, *label_notes(self._plan.preview))
         told = (*told, *self._plan.graph.notes, *labels, *weights, *self._samples.notes)
         if (unread := asks_for_nothing(self._plan.recipe.profile)) is not None:
             reporter.note(unread)

@@ -30,3 +30,11 @@ def preview(data: Data) -> Sequence[Sample]:
     from mimo_plugin_captions.preview import preview_samples
 
     return preview_samples(data.options)
+
+
+@hookimpl
+def preview_notes(data: Data) -> Sequence[str]:
+    """The fields of the file's first lines that nothing reads."""
+    from mimo_plugin_captions.fields import field_notes
+
+    return field_notes(data.options)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from contextlib import suppress
 from itertools import islice
 
 from mimo_core import Sample
@@ -18,10 +20,13 @@ GOOD = 64
 READ = 1024
 """First lines that are read at most."""
 
+SOUGHT = 100_000
+"""Lines that are searched at most for one with an image, where the first samples have none."""
+
 
 def preview_samples(options: Options) -> list[Sample]:
     """The first samples that are not broken, whatever their split, and the one of the longest line
-    after them, unless it is broken.
+    after them, unless it is broken; and one with an image where these have none.
 
     Raises:
         MimoError: there are no lines; none of the first is good; or one of them is broken, and the
@@ -44,10 +49,28 @@ def preview_samples(options: Options) -> list[Sample]:
         read = f"the first {len(faults) + len(samples)} lines"
         raise broken_lines(options, faults, len(faults), read)
     longest = longest_after(record, source, options.path)
-    try:
-        return [*samples, _sample(longest, source, options)] if longest else samples
-    except Broken:
-        return samples
+    with suppress(Broken):
+        samples += [_sample(longest, source, options)] if longest else []
+    return samples if any(map(_has_image, samples)) else [*samples, *_with_image(source, options)]
+
+
+def _has_image(sample: Sample) -> bool:
+    return any(sample.media("image"))
+
+
+def _with_image(source: Source, options: Options) -> list[Sample]:
+    """The first sample of the file that has an image, if one of the first lines is such."""
+    names = [json.dumps(name).encode() for name in options.image_fields]
+    is_json = options.path.suffix.lower() == ".jsonl"
+    for record in islice(source.records(), SOUGHT):
+        if is_json and not any(name in record.raw for name in names):
+            continue
+        try:
+            if caption_of(source.values(record.raw), options).images:
+                return [_sample(record, source, options)]
+        except Broken:
+            continue
+    return []
 
 
 def _sample(record: Record, source: Source, options: Options) -> Sample:

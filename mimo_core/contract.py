@@ -76,9 +76,11 @@ class Train:
     learning_rate: float
     """The largest, which the warm-up ends with."""
     minimum_learning_rate: float = 0.0
-    """Where the decay ends, in the last iteration."""
+    """What the decay falls to. The last iteration is one step of the decay above it: iteration i of
+    N, after w iterations of warm-up, is at (i - 1 - w) / (N - w) of the decay."""
     warmup_iterations: int = 0
-    """Iterations in which the learning rate rises linearly from 0."""
+    """Iterations in which the learning rate rises linearly from 0: iteration i of w has
+    (i - 1) / w of it, so the first changes no weight. Without a warm-up the first has all of it."""
     decay: Literal["constant", "linear", "cosine"] = "cosine"
     """How the learning rate falls after the warm-up."""
     weight_decay: float = 0.01

@@ -77,6 +77,18 @@ def _no_mask(module, samples, context):
     return {key: value for key, value in given.items() if key != "loss_mask"}
 
 
+@hookimpl
+def _no_padding(module, samples, context):
+    given = nemotron.provide_batch(module, samples, context)
+    return {key: value for key, value in given.items() if key != "padding_mask"}
+
+
+class ItsBatchDoesNotSayWhatIsPadding(LanguageFault):
+    options: ClassVar[dict[str, Any]] = {**LanguageFault.options, "pattern": "*E"}
+    plugin = SimpleNamespace(**{**vars(nemotron), "provide_batch": _no_padding})
+    expected = ("batches_are_as_asked", "without padding_mask")
+
+
 class ItsBatchLacksTheMask(LanguageFault):
     plugin = SimpleNamespace(**{**vars(nemotron), "provide_batch": _no_mask})
     expected = ("batches_are_as_asked", "give what context.sequences(samples) holds")

@@ -10,10 +10,13 @@ import numpy as np
 import torch
 
 from mimo_core.contract import Sample
+from mimo_core.model.routers import PADDING
 from mimo_core.testing.outcome import Finding
 from mimo_core.testing.rig import Built, Rig
 
 _KEYS = ("input_ids", "labels", "loss_mask", "position_ids")
+_OF_EXPERTS = (PADDING,)
+"""Where there are experts, too: their routers leave padding out."""
 
 
 def provided(rig: Rig) -> Iterator[Finding]:
@@ -68,7 +71,8 @@ def _sequences(built: Built, samples: Sequence[Sample]) -> Iterator[Finding]:
     name = built.module.plugin
     batch = built.provide(samples)
     shape = (len(samples), built.module.train.sequence_length)
-    missing = [key for key in _KEYS if key not in (batch or {})]
+    keys = (*_KEYS, *(_OF_EXPERTS if built.described.experts else ()))
+    missing = [key for key in keys if key not in (batch or {})]
     if batch is None or missing:
         yield Finding(
             said=f"provide_batch of {name!r} gives {_shown(batch)} without {', '.join(missing)}",
@@ -76,7 +80,7 @@ def _sequences(built: Built, samples: Sequence[Sample]) -> Iterator[Finding]:
         )
         return
     yield from _transportable(name, batch)
-    for key in _KEYS:
+    for key in keys:
         if tuple(batch[key].shape) != shape:
             yield Finding(
                 said=f"provide_batch of {name!r} gives {key} of shape {list(batch[key].shape)}; "

@@ -55,7 +55,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.fixture(scope="module")
 def judge(site: Path, tmp_path_factory: pytest.TempPathFactory) -> Judge:
     """One rank; its second step has nothing to learn, its third half of its samples."""
-    return Judge.run(planned(*CUT), tmp_path_factory.mktemp("unlearned"))
+    recipe = planned(*CUT, *LAYOUTS["everything on 8 ranks"])
+    return Judge.run(recipe, tmp_path_factory.mktemp("unlearned"))
 
 
 @pytest.fixture(scope="module")

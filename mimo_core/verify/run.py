@@ -161,8 +161,8 @@ class Judge:
         """
         if judges(recipe, self.steps) != self.recipe:
             raise ValueError(
-                "this recipe differs from the judge's in more than grids and the share of a "
-                "microbatch on each rank (micro_batch_size x dp of language must be equal)"
+                "this recipe differs from the judge's in more than grids (train.micro_batch_size "
+                "must be equal too: losses of routers are means over microbatches)"
             )
         self._run(layouts(recipe, self.steps, self._initial), name)
         from mimo_core.verify.weights import compare_weights

@@ -254,7 +254,7 @@ class Routers:
         self._padding = padding
 
     def _with_padding(self, _model: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-        return args, {**kwargs, PADDING: self._padding}
+        return args, {PADDING: self._padding, **kwargs}
 
 
 def has_losses(config: TransformerConfig) -> bool:

@@ -94,7 +94,11 @@ class Steps:
             "input_ids": ids[:, :-1],
             "position_ids": torch.arange(ids.shape[1] - 1, device=ids.device)[None],
         }
-        losses = self.model.losses(self.model.logits(inputs), ids[:, 1:].contiguous())
+        # Another number of padded positions in each microbatch: an input of graphs.
+        places = inputs["position_ids"].expand_as(inputs["input_ids"])
+        padding = places >= places.shape[1] - ids[:, :1] % 8
+        output = self.model.logits(inputs, padding=padding)
+        losses = self.model.losses(output, ids[:, 1:].contiguous())
         return losses.float().mean()  # type: ignore[no-any-return]
 
 

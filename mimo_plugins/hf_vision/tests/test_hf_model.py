@@ -96,8 +96,8 @@ def test_pixels_equal_those_of_transformers_processors(facts: dict[str, Any]) ->
     found = facts["processors"]
     assert found["faults"] == []
     assert found["equal"] > 300
-    read = {"size", "crop_size", "do_resize", "do_center_crop", "default_to_square"}
-    read |= {"resample", "image_mean", "image_std"}
+    read = {"size", "crop_size", "do_resize", "do_center_crop", "resample"}
+    read |= {"rescale_factor", "image_mean", "image_std"}
     only = {"do_pad", "data_format", "input_data_format"}
     tiles = {"image_grid_pinpoints", "max_image_tiles", "do_image_splitting", "do_pan_and_scan"}
     others = {"offset", "rescale_offset", "do_flip_channel_order", "do_reduce_labels"}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -88,3 +88,46 @@ def _others(value: Any) -> Sequence[Any]:
     if isinstance(value, float):
         return [1.5 * value or 0.5]
     return []
+
+
+def outcomes(
+    files: Iterable[tuple[str, str, dict[str, Any]]],
+    mistakes: Callable[[dict[str, Any]], Iterable[str]],
+    theirs: Callable[[dict[str, Any]], torch.Tensor],
+    ours: torch.Tensor,
+) -> dict[str, dict[str, Any]]:
+    """What became of each file, by the name of its case: ``refused`` with what is said; the largest
+    ``difference`` from what transformers computes, relative to the largest number; or ``neither``
+    where transformers makes no model of it.
+
+    Args:
+        files: As :func:`cases` gives them.
+        mistakes: What a plugin says of a file.
+        theirs: What transformers computes with a file, its weights those of :func:`fill`.
+        ours: What the plugin's module computes with such weights, of whatever file it accepts.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for name, key, config in files:
+        if said := "; ".join(mistakes(config)):
+            found[name] = {"key": key, "refused": said}
+            continue
+        try:
+            expected = theirs(config)
+        except Exception as error:
+            found[name] = {"key": key, "neither": f"{type(error).__name__}: {error}"[:200]}
+            continue
+        gap = (ours - expected).abs().max() / expected.abs().max()
+        found[name] = {"key": key, "difference": gap.item()}
+    return found
+
+
+def other_defaults(config_class: type[Any], keys: ConfigKeys) -> dict[str, Any]:
+    """Where a plugin's table has another value than transformers' class, before the class derives
+    any from others."""
+    found = {}
+    for key, value in keys.defaults.items():
+        theirs = getattr(config_class, key, ABSENT)
+        plain = theirs is None or isinstance(theirs, str | int | float | list | tuple)
+        if plain and (list(theirs) if isinstance(theirs, tuple) else theirs) != value:
+            found[key] = [value, theirs]
+    return found

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING
 
 from mimo_core import Constant, Module, Stored, WeightMap, WeightRule
+from mimo_plugin_nemotron import config_json
 from mimo_plugin_nemotron.description import embedding_rows, mamba_widths
 from mimo_plugin_nemotron.options import CONVOLUTION_WIDTH, Options
 
@@ -30,39 +32,25 @@ def weight_map(module: Module) -> WeightMap:
         *(rule for layer in range(len(options.pattern)) for rule in _layer(options, layer)),
         _same("decoder.final_norm.weight", "backbone.norm_f.weight", hidden),
     ]
-    if not options.tie_embeddings:
+    foreign = {"mtp.*": "predicts more than the next token"}
+    copies: dict[str, tuple[str, str]] = {}
+    if options.tie_embeddings:
+        foreign["lm_head.weight"] = "the output layer has the embedding's weight"
+        copies["lm_head.weight"] = (
+            "backbone.embeddings.weight",
+            "the option tie_embeddings is true; set tie_embeddings=false to begin with both",
+        )
+    else:
         rules.append(_same("output_layer.weight", "lm_head.weight", rows, hidden))
     return WeightMap(
         rules=tuple(rules),
         constants=() if options.router_bias else tuple(_no_router_bias(options)),
-        foreign={"mtp.*": "predicts more than the next token"},
-        config=dict(_config(options)),
-        config_below=("text_config", "llm_config"),
+        foreign=foreign,
+        copies=copies,
+        config_mistakes=partial(config_json.mistakes, options=options, rows=rows),
+        config_notes=config_json.notes,
         prefix="language_model.",
     )
-
-
-def _config(options: Options) -> Iterator[tuple[str, tuple[Any, str]]]:
-    """Keys of ``config.json`` that the layers of the pattern read and no shape tells."""
-    yield "layer_norm_epsilon", (options.norm_epsilon, "set the option norm_epsilon")
-    named = {
-        "*": {"num_attention_heads": "attention_heads", "num_key_value_heads": "kv_heads"},
-        "M": {"n_groups": "mamba_groups", "mamba_head_dim": "mamba_head_dim"},
-        "E": {
-            "num_experts_per_tok": "experts_per_token",
-            "routed_scaling_factor": "routed_scaling",
-        },
-    }
-    for kind, keys in named.items():
-        for key, option in keys.items() if kind in options.pattern else ():
-            value = getattr(options, {"kv_heads": "kv_head_count"}.get(option, option))
-            yield key, (value, f"set the option {option}")
-    if "E" in options.pattern:
-        yield "norm_topk_prob", (True, "the router normalises the scores of the chosen experts")
-        for key in ("n_group", "topk_group"):
-            yield key, (1, "experts are chosen from one group here")
-    if "-" in options.pattern or "E" in options.pattern:
-        yield "mlp_hidden_act", ("relu2", "the layers have no other")
 
 
 def _rule(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from mimo_core import Constant, Module, Stored, WeightMap, WeightRule
+from mimo_plugin_radio import config_json
 from mimo_plugin_radio.options import Options, options_of
 
 if TYPE_CHECKING:
@@ -26,13 +28,8 @@ def weight_map(module: Module) -> WeightMap:
             f"{_MODEL}patch_generator.video_embedder.*": "embeds frames of videos",
             "radio_model.summary_idxs": "which class tokens sum a picture up",
         },
-        config={
-            "num_attention_heads": (options.tower_heads, "set the option heads"),
-            "layer_norm_eps": (options.norm_epsilon, "set the option norm_epsilon"),
-            "hidden_act": ("gelu", "the tower has no other"),
-            "use_swiglu_ffn": (False, "the tower has no other feed-forward layers"),
-        },
-        config_below=("vision_config",),
+        config_mistakes=partial(config_json.mistakes, options=options),
+        config_notes=config_json.notes,
         prefix="vision_model.",
     )
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from mimo_core import Module, Stored, WeightMap, WeightRule
+from mimo_plugin_whisper import config_json
 from mimo_plugin_whisper.options import Options, options_of
 
 if TYPE_CHECKING:
@@ -18,12 +20,8 @@ def weight_map(module: Module) -> WeightMap:
     assert module.language_width is not None
     return WeightMap(
         rules=(*_tower(options), *_projector(options, module.language_width)),
-        config={
-            "encoder_attention_heads": (options.tower_heads, "set the option heads"),
-            "activation_function": ("gelu", "the tower has no other"),
-            "scale_embedding": (False, "the tower does not scale embedded frames"),
-        },
-        config_below=("audio_config",),
+        config_mistakes=partial(config_json.mistakes, options=options),
+        config_notes=config_json.notes,
         exported_config=_config(options),
         prefix="audio_tower.",
     )

@@ -139,7 +139,7 @@ LAYERS = (
         *("contract", "weight_map", "hookspecs", "errors", "rank", "run_folder"),
         *("checksums", "durable"),
         *("termination", "tokenizer", "environment", "json_types", "printable"),
-        *("config_keys", "output", "surroundings", "files"),
+        *("config_keys", "output", "surroundings", "files", "activity"),
     ),
     ("plugins", "recipe", "layout"),
     ("manifest", "checkpoints"),

@@ -12,6 +12,7 @@ from mimo_core.recipe import (
     CheckpointRecipe,
     DataRecipe,
     EvaluateRecipe,
+    HeartbeatRecipe,
     ModuleRecipe,
     ProfileRecipe,
     Recipe,
@@ -29,6 +30,7 @@ CLASSES = (
     TokenizerRecipe,
     EvaluateRecipe,
     CheckpointRecipe,
+    HeartbeatRecipe,
     ProfileRecipe,
 )
 

@@ -84,7 +84,9 @@ class Ending:
                 if not mine:
                     return
         elsewhere = first.silent or first.screen != self.rank.screen
-        if mine or (elsewhere and self.rank.speaks):
+        # A rank 0 that is hung prints nothing; the next one does.
+        speaks = self.rank.speaks or (first.hung and first.rank == 0 and self.rank.rank == 1)
+        if (mine and not first.hung) or (elsewhere and speaks):
             print(f"\n{first.text()}\n", file=self.screen, flush=True)
         if _ELASTIC_FILE in os.environ:
             cause = f"{printable(first.label)} {first.said()}"

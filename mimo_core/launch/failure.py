@@ -48,6 +48,8 @@ class Failure:
     """A mistake that the message tells in full; otherwise the log's last lines are shown too."""
     silent: bool = False
     """The process ended without saying why."""
+    hung: bool = False
+    """The process is there and does nothing, which other ranks have noticed."""
     screen: int = 0
     """The screen that the rank writes to (:attr:`mimo_core.rank.Rank.screen`)."""
     code: int = 1
@@ -101,7 +103,7 @@ class Failure:
             raise Malformed(f"a failure with {sorted(set(message) - fields)}")
         rank = integer(message, "rank", 0, _MOST)
         texts = {"label": message["label"], "message": message["message"]}
-        flags = {name: message.get(name, False) for name in ("expected", "silent")}
+        flags = {name: message.get(name, False) for name in ("expected", "silent", "hung")}
         moment = message.get("time", time.time())
         if not all(isinstance(value, str) for value in texts.values()):
             raise Malformed("a failure whose label or message is no text")

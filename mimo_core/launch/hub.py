@@ -7,6 +7,7 @@ that is lost is seen by TCP's own probes (:func:`watched`).
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import selectors
@@ -20,6 +21,7 @@ from typing import Any
 import attrs
 
 from mimo_core.launch.failure import Failure
+from mimo_core.launch.heartbeat import Limits, Monitor
 from mimo_core.launch.protocol import (
     LONGEST_LINE,
     LONGEST_TOKEN,
@@ -40,6 +42,9 @@ _TOKEN_SECONDS = 10.0
 """Time for a connection to send the token; a rank sends it as soon as it has connected."""
 _PAUSE_SECONDS = 0.1
 """Pause after an error of the hub itself, such as a lack of file descriptors."""
+_NETWORK = (errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDOWN)
+"""Errors of a connection whose other end has not closed it."""
+_CUT_OFF = "cannot be reached any more: its machine or the network to it is down"
 _SILENT = (
     "ended without a word: it was killed, crashed or left; the system kills where memory is "
     "short (see dmesg on its machine)"
@@ -109,6 +114,8 @@ class Hub:
         self._joined: set[int] = set()
         self._done: set[int] = set()
         self._first: Failure | None = None
+        self._monitor: Monitor | None = None
+        self._local = address == LOOPBACK
         self._others_gone = threading.Event()
         if world_size == 1:
             self._others_gone.set()
@@ -122,6 +129,10 @@ class Hub:
         self._selector.register(self._listener, selectors.EVENT_READ)
         os.register_at_fork(after_in_child=self._close_in_child)
         threading.Thread(target=self._serve, name="mimo hub", daemon=True).start()
+
+    def expect_heartbeats(self, limits: Limits) -> None:
+        """From here on a rank that has sent a heartbeat must send others."""
+        self._monitor = Monitor(limits, local=self._local)
 
     def wait_for_others(self, seconds: float | None = None) -> None:
         """Until all ranks but 0 have ended, well or not."""
@@ -137,7 +148,9 @@ class Hub:
                 time.sleep(_PAUSE_SECONDS)
 
     def _turn(self, deadline: float) -> None:
-        for key, _ in self._selector.select(1.0):
+        monitor = self._monitor
+        pause = 1.0 if monitor is None else min(1.0, monitor.limits.interval)
+        for key, _ in self._selector.select(pause):
             if key.data is None:
                 self._accept()
             elif key.data in self._members:
@@ -148,6 +161,19 @@ class Hub:
                 self._close(stranger)
         if len(self._joined) < self._world_size and now > deadline:
             self._judge(self._absent())
+        if monitor is not None:
+            self._look_at(monitor)
+
+    def _look_at(self, monitor: Monitor) -> None:
+        """Send heartbeats, and end the run if a rank is hung."""
+        if monitor.is_due():
+            self._send_all({"beat": {}})
+        hung = monitor.hung()
+        if hung is None:
+            return
+        monitor.forget(hung[0])
+        for member in [one for one in self._members if one.rank == hung[0]]:
+            self._judge(self._failure_of(member, hung[1], hung=True))
 
     def _accept(self) -> None:
         strangers = self._strangers()
@@ -171,12 +197,15 @@ class Hub:
 
     def _read(self, member: _Member) -> None:
         """Handle what has arrived. Whatever is wrong with it, only this connection ends by it."""
+        message = _SILENT
         try:
             received = member.connection.recv(65536)
-        except OSError:
+        except OSError as error:
             received = b""
+            if error.errno in _NETWORK:
+                message = f"{_CUT_OFF} ({error.strerror})"
         if not received:
-            self._lose(member, _SILENT)
+            self._lose(member, message)
             return
         try:
             member.lines.add(received)
@@ -201,6 +230,9 @@ class Hub:
             self._join(member, message)
         elif member.rank is None:
             raise Malformed("a message before the rank has joined")
+        elif "beat" in message:
+            if self._monitor is not None and not member.done:
+                self._monitor.take(member.rank, message["beat"])
         elif "label" in message:
             member.label = str(message["label"])
         elif "done" in message:
@@ -239,19 +271,25 @@ class Hub:
     def _lose(self, member: _Member, message: str) -> None:
         self._close(member)
         if member.rank is not None and not member.done:
-            self._judge(
-                Failure(
-                    rank=member.rank,
-                    label=member.label,
-                    message=message,
-                    log=str(self._folder.log(member.rank)),
-                    silent=True,
-                    screen=member.screen,
-                )
-            )
+            self._judge(self._failure_of(member, message))
         self._note_end(member)
 
+    def _failure_of(self, member: _Member, message: str, *, hung: bool = False) -> Failure:
+        """The failure of a rank that cannot report it."""
+        assert member.rank is not None
+        return Failure(
+            rank=member.rank,
+            label=member.label,
+            message=message,
+            log=str(self._folder.log(member.rank)),
+            silent=True,
+            hung=hung,
+            screen=member.screen,
+        )
+
     def _note_end(self, member: _Member) -> None:
+        if self._monitor is not None and member.rank is not None:
+            self._monitor.forget(member.rank)
         if member.done and member.rank is not None:
             self._done.add(member.rank)
         others = {one for one in self._members if one.rank and not one.done}

@@ -2,8 +2,9 @@
 
 A rank sends the token of the run as its first line. The hub parses nothing before it. Then the rank
 sends ``{"join": rank, "screen": screen}``. The hub answers ``{"folder": …}`` when all ranks have
-joined, or ``{"refused": cause}``. Later messages are ``{"label": …}``, ``{"done": true}`` and
-``{"failure": …}`` of a rank, and ``{"failure": …}`` of the hub.
+joined, or ``{"refused": cause}``. Later messages are ``{"label": …}``, ``{"beat": …}``,
+``{"done": true}`` and ``{"failure": …}`` of a rank, and ``{"beat": {}}`` and ``{"failure": …}`` of
+the hub.
 """
 
 from __future__ import annotations

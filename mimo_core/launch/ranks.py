@@ -144,7 +144,7 @@ def _first(
         first = min(told, key=lambda failure: failure.time)
         # A rank that is killed early could not yet say which it is.
         first = attrs.evolve(first, label=plan.layout.label(first.rank))
-        if first.silent and first.rank in codes:
+        if first.silent and not first.hung and first.rank in codes:
             first = attrs.evolve(first, message=_how(codes[first.rank]))
         return first
     if not codes:

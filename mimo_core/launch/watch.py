@@ -17,6 +17,7 @@ import torch.distributed as dist
 
 from mimo_core.errors import MimoError
 from mimo_core.launch.failure import Failure
+from mimo_core.launch.heartbeat import Heart, Limits
 from mimo_core.launch.hub import Hub, close_in_child, watched
 from mimo_core.launch.protocol import (
     LONGEST_LINE,
@@ -69,6 +70,8 @@ class Watch:
         self._label: Callable[[int], str] = "rank {}".format
         self._left = False
         self._ending = threading.Lock()
+        self._sending = threading.Lock()
+        self._heart: Heart | None = None
 
     @classmethod
     def join(
@@ -150,6 +153,13 @@ class Watch:
         self._label = label
         self._send({"label": label(self._rank.rank)})
 
+    def start_heartbeats(self, limits: Limits) -> None:
+        """Have rank 0 notice where this rank hangs, and this rank where rank 0 does. Called by all
+        ranks, once."""
+        if self._hub is not None:
+            self._hub.expect_heartbeats(limits)
+        self._heart = Heart(limits, self._send, self._lose_rank_0)
+
     def fail(self, failure: Failure) -> None:
         """This rank has failed: end all ranks, and this process with exit code 1."""
         self._ending.acquire()
@@ -166,18 +176,35 @@ class Watch:
         if self._hub is not None:
             self._hub.wait_for_others()
         self._left = True
+        if self._heart is not None:
+            self._heart.stop()
         self._send({"done": True})
         with suppress(OSError):
             self._connection.shutdown(socket.SHUT_WR)
 
     def _listen(self) -> None:
-        said = self._receive()
+        while "beat" in (said := self._receive()):
+            if self._heart is not None:
+                self._heart.hear()
         if self._left:
             return
-        self._first = self._failure(said)
+        self._learn(self._failure(said))
+
+    def _learn(self, failure: Failure) -> None:
+        """The run's first failure: end by it."""
+        self._first = failure
         self._heard.set()
         if self._ending.acquire(blocking=False):
             self._end(self._first)
+
+    def _lose_rank_0(self, message: str) -> None:
+        """Rank 0, and so the hub, is hung."""
+        if self._left:
+            return
+        log = str(self.folder.log(0))
+        self._learn(
+            Failure(rank=0, label=self._label(0), message=message, log=log, silent=True, hung=True)
+        )
 
     def _end(self, failure: Failure) -> None:
         try:
@@ -200,7 +227,7 @@ class Watch:
         )
 
     def _send(self, message: dict[str, Any]) -> None:
-        with suppress(OSError):
+        with self._sending, suppress(OSError):
             self._connection.sendall(encode(message))
 
     def _receive(self) -> dict[str, Any]:

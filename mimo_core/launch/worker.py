@@ -33,6 +33,7 @@ from mimo_core.launch.ending import (
     lacks_room,
 )
 from mimo_core.launch.failure import PART, Failure
+from mimo_core.launch.heartbeat import Limits
 from mimo_core.launch.same_answers import compare_answers
 from mimo_core.launch.same_plugins import compare_plugins
 from mimo_core.output import pair
@@ -105,6 +106,8 @@ def run_rank(
             plan = make_plan(host)
             ending.label = plan.layout.label(rank.rank)
             watch.name_ranks(plan.layout.label)
+            wanted = plan.recipe.heartbeat
+            watch.start_heartbeats(Limits(wanted.timeout_seconds, wanted.stall_seconds))
             compare_answers(plan, rank, watch.store)
             max_restarts = int(os.environ.get(MAX_RESTARTS, "0"))
             go_on = watch.folder.go_on_command(disabled, max_restarts)

@@ -13,6 +13,7 @@ from megatron.core.models.mimo.optimizer import MimoOptimizer
 from megatron.core.optimizer import OptimizerConfig
 from megatron.core.optimizer.clip_grads import count_zeros_fp32, get_grad_norm_fp32
 
+from mimo_core.activity import CURRENT
 from mimo_core.model.mimo import Model
 from mimo_core.optimizer.states import keeps_steps_in_state
 from mimo_core.profile.recorder import span
@@ -58,7 +59,7 @@ class Optimizer(MimoOptimizer):  # type: ignore[misc]
 
     def step(self) -> tuple[bool, float | None, int | None]:
         """One step of all modules: whether it was taken, the norm, and zeros where counted."""
-        with span("optimizer", "optimizer"):
+        with span("optimizer", "optimizer"), CURRENT.during("optimizer"):
             return super().step()  # type: ignore[no-any-return]
 
     @torch.no_grad()

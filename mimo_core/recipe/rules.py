@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         CheckpointRecipe,
         DataRecipe,
         EvaluateRecipe,
+        HeartbeatRecipe,
         ModuleRecipe,
         ProfileRecipe,
         Recipe,
@@ -91,6 +92,13 @@ def profile(value: ProfileRecipe) -> Iterator[Mistake]:
     yield from _at_least(value, "iteration", 1)
 
 
+def heartbeat(value: HeartbeatRecipe) -> Iterator[Mistake]:
+    for key in ("timeout_seconds", "stall_seconds"):
+        seconds = getattr(value, key)
+        if not 0 < seconds < float("inf"):
+            yield (key,), f"must be a number above 0, got {seconds}"
+
+
 def profiled(value: ProfileRecipe, iterations: int) -> Iterator[Mistake]:
     """The iteration that is recorded is one of the run."""
     if value.record and value.iteration > iterations >= 1:
@@ -141,6 +149,7 @@ def whole(recipe: Recipe) -> Iterator[Mistake]:
     yield from _under(("evaluate",), evaluate(recipe.evaluate))
     yield from _under(("checkpoint",), checkpoint(recipe.checkpoint))
     yield from _under(("profile",), profile(recipe.profile))
+    yield from _under(("heartbeat",), heartbeat(recipe.heartbeat))
     yield from _under(("profile",), profiled(recipe.profile, recipe.train.iterations))
 
 

@@ -127,6 +127,17 @@ class ProfileRecipe:
 
 
 @attrs.frozen(kw_only=True)
+class HeartbeatRecipe:
+    """Noticing a rank that hangs while others wait for it. It ends the run as any failure does."""
+
+    timeout_seconds: float = 60.0
+    """Seconds without a heartbeat of a rank's process: it is stopped, or its machine hangs."""
+    stall_seconds: float = 540.0
+    """Seconds in which a rank makes no progress while another waits for it in a collective. Above
+    600 the collective fails first, and names no rank."""
+
+
+@attrs.frozen(kw_only=True)
 class Recipe:
     """A run.
 
@@ -149,6 +160,8 @@ class Recipe:
     """Saving the run, and going on from where it stopped."""
     profile: ProfileRecipe = attrs.field(factory=ProfileRecipe)
     """A timeline of one iteration."""
+    heartbeat: HeartbeatRecipe = attrs.field(factory=HeartbeatRecipe)
+    """Noticing a rank that hangs."""
     layout: LayoutKind = "disjoint"
     """`disjoint`: every module has ranks of its own. `colocated`: all share one rank, the same run
     without messages; what `mimo verify` judges by."""

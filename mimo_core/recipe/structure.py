@@ -32,6 +32,7 @@ _RULES: dict[type, Callable[[Any], Iterator[rules.Mistake]]] = {
     schema.EvaluateRecipe: rules.evaluate,
     schema.CheckpointRecipe: rules.checkpoint,
     schema.ProfileRecipe: rules.profile,
+    schema.HeartbeatRecipe: rules.heartbeat,
 }
 _NOUNS = {int: "an integer", float: "a number", bool: "true or false", str: "text"}
 

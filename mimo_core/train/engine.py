@@ -13,6 +13,7 @@ from megatron.core.enums import ModelType
 from megatron.training import training
 from megatron.training.argument_utils import pretrain_cfg_container_from_args
 
+from mimo_core.activity import CURRENT
 from mimo_core.checkpoints import newest
 from mimo_core.contract import LANGUAGE, Split
 from mimo_core.data.feed import Feed
@@ -222,6 +223,7 @@ class Engine:
     def _around_step(self, stock: Callable[..., Any]) -> Callable[..., Any]:
         def train_step(*args: Any, iteration: int, **kwargs: Any) -> Any:
             self._termination.begin()
+            CURRENT.begin(iteration + 1, "forward-backward")
             _, _, model, optimizer, scheduler, *_ = args
             if self._model is None:
                 self._compare_before_training(model[0])
@@ -353,7 +355,8 @@ class Engine:
                     return None, None, True
                 self._communicator.begin(self._feeds["validation"], learning=False)
                 self._forward_step.answers = self._answers.open()
-                self._evaluated = {iteration: stock(*args, **kwargs)}
+                with CURRENT.during("evaluation"):
+                    self._evaluated = {iteration: stock(*args, **kwargs)}
                 self._forward_step.answers = None
                 self._communicator.begin(self._feeds["train"], learning=True)
                 self._report_evaluation(iteration, self._evaluated[iteration][0])

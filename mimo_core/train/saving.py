@@ -11,6 +11,7 @@ import torch.distributed as dist
 from torch.distributed.checkpoint import FileSystemReader
 from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
 
+from mimo_core.activity import CURRENT
 from mimo_core.checkpoints import TRACKER, announce, clear
 from mimo_core.files import remove_link
 from mimo_core.manifest import FORMAT, FileFacts, Manifest, file_facts, files_of, write_manifest
@@ -79,7 +80,8 @@ class Saver:
                 clear(folder)
                 remove_link(folder.parent / TRACKER)  # stock code would write to its target
             dist.barrier()
-            stock(state, checkpoint, *args, content_metadata=content_metadata, **kwargs)
+            with CURRENT.during("save"):
+                stock(state, checkpoint, *args, content_metadata=content_metadata, **kwargs)
             names: list[Any] = [None] * dist.get_world_size()
             dist.all_gather_object(names, write_random_state(folder, dist.get_rank(), mine))
             due: list[str] = []

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from mimo_core.activity import CURRENT
 from mimo_core.communicator.pipeline import PipelineCommunicator
 from mimo_core.contract import LANGUAGE
 from mimo_core.data.rows import Rows, check_rows
@@ -55,7 +56,8 @@ class ForwardStep:
     def __call__(
         self, data_iterator: Iterator[Batch], model: Model
     ) -> tuple[Any, Callable[..., Any] | None]:
-        batch = next(data_iterator)
+        with CURRENT.during("data"):
+            batch = next(data_iterator)
         early = self.early.take(batch) if model.training else None
         rows = {
             name: model.encode(name, None, early)

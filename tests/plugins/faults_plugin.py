@@ -43,6 +43,12 @@ def come_to(place: str) -> None:
             os.kill(os.getpid(), signal.SIGSEGV)
         case "hang":
             time.sleep(1000)
+        case "stop":
+            os.kill(os.getpid(), signal.SIGSTOP)
+        case "wait":
+            pipe = Path(os.environ["FAULT_TIME"] + ".pipe")
+            os.mkfifo(pipe)
+            pipe.read_text()
         case "terminate":
             terminate_all()
         case "full":

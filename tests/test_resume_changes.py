@@ -29,6 +29,7 @@ SECTIONS = {
     "evaluate": schema.EvaluateRecipe,
     "checkpoint": schema.CheckpointRecipe,
     "profile": schema.ProfileRecipe,
+    "heartbeat": schema.HeartbeatRecipe,
     "modules.vision": schema.ModuleRecipe,
     "modules.language": schema.ModuleRecipe,
     "modules.vision.grid": Grid,
@@ -38,6 +39,7 @@ BY_FACTS = ("layout", "modules.*.grid.*")
 EXPECTED_HARMLESS = {
     *(f"checkpoint.{field.name}" for field in attrs.fields(schema.CheckpointRecipe)),
     *(f"profile.{field.name}" for field in attrs.fields(schema.ProfileRecipe)),
+    *(f"heartbeat.{field.name}" for field in attrs.fields(schema.HeartbeatRecipe)),
     *("train.log_every", "evaluate.every", "evaluate.show", "data.workers"),
     *("modules.vision.ahead", "modules.language.ahead", "modules.vision.grid.first_rank"),
 }

@@ -19,7 +19,8 @@ from mimo_core.recipe.structure import plain
 
 HARMLESS = (
     # When something is saved, shown or looked at.
-    *("checkpoint.*", "profile.*", "train.log_every", "evaluate.every", "evaluate.show"),
+    *("checkpoint.*", "profile.*", "heartbeat.*", "train.log_every", "evaluate.every"),
+    "evaluate.show",
     # Which process or rank computes a number, not the number.
     *("data.workers", "modules.*.ahead", "modules.*.grid.first_rank"),
 )

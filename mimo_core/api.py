@@ -77,6 +77,7 @@ def pretrain(
             disabled,
         )
         return summary
+    folder.check()
     platforms.check()
     plan = make_plan(source, overrides, disabled=disabled)
     from mimo_core.launch.local import launch

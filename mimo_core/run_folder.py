@@ -8,6 +8,7 @@ import json
 import math
 import os
 import shlex
+import stat
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -16,6 +17,7 @@ from typing import IO, Any
 
 import attrs
 
+from mimo_core.errors import MimoError
 from mimo_core.files import open_own, replace_text
 
 _NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP})
@@ -81,6 +83,22 @@ class RunFolder:
     def profile(self) -> Path:
         """The timeline of an iteration, where one was recorded."""
         return self.path / "profile"
+
+    def check(self) -> None:
+        """Whether it is a folder, or can become one.
+
+        Raises:
+            MimoError: it is something else, or the path leads nowhere.
+        """
+        try:
+            mode = self.path.stat().st_mode
+        except FileNotFoundError:
+            return
+        except (OSError, ValueError) as error:
+            why = getattr(error, "strerror", None) or str(error)
+            raise MimoError(f"--run-dir {self.path} cannot be used: {why}") from None
+        if not stat.S_ISDIR(mode):
+            raise MimoError(f"--run-dir {self.path} is a file, a pipe or a device, not a folder")
 
     def lock(self) -> IO[str]:
         """Keep other runs out of the folder until the file that this gives is closed.

@@ -15,6 +15,7 @@ from mimo_core.recipe.empty import empty_texts
 from mimo_core.recipe.module_names import module_names
 from mimo_core.recipe.schema import Recipe
 from mimo_core.recipe.structure import Mistake, plain, structure
+from mimo_core.regular_files import read_bytes
 
 
 @attrs.frozen(kw_only=True)
@@ -52,7 +53,7 @@ def load_recipe(
     """
     path = Path(source)
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_bytes(path, tree.MOST_BYTES).decode("utf-8")
     except FileNotFoundError:
         raise RecipeError(_missing(path)) from None
     except (OSError, UnicodeDecodeError) as error:

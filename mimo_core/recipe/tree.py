@@ -13,6 +13,12 @@ from mimo_core.errors import RecipeError
 
 OPTIONS = {"--profile": "profile.record=true"}
 """Options of the command that set a key; messages name them as they were typed."""
+MOST_BYTES = 1 << 20
+"""Bytes of a recipe."""
+_MOST_VALUES = 20_000
+"""Values of a recipe, those that aliases repeat included."""
+_MOST_LEVELS = 32
+"""Mappings and lists inside each other."""
 Path = tuple[str | int, ...]
 """Keys and list positions from the top of the recipe."""
 
@@ -153,6 +159,8 @@ def apply_override(words: str, values: dict[str, Any], places: Places) -> None:
 def _compose(text: str) -> tuple[yaml.Node | None, str | None]:
     """The YAML node, or ``LINE: what is wrong``."""
     try:
+        if (deep := _too_deep(text)) is not None:
+            return None, deep
         return yaml.compose(text, Loader=Loader), None
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
@@ -162,6 +170,21 @@ def _compose(text: str) -> tuple[yaml.Node | None, str | None]:
         return None, f"1: not valid YAML: {error}"
 
 
+def _too_deep(text: str) -> str | None:
+    """``LINE: what is wrong`` where mappings and lists are too many levels inside each other: what
+    reads all of them takes a time that grows with the square of the levels."""
+    levels = 0
+    for event in yaml.parse(text, Loader=Loader):
+        if isinstance(event, yaml.CollectionStartEvent):
+            levels += 1
+        elif isinstance(event, yaml.CollectionEndEvent):
+            levels -= 1
+        if levels > _MOST_LEVELS:
+            line = 1 if event.start_mark is None else event.start_mark.line + 1
+            return f"{line}: not valid YAML: more than {_MOST_LEVELS} levels inside each other"
+    return None
+
+
 class _Reader:
     """Turns YAML nodes into values, and notes places and mistakes on the way."""
 
@@ -169,11 +192,20 @@ class _Reader:
         self.places = places
         self.mistakes: list[str] = []
         self._open: list[yaml.Node] = []
+        self._values = 0
 
     def value(self, node: yaml.Node, path: Path) -> Any:
         self.places.lines.setdefault(path, node.start_mark.line + 1)
         if any(node is above for above in self._open):
             return self._mistake(path, "an alias (*) inside its own anchor (&)")
+        self._values += 1
+        if self._values > _MOST_VALUES:
+            raise RecipeError(
+                f"{self.places.source}: more than {_MOST_VALUES:,} values, those that aliases (*) "
+                "repeat included"
+            )
+        if len(self._open) >= _MOST_LEVELS:
+            return self._mistake(path, f"more than {_MOST_LEVELS} levels inside each other")
         self._open.append(node)
         try:
             if isinstance(node, yaml.MappingNode):
@@ -181,6 +213,8 @@ class _Reader:
             if isinstance(node, yaml.SequenceNode):
                 return [self.value(item, (*path, i)) for i, item in enumerate(node.value)]
             return _scalar(node)
+        except RecipeError:
+            raise
         except (yaml.YAMLError, ValueError) as error:
             said = error.problem if isinstance(error, yaml.MarkedYAMLError) else error
             return self._mistake(path, str(said))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ import attrs
 import tokenizers
 
 from mimo_core.errors import RecipeError
+from mimo_core.regular_files import read_bytes, read_json
 
 TOKENIZER = "tokenizer.json"
 CONFIG = "tokenizer_config.json"
@@ -20,6 +21,7 @@ _ADDED = "added_tokens.json"
 _ROLES = ("eos_token", "pad_token", "unk_token")
 _OTHERS = ("bos_token", "sep_token", "cls_token", "mask_token")
 _EXTRA = ("extra_special_tokens", "additional_special_tokens")
+_MOST_BYTES = 512 << 20
 _PATH = ("tokenizer", "directory")
 
 
@@ -52,8 +54,8 @@ def read_content(directory: Path) -> bytes:
     if not directory.is_dir():
         found = "is a file, not a directory" if directory.exists() else "does not exist"
         raise error(
-            f"{directory} {found} (in full: {directory.resolve()}); give the directory that holds "
-            f"{TOKENIZER}, from the root or from the working directory"
+            f"{directory} {found} (in full: {os.path.abspath(directory)}); give the directory that "
+            f"holds {TOKENIZER}, from the root or from the working directory"
         )
     if not path.is_file():
         raise error(
@@ -61,7 +63,7 @@ def read_content(directory: Path) -> bytes:
             f"AutoTokenizer.from_pretrained(…).save_pretrained({str(directory)!r})"
         )
     try:
-        return path.read_bytes()
+        return read_bytes(path, _MOST_BYTES)
     except OSError as wrong:
         raise error(f"{path} cannot be read: {wrong.strerror}") from wrong
 
@@ -153,10 +155,10 @@ def _content(value: Any) -> str | None:
 
 
 def _json(path: Path) -> Mapping[str, Any]:
-    if not path.is_file():
+    if not path.exists():
         return {}
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = read_json(path)
     except (OSError, ValueError) as wrong:
         raise error(f"{path} cannot be read as JSON: {wrong}; save it again") from wrong
     return values if isinstance(values, dict) else {}

@@ -5,8 +5,8 @@ The headers are JSON. Nothing is unpickled, and no other kind of file is opened.
 
 from __future__ import annotations
 
-import json
 import math
+import os
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Any
 import attrs
 
 from mimo_core.errors import MimoError
+from mimo_core.regular_files import UnreadableFile, open_regular, parse_json, read_json
 
 WHOLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -108,7 +109,9 @@ def read_config(path: Path) -> dict[str, Any]:
     if not file.exists():
         return {}
     try:
-        config = json.loads(file.read_text(encoding="utf-8"))
+        config = read_json(file)
+    except UnreadableFile as error:
+        raise Unreadable(str(error)) from error
     except ValueError as error:
         raise Unreadable(f"{file} holds no JSON ({error})") from error
     if not isinstance(config, dict):
@@ -120,8 +123,10 @@ def _indexed(path: Path) -> dict[str, Entry]:
     """Of several files, by their index."""
     index = path / INDEX
     try:
-        places = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        places = read_json(index)["weight_map"]
         wrong = [file for file in places.values() if Path(file).name != file]
+    except UnreadableFile as error:
+        raise Unreadable(str(error)) from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise Unreadable(f"{index} is no index of weights ({error!r})") from error
     if wrong:
@@ -139,22 +144,26 @@ def _indexed(path: Path) -> dict[str, Entry]:
 
 def _header(path: Path) -> Iterator[tuple[str, Entry]]:
     """Names of a file with what its header says of them."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
+    try:
+        descriptor = open_regular(path)
+    except OSError as error:
+        raise Unreadable(f"{path}: {error.strerror}") from error
+    with os.fdopen(descriptor, "rb") as file:
+        size = os.fstat(descriptor).st_size
         length = int.from_bytes(file.read(8), "little")
         if size < 8 or length > min(size - 8, _MOST_HEADER):
             raise Unreadable(f"{path} is no safetensors file, or is cut off")
         text = file.read(length)
     try:
-        told: dict[str, Any] = json.loads(text)
+        told: dict[str, Any] = parse_json(text, finite=True)
         told.pop("__metadata__", None)
         entries = {
             name: Entry(
                 file=path,
                 dtype=str(said["dtype"]),
-                shape=tuple(int(side) for side in said["shape"]),
-                begin=8 + length + int(said["data_offsets"][0]),
-                end=8 + length + int(said["data_offsets"][1]),
+                shape=tuple(_size(side) for side in said["shape"]),
+                begin=8 + length + _size(said["data_offsets"][0]),
+                end=8 + length + _size(said["data_offsets"][1]),
             )
             for name, said in told.items()
         }
@@ -166,7 +175,28 @@ def _header(path: Path) -> Iterator[tuple[str, Entry]]:
         due = math.prod(entry.shape) * _BYTES.get(entry.dtype, 0)
         if due and entry.end - entry.begin != due:
             raise Unreadable(f"{path}: {name} has {entry.end - entry.begin} bytes instead of {due}")
-        yield name, entry
+    covered = 8 + length
+    for name, entry in sorted(entries.items(), key=lambda item: (item[1].begin, item[1].end)):
+        if entry.begin != covered or entry.end < entry.begin:
+            raise Unreadable(
+                f"{path} has a damaged header: {name} has bytes {entry.begin} to {entry.end}, and "
+                f"those before it end at {covered}"
+            )
+        covered = entry.end
+    if covered != size:
+        raise Unreadable(f"{path} has {size - covered} bytes behind its last tensor")
+    yield from entries.items()
+
+
+def _size(value: object) -> int:
+    """A whole number that is not negative.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    if type(value) is not int or value < 0:
+        raise ValueError(f"{value!r} is no size")
+    return value
 
 
 def _some(names: list[str]) -> str:

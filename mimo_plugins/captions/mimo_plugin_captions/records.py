@@ -22,6 +22,9 @@ SEPARATOR = "|"
 FIELD_LIMIT = 16 << 20
 """Characters of a CSV field; a quote that is never closed takes no more than this with it."""
 
+LINE_LIMIT = 64 << 20
+"""Bytes of a line; a file that has no line ends is not read into memory."""
+
 csv.field_size_limit(max(csv.field_size_limit(), FIELD_LIMIT))
 
 _BOM = b"\xef\xbb\xbf"
@@ -208,7 +211,9 @@ def _lines(path: Path) -> Iterator[tuple[int, int, bytes]]:
     """(number, offset, bytes) of every line; a byte order mark belongs to none."""
     with path.open("rb") as file:
         offset = 0
-        for number, raw in enumerate(file, 1):
+        for number, raw in enumerate(iter(lambda: file.readline(LINE_LIMIT + 1), b""), 1):
+            if len(raw) > LINE_LIMIT:
+                raise MimoError(f"{path}: line {number} has more than {LINE_LIMIT:,} bytes")
             mark = len(_BOM) if number == 1 and raw.startswith(_BOM) else 0
             yield number, offset + mark, raw[mark:]
             offset += len(raw)

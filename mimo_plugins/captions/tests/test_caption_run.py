@@ -40,7 +40,7 @@ def _run(folder: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
         cwd=folder,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=1800,
         check=False,
     )
 

@@ -54,7 +54,7 @@ print("digests", [split.digest for split in splits])
 def build(file: Path) -> str:
     """What :func:`start` printed."""
     process = start(file)
-    out, errors = process.communicate(timeout=60)
+    out, errors = process.communicate(timeout=1800)
     assert process.returncode == 0, errors
     return out
 
@@ -98,7 +98,7 @@ def test_ranks_of_a_machine_decode_once_and_agree(file: Path, cache: Path) -> No
         for rank in ranks:
             assert rank.stdout is not None
             assert "waiting for another process" in rank.stdout.readline()
-    outs = [rank.communicate(timeout=60)[0] for rank in ranks]
+    outs = [rank.communicate(timeout=1800)[0] for rank in ranks]
     assert [rank.returncode for rank in ranks] == [0] * 4
     assert sum(map(decoded, outs)) == PICTURES
     assert len({out[out.index("captions: /") :] for out in outs}) == 1, "all tell the same"
@@ -153,7 +153,7 @@ def test_nothing_left_is_an_error(tmp_path: Path) -> None:
         cut(tmp_path / f"{number}.png")
         lines.append(line | {"image": f"{number}.png"})
     process = start(write_lines(tmp_path / "captions.jsonl", lines))
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=1800)
     assert process.returncode == 1
     assert "2 of 2 lines are broken" in errors
     assert "captions.jsonl:2: image 1.png: image file is truncated" in errors

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import stat
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ NAME = "config.json"
 BELOW = ("text_config", "llm_config")
 """Where a whole vision-language model has that of its language model."""
 
+_MOST_BYTES = 64 << 20
+"""Bytes of a config.json."""
 _KEYS = {
     "hidden_size": "hidden_size",
     "layers": "num_hidden_layers",
@@ -190,14 +193,21 @@ def _known_of_kind(kind: str, shape: Shape) -> dict[str, Any]:
 def _read(path: Path) -> dict[str, Any]:
     """A whole file."""
     try:
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode) or found.st_size > _MOST_BYTES:
+            raise ValueError(f"like: {path} is no regular file of at most {_MOST_BYTES:,} bytes")
         whole = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ValueError(
             f"like: {path} cannot be read ({error.strerror}; from {Path.cwd()}); give a directory "
             f"with the {NAME} of a model"
         ) from error
-    except ValueError as error:
-        raise ValueError(f"like: {path} holds no JSON ({error})") from error
+    except RecursionError:
+        raise ValueError(
+            f"like: {path} holds no JSON that can be read: nested too deeply"
+        ) from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"like: {path} holds no JSON ({str(error)[-200:]})") from error
     if not isinstance(whole, dict):
         raise ValueError(f"like: {path} holds {type(whole).__name__}, not an object")
     return whole

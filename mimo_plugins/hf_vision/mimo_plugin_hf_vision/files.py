@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import stat
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -13,6 +14,7 @@ from mimo_core import MimoError, wrong_types
 
 SMALL = ("config.json", "preprocessor_config.json", "processor_config.json")
 WEIGHTS = ("*.safetensors", "*.safetensors.index.json")
+_MOST_BYTES = 64 << 20
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
@@ -45,14 +47,34 @@ def read_json(file: Path) -> dict[str, Any]:
         MimoError: the file is absent or holds something else.
     """
     try:
+        _check_regular(file)
         held = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise MimoError(f"{file.parent} has no {file.name}; it is no model's directory") from None
+    except MimoError:
+        raise
+    except OSError as error:
+        raise MimoError(f"{file} cannot be read: {error.strerror}") from error
+    except RecursionError:
+        raise MimoError(f"{file} holds no JSON that can be read: nested too deeply") from None
     except ValueError as error:
-        raise MimoError(f"{file} holds no JSON ({error})") from error
+        raise MimoError(f"{file} holds no JSON ({str(error)[-200:]})") from error
     if not isinstance(held, dict):
         raise MimoError(f"{file} holds {type(held).__name__}, not an object")
     return held
+
+
+def _check_regular(file: Path) -> None:
+    """Whether a file can be read in a bounded time: no pipe, no device, of a size of a config.
+
+    Raises:
+        MimoError: it cannot.
+    """
+    found = file.stat()
+    if not stat.S_ISREG(found.st_mode):
+        raise MimoError(f"{file} is a folder, a pipe or a device, not a file")
+    if found.st_size > _MOST_BYTES:
+        raise MimoError(f"{file} has {found.st_size:,} bytes, too many for a model's config")
 
 
 def check_types(

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from mimo_core.cli import mimo, pretrain
 
@@ -23,7 +24,7 @@ modules:
     options:
       {hidden_size: 16, layers: 1, heads: 2, image_size: 16, max_image_size: 16, patch_size: 4}
   language: {plugin: gpt, options: {hidden_size: 32, layers: 2, attention_heads: 4}}
-data: {plugin: captions, options: {file: data.jsonl, image: null, held_out: 0.25}}
+data: {plugin: captions, options: {file: data.jsonl, held_out: 0.25}}
 train:
   {iterations: 1, micro_batch_size: 2, global_batch_size: 2, sequence_length: 48,
    learning_rate: 1.0e-2}
@@ -107,7 +108,8 @@ def bounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
     monkeypatch.chdir(tmp_path)
     (tmp_path / "recipe.yaml").write_text(RECIPE)
-    lines = [{"id": f"s{number}", "text": "abc"} for number in range(8)]
+    Image.new("RGB", (16, 16)).save("0.png")
+    lines = [{"id": f"s{number}", "text": "abc", "image": "0.png"} for number in range(8)]
     (tmp_path / "data.jsonl").write_text("\n".join(map(json.dumps, lines)))
     before = signal.signal(signal.SIGALRM, late)
     signal.alarm(900)

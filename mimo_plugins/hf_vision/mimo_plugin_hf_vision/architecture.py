@@ -10,9 +10,10 @@ from typing import Any
 import attrs
 
 from mimo_core import MimoError
-from mimo_plugin_hf_vision import families
+from mimo_plugin_hf_vision import families, whole
 from mimo_plugin_hf_vision.files import check_types, find_model, read_json
 from mimo_plugin_hf_vision.options import Options
+from mimo_plugin_hf_vision.whole import Tokens
 
 _SIDES = ("image_size", "patch_size")
 _NEEDED = ("hidden_size", "num_hidden_layers", "num_attention_heads", *_SIDES)
@@ -44,6 +45,13 @@ class Architecture:
     """The same with the family's defaults."""
     class_tokens: int
     """Class and register tokens before a picture's patches."""
+    rows: Mapping[str, Any] = attrs.field(factory=dict)
+    """What a whole model's file says of the rows that it reads: see ``whole.rows_of``."""
+    select_layer: int | None = None
+    """The hidden state that is read, of the option or of a whole model's file; ``None`` for the
+    tower's output."""
+    tokens: Tokens = "patches"
+    """The rows of a picture, of the option or of a whole model's file."""
 
     @property
     def width(self) -> int:
@@ -83,29 +91,29 @@ def architecture(options: Options) -> Architecture:
         MimoError: its files are not there, or tell of no tower that can be read.
     """
     found = _read(options.model, options.revision, options.class_tokens)
+    file = found.directory / "config.json"
     layer, states = options.select_layer, found.layers + 1
+    if layer is None:
+        layer = whole.select_layer(file, found.rows)
     if layer is not None and not -states <= layer < states:
+        source = "hf-vision option select_layer="
+        if options.select_layer is None:
+            source = f"{file} says {whole.LAYER} "
         raise MimoError(
-            f"hf-vision option select_layer={layer}: {options.model} has {found.layers} layers, "
+            f"{source}{layer}: {options.model} has {found.layers} layers, "
             f"so {states} hidden states: give -{states} to {found.layers}"
         )
-    return found
+    tokens = options.tokens or whole.tokens(file, found.rows, found.class_tokens) or "patches"
+    return attrs.evolve(found, select_layer=layer, tokens=tokens)
 
 
 @cache
 def _read(model: str, revision: str | None, given_tokens: int | None) -> Architecture:
     directory = find_model(model, revision)
     file = directory / "config.json"
-    whole = read_json(file)
-    check_types(file, whole, {"model_type": str, "vision_config": dict})
-    outer = whole.get("model_type")
-    said, model_type, at = whole, outer, None
-    if "vision_config" in whole or outer in families.TOWER_OF:
-        said, at = whole.get("vision_config") or {}, "vision_config"
-        check_types(file, said, {"model_type": str}, at)
-        model_type = said.get("model_type") or families.TOWER_OF.get(outer or "")
-        # Releases of before transformers 4.3x name the whole model here.
-        model_type = families.TOWER_OF.get(model_type or "", model_type)
+    held = read_json(file)
+    part = whole.tower_of(file, held)
+    said, model_type, at = part.said, part.model_type, part.at.rstrip(".") or None
     if not model_type:
         raise MimoError(f"{file} says no model_type of a vision tower")
     config = {
@@ -120,6 +128,10 @@ def _read(model: str, revision: str | None, given_tokens: int | None) -> Archite
             "cut pictures into patches, such as SigLIP, CLIP or DINOv2"
         )
     check_types(file, said, _TYPES, at)
+    if config.get("num_channels", 3) != 3:
+        raise MimoError(
+            f"{file} says {part.at}num_channels {config['num_channels']}; pictures have 3 here"
+        )
     for key in _COUNTS:
         _check_count(file, key, config.get(key))
     tokens = given_tokens
@@ -137,6 +149,7 @@ def _read(model: str, revision: str | None, given_tokens: int | None) -> Archite
         said=said,
         config=config,
         class_tokens=tokens,
+        rows=whole.rows_of(file, held),
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from mimo_core import Description, Media, Module, Weights
+from mimo_plugin_hf_vision import whole
 from mimo_plugin_hf_vision.architecture import Architecture, architecture
 from mimo_plugin_hf_vision.names import parameters, projector_shapes, tensor_shapes, unread
 from mimo_plugin_hf_vision.options import Options, options_of
@@ -58,7 +59,7 @@ def describe_encoder(module: Module) -> Description:
     assert language_width is not None, f"{module.name} is described without the language width"
     tower = architecture(options)
     patches = tower.patches(preprocessing(tower, options).size)
-    rows = patches + (tower.class_tokens if options.tokens == "all" else 0)
+    rows = patches + (tower.class_tokens if tower.tokens == "all" else 0)
     projector = parameters(projector_shapes(options, tower.width, language_width))
 
     def positions(media: Sequence[Media]) -> list[int]:
@@ -77,7 +78,18 @@ def describe_encoder(module: Module) -> Description:
         parallel=frozenset({"dp"}),
         refused=REFUSED,
         owns=OWNS,
+        notes=tuple(_notes(tower, options)),
     )
+
+
+def _notes(tower: Architecture, options: Options) -> Iterator[str]:
+    """Where a whole model's file says which rows are read."""
+    file = tower.directory / "config.json"
+    if options.select_layer is None and tower.select_layer is not None:
+        yield f"select_layer is {tower.select_layer}: {file} says so ({whole.LAYER})"
+    if options.tokens is None and whole.STRATEGY in tower.rows:
+        strategy = tower.rows[whole.STRATEGY]
+        yield f"tokens is {tower.tokens}: {file} says so ({whole.STRATEGY} {strategy!r})"
 
 
 def _tower_weights(tower: Architecture, options: Options) -> Iterator[Weights]:

@@ -13,9 +13,6 @@ from typing import Any
 Tensors = Iterator[tuple[str, tuple[int, ...]]]
 """Names in files, and shapes."""
 
-TOWER_OF = {"clip": "clip_vision_model", "siglip": "siglip_vision_model"}
-"""The type of the tower in a whole model's config that does not say it."""
-
 _SIZES = {
     "hidden_size": 768,
     "num_hidden_layers": 12,
@@ -161,6 +158,17 @@ FINAL_NORM: Mapping[str, str] = {
     "dinov2": "layernorm.",
 }
 """What the names of the norm behind the last layer begin with, where the output passes it."""
+
+IGNORED = {
+    # Dropouts, of training.
+    *("attention_dropout", "attention_probs_dropout_prob", "drop_path_rate", "dropout"),
+    "hidden_dropout_prob",
+    # First weights, heads that are not here, and names of layers.
+    *("layerscale_value", "projection_dim", "pooler_act", "pooler_output_size", "encoder_stride"),
+    *("apply_layernorm", "reshape_hidden_states", "stage_names", "out_features", "out_indices"),
+    *("vocab_size", "use_mask_token", "vision_use_head"),
+}
+"""Keys of a tower that change none of its rows."""
 
 FOREIGN: Mapping[str, str] = {
     "embeddings.position_ids": "numbers that transformers 4 saved beside the weights",

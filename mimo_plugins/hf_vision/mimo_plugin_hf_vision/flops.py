@@ -23,10 +23,10 @@ def forward_flops(module: Module, samples: Sequence[Sample]) -> tuple[Flops, Flo
     pictures = sum(1 for sample in samples for _ in sample.media(options.media))
     patches = tower.patches(preprocessing(tower, options).size)
     sequence = patches + tower.class_tokens
-    rows = patches + (tower.class_tokens if options.tokens == "all" else 0)
+    rows = patches + (tower.class_tokens if tower.tokens == "all" else 0)
     layers = tower.layers
-    if options.select_layer is not None:
-        layers = options.select_layer % (tower.layers + 1)
+    if tower.select_layer is not None:
+        layers = tower.select_layer % (tower.layers + 1)
     projector = sum(
         math.prod(shape)
         for shape in projector_shapes(options, tower.width, language_width).values()

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import math
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mimo_core import MimoError, Module, Stored, WeightMap, WeightRule
-from mimo_plugin_hf_vision import families
+from mimo_plugin_hf_vision import families, whole
 from mimo_plugin_hf_vision.architecture import Architecture, architecture
 from mimo_plugin_hf_vision.files import find_weights
 from mimo_plugin_hf_vision.options import Options, options_of
@@ -40,20 +40,42 @@ def weight_map(module: Module) -> WeightMap:
             "options.model"
         )
     assert module.language_width is not None
-    keys = ("num_attention_heads", "hidden_act", "layer_norm_eps")
     return WeightMap(
         rules=(*_tower(shapes), *_projector(options, tower, module.language_width)),
         foreign=families.FOREIGN if tower.model_type in families.TENSORS else {},
-        config={
-            key: (tower.config[key], f"options.model ({options.model}) is another tower")
-            for key in keys
-            if key in tower.config
-        },
-        config_below=("vision_config",),
+        config_mistakes=partial(_mistakes, tower, options),
         exported_config={**tower.said, "model_type": tower.model_type},
         prefix="vision_model.",
         locate=partial(_locate, options),
     )
+
+
+def _mistakes(tower: Architecture, options: Options, held: Mapping[str, Any]) -> Iterator[str]:
+    """Where a file is of another tower, or of a model that reads other rows of it.
+
+    Args:
+        held: The whole file.
+    """
+    file = Path("config.json")
+    try:
+        part, rows = whole.tower_of(file, held), whole.rows_of(file, held)
+        layer = whole.select_layer(file, rows)
+        tokens = whole.tokens(file, rows, tower.class_tokens)
+    except MimoError as error:
+        yield str(error).removeprefix(f"{file} ")
+        return
+    if part.model_type != tower.model_type:
+        yield f"says {part.at}model_type {part.model_type!r}, but the tower is {tower.model_type!r}"
+        return
+    yield from whole.unlike_tower(part.said, tower.said, tower.model_type, part.at, options.model)
+    states = tower.layers + 1
+    if layer is not None and (tower.select_layer is None or (layer - tower.select_layer) % states):
+        ours = "the tower's output" if tower.select_layer is None else tower.select_layer
+        yield f"has {whole.LAYER} {layer}, but here it is {ours}: set the option select_layer"
+    if tokens is not None and tokens != tower.tokens and tower.class_tokens:
+        yield f"has {whole.STRATEGY} {rows[whole.STRATEGY]!r}: set the option tokens={tokens}"
+    if options.projector == "mlp":
+        yield from whole.unlike_projector(rows)
 
 
 def _locate(options: Options, source: str) -> Path:
@@ -76,7 +98,7 @@ def tensor_shapes(tower: Architecture) -> Shapes | None:
 
 def unread(tower: Architecture, options: Options, shapes: Shapes) -> Shapes:
     """Those of the tower's tensors that no row depends on, as far as that is known."""
-    kind, layer = tower.model_type, options.select_layer
+    kind, layer = tower.model_type, tower.select_layer
     starts = list(families.UNREAD.get(kind, ()))
     if layer is not None and kind in families.TENSORS:
         starts += [families.FINAL_NORM[kind]] if kind in families.FINAL_NORM else []

@@ -50,13 +50,15 @@ class Options:
     revision: str | None = None
     """Of a name on the hub, for ``weights`` of the same name too: a commit, so that every machine
     has the same files, or a branch or tag; by default ``main`` as this machine knows it."""
-    tokens: Literal["patches", "all"] = "patches"
-    """What the language model gets of each picture: its patches, or class and register tokens
-    too, before them."""
+    tokens: Literal["patches", "all"] | None = None
+    """What the language model gets of each picture: its ``patches``, or ``all``: class and register
+    tokens too, before them. By default what a whole model's ``config.json`` says (LLaVA's
+    ``vision_feature_select_strategy``), else ``patches``."""
     select_layer: int | None = None
     """Which of transformers' hidden states it gets: 0 for the embeddings, 1 for the first layer's
-    output, -1 for the last's, -2 for that before it (as LLaVA). By default the tower's output, its
-    final norm included where it has one."""
+    output, -1 for the last's, -2 for that before it. By default what a whole model's
+    ``config.json`` says (LLaVA's ``vision_feature_layer``), else the tower's output, its final norm
+    included where it has one."""
     image_size: int | None = attrs.field(default=None, validator=_positive)
     """Side of the square that the tower sees; by default what ``preprocessor_config.json`` says.
     Position embeddings are interpolated where the model was made for another."""

@@ -54,8 +54,8 @@ class Tower(MegatronModule):  # type: ignore[misc]
         if options.recompute:
             self.model.gradient_checkpointing_enable({"use_reentrant": False})
         self._reading = Reading(
-            select_layer=options.select_layer,
-            skipped=architecture.class_tokens if options.tokens == "patches" else 0,
+            select_layer=architecture.select_layer,
+            skipped=architecture.class_tokens if architecture.tokens == "patches" else 0,
             interpolated=size != architecture.image_size,
         )
         rows = architecture.patches(size) + architecture.class_tokens - self._reading.skipped

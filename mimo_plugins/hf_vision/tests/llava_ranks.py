@@ -1,0 +1,129 @@
+"""Tiny LLaVA directories, read here and by transformers; only ranks import this."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from hf_tiny import CONFIGS, LANGUAGE_WIDTH, SQUARE, tiny_module
+from megatron.core.transformer.spec_utils import build_module
+from mimo_plugin_hf_vision import whole
+from mimo_plugin_hf_vision.plugin import build_submodule, weight_map
+from transformers import CONFIG_MAPPING, LlavaConfig, LlavaForConditionalGeneration
+
+from mimo_core import Grid
+from mimo_core.errors import MimoError
+from mimo_core.rng import seed_module
+from mimo_core.testing.config_cases import ABSENT, cases, fill
+from mimo_core.testing.weights import read_parts
+from mimo_core.topology import build_topology
+
+BASE: dict[str, Any] = {
+    "model_type": "llava",
+    "vision_config": {"model_type": "clip_vision_model", **CONFIGS["clip"]["vision_config"]},
+    "text_config": {
+        "model_type": "llama",
+        "hidden_size": LANGUAGE_WIDTH,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 8,
+        "vocab_size": 20,
+    },
+    "image_token_index": 19,
+    "image_seq_length": 16,
+    "projector_hidden_act": "gelu",
+    "vision_feature_select_strategy": "default",
+    "vision_feature_layer": -2,
+    "multimodal_projector_bias": True,
+    "tie_word_embeddings": False,
+}
+_VISION = BASE["vision_config"]
+VALUES: dict[str, list[Any]] = {
+    "vision_feature_layer": [-1, 1, 0, -3, [-1, -2], 7],
+    "vision_feature_select_strategy": ["full", "other"],
+    "projector_hidden_act": ["relu", "gelu_new"],
+    "vision_config": [
+        {key: value for key, value in _VISION.items() if key != "model_type"},
+        _VISION | {"hidden_act": "gelu"},
+        _VISION | {"layer_norm_eps": 1e-2},
+        _VISION | {"num_attention_heads": 4},
+    ],
+    "text_config": [],
+}
+
+
+def one_rank(platform: Any, folder: str) -> dict[str, Any]:
+    """Differences of projected rows, or what is said, of each file."""
+    groups = build_topology({"vision": Grid()}, {"vision": 0}, platform.backend).groups["vision"]
+    seed_module(7, "vision.", groups)
+    pixels = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+    files = [
+        ("nothing", "", BASE),
+        *(case for case in cases(BASE, VALUES, {}) if case[0] not in _LARGE),
+    ]
+    found = {}
+    for number, (name, key, config) in enumerate(files):
+        path = Path(folder) / str(number)
+        found[name] = {"key": key, **_case(config, path, pixels, groups, platform)}
+    return {"cases": found, "defaults": _defaults(), "towers": _towers()}
+
+
+_LARGE = {f"{part}_config={how}" for part in ("vision", "text") for how in ("absent", "null")}
+"""Whole models of the released sizes."""
+
+
+def _case(config: dict[str, Any], path: Path, pixels: Any, groups: Any, platform: Any) -> Any:
+    path.mkdir()
+    due = None
+    try:
+        model = LlavaForConditionalGeneration(LlavaConfig.from_dict(dict(config))).eval()
+        fill(model)
+        model.save_pretrained(path)
+        with torch.no_grad():
+            rows = model.get_image_features(pixel_values=pixels, return_dict=True).pooler_output
+        due = torch.cat([one.flatten(0, -2) for one in rows])
+    except Exception:  # transformers makes no rows of it, as of layer 0
+        LlavaForConditionalGeneration(LlavaConfig.from_dict(dict(BASE))).save_pretrained(path)
+    (path / "config.json").write_text(json.dumps(config))
+    (path / "preprocessor_config.json").write_text(json.dumps(SQUARE))
+    module = tiny_module(path, projector="mlp")
+    try:
+        weights = weight_map(module)
+        built = build_submodule(module, groups, platform)
+        parts: Any = {
+            "encoder": build_module(built.tower).eval(),
+            "projector": build_module(built.projector).eval(),
+        }
+        read_parts(module, weights, parts, groups, path)
+    except (MimoError, ValueError) as error:
+        return {"refused": str(error)}
+    if due is None:
+        return {"neither": True}
+    with torch.no_grad():
+        rows = parts["projector"](parts["encoder"](pixel_values=pixels))
+    if rows.shape != due.shape:
+        return {"shapes": [list(rows.shape), list(due.shape)]}
+    return {"difference": float((rows - due).abs().max() / due.abs().max())}
+
+
+def _defaults() -> dict[str, Any]:
+    """Keys of whole models that have another default here than in transformers."""
+    return {
+        f"{kind}.{key}": [value, getattr(CONFIG_MAPPING[kind], key, None)]
+        for kind, table in whole.DEFAULTS.items()
+        for key, value in table.items()
+        if getattr(CONFIG_MAPPING[kind], key, ABSENT) != value
+    }
+
+
+def _towers() -> dict[str, Any]:
+    """Whole models whose tower is of another type here than in transformers."""
+    found = {}
+    for kind, tower in whole.TOWER_OF.items():
+        parts = getattr(CONFIG_MAPPING[kind], "sub_configs_defaults", None) or {}
+        theirs = getattr(parts.get("vision_config"), "model_type", None)
+        if theirs != tower:
+            found[kind] = [tower, theirs]
+    return found

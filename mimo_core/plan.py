@@ -62,6 +62,7 @@ def make_plan(
         RecipeError: The recipe holds mistakes, or a sample that the dataset's plugin shows does
             not fit.
         PluginError: A plugin is missing, broken or breaks its contract.
+        MimoError: A wrapper's options do not fit the weights of its module.
         LayoutError: The grids do not tile the world, or the recipe asks for a layout that is
             refused.
     """
@@ -76,6 +77,7 @@ def make_plan(
         grids = {name: module.grid for name, module in recipe.modules.items()}
         layout = plan_layout(grids, recipe.layout, world_size)
         validate(loaded, graph)
+        _check_wrappers(graph, host)
         cut = recipe.data.too_long == "cut"
         samples = previewed.shown_samples(graph, host)
         preview = sources.preview(graph, samples, recipe.train.sequence_length, cut=cut)
@@ -89,6 +91,24 @@ def make_plan(
         preview=preview,
         data_notes=(*notes, *previewed.spelling_notes(graph, samples)),
     )
+
+
+def _check_wrappers(graph: Graph, host: Host) -> None:
+    """Check what wrappers make of their module's weights, whether or not the run reads any.
+
+    A plugin that cannot name the weights of its module leaves the check to the ranks.
+
+    Raises:
+        MimoError: a wrapper's options do not fit the weights, such as a name that no weight has.
+    """
+    for module in graph.modules.values():
+        if not module.wrappers or not host.has("weight_map", module.plugin):
+            continue
+        try:
+            host.ask("weight_map", module.plugin, module=attrs.evolve(module, wrappers={}))
+        except MimoError:
+            continue
+        host.ask("weight_map", module.plugin, module=module)
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
 from fnmatch import fnmatchcase
 
 from mimo_core import Module, suggestion
@@ -16,7 +17,7 @@ from mimo_plugin_lora.options import NAME, options_of
 _STACKS = ("layers", "experts")
 """Words of a key after which a number stands where the tensors are not stacked."""
 _SHOWN = 12
-"""Names that a message lists."""
+"""Names that a message lists, the nearest ones if there are more."""
 
 
 def numbered(key: str, index: Sequence[int]) -> str:
@@ -54,7 +55,8 @@ def unmatched(module: Module, names: Iterable[str]) -> str | None:
     for target in options_of(module).targets:
         if any(fnmatchcase(name, target) for name in names):
             continue
-        shown = ", ".join(known[:_SHOWN]) + (
+        nearest = get_close_matches(target, known, n=_SHOWN, cutoff=0)
+        shown = ", ".join(nearest if len(known) > _SHOWN else known) + (
             f" and {len(known) - _SHOWN} more" if len(known) > _SHOWN else ""
         )
         last = {name.rpartition(".")[2] for name in known}

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import pickle
 import shutil
+import stat
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,13 +16,17 @@ from typing import Any
 import pytest
 import torch
 from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
+from typer.testing import CliRunner
 
 from mimo_core.checkpoints import checkpoint_path
+from mimo_core.checksums import checksum_of_bytes
+from mimo_core.cli.mimo import app
 from mimo_core.errors import MimoError
+from mimo_core.manifest import MANIFEST, file_facts, files_of, read_manifest
 from mimo_core.weights import restricted
 from mimo_core.weights.checkpoint import Checkpoint
 
-from .conftest import Run
+from .conftest import HERE, Run, start
 
 
 class Trap:
@@ -52,6 +58,17 @@ def planted(run: Run, folder: Path) -> Path:
     return checkpoint_path(folder / "checkpoints", run.summary["iterations"][-1]["iteration"])
 
 
+def seal(checkpoint: Path) -> None:
+    """Recompute all checksums of a checkpoint, which whoever can write its files can do too."""
+    values = json.loads((checkpoint / MANIFEST).read_text())
+    del values["checksum"]
+    values["files"] = file_facts(checkpoint, files_of(checkpoint))
+    text = json.dumps(values, indent=1).removesuffix("\n}")
+    checksum = checksum_of_bytes(text.encode())
+    (checkpoint / MANIFEST).write_text(f'{text},\n "checksum": "{checksum}"\n}}\n')
+    read_manifest(checkpoint)
+
+
 def plant_item(checkpoint: Path, name: Callable[[str, object], bool], blob: bytes) -> Path:
     """Let the first item of the checkpoint for which ``name`` holds be ``blob``."""
     metadata: Metadata = pickle.loads((checkpoint / ".metadata").read_bytes())
@@ -65,6 +82,7 @@ def plant_item(checkpoint: Path, name: Callable[[str, object], bool], blob: byte
     metadata.storage_data[index] = attrs_like(info, file.stat().st_size, len(blob))
     file.write_bytes(file.read_bytes() + blob)
     (checkpoint / ".metadata").write_bytes(pickle.dumps(metadata))
+    seal(checkpoint)
     return file
 
 
@@ -74,6 +92,96 @@ def attrs_like(info: Any, offset: int, length: int) -> Any:
 
 def is_tensor(key: str, held: object) -> bool:
     return isinstance(held, TensorStorageMetadata)
+
+
+def is_object(key: str, held: object) -> bool:
+    return not is_tensor(key, held)
+
+
+def plant(checkpoint: Path, what: str, marker: Path) -> Path:
+    """Put a trap into a checkpoint, with right checksums; gives the file that holds it."""
+    blob = zipped(Trap(marker))
+    if what in ("a tensor", "an object"):
+        return plant_item(checkpoint, is_tensor if what == "a tensor" else is_object, blob)
+    file = checkpoint / what
+    file.write_bytes(pickle.dumps(Trap(marker)) if what == ".metadata" else blob)
+    seal(checkpoint)
+    return file
+
+
+@pytest.mark.parametrize(
+    ("way", "what"),
+    [
+        ("resume", ".metadata"),
+        ("resume", "common.pt"),
+        ("resume", "random-00001.json"),
+        ("resume", "metadata.json"),
+        ("resume", "a tensor"),
+        ("resume", "an object"),
+        ("start_from", ".metadata"),
+        ("start_from", "common.pt"),
+        ("start_from", "a tensor"),
+    ],
+)
+def test_a_run_executes_nothing_of_a_checkpoint_and_names_the_file(
+    way: str, what: str, tiny: Run, tmp_path: Path
+) -> None:
+    marker = tmp_path / "ran"
+    file = plant(planted(tiny, tmp_path / "planted"), what, marker)
+    folder = tmp_path / ("planted" if way == "resume" else "new")
+    more = () if way == "resume" else (f"checkpoint.start_from={tmp_path / 'planted'}",)
+    run = start("tiny", "train.iterations=9", *more, folder=folder)
+    assert not marker.exists()
+    assert run.code not in (0, None) and str(file) in run.errors, run.errors
+    assert "Traceback" not in run.errors
+
+
+def mimo(*words: str | Path) -> str:
+    """Run the program ``mimo``; gives what it prints, or its error."""
+    done = CliRunner().invoke(app, [str(word) for word in words])
+    if done.exception is None:
+        return done.output
+    assert isinstance(done.exception, MimoError | OSError), done.exc_info
+    return f"refused: {done.exception}"
+
+
+@pytest.mark.parametrize("what", [".metadata", "a tensor"])
+def test_an_export_executes_nothing_of_a_checkpoint_and_names_the_file(
+    what: str, tiny: Run, tmp_path: Path
+) -> None:
+    marker = tmp_path / "ran"
+    checkpoint = planted(tiny, tmp_path / "planted")
+    file = plant(checkpoint, what, marker)
+    said = mimo("export", checkpoint, tmp_path / "out")
+    assert said.startswith("refused: ") and str(file) in said
+    assert not marker.exists()
+
+
+def test_a_weights_directory_is_used_without_its_code(tiny: Run, tmp_path: Path) -> None:
+    marker, directory = tmp_path / "ran", tmp_path / "weights"
+    before = os.umask(0o027)
+    try:
+        mimo("export", tiny.folder, directory, "--module", "language")
+    finally:
+        os.umask(before)
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in directory.iterdir()}
+    assert modes and set(modes.values()) == {0o640}, modes
+    (directory / "modeling_trap.py").write_text(f"import os\nos.mkdir({str(marker)!r})\n")
+    for name in ("pytorch_model.bin", "model.pt", "training_args.bin"):
+        (directory / name).write_bytes(zipped(Trap(marker)))
+    recipe, weights = HERE / "recipes" / "tiny.yaml", f"modules.language.weights={directory}"
+    assert "refused" not in mimo("plan", recipe, weights)
+    run = start("tiny", "train.iterations=1", weights, folder=tmp_path / "run")
+    assert run.code == 0, run.errors
+    auto = dict.fromkeys(("AutoConfig", "AutoModel", "AutoModelForCausalLM"), "modeling_trap.Trap")
+    config = {"model_type": "nemotron_h", "auto_map": auto}
+    (directory / "config.json").write_text(json.dumps(config))
+    assert "config.json lacks hidden_size" in mimo("plan", recipe, weights)
+    (directory / "config.json").unlink()
+    for path in directory.glob("*.safetensors*"):
+        path.unlink()
+    assert "would have to be unpickled" in mimo("plan", recipe, weights)
+    assert not marker.exists()
 
 
 def test_reading_weights_runs_nothing_and_names_the_file(tiny: Run, tmp_path: Path) -> None:

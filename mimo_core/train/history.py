@@ -22,8 +22,8 @@ from mimo_core.train.agreement import compare_directories
 from mimo_core.train.facts import changes, plugin_changes, same_place
 from mimo_core.train.fitting import Fitting
 from mimo_core.train.going_on import data_differences, module_differences
-from mimo_core.train.integrity import compare_checksums
-from mimo_core.train.random_states import read_random_state, restore_random_state
+from mimo_core.train.integrity import check_format, compare_checksums
+from mimo_core.train.random_states import load_random_state
 from mimo_core.train.resume_changes import resume_changes, surroundings_changes
 from mimo_core.train.saving import Saver
 from mimo_core.train.starting import starting_weights
@@ -66,6 +66,7 @@ class History:
         dist.broadcast_object_list(box)
         history = cls(plan=plan, newest=box[0], weights=box[1], run=box[2])
         compare_checksums(history.source)
+        check_format(history.source)
         done = history.newest.iteration
         print("begins" if done is None else f"goes on after iteration {done}", flush=True)
         return history
@@ -196,7 +197,7 @@ class History:
         for module in self.plan.layout.modules_of(rank):
             file = same_place(saved, facts, module, rank)
             if file is not None:
-                restore_random_state(read_random_state(self.newest.path, file), platform)
+                load_random_state(self.newest.path / file, platform)
                 continue
             prefix = self.plan.graph.rng_prefixes[module]
             seed = self.plan.recipe.train.seed

@@ -5,10 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import torch.distributed as dist
+from megatron.core.dist_checkpointing.core import CONFIG_FNAME
 
 from mimo_core.checkpoints import Newest, way_back
 from mimo_core.errors import CheckpointError
+from mimo_core.regular_files import UnreadableFile, read_json
 from mimo_core.weights.integrity import share_of
+
+_BACKEND = "torch_dist"
+"""The format that Megatron saves tensors in."""
 
 
 def compare_checksums(source: Newest) -> None:
@@ -27,3 +32,24 @@ def compare_checksums(source: Newest) -> None:
     if damaged:
         back = way_back(source.checkpoints, source.manifest.iteration)
         raise CheckpointError("\n".join([*damaged, back]))
+
+
+def check_format(source: Newest) -> None:
+    """Check that Megatron will read a checkpoint by the format that this program saves, whatever
+    its files are. Called by all ranks.
+
+    Raises:
+        CheckpointError: Megatron's description of the format is another one, or cannot be read.
+    """
+    if source.manifest is None:
+        return
+    file = source.path / CONFIG_FNAME
+    try:
+        found = read_json(file)
+    except UnreadableFile as error:
+        raise CheckpointError(str(error)) from error
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{file} holds no description of a checkpoint ({error})") from error
+    backend = found.get("sharded_backend") if isinstance(found, dict) else None
+    if backend != _BACKEND:
+        raise CheckpointError(f"{file} has sharded_backend {backend!r}, not {_BACKEND!r}")

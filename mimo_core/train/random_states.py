@@ -17,7 +17,9 @@ import torch
 from megatron.core import tensor_parallel
 
 from mimo_core.durable import write_synced
+from mimo_core.errors import CheckpointError
 from mimo_core.platforms.base import RankPlatform
+from mimo_core.regular_files import UnreadableFile, read_json
 
 
 def random_state(platform: RankPlatform) -> dict[str, Any]:
@@ -62,9 +64,19 @@ def write_random_state(checkpoint: Path, rank: int, state: dict[str, Any]) -> st
     return name
 
 
-def read_random_state(checkpoint: Path, name: str) -> dict[str, Any]:
-    """The state in a file of a checkpoint."""
-    return json.loads((checkpoint / name).read_text())  # type: ignore[no-any-return]
+def load_random_state(file: Path, platform: RankPlatform) -> None:
+    """Restore the state in a file of a checkpoint.
+
+    Raises:
+        CheckpointError: the file holds no random state.
+    """
+    try:
+        restore_random_state(read_json(file), platform)
+    except UnreadableFile as error:
+        raise CheckpointError(f"{error}; it has to hold a random state") from error
+    except Exception as error:
+        cause = f"{type(error).__name__}: {error}"
+        raise CheckpointError(f"{file} holds no random state of a rank ({cause})") from error
 
 
 def _text(state: torch.Tensor) -> str:

@@ -190,11 +190,15 @@ def _listing(layout: Layout) -> str:
 
 
 def _span(ranks: range) -> str:
-    return f"ranks {ranks[0]}..{ranks[-1]}" if len(ranks) > 1 else f"rank {ranks[0]}"
+    return f"ranks {ranks[0]}..{ranks[-1]}" if _several(ranks) else f"rank {ranks[0]}"
 
 
 def _belong(ranks: range) -> str:
-    return f"{_span(ranks)} belong{'' if len(ranks) > 1 else 's'}"
+    return f"{_span(ranks)} belong{'' if _several(ranks) else 's'}"
+
+
+def _several(ranks: range) -> bool:
+    return ranks.stop - ranks.start > 1  # len() takes no number beyond 64 bits
 
 
 def sizes(grid: Grid) -> str:

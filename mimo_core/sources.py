@@ -20,10 +20,21 @@ from mimo_core.plugins.answers import DUE_POSITIONS, counts_of, shown
 class Piece:
     """Some ids of a sample's sequence that come from one source."""
 
-    ids: list[int]
+    unit: list[int]
+    """The ids of the piece, or those that it repeats."""
+    repeats: int = 1
     encoder: str | None = None
     """The encoder whose rows go there; ``None`` for text."""
     learned: bool = False
+
+    @property
+    def size(self) -> int:
+        """Number of ids."""
+        return len(self.unit) * self.repeats
+
+    @property
+    def ids(self) -> list[int]:
+        return self.unit * self.repeats
 
 
 @attrs.frozen(kw_only=True)
@@ -87,19 +98,19 @@ def pieces(graph: Graph, sample: Sample) -> Iterator[Piece]:
     """
     tokenizer = graph.tokenizer
     rows = {name: iter(media_positions(graph, name, sample)) for name in graph.encoders}
-    yield Piece(ids=list(tokenizer.begin))
+    yield Piece(unit=list(tokenizer.begin))
     learned, start = False, True
     for part in sample.parts:
         if isinstance(part, Media):
             learned = False
             for encoder in _readers(graph, sample, part):
                 placeholder = tokenizer.placeholder_id(graph.edge_of(encoder).placeholder)
-                yield Piece(ids=[placeholder] * next(rows[encoder]), encoder=encoder)
+                yield Piece(unit=[placeholder], repeats=next(rows[encoder]), encoder=encoder)
         else:
             learned = part.loss
-            yield Piece(ids=tokenizer.encode(part.text, start=start), learned=learned)
+            yield Piece(unit=tokenizer.encode(part.text, start=start), learned=learned)
             start = start and not part.text
-    yield Piece(ids=[tokenizer.end], learned=learned)
+    yield Piece(unit=[tokenizer.end], learned=learned)
 
 
 def count_positions(graph: Graph, sample: Sample, length: int | None = None) -> Counts:
@@ -113,25 +124,21 @@ def count_positions(graph: Graph, sample: Sample, length: int | None = None) -> 
     Raises:
         ValueError: as :func:`pieces`.
     """
-    *before, end = pieces(graph, sample)
     encoders = dict.fromkeys(graph.encoders, 0)
-    text = 0
-    labels: list[bool] = []
-    for piece in before:
-        labels += [piece.learned] * len(piece.ids)
-        if piece.encoder is None:
-            text += len(piece.ids)
-        else:
-            encoders[piece.encoder] += len(piece.ids)
-    # The label of a position is the id that follows it: the first id is no label.
-    labels = [*labels, end.learned][1:]
-    return Counts(
-        sample=sample.key,
-        encoders=encoders,
-        text=text,
-        learned=sum(labels),
-        kept=sum(labels[:length]),
-    )
+    text, count, learned, kept = 0, 0, 0, 0
+    *before, end = pieces(graph, sample)
+    for piece in (*before, end):
+        start, count = count, count + piece.size
+        if piece.learned:
+            # The label of a position is the id that follows it: the first id is no label.
+            learned += max(0, count - max(start, 1))
+            kept += max(0, min(count, (count if length is None else length) + 1) - max(start, 1))
+        if piece is not end:
+            if piece.encoder is None:
+                text += piece.size
+            else:
+                encoders[piece.encoder] += piece.size
+    return Counts(sample=sample.key, encoders=encoders, text=text, learned=learned, kept=kept)
 
 
 def preview(

@@ -127,20 +127,23 @@ class SequenceBuilder:
             SampleError: as :meth:`build`; or no label of the sample is learned, and the dataset's
                 policy is to stop.
         """
-        tokens: list[int] = []
-        learn: list[float] = []
-        media = 0
-        for piece in pieces(self.graph, sample):
-            tokens += piece.ids
-            learn += [float(piece.learned)] * len(piece.ids)
-            media = len(tokens) if piece.encoder else media
+        parts = list(pieces(self.graph, sample))
+        count, media = 0, 0
+        for piece in parts:
+            count += piece.size
+            media = count if piece.encoder else media
         most = self.length + 1
-        if len(tokens) > most and not (self.cut and media <= self.length):
+        if count > most and not (self.cut and media <= self.length):
             raise SampleError(
-                f"sample {sample.key} takes {len(tokens) - 1} positions, more than "
+                f"sample {sample.key} takes {count - 1} positions, more than "
                 f"train.sequence_length = {self.length}; raise it, shorten the sample"
                 + (" (its media alone are too long)" if self.cut else ", or set data.too_long=cut")
             )
+        tokens: list[int] = []
+        learn: list[float] = []
+        for piece in parts:
+            tokens += piece.ids
+            learn += [float(piece.learned)] * piece.size
         found = tokens[:most], learn[:most]
         if self.broken != "skip" and not has_labels(found):
             raise SampleError(self._without_labels(sample, learn))

@@ -15,6 +15,15 @@ def _at_least(least: int) -> Any:
     return check
 
 
+MOST_LAYERS = 10_000
+"""The plan counts layer by layer."""
+
+
+def _layers(_shape: Shape, attribute: attrs.Attribute[Any], value: int) -> None:
+    if not 1 <= value <= MOST_LAYERS:
+        raise ValueError(f"{attribute.name} is {value}: it must be 1 to {MOST_LAYERS:,}")
+
+
 def _positive(_shape: Shape, attribute: attrs.Attribute[Any], value: float) -> None:
     if not value > 0:
         raise ValueError(f"{attribute.name} is {value}: it must be greater than 0")
@@ -31,7 +40,7 @@ class Shape:
     """
 
     hidden_size: int = attrs.field(validator=_count)
-    layers: int = attrs.field(validator=_count)
+    layers: int = attrs.field(validator=_layers)
     attention_heads: int = attrs.field(validator=_count)
     kv_heads: int = attrs.field(validator=_count)
     head_dim: int = attrs.field(validator=_count)

@@ -16,6 +16,8 @@ from mimo_plugin_hf_vision.options import Options
 from mimo_plugin_hf_vision.whole import Tokens
 
 _SIDES = ("image_size", "patch_size")
+MOST_LAYERS = 10_000
+"""The plan counts layer by layer."""
 _NEEDED = ("hidden_size", "num_hidden_layers", "num_attention_heads", *_SIDES)
 _COUNTS = (*_NEEDED, "intermediate_size", "num_channels")
 _DROPOUTS = (
@@ -159,3 +161,5 @@ def _check_count(file: Path, key: str, value: int | list[int] | None) -> None:
         raise MimoError(f"{file} says {key} {value}; expected one number, or height and width")
     if value is not None and min(value if isinstance(value, list) else [value]) < 1:
         raise MimoError(f"{file} says {key} {value}; expected 1 or more")
+    if key == "num_hidden_layers" and isinstance(value, int) and value > MOST_LAYERS:
+        raise MimoError(f"{file} says {key} {value}; expected {MOST_LAYERS:,} or fewer")

@@ -19,9 +19,18 @@ PRESETS: dict[str, dict[str, int]] = {
 """The sizes in which RADIO is released."""
 
 
+MOST_LAYERS = 10_000
+"""The plan counts layer by layer."""
+
+
 def _positive(_options: Options, field: attrs.Attribute[Any], value: int | None) -> None:
     if value is not None and value < 1:
         raise ValueError(f"radio option {field.name}={value}: expected 1 or more")
+
+
+def _layers(_options: Options, field: attrs.Attribute[Any], value: int | None) -> None:
+    if value is not None and not 1 <= value <= MOST_LAYERS:
+        raise ValueError(f"radio option {field.name}={value}: expected 1 to {MOST_LAYERS:,}")
 
 
 def _share(_options: Options, field: attrs.Attribute[float], value: float) -> None:
@@ -45,7 +54,7 @@ class Options:
     """A released size, or ``custom``: ``hidden_size``, ``layers`` and ``heads`` say it."""
     hidden_size: int | None = attrs.field(default=None, validator=_positive)
     """Width of the transformer; taken from ``size`` where not given."""
-    layers: int | None = attrs.field(default=None, validator=_positive)
+    layers: int | None = attrs.field(default=None, validator=_layers)
     """Transformer layers; taken from ``size`` where not given."""
     heads: int | None = attrs.field(default=None, validator=_positive)
     """Attention heads; taken from ``size`` where not given."""

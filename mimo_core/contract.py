@@ -248,8 +248,8 @@ class Encoder:
     """The parts of an encoder, as ``build_submodule`` gives them.
 
     The tower's forward takes what the module's ``provide_batch`` gave, as keyword
-    arguments, and returns rows ``[N, width]`` (or ``[B, S, width]``, which is flattened). It is
-    not called where ``provide_batch`` gave ``None``.
+    arguments, and returns rows ``[N, width]`` (or ``[B, S, width]``, which is flattened); anything
+    else, such as a tuple, is refused. It is not called where ``provide_batch`` gave ``None``.
 
     With pp above 1 every stage builds a tower, of the layers that ``groups.pp`` says are its own.
     A stage before the last returns hidden states ``[S, B, H]`` in the config's ``pipeline_dtype``;

@@ -10,17 +10,45 @@ import torch
 WIDTH, LANGUAGE_WIDTH = 6, 8
 
 
-class Tower(torch.nn.Module):
-    """Gives ``[B, S, width]``, a view when flattened; ``lost`` keeps a parameter to itself."""
+WRONG: dict[str, Callable[[torch.Tensor], Any]] = {
+    "tuple": lambda rows: (rows, None),
+    "list": lambda rows: [rows],
+    "empty": lambda _rows: (),
+    "dict": lambda rows: {"last_hidden_state": rows},
+    "None": lambda _rows: None,
+    "number": lambda rows: float(rows.sum()),
+    "1 dimension": lambda rows: rows.flatten(),
+    "4 dimensions": lambda rows: rows[None],
+    "integers": lambda rows: rows.long(),
+}
+"""What a module returns instead of its rows."""
 
-    def __init__(self, lost: bool = False) -> None:
+
+class Projector(torch.nn.Module):
+    """From the tower's width to the language model's."""
+
+    def __init__(self, wrong: str = "") -> None:
         super().__init__()
+        self.wrong = wrong
+        self.linear = torch.nn.Linear(WIDTH, LANGUAGE_WIDTH)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return WRONG[self.wrong](self.linear(x)) if self.wrong else self.linear(x)
+
+
+class Tower(torch.nn.Module):
+    """Gives ``[B, S, width]``, a view when flattened; ``lost`` keeps a parameter to itself;
+    ``wrong`` changes what it returns."""
+
+    def __init__(self, lost: bool = False, wrong: str = "") -> None:
+        super().__init__()
+        self.wrong = wrong
         self.linear = torch.nn.Linear(3, WIDTH)
         if lost:
             self.sharded_state_dict = lambda *_args, **_kwargs: {}
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.linear(x)  # type: ignore[no-any-return]
+        return WRONG[self.wrong](self.linear(x)) if self.wrong else self.linear(x)
 
 
 def contain(platform: Any) -> dict[str, Any]:
@@ -47,9 +75,23 @@ def contain(platform: Any) -> dict[str, Any]:
     module = Module(name="vision", plugin="stranger", grid=grid, train=train)
     config = transformer_config(module, num_layers=1, hidden_size=WIDTH, num_attention_heads=2)
 
-    def build(lost: bool, first: bool = True, last: bool = True) -> Any:
-        encoder = Encoder(tower=ModuleSpec(module=Tower, params={"lost": lost}), config=config)
-        spec = container_spec(encoder, groups, LANGUAGE_WIDTH, WIDTH)
+    def build(
+        lost: bool = False,
+        first: bool = True,
+        last: bool = True,
+        *,
+        tower: str = "",
+        projector: str | None = None,
+        width: int = WIDTH,
+    ) -> Any:
+        projection = {"module": Projector, "params": {"wrong": projector}}
+        encoder = Encoder(
+            tower=ModuleSpec(module=Tower, params={"lost": lost, "wrong": tower}),
+            config=config,
+            projector=None if projector is None else ModuleSpec(**projection),
+        )
+        title = "module 'vision' (plugin 'stranger')"
+        spec = container_spec(encoder, groups, LANGUAGE_WIDTH, width, title)
         return spec.module.from_spec(spec, is_first_stage=first, is_last_stage=last)
 
     def said(call: Callable[[], object]) -> str:
@@ -65,7 +107,17 @@ def contain(platform: Any) -> dict[str, Any]:
     rows.sum().backward()
     first, last = build(lost=False, last=False), build(lost=False, first=False)
     hidden, nothing = first(encoder_inputs=batch), first(encoder_inputs=None)
+    wrong = {}
+    for name in WRONG:
+        wrong[f"tower: {name}"] = said(lambda n=name: build(tower=n)(encoder_inputs=batch))
+        wrong[f"stage: {name}"] = said(
+            lambda n=name: build(tower=n, last=False)(encoder_inputs=batch)
+        )
+        wrong[f"projector: {name}"] = said(lambda n=name: build(projector=n)(encoder_inputs=batch))
     return {
+        "wrong": wrong,
+        "right": list(build(projector="")(encoder_inputs=batch).shape),
+        "width": said(lambda: build(width=7)(encoder_inputs=batch)),
         "shape": list(rows.shape),
         "rows": rows.detach().flatten().tolist(),
         "view": rows._base is not None,

@@ -280,7 +280,7 @@ def _evaluate(groups: Any, own_logits: torch.Tensor, *, packed: bool) -> dict[st
         yield batch
 
     model: Any = SimpleNamespace(
-        nodes={LANGUAGE: None},
+        nodes={LANGUAGE: SimpleNamespace(name=LANGUAGE, plugin="stub", wrappers={})},
         has_language=True,
         training=False,
         pg_collection=groups,

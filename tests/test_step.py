@@ -5,6 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
+
+from mimo_core.errors import PluginError
+from mimo_core.train.step import check_logits
 
 from .ranks_core import answer_sheet, launch, logits
 
@@ -45,6 +49,13 @@ def test_a_batch_without_learned_tokens_has_no_loss_and_no_gradient(ranks):
     assert (told["total"], told["count"]) == (0.0, 0)
     assert told["reported"]["lm loss"] == [0.0, 0.0]
     assert told["gradient"] == [[0.0] * 3] * 2
+
+
+def test_logits_of_other_positions_are_refused():
+    check_logits(torch.zeros(2, 3, 8), (2, 3), "module 'language' (plugin 'mine')")
+    for shape in ((3, 2, 8), (2, 4, 8), (1, 3, 8)):
+        with pytest.raises(PluginError, match=r"'mine'\) returned logits .* B 2 and S 3: .*hook"):
+            check_logits(torch.zeros(shape), (2, 3), "module 'language' (plugin 'mine')")
 
 
 @pytest.mark.parametrize("case", ["evaluation", "packed evaluation"])

@@ -34,6 +34,7 @@ from mimo_core.model.recomputation import leave_parameters_alone
 from mimo_core.model.routers import Routers, check_encoder, check_packing
 from mimo_core.model.tower_graphs import TowerGraphs, asked_for
 from mimo_core.platforms.base import RankPlatform
+from mimo_core.plugin_answers import titled
 from mimo_core.plugins import Host
 from mimo_core.rng import seed_module
 from mimo_core.topology import Topology
@@ -133,7 +134,11 @@ class Builder(ModelBuilder[Model, BuildConfig]):
             parts = config.submodules[name]
             assert isinstance(parts, Encoder)
             encoders[name] = container_spec(
-                parts, topology.groups.get(name), width, graph.descriptions[name].width
+                parts,
+                topology.groups.get(name),
+                width,
+                graph.descriptions[name].width,
+                titled(graph.modules[name]),
             )
         model = Model(
             MimoModelConfig(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from megatron.core.transformer.spec_utils import ModuleSpec
 from megatron.core.utils import make_viewless_tensor
 
 from mimo_core.contract import Encoder
+from mimo_core.errors import PluginError
 from mimo_core.model.tower_graphs import TowerGraphs
 
 TOWER = "tower"
@@ -31,9 +33,19 @@ class EncoderContainer(ModalitySubmodules):
     states that hold every parameter (its own drops direct parameters and leaf children).
     """
 
-    def __init__(self, *, config: Any, language_width: int, **parts: Any) -> None:
+    def __init__(
+        self,
+        *,
+        config: Any,
+        language_width: int,
+        projector_input: int | None,
+        title: str,
+        **parts: Any,
+    ) -> None:
         super().__init__(**parts)
         self.config = config
+        self._title = title
+        self._projector_input = projector_input
         self._language_width = language_width
         self.graphs: TowerGraphs | None = None
         """Of a fixed tower, where it is to be captured."""
@@ -62,8 +74,39 @@ class EncoderContainer(ModalitySubmodules):
         return self.encoded(**batch) if self.graphs is None else self.graphs(batch)
 
     def encoded(self, **batch: Any) -> torch.Tensor:
-        """What the tower puts out for the entries of its batch, ``[N, width]``."""
-        return self.encode({TOWER: batch})[0]  # type: ignore[no-any-return]
+        """What the tower puts out for the entries of its batch, ``[N, width]``.
+
+        Not by core's ``encode``, which takes the first entry of a tuple and drops the rest.
+
+        Raises:
+            PluginError: the tower returned something else.
+        """
+        due = "rows [N, width] or [B, S, width]"
+        rows = check_output(self.tower(**batch), (2, 3), due, self._forward_of("tower"))
+        width = self._projector_input
+        if width is not None and rows.shape[-1] != width:
+            raise PluginError(
+                f"{self._forward_of('tower')} returned a tensor of shape {list(rows.shape)}, "
+                f"expected {due} with width {width}, as hook 'describe' says"
+            )
+        return rows.reshape(-1, rows.shape[-1])
+
+    def _projected(self, features: torch.Tensor) -> torch.Tensor:
+        """Rows ``[N, H]`` of the tower's ``[N, width]``; on the last stage.
+
+        Raises:
+            PluginError: the projector returned something else.
+        """
+        assert self.projector is not None
+        due = f"rows [N, {self._language_width}]"
+        return check_output(self.projector(features), (2,), due, self._forward_of("projector"))
+
+    def _forward_of(self, part: str) -> str:
+        module = self.tower if part == "tower" else self.projector
+        return (
+            f"{self._title}, hook 'build_submodule': the forward of the {part} "
+            f"{type(module).__name__}"
+        )
 
     def forward(
         self,
@@ -83,8 +126,8 @@ class EncoderContainer(ModalitySubmodules):
             of one stage has nothing to do.
 
         Raises:
-            ValueError: the tower put out what cannot travel, or one stage has a batch for these
-                samples and another has none.
+            PluginError: the tower or the projector returned something else than such a tensor.
+            ValueError: one stage has a batch for these samples and another has none.
         """
         assert (hidden_states is None) == self.is_first_stage
         if hidden_states is not None and (encoder_inputs is None) != _is_nothing(hidden_states):
@@ -95,30 +138,35 @@ class EncoderContainer(ModalitySubmodules):
         if encoder_inputs is None:
             output = self._nothing(hidden_states)
         elif FEATURES in encoder_inputs:
-            output = self.project_embeddings([encoder_inputs[FEATURES]])
+            output = self._projected(encoder_inputs[FEATURES])
         else:
             batch = encoder_inputs[TOWER]
             if hidden_states is not None:
                 batch = {**batch, "hidden_states": hidden_states}
             if self.graphs is not None:
-                output = self.project_embeddings([self.features(batch)])
+                output = self._projected(self.features(batch))
             elif self.is_last_stage:
-                output = self.project_embeddings([self.encoded(**batch)])
+                output = self._projected(self.encoded(**batch))
             else:
                 output = self._hidden_states(self.tower(**batch))
         if output is None or output._base is None:
             return output
         return make_viewless_tensor(output, requires_grad=output.requires_grad, keep_graph=True)  # type: ignore[no-any-return]
 
-    def _hidden_states(self, output: torch.Tensor) -> torch.Tensor:
-        """As they travel: megatron's stages tell each other three sizes."""
+    def _hidden_states(self, output: Any) -> torch.Tensor:
+        """As they travel: megatron's stages tell each other three sizes.
+
+        Raises:
+            PluginError: the tower returned something else.
+        """
         dtype = self.config.pipeline_dtype
-        if output.dim() != 3 or output.dtype != dtype:
-            raise ValueError(
-                f"{type(self.tower).__name__} put out {list(output.shape)} in {output.dtype} on a "
-                f"pipeline stage before its last; expected hidden states [S, B, H] in {dtype}"
+        due = f"hidden states [S, B, H] in {dtype} from a pipeline stage before the last"
+        hidden = check_output(output, (3,), due, self._forward_of("tower"))
+        if hidden.dtype != dtype:
+            raise PluginError(
+                f"{self._forward_of('tower')} returned {hidden.dtype}, expected {due}"
             )
-        return output.contiguous()
+        return hidden.contiguous()
 
     def _nothing(self, hidden_states: torch.Tensor | None) -> torch.Tensor | None:
         """What a stage puts out for samples that have nothing for the encoder.
@@ -154,12 +202,41 @@ class EncoderContainer(ModalitySubmodules):
         return state
 
 
+def check_output(output: Any, dims: Sequence[int], due: str, where: str) -> torch.Tensor:
+    """What a plugin's module returned, if it is a tensor of floating-point numbers.
+
+    Args:
+        output: It.
+        dims: Numbers of dimensions that it may have.
+        due: What is expected, for the message.
+        where: The module's forward, its plugin and hook, for the message.
+
+    Raises:
+        PluginError: it is something else.
+    """
+    if not isinstance(output, torch.Tensor):
+        given = f"{type(output).__name__}" if output is not None else "None"
+        if isinstance(output, tuple | list):
+            given += f" of {', '.join(type(one).__name__ for one in output) or 'nothing'}"
+        raise PluginError(f"{where} returned {given}, expected {due}")
+    if output.dim() not in dims or not output.is_floating_point():
+        raise PluginError(
+            f"{where} returned a tensor of shape {list(output.shape)} in {output.dtype}, "
+            f"expected {due}"
+        )
+    return output
+
+
 def _is_nothing(hidden_states: torch.Tensor) -> bool:
     return hidden_states.numel() == 1
 
 
 def container_spec(
-    encoder: Encoder, groups: ProcessGroupCollection | None, language_width: int, width: int
+    encoder: Encoder,
+    groups: ProcessGroupCollection | None,
+    language_width: int,
+    width: int,
+    title: str,
 ) -> ModuleSpec:
     """The container as ``MimoModel`` builds it.
 
@@ -168,6 +245,7 @@ def container_spec(
         groups: The module's groups, ``None`` outside its grid (nothing is built there).
         language_width: What the projector must put out.
         width: What the tower puts out.
+        title: The module and its plugin, as messages name them.
     """
     projector = encoder.projector or _affine_projector(encoder, groups, language_width, width)
     return ModuleSpec(
@@ -175,6 +253,8 @@ def container_spec(
         params={
             "config": encoder.config,
             "language_width": language_width,
+            "projector_input": width if encoder.projector is None else None,
+            "title": title,
             "pg_collection": groups,
         },
         submodules={"encoders": {TOWER: encoder.tower}, "input_projections": [projector]},

@@ -18,7 +18,7 @@ from megatron.core.utils import get_model_config, unwrap_model
 
 from mimo_core.contract import LANGUAGE, Module
 from mimo_core.errors import PluginError
-from mimo_core.model.containers import FEATURES, TOWER, EncoderContainer
+from mimo_core.model.containers import FEATURES, TOWER, EncoderContainer, check_output
 from mimo_core.model.context import OwnPositions
 from mimo_core.model.own_sums import add_rows, add_up
 from mimo_core.model.places import Places, put_rows
@@ -243,6 +243,9 @@ class Model(MimoModel):
             own: This rank's positions of the sequences, with context parallelism.
             padding: True where a position of a whole row is padding, bool ``[B, S]``; models with
                 experts need it on all stages.
+
+        Raises:
+            PluginError: the language model returned something else.
         """
         self._places = places or {}
         if self.routers is not None:
@@ -256,6 +259,12 @@ class Model(MimoModel):
         output, _ = self._forward_language_module(
             **given, input_tensors=received, packing_kwargs=packing
         )
+        model = type(self.bare(LANGUAGE)).__name__
+        where = f"{titled(self.nodes[LANGUAGE])}, hook 'build_submodule': the forward of {model}"
+        if self.role.is_last_stage(LANGUAGE):
+            return check_output(output, (3,), "logits [B, S, vocabulary]", where)
+        due = "hidden states [S, B, H] from a pipeline stage before the last"
+        check_output(output[LANGUAGE], (3,), due, where)
         return output  # type: ignore[no-any-return]
 
     def _here(self, whole: torch.Tensor | None, own: torch.Tensor | None) -> torch.Tensor | None:

@@ -14,6 +14,7 @@ from mimo_core.communicator.pipeline import PipelineCommunicator
 from mimo_core.contract import LANGUAGE
 from mimo_core.data.rows import Rows, check_rows
 from mimo_core.data.slices import Batch
+from mimo_core.errors import PluginError
 from mimo_core.model.context import gather_positions, own_positions, whole_order
 from mimo_core.model.mimo import Model
 from mimo_core.model.packing import packing_kwargs, sample_of_position
@@ -80,13 +81,15 @@ class ForwardStep:
         output = model.logits(inputs, packing, rows=here, places=places, own=own, padding=padding)
         if not self._communicator.is_pp_last_stage:
             return output, None
+        positions = len(inputs["labels"]), inputs["labels"].shape[1] if own is None else len(own)
+        check_logits(output, positions, titled(model.nodes[LANGUAGE]))
         more = {}
         if not model.training:
             # Before the loss, which is computed in place of the logits.
             more[self._metric] = self._exact(output, inputs, lengths, model)
         elif lengths is not None:
-            positions = [float(inputs["labels"].numel()), 1.0]
-            more[POSITIONS] = torch.tensor(positions, device=self._platform.device)
+            counted = [float(inputs["labels"].numel()), 1.0]
+            more[POSITIONS] = torch.tensor(counted, device=self._platform.device)
         labels, mask = inputs["labels"], inputs["loss_mask"]
         if own is not None:
             labels, mask = labels.index_select(1, own), mask.index_select(1, own)
@@ -155,6 +158,25 @@ def _checked(rows: dict[str, torch.Tensor], counts: Rows, model: Model) -> dict[
     for encoder, tensor in rows.items():
         check_rows(tensor, counts[encoder], width, titled(model.nodes[encoder]))
     return {encoder: tensor.to(dtype) for encoder, tensor in rows.items()}
+
+
+def check_logits(logits: torch.Tensor, positions: tuple[int, int], title: str) -> None:
+    """Compare the shape of logits with the positions of a microbatch.
+
+    Args:
+        logits: The language model's, ``[B, S, V / tp]``.
+        positions: ``B`` and ``S`` of this rank.
+        title: The module and its plugin, as messages name them.
+
+    Raises:
+        PluginError: they are of other positions.
+    """
+    if tuple(logits.shape[:2]) != positions:
+        raise PluginError(
+            f"{title} returned logits of shape {list(logits.shape)}, expected [B, S, vocabulary] "
+            f"with B {positions[0]} and S {positions[1]}: the model of hook 'build_submodule' must "
+            "put the batch first, as megatron's GPTModel does without labels"
+        )
 
 
 def _samples(labels: torch.Tensor, lengths: torch.Tensor | None) -> list[int]:

@@ -45,6 +45,14 @@ class ItPutsOutTransposed(LanguageFault):
     expected = ("logits_are_as_described", "follow megatron's GPTModel: logits [B, S, V]")
 
 
+class ItPutsOutMoreThanLogits(LanguageFault):
+    plugin = _language("WithMore")
+    expected = (
+        "logits_are_as_described",
+        "the forward of WithMore returned tuple of Tensor, NoneType, expected logits",
+    )
+
+
 class ItIsDeafToRows(LanguageFault):
     plugin = _language("Deaf")
     expected = ("placeholders_take_rows", "use decoder_input where it is given")

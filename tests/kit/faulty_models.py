@@ -19,6 +19,11 @@ class Transposed(HybridModel):  # type: ignore[misc]
         return super().forward(*given, **named).transpose(0, 1)
 
 
+class WithMore(HybridModel):  # type: ignore[misc]
+    def forward(self, *given: Any, **named: Any) -> Any:
+        return super().forward(*given, **named), None
+
+
 class Deaf(HybridModel):  # type: ignore[misc]
     def forward(self, *given: Any, decoder_input: Any, **named: Any) -> Any:
         return super().forward(*given, decoder_input=torch.ones_like(decoder_input), **named)

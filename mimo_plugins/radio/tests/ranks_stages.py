@@ -98,7 +98,7 @@ class Case:
         self._device = platform.device
         parts = build_submodule(self.module, groups, platform)
         width = self.module.options.output_width
-        spec = container_spec(parts, groups, LANGUAGE_WIDTH, width)
+        spec = container_spec(parts, groups, LANGUAGE_WIDTH, width, "vision")
         self.container = EncoderContainer.from_spec(
             spec, is_first_stage=self.first, is_last_stage=self.last
         )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from mimo_core import Module, Stored, WeightMap, WeightRule
 from mimo_plugin_whisper import config_json
+from mimo_plugin_whisper.extractor import checked_directory
 from mimo_plugin_whisper.options import Options, options_of
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ def weight_map(module: Module) -> WeightMap:
         config_notes=config_json.notes,
         exported_config=_config(options),
         prefix="audio_tower.",
+        locate=partial(checked_directory, options),
     )
 
 

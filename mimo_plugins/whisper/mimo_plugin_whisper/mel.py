@@ -10,10 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mimo_plugin_whisper.options import HOP, SAMPLE_RATE
+from mimo_plugin_whisper.options import HOP, N_FFT, SAMPLE_RATE
 from mimo_plugin_whisper.windows import resampled_length
 
-N_FFT = 400
 _HIGHEST = 8000.0
 """Hertz at which the last mel filter ends."""
 _CROSSINGS = 16

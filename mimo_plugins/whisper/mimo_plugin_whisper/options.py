@@ -12,6 +12,8 @@ SAMPLE_RATE = 16_000
 """Samples a second that the front end works on; sounds of other rates are resampled."""
 HOP = 160
 """Samples from one mel frame to the next."""
+N_FFT = 400
+"""Samples of a mel frame's window."""
 POSITION = 2 * HOP
 """Samples of an encoder position: the second convolution halves the frames."""
 POSITIONS_A_SECOND = SAMPLE_RATE // POSITION

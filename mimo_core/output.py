@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import IO, TYPE_CHECKING, Any
 
+from mimo_core.printable import printable
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -135,13 +137,26 @@ def usable_streams(then: str = "") -> Iterator[Stream]:
         sys.stdout, sys.stderr = kept
 
 
+def show(text: object, stream: IO[str] | None = None) -> None:
+    """Write a line for a person, with control characters escaped, as text may come from files.
+
+    Args:
+        text: A line, an error, or several lines.
+        stream: Where to write; stdout by default.
+    """
+    print(printable(str(text)), file=stream or sys.stdout, flush=True)
+
+
 def console(stream: IO[str] | None = None) -> Console:
     """A console for a stream, stdout by default; 80 columns at least, as rich cuts numbers of a
-    table that has too few."""
-    from rich.console import Console
+    table that has too few.
 
-    found = Console(file=stream)
-    return found if found.width >= _COLUMNS else Console(file=stream, width=_COLUMNS)
+    It escapes control characters and takes no markup or emoji codes from text.
+    """
+    from mimo_core.safe_console import SafeConsole
+
+    found = SafeConsole(file=stream)
+    return found if found.width >= _COLUMNS else SafeConsole(file=stream, width=_COLUMNS)
 
 
 def _open_closed_descriptors() -> None:

@@ -99,7 +99,7 @@ def test_a_failure_is_left_to_the_launcher_where_nothing_can_be_printed(
     screen = Stream(Broken(), lambda _error: None)
     ending = Ending(rank=rank, label="rank 1", folder=folder, screen=screen, logged=True)  # type: ignore[arg-type]
     ending.tell(ending.failure(RuntimeError("the cause")))
-    left = Failure.from_json(folder.failure(1).read_text())
+    left = Failure.from_json(folder.failure(1).read_text(), folder)
     assert left.message == "RuntimeError: the cause"
 
 

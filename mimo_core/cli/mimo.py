@@ -19,7 +19,7 @@ import typer
 from mimo_core.cli import plugins
 from mimo_core.cli.options import Json, NoPlugin, path_given
 from mimo_core.errors import MimoError
-from mimo_core.output import Stream, explain, usable_streams
+from mimo_core.output import Stream, explain, show, usable_streams
 from mimo_core.output import console as make_console
 from mimo_core.surroundings import check_arguments
 
@@ -142,11 +142,11 @@ def export_weights(
     from mimo_core.weights.export import export
 
     done = export(checkpoint, out, maps, like, moved=moved_weights(recipe, moved or ()))
-    print(f"{done.tensors} tensors of {', '.join(maps)} from {checkpoint}")
+    show(f"{done.tensors} tensors of {', '.join(maps)} from {checkpoint}")
     if done.taken:
-        print(f"{len(done.taken)} taken from {like}: {', '.join(done.taken)}")
+        show(f"{len(done.taken)} taken from {like}: {', '.join(done.taken)}")
     for file in done.files:
-        print(file)
+        show(file)
 
 
 def plan_as_dict(plan: Plan) -> dict[str, Any]:
@@ -248,10 +248,10 @@ def verify_recipe(
             steps=steps,
             folder=run_dir,
             disabled=no_plugin or (),
-            tell=lambda line: print(line, file=sys.stderr, flush=True),
+            tell=lambda line: show(line, sys.stderr),
         )
     except RunFailed as error:
-        print(error, file=sys.stderr)
+        show(error, sys.stderr)
         raise typer.Exit(1) from None
     if as_json:
         print(json.dumps(verdict_as_dict(verdict), indent=2))
@@ -269,7 +269,7 @@ def main() -> None:
             check_arguments(sys.argv)
             app()
         except (MimoError, OSError) as error:
-            print(error, file=sys.stderr)
+            show(error, sys.stderr)
             sys.exit(2)
         finally:
             out.flush()
@@ -282,7 +282,7 @@ def _check_output(out: Stream) -> None:
     if isinstance(out.error, BrokenPipeError):
         sys.exit(128 + signal.SIGPIPE)
     if out.error is not None:
-        print(explain("stdout", out.error), file=sys.stderr)
+        show(explain("stdout", out.error), sys.stderr)
         sys.exit(2)
 
 

@@ -11,6 +11,7 @@ import attrs
 import typer
 
 from mimo_core.cli.options import Json, NoPlugin, path_given
+from mimo_core.output import console, show
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -26,7 +27,6 @@ _STATE_COLOURS = {"usable": "green", "broken": "red", "disabled": "yellow"}
 @app.command("list")
 def list_plugins(as_json: Json = False, no_plugin: NoPlugin = None) -> None:
     """Every installed plugin: distribution, version, hooks, and whether it can be used."""
-    from mimo_core.output import console
     from mimo_core.plugins import Host
     from mimo_core.recipe import packaged
 
@@ -36,7 +36,7 @@ def list_plugins(as_json: Json = False, no_plugin: NoPlugin = None) -> None:
     elif records:
         console().print(_table(records))
     else:
-        print(f"no plugins are installed; try: pip install {' '.join(packaged.distributions())}")
+        show(f"no plugins are installed; try: pip install {' '.join(packaged.distributions())}")
 
 
 @app.command("check")
@@ -57,7 +57,6 @@ def check_installed(
     Ends with status 1 where something is wrong. The whole is `mimo_core.testing.Conformance`.
     """
     from mimo_core.cli.check import as_dict, check_plugin, table
-    from mimo_core.output import console
 
     checked = list(check_plugin(name, options or (), kind))
     if as_json:
@@ -85,11 +84,11 @@ def new_plugin(
     from mimo_core.scaffold import write_plugin
 
     written = write_plugin(name, kind, directory)
-    print(f"{written.folder}/")
+    show(f"{written.folder}/")
     for file in written.files:
-        print(f"  {file}")
-    print(f"\nnext:\n  cd {shlex.quote(str(written.folder))}")
-    print("  pip install -e '.[test]'\n  pytest")
+        show(f"  {file}")
+    show(f"\nnext:\n  cd {shlex.quote(str(written.folder))}")
+    show("  pip install -e '.[test]'\n  pytest")
 
 
 def _table(records: tuple[PluginRecord, ...]) -> Table:

@@ -10,7 +10,7 @@ import typer
 
 from mimo_core.cli.options import path_given
 from mimo_core.errors import MimoError
-from mimo_core.output import usable_streams
+from mimo_core.output import show, usable_streams
 from mimo_core.surroundings import check_arguments
 
 app = typer.Typer(add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False)
@@ -70,13 +70,13 @@ def pretrain(
             max_restarts=max_restarts,
         )
     except ValueError as error:
-        print(error, file=sys.stderr)
+        show(error, sys.stderr)
         raise typer.Exit(2) from None
     except RunFailed as error:
-        print(f"\n{error}", file=sys.stderr)
+        show(f"\n{error}", sys.stderr)
         raise typer.Exit(1) from None
     except KeyboardInterrupt:
-        print("\nstopped; all ranks have ended", file=sys.stderr)
+        show("\nstopped; all ranks have ended", sys.stderr)
         raise typer.Exit(130) from None
 
 
@@ -93,7 +93,7 @@ def main() -> None:
         try:
             check_arguments(sys.argv)
         except MimoError as error:
-            print(error, file=sys.stderr)
+            show(error, sys.stderr)
             sys.exit(2)
         app()
 

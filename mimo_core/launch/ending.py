@@ -15,6 +15,7 @@ import attrs
 
 from mimo_core.files import replace_text
 from mimo_core.launch.failure import Failure
+from mimo_core.output import show
 from mimo_core.printable import printable
 from mimo_core.rank import Rank
 from mimo_core.run_folder import RunFolder
@@ -73,7 +74,7 @@ class Ending:
         if self.logged and not mine:
             with suppress(OSError):
                 label = printable(first.label)
-                print(f"this rank ends with {label}, which {first.said()}", file=sys.stderr)
+                show(f"this rank ends with {label}, which {first.said()}", sys.stderr)
                 sys.stderr.flush()
         if os.environ.get(LAUNCHED):
             # Its launcher reads it. The folder of other ranks may be another run's.
@@ -87,7 +88,7 @@ class Ending:
         # A rank 0 that is hung prints nothing; the next one does.
         speaks = self.rank.speaks or (first.hung and first.rank == 0 and self.rank.rank == 1)
         if (mine and not first.hung) or (elsewhere and speaks):
-            print(f"\n{first.text()}\n", file=self.screen, flush=True)
+            show(f"\n{first.text()}\n", self.screen)
         if _ELASTIC_FILE in os.environ:
             cause = f"{printable(first.label)} {first.said()}"
             if first.log is not None:

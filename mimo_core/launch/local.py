@@ -15,6 +15,7 @@ from mimo_core.launch.ending import LAUNCHED, MAX_RESTARTS, NOTHING_DONE, RESTAR
 from mimo_core.launch.failure import Failure
 from mimo_core.launch.ranks import attempt, nursery_of
 from mimo_core.nursery import Nursery, NurseryEnded
+from mimo_core.output import show
 from mimo_core.plan import Plan
 from mimo_core.recipe import dump
 from mimo_core.run_folder import RunFolder
@@ -66,7 +67,7 @@ def launch(
         raise RunFailed(failure.text())
     if failure is not None:
         go_on = folder.go_on_command(disabled, max_restarts)
-        print(f"\n  stopped by SIGTERM {NOTHING_DONE}; go on:\n    {go_on}")
+        show(f"\n  stopped by SIGTERM {NOTHING_DONE}; go on:\n    {go_on}")
         return None
     summary = folder.read_summary()
     if summary is None or "finished" not in summary:
@@ -136,8 +137,8 @@ def _attempts(
         goes = "begins anew, as nothing was saved"
         if done is not None:
             goes = f"goes on after iteration {done}"
-        print(f"\n{failure.text()}\n", file=sys.stderr)
-        print(f"  restart {in_a_row} of {max_restarts}: {goes}", file=sys.stderr, flush=True)
+        show(f"\n{failure.text()}\n", sys.stderr)
+        show(f"  restart {in_a_row} of {max_restarts}: {goes}", sys.stderr)
 
 
 class _Signals:
@@ -168,10 +169,9 @@ class _Signals:
     def _hear(self, number: int, _frame: object) -> None:
         if number == signal.SIGTERM and not self.told:
             self.told, self._since = True, time.monotonic()
-            print(
+            show(
                 "  told to stop (SIGTERM): after this iteration; once more, or Ctrl-C: at once",
-                file=sys.stderr,
-                flush=True,
+                sys.stderr,
             )
         elif number == signal.SIGHUP or time.monotonic() - self._since > AGAIN:
             raise KeyboardInterrupt

@@ -66,8 +66,8 @@ class Screen:
     ) -> None:
         self._progress.stop()
 
-    def say(self, line: str, *, markup: bool = False) -> None:
-        self.console.print(f"  {line}", highlight=False, soft_wrap=True, markup=markup)
+    def say(self, line: str | Text) -> None:
+        self.console.print("  ", line, sep="", highlight=False, soft_wrap=True)
 
     def step(self, iteration: int, loss: float, seconds: float, tokens: int) -> None:
         """One training iteration is done."""
@@ -92,7 +92,8 @@ class Screen:
             for name, value in results.items()
         )
         s = "s" if iteration != 1 else ""
-        self.say(f"[bold]held out[/bold] after {iteration} iteration{s}: {told}", markup=True)
+        line = f" after {iteration} iteration{s}: {told}"
+        self.say(Text.assemble(("held out", "bold"), line))
 
     def answers(self, answers: Sequence[Answer]) -> None:
         """A few held-out samples, each with what the model said of it."""

@@ -44,6 +44,7 @@ from mimo_core.train.early import encodes_early
 from mimo_core.train.facts import facts_to_keep
 from mimo_core.train.history import History
 from mimo_core.train.measures import Measures
+from mimo_core.train.reached import Watch, unreached
 from mimo_core.train.same_copies import (
     compare_batches,
     compare_configurations,
@@ -225,8 +226,10 @@ class Engine:
             self._termination.begin()
             CURRENT.begin(iteration + 1, "forward-backward")
             _, _, model, optimizer, scheduler, *_ = args
+            watch = None
             if self._model is None:
                 self._compare_before_training(model[0])
+                watch = Watch(model[0])
             sent = self._while_a_step_ends(iteration, model[0])
             self._communicator.begin(self._feeds["train"], learning=True, sent=sent)
             self._scale_router_losses(model[0])
@@ -237,6 +240,8 @@ class Engine:
                 result = stock(*args, iteration=iteration, **kwargs)
                 self._platform.synchronize()
                 ended = time.perf_counter()
+            if watch is not None:
+                self._report_unreached(watch)
             if (tuned := self._platform.tuned()) is not None:
                 print(tuned, flush=True)
             losses, skipped, *_, norm, _zeros, _logit = result
@@ -291,6 +296,12 @@ class Engine:
         compare_batches(self._plan, self._feeds["train"].look_ahead())
         compare_weights(self._plan, model, "before the first step", trained=False)
         self._model = model
+
+    def _report_unreached(self, watch: Watch) -> None:
+        """Note parameters without a gradient in this process's first step. Called by all ranks."""
+        told = unreached(self._plan, watch.end())
+        for line in told if self._reporter is not None else ():
+            self._reporter.note(line)  # type: ignore[union-attr]
 
     def _compare_before_saving(self, iteration: int) -> None:
         """Compare the weights that ranks are about to save. Called by all ranks.

@@ -100,6 +100,8 @@ def is_key(words: str) -> bool:
             value = get_args(kind)[1]
             kind = dict if value is Any else value
             continue
+        if not attrs.has(kind):
+            return False
         names = {field.name: field.type for field in attrs.fields(attrs.resolve_types(kind))}
         if word not in names:
             return False
@@ -125,8 +127,10 @@ def test_what_messages_advise_is_a_key_of_a_recipe() -> None:
             if " " in text:
                 found += [(path.name, key) for key in RECIPE_KEY.findall(text)]
     files = ("json", "py", "md", "yaml", "jsonl")
-    # An argument of a hook, a module of Python, a key that is misspelt on purpose.
+    # An argument of a hook, modules of Python, a key that is misspelt on purpose, and fields of a
+    # checkpoint's manifest.
     others = {"data.seed", "train.starting.starting_weights", "modules.vision.grid.dq"}
+    others |= {"layout.world_size", "layout.modules", "train.going_on"}
     wrong = {place for place in found if not is_key(place[1])}
     wrong = {place for place in wrong if not place[1].endswith(files) and place[1] not in others}
     assert len(found) > 100

@@ -134,13 +134,16 @@ def sample(prompt: int, *, loss: bool = True) -> Sample:
     return Sample(key=f"pairs/{prompt}", parts=parts)
 
 
+TEXT_ONLY = RECIPE[: RECIPE.index("  vision:")] + RECIPE[RECIPE.index("  language:") :]
+
+
 def plan_of(*samples: Sample, length: int = 16, too_long: str = "cut") -> Any:
     @hookimpl
     def preview(data):
         return samples
 
     overrides = [f"train.sequence_length={length}", f"data.too_long={too_long}"]
-    loaded = load_text(RECIPE, "recipe.yaml", overrides)
+    loaded = load_text(TEXT_ONLY, "recipe.yaml", overrides)
     return make_plan(loaded.recipe, host=host(pairs=pairs(preview=preview)))
 
 

@@ -80,6 +80,7 @@ def _samples(given: dict[str, Any]) -> dict[str, Any]:
 
 
 def _answers(given: dict[str, Any]) -> dict[str, Any]:
+    from mimo_core.contract import Media
     from mimo_core.graph import build_graph
     from mimo_core.plugin_answers import answers_of
     from mimo_core.recipe import load_text
@@ -92,7 +93,13 @@ def _answers(given: dict[str, Any]) -> dict[str, Any]:
         samples = []
         if host.has("preview", graph.data.plugin):
             samples = host.ask("preview", graph.data.plugin, data=graph.data)
-        counts = [count_positions(graph, sample) for sample in samples]
+        read = {description.accepts for description in graph.descriptions.values()}
+        # The encoder beside a dataset or language model reads no media of the samples.
+        counts = [
+            count_positions(graph, sample)
+            for sample in samples
+            if {part.kind for part in sample.parts if isinstance(part, Media)} <= read
+        ]
     return {"answers": answers_of(graph, counts)}
 
 

@@ -232,11 +232,11 @@ class Engine:
                 watch = Watch(model[0])
             sent = self._while_a_step_ends(iteration, model[0])
             self._communicator.begin(self._feeds["train"], learning=True, sent=sent)
-            self._scale_router_losses(model[0])
             if iteration == 0 and self._plan.recipe.checkpoint.save_initial:
                 training.save_checkpoint_and_time(0, model, optimizer, scheduler, 0, {})
             with self._profile.around():
                 started = time.perf_counter()
+                self._scale_router_losses(model[0])
                 result = stock(*args, iteration=iteration, **kwargs)
                 self._platform.synchronize()
                 ended = time.perf_counter()
@@ -282,8 +282,10 @@ class Engine:
 
     def _scale_router_losses(self, model: Model) -> None:
         """Called by all ranks before a step's first microbatch."""
+        if model.routers is None:
+            return
         batch = self._feeds["train"].peek()
-        if model.routers is not None and batch is not None and batch.learned_in_step is not None:
+        if batch is not None and batch.learned_in_step is not None:
             microbatches = self._train.global_batch_size // self._plan.microbatch
             model.routers.begin_step(batch.learned_in_step, microbatches)
 

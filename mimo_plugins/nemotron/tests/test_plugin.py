@@ -109,15 +109,16 @@ class Context:
             labels=ids + 1,
             loss_mask=(ids > 1).astype(np.float32),
             position_ids=ids,
+            padding_mask=ids > 5,
             lengths=None if self.lengths is None else np.array(self.lengths, dtype=np.int32),
         )
 
 
 def test_batch() -> None:
     batch = plugin.provide_batch(language_module(), ["one", "two"], Context())  # type: ignore
-    assert set(batch) == {"input_ids", "labels", "loss_mask", "position_ids"}
+    assert set(batch) == {"input_ids", "labels", "loss_mask", "position_ids", "padding_mask"}
     assert batch["labels"].tolist() == [[1, 2, 3, 4], [5, 6, 7, 8]]
-    assert {str(t.dtype) for t in batch.values()} == {"torch.int64", "torch.float32"}
+    assert {str(t.dtype) for t in batch.values()} == {"torch.int64", "torch.float32", "torch.bool"}
 
 
 def test_packed_batch() -> None:

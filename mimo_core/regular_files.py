@@ -70,13 +70,17 @@ def read_bytes(path: Path | str, limit: int) -> bytes:
     with os.fdopen(open_regular(path), "rb") as file:
         try:
             large = os.fstat(file.fileno()).st_size > limit
-            content = b"" if large else file.read(limit + 1)
+            # In parts: a single read would reserve the memory of the limit first.
+            content = bytearray()
+            while not large and (part := file.read(1 << 20)):
+                content += part
+                large = len(content) > limit
         except OSError as error:
             why = error.strerror or str(error)
             raise UnreadableFile(path, why, error.errno or errno.EIO) from error
-    if large or len(content) > limit:
+    if large:
         raise UnreadableFile(path, f"more than {limit:,} bytes", errno.EFBIG)
-    return content
+    return bytes(content)
 
 
 def read_json(path: Path | str, limit: int = JSON_BYTES) -> Any:

@@ -132,7 +132,8 @@ def _kind(platform: Any, kind: str, folder: Path) -> dict[str, Any]:
         others = {name: to for name, to in OTHERS.items() if not set(to) & ROPE}
     for name, key, config in [("nothing", "", base), *cases(base, values, others)]:
         result["cases"][name] = {
-            "key": ALIASES.get(key, key),
+            # Without a value a file's own name of the key is the one to name.
+            "key": key if name.endswith("=null") else ALIASES.get(key, key),
             **_case(platform, config, folder, models),
         }
     result["models"] = len(models)

@@ -77,7 +77,8 @@ MISTAKES = (
         of="unknown section",
         overrides=("trian.seed=7",),
         said="command line: trian.seed=7: trian: unknown key 'trian'. Did you mean 'train'? Known "
-        "keys: modules, data, train, tokenizer, evaluate, checkpoint, profile, heartbeat, layout, megatron",
+        "keys: modules, data, train, tokenizer, evaluate, checkpoint, profile, heartbeat, layout, "
+        "megatron",
     ),
     Mistake(
         of="profile of an iteration beyond the last",

@@ -28,9 +28,9 @@ def _positive(_options: Options, field: attrs.Attribute[Any], value: int | None)
         raise ValueError(f"radio option {field.name}={value}: expected 1 or more")
 
 
-def _layers(_options: Options, field: attrs.Attribute[Any], value: int | None) -> None:
-    if value is not None and not 1 <= value <= MOST_LAYERS:
-        raise ValueError(f"radio option {field.name}={value}: expected 1 to {MOST_LAYERS:,}")
+def _few_enough(_options: Options, field: attrs.Attribute[Any], value: int | None) -> None:
+    if value is not None and value > MOST_LAYERS:
+        raise ValueError(f"radio option {field.name}={value}: expected at most {MOST_LAYERS:,}")
 
 
 def _share(_options: Options, field: attrs.Attribute[float], value: float) -> None:
@@ -54,7 +54,7 @@ class Options:
     """A released size, or ``custom``: ``hidden_size``, ``layers`` and ``heads`` say it."""
     hidden_size: int | None = attrs.field(default=None, validator=_positive)
     """Width of the transformer; taken from ``size`` where not given."""
-    layers: int | None = attrs.field(default=None, validator=_layers)
+    layers: int | None = attrs.field(default=None, validator=[_positive, _few_enough])
     """Transformer layers; taken from ``size`` where not given."""
     heads: int | None = attrs.field(default=None, validator=_positive)
     """Attention heads; taken from ``size`` where not given."""

@@ -113,14 +113,14 @@ def plant(checkpoint: Path, what: str, marker: Path) -> Path:
     ("way", "what"),
     [
         ("resume", ".metadata"),
-        ("resume", "common.pt"),
+        pytest.param("resume", "common.pt", marks=pytest.mark.long),
         ("resume", "random-00001.json"),
-        ("resume", "metadata.json"),
+        pytest.param("resume", "metadata.json", marks=pytest.mark.long),
         ("resume", "a tensor"),
-        ("resume", "an object"),
+        pytest.param("resume", "an object", marks=pytest.mark.long),
         ("start_from", ".metadata"),
-        ("start_from", "common.pt"),
-        ("start_from", "a tensor"),
+        pytest.param("start_from", "common.pt", marks=pytest.mark.long),
+        pytest.param("start_from", "a tensor", marks=pytest.mark.long),
     ],
 )
 def test_a_run_executes_nothing_of_a_checkpoint_and_names_the_file(

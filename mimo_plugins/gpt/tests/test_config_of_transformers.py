@@ -10,6 +10,8 @@ from mimo_plugin_gpt.config_tables import KEYS
 
 from mimo_core.testing import run_ranks
 
+pytestmark = pytest.mark.long
+
 TOLERANCE = 1e-5
 """Relative to the largest logit, in float32: see ``test_transformers``."""
 

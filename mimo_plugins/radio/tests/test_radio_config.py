@@ -9,6 +9,8 @@ import pytest
 
 from mimo_core.testing import run_ranks
 
+pytestmark = pytest.mark.long
+
 TOLERANCE = 1e-5
 """Relative to the largest number, in float32: sums are taken in another order."""
 

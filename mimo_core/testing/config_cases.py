@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
-
-import torch
-from torch import nn
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from mimo_core.config_keys import BOOKKEEPING, ConfigKeys
+from mimo_core.testing.ranks import run_ranks
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
 
 ABSENT = object()
 """A change to this leaves the key out."""
@@ -64,6 +67,8 @@ def fill(model: nn.Module, small: str = "embed") -> None:
         small: Stands in the names of matrices that get small numbers, so that the epsilon of the
             norms shows.
     """
+    import torch
+
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))
@@ -119,6 +124,33 @@ def outcomes(
         gap = (ours - expected).abs().max() / expected.abs().max()
         found[name] = {"key": key, "difference": gap.item()}
     return found
+
+
+def compared(test: str, **arguments: Any) -> Any:
+    """What the function ``one_rank`` of ``config_ranks.py`` beside a test returns on one rank.
+
+    Args:
+        test: The test's ``__file__``.
+        arguments: Keyword arguments of the function.
+    """
+    ranks = Path(test).with_name("config_ranks.py")
+    return run_ranks(f"{ranks}:one_rank", timeout=600.0, **arguments)[0]
+
+
+def wrong(found: Mapping[str, Mapping[str, Any]], tolerance: float) -> dict[str, Any]:
+    """Cases of :func:`outcomes` that are neither the same numbers nor refused by the key's name.
+
+    Args:
+        found: Outcomes by the name of the case.
+        tolerance: The largest difference, relative to the largest number.
+    """
+    return {
+        name: case
+        for name, case in found.items()
+        if not ("difference" in case and case["difference"] < tolerance)
+        and not ("refused" in case and case["key"] and case["key"] in case["refused"])
+        and "neither" not in case
+    }
 
 
 def other_defaults(config_class: type[Any], keys: ConfigKeys) -> dict[str, Any]:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 from mimo_plugin_gpt.config_tables import KEYS
 
-from mimo_core.testing import run_ranks
+from mimo_core.testing import config_cases
 
 pytestmark = pytest.mark.long
 
@@ -17,25 +16,15 @@ TOLERANCE = 1e-5
 
 
 @pytest.fixture(scope="module")
-def compared() -> dict[str, Any]:
-    function = f"{Path(__file__).with_name('config_ranks.py')}:one_rank"
-    found: dict[str, Any] = run_ranks(function, kinds=list(KEYS), timeout=600.0)[0]
-    return found
+def compared() -> Any:
+    return config_cases.compared(__file__, kinds=list(KEYS))
 
 
 @pytest.mark.parametrize("kind", KEYS)
 def test_each_key_left_out_or_changed_gives_the_same_logits_or_is_refused_by_name(
     compared: dict[str, Any], kind: str
 ) -> None:
-    cases = compared[kind]["cases"]
-    wrong = {
-        name: case
-        for name, case in cases.items()
-        if not ("difference" in case and case["difference"] < TOLERANCE)
-        and not ("refused" in case and case["key"] in case["refused"])
-        and "neither" not in case
-    }
-    assert wrong == {}
+    assert config_cases.wrong(compared[kind]["cases"], TOLERANCE) == {}
 
 
 @pytest.mark.parametrize("kind", KEYS)

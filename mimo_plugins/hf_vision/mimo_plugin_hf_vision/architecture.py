@@ -10,7 +10,7 @@ from typing import Any
 import attrs
 
 from mimo_core import MimoError
-from mimo_plugin_hf_vision import families, whole
+from mimo_plugin_hf_vision import config_tables, families, whole
 from mimo_plugin_hf_vision.files import check_types, find_model, read_json
 from mimo_plugin_hf_vision.options import Options
 from mimo_plugin_hf_vision.whole import Tokens
@@ -118,8 +118,11 @@ def _read(model: str, revision: str | None, given_tokens: int | None) -> Archite
     said, model_type, at = part.said, part.model_type, part.at.rstrip(".") or None
     if not model_type:
         raise MimoError(f"{file} says no model_type of a vision tower")
+    if wrong := list(config_tables.mistakes(model_type, said, part.at)):
+        raise MimoError(f"{file} {'; '.join(wrong)}")
+    known = config_tables.KEYS.get(model_type)
     config = {
-        **families.DEFAULTS.get(model_type, {}),
+        **(known.defaults if known else {}),
         **{key: value for key, value in said.items() if value is not None},
     }
     missing = [key for key in _NEEDED if config.get(key) is None]

@@ -1,5 +1,5 @@
-"""What is known of some towers without transformers: defaults of their configs, class tokens, and
-names and shapes of their tensors in files.
+"""What is known of some towers without transformers: class tokens, and names and shapes of their
+tensors in files.
 
 Facts of transformers' ``Siglip``, ``CLIP`` and ``Dinov2`` vision models; the tests hold them
 against these.
@@ -13,56 +13,24 @@ from typing import Any
 Tensors = Iterator[tuple[str, tuple[int, ...]]]
 """Names in files, and shapes."""
 
-_SIZES = {
-    "hidden_size": 768,
-    "num_hidden_layers": 12,
-    "num_attention_heads": 12,
-    "num_channels": 3,
-    "image_size": 224,
+CLASS_TOKENS: Mapping[str, Callable[[Mapping[str, Any]], int]] = {
+    "clip_vision_model": lambda _: 1,
+    "siglip_vision_model": lambda _: 0,
+    "dinov2": lambda _: 1,
+    "dinov2_with_registers": lambda config: 1 + int(config["num_register_tokens"]),
+    "dinov3_vit": lambda config: 1 + int(config["num_register_tokens"]),
+    "vit": lambda _: 1,
+    "deit": lambda _: 2,
+    "ijepa": lambda _: 0,
 }
-DEFAULTS: Mapping[str, Mapping[str, Any]] = {
-    "clip_vision_model": {
-        **_SIZES,
-        "patch_size": 32,
-        "intermediate_size": 3072,
-        "layer_norm_eps": 1e-5,
-        "hidden_act": "quick_gelu",
-    },
-    "siglip_vision_model": {
-        **_SIZES,
-        "patch_size": 16,
-        "intermediate_size": 3072,
-        "layer_norm_eps": 1e-6,
-        "hidden_act": "gelu_pytorch_tanh",
-        "vision_use_head": True,
-    },
-    "dinov2": {
-        **_SIZES,
-        "patch_size": 14,
-        "mlp_ratio": 4,
-        "layer_norm_eps": 1e-6,
-        "hidden_act": "gelu",
-        "qkv_bias": True,
-        "use_swiglu_ffn": False,
-        "use_mask_token": True,
-    },
-}
-"""What a released ``config.json`` leaves out."""
+"""Class and register tokens before the patches, by the type of tower, of its config with
+all keys."""
 
 
 def class_tokens(model_type: str, config: Mapping[str, Any]) -> int | None:
     """Class and register tokens before the patches; ``None`` where it is not known."""
-    known = {
-        "clip_vision_model": 1,
-        "siglip_vision_model": 0,
-        "dinov2": 1,
-        "dinov2_with_registers": 1 + config.get("num_register_tokens", 4),
-        "dinov3_vit": 1 + config.get("num_register_tokens", 0),
-        "vit": 1,
-        "deit": 2,
-        "ijepa": 0,
-    }
-    return known.get(model_type)
+    count = CLASS_TOKENS.get(model_type)
+    return None if count is None else count(config)
 
 
 def _clip(config: Mapping[str, Any]) -> Tensors:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import attrs
@@ -15,9 +16,13 @@ from megatron.core.utils import make_sharded_tensor_for_checkpoint
 from transformers import CONFIG_MAPPING, AutoModel, PreTrainedModel
 from transformers.core_model_loading import revert_weight_conversion
 
+from mimo_core import MimoError
 from mimo_plugin_hf_vision.architecture import Architecture
 from mimo_plugin_hf_vision.options import Options
 from mimo_plugin_hf_vision.preprocessing import Size
+
+_OUTPUTS = {"return_dict": True, "output_attentions": False, "output_hidden_states": False}
+"""Keys of a file that decide what a forward returns; here the plugin decides it."""
 
 
 class Tower(MegatronModule):  # type: ignore[misc]
@@ -59,7 +64,12 @@ class Tower(MegatronModule):  # type: ignore[misc]
             interpolated=size != architecture.image_size,
         )
         rows = architecture.patches(size) + architecture.class_tokens - self._reading.skipped
-        for name in _unread(_model(architecture, options, meta=True), self._reading, size, rows):
+        meta = _model(architecture, options, meta=True)
+        try:
+            unread = _unread(meta, self._reading, size, rows)
+        except (RuntimeError, TypeError) as error:
+            raise _refused(architecture, error) from error
+        for name in unread:
             self.model.get_parameter(name).requires_grad_(False)
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
@@ -123,12 +133,22 @@ def _model(found: Architecture, options: Options, *, meta: bool = False) -> PreT
             f"{found.directory}: this transformers has no model_type {found.model_type!r}; install "
             "a newer one. Code that comes with a model's files is not run"
         )
-    config = CONFIG_MAPPING[found.model_type].from_dict(dict(found.said))
     given = {} if options.attention is None else {"attn_implementation": options.attention}
-    if not meta:
-        return AutoModel.from_config(config, dtype=torch.float32, **given)  # type: ignore[no-any-return]
-    with torch.device("meta"):
-        return AutoModel.from_config(config, dtype=torch.float32, **given)  # type: ignore[no-any-return]
+    try:
+        config = CONFIG_MAPPING[found.model_type].from_dict({**found.said, **_OUTPUTS})
+        with torch.device("meta") if meta else nullcontext():
+            return AutoModel.from_config(config, dtype=torch.float32, **given)  # type: ignore[no-any-return]
+    except Exception as error:  # whatever a value of the file leads to
+        raise _refused(found, error) from error
+
+
+def _refused(found: Architecture, error: Exception) -> MimoError:
+    """transformers' own words, which name the key where it looks at keys."""
+    said = " ".join(f"{type(error).__name__}: {error}".split())
+    return MimoError(
+        f"transformers cannot build the tower of {found.directory / 'config.json'} (model_type "
+        f"{found.model_type!r}): {said}"
+    )
 
 
 @torch.enable_grad()  # type: ignore[untyped-decorator]

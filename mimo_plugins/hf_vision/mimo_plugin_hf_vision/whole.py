@@ -10,6 +10,7 @@ import attrs
 
 from mimo_core import ConfigKeys, MimoError
 from mimo_plugin_hf_vision import families
+from mimo_plugin_hf_vision.config_tables import KEYS
 from mimo_plugin_hf_vision.files import check_types
 
 Tokens = Literal["patches", "all"]
@@ -145,7 +146,8 @@ def unlike_tower(
         at: Where the keys are in the file.
         model: The option.
     """
-    defaults = families.DEFAULTS.get(model_type, {})
+    table = KEYS.get(model_type)
+    defaults = table.defaults if table else {}
     ours, theirs = (
         {**defaults, **{key: value for key, value in keys.items() if value is not None}}
         for keys in (tower, said)

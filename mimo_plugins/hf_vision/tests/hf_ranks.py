@@ -7,12 +7,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+import config_ranks
 import torch
 from hf_processors import processor_faults
 from hf_tiny import tiny_module
 from megatron.core.transformer import TransformerConfig
 from megatron.core.transformer.spec_utils import build_module
-from mimo_plugin_hf_vision.families import DEFAULTS
 from mimo_plugin_hf_vision.plugin import build_submodule, describe, flops, weight_map
 from safetensors.torch import load_file
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -50,7 +50,8 @@ def one_rank(platform: Any, folder: str) -> dict[str, Any]:
         "bf16": _bf16(models["dinov2"], groups, platform),
         "outside": _outside(models["clip"], platform),
         "unknown_fields": _unknown_fields(models["clip"]),
-        "defaults": _defaults(),
+        "changed": config_ranks.quick(Path(folder) / "changed", groups, platform),
+        "tables": config_ranks.tables(),
         "processors": processor_faults(models["clip"]),
     }
 
@@ -181,13 +182,3 @@ def _unknown_fields(path: Path) -> list[str]:
     """What the description owns though megatron's config has no such field."""
     fields = {field.name for field in dataclasses.fields(TransformerConfig)}
     return sorted(describe(tiny_module(path)).owns - fields)
-
-
-def _defaults() -> dict[str, Any]:
-    """What the tables say and transformers' configs do not."""
-    return {
-        f"{family}.{key}": [value, getattr(CONFIG_MAPPING[family](), key)]
-        for family, table in DEFAULTS.items()
-        for key, value in table.items()
-        if getattr(CONFIG_MAPPING[family](), key) != value
-    }

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from hf_tiny import CONFIGS, LANGUAGE_WIDTH, write_model
 
-from mimo_core.testing import run_ranks
+from mimo_core.testing import config_cases, run_ranks
 
 RANKS = Path(__file__).with_name("hf_ranks.py")
 
@@ -87,8 +87,18 @@ def test_owned_fields_are_fields_of_megatrons_config(facts: dict[str, Any]) -> N
     assert facts["unknown_fields"] == []
 
 
-def test_defaults_of_released_configs_are_those_of_transformers(facts: dict[str, Any]) -> None:
-    assert facts["defaults"] == {}
+def test_changed_configs_give_the_rows_of_transformers_or_are_refused_by_name(
+    facts: dict[str, Any],
+) -> None:
+    """A small part of what ``test_hf_config`` tries."""
+    changed = facts["changed"]
+    assert config_cases.wrong(changed, 1e-12) == {}
+    assert sum("difference" in case for case in changed.values()) == 9
+    assert sum("refused" in case for case in changed.values()) == 3
+
+
+def test_tables_of_keys_are_those_of_transformers_classes(facts: dict[str, Any]) -> None:
+    assert facts["tables"] == {}
 
 
 def test_pixels_equal_those_of_transformers_processors(facts: dict[str, Any]) -> None:

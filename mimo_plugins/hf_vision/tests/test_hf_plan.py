@@ -281,13 +281,13 @@ def test_colours_that_make_no_pixels_are_refused_with_their_place(
         ({"patch_size": [4]}, "patch_size [4]; expected one number, or height and width"),
         ({"patch_size": 0}, "patch_size 0; expected 1 or more"),
         ({"intermediate_size": [8]}, "intermediate_size [8] (a list); expected a whole number"),
-        ({"attention_dropout": "no"}, "attention_dropout 'no' (a string); expected a number"),
+        ({"hidden_dropout_prob": "no"}, "hidden_dropout_prob 'no' (a string); expected a number"),
     ],
 )
 def test_what_cannot_be_read_of_a_config_is_told(
     tmp_path: Path, said: dict[str, Any], due: str
 ) -> None:
-    tower = _write(tmp_path, CONFIGS["clip-vision"] | said, SQUARE)
+    tower = _write(tmp_path, CONFIGS["vit"] | said, SQUARE)
     assert _said({}, tower).startswith(f"{tmp_path / 'config.json'} says {due}")
 
 

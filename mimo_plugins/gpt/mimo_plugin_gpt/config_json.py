@@ -46,6 +46,8 @@ _EXPERT_KEYS = {
         "router_normalized": "norm_topk_prob",
     },
 }
+_NUM_EXPERTS = ("num_experts", "num_local_experts")
+"""Names that transformers has for the number of experts."""
 _TOLD_BY_SHAPES = frozenset({"hidden_size", "layers", "ffn_hidden_size", "vocabulary_size"}) | {
     "experts",
     "expert_ffn_hidden_size",
@@ -232,8 +234,8 @@ def _one_name(said: Mapping[str, Any]) -> dict[str, Any]:
     """With one of the two names that transformers has for the number of experts."""
     said = dict(said)
     key = _EXPERT_KEYS.get(str(said.get("model_type")), {}).get("experts")
-    for other in ("num_experts", "num_local_experts"):
-        if key is not None and other != key and other in said:
+    for other in _NUM_EXPERTS:
+        if key is not None and other != key and said.get(other) is not None:
             said[key] = said.pop(other)
     return said
 
@@ -270,6 +272,9 @@ def _refused(part: _Part) -> Iterator[tuple[str | None, str]]:
         return
     for said in KEYS[kind].nulls(part.said, at):
         yield None, said
+    for name in _NUM_EXPERTS if _expert_keys(part) else ():
+        if name not in KEYS[kind].defaults and part.said.get(name, "") is None:
+            yield None, f"says {at}{name} null; expected a number"
     filled = part.filled
     if (act := filled["hidden_act"]) not in ("silu", "swish"):
         yield None, f"says {at}hidden_act {act!r}; the gate has no other than silu here"

@@ -6,9 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+import attrs
 import torch
 from hf_tiny import CONFIGS, LANGUAGE_WIDTH, SQUARE, tiny_module
 from megatron.core.transformer.spec_utils import build_module
+from mimo_plugin_gpt import options as gpt_options
+from mimo_plugin_gpt import plugin as gpt
 from mimo_plugin_hf_vision import whole
 from mimo_plugin_hf_vision.plugin import build_submodule, weight_map
 from transformers import CONFIG_MAPPING, LlavaConfig, LlavaForConditionalGeneration
@@ -54,6 +57,23 @@ VALUES: dict[str, list[Any]] = {
 }
 
 
+_TEXT = BASE["text_config"]
+WHOLES: dict[str, dict[str, Any]] = {
+    "as it is": {},
+    "other rows": {"vision_feature_layer": -1, "vision_feature_select_strategy": "full"},
+    "no type of text_config": {
+        "text_config": {key: value for key, value in _TEXT.items() if key != "model_type"}
+    },
+    "sparse text_config": {"text_config": _TEXT | {"head_dim": 8, "rms_norm_eps": 1e-2}},
+    "mistral": {
+        "text_config": _TEXT
+        | {"model_type": "mistral", "sliding_window": None, "num_key_value_heads": 1}
+    },
+    "tied": {"tie_word_embeddings": True},
+}
+"""Changes to whole models of which all logits are compared."""
+
+
 def one_rank(platform: Any, folder: str) -> dict[str, Any]:
     """Differences of projected rows, or what is said, of each file."""
     groups = build_topology({"vision": Grid()}, {"vision": 0}, platform.backend).groups["vision"]
@@ -67,7 +87,11 @@ def one_rank(platform: Any, folder: str) -> dict[str, Any]:
     for number, (name, key, config) in enumerate(files):
         path = Path(folder) / str(number)
         found[name] = {"key": key, **_case(config, path, pixels, groups, platform)}
-    return {"cases": found, "defaults": _defaults(), "towers": _towers()}
+    wholes = {
+        name: _logits({**BASE, **change}, Path(folder) / f"whole-{number}", groups, platform)
+        for number, (name, change) in enumerate(WHOLES.items())
+    }
+    return {"cases": found, "logits": wholes, "defaults": _defaults(), "towers": _towers()}
 
 
 _LARGE = {f"{part}_config={how}" for part in ("vision", "text") for how in ("absent", "null")}
@@ -106,6 +130,45 @@ def _case(config: dict[str, Any], path: Path, pixels: Any, groups: Any, platform
     if rows.shape != due.shape:
         return {"shapes": [list(rows.shape), list(due.shape)]}
     return {"difference": float((rows - due).abs().max() / due.abs().max())}
+
+
+def _logits(config: dict[str, Any], path: Path, groups: Any, platform: Any) -> dict[str, Any]:
+    """Of a picture between words, through tower, projector and language model of a directory."""
+    model = LlavaForConditionalGeneration(LlavaConfig.from_dict(dict(config))).eval()
+    fill(model)
+    model.save_pretrained(path)
+    (path / "config.json").write_text(json.dumps(config))
+    (path / "preprocessor_config.json").write_text(json.dumps(SQUARE))
+    vision = tiny_module(path, projector="mlp")
+    built = build_submodule(vision, groups, platform)
+    parts: Any = {
+        "encoder": build_module(built.tower).eval(),
+        "projector": build_module(built.projector).eval(),
+    }
+    read_parts(vision, weight_map(vision), parts, groups, path)
+    text = attrs.evolve(
+        vision,
+        name="language",
+        plugin="gpt",
+        options=gpt_options.Options(like=str(path)),
+        vocabulary_size=20,
+        language_width=None,
+    )
+    language = build_module(gpt.build_submodule(text, groups, platform)).eval()
+    read_parts(text, gpt.weight_map(text), {"language": language}, groups, path)
+
+    pixels = torch.randn(1, 3, 16, 16, generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        rows = parts["projector"](parts["encoder"](pixel_values=pixels))
+        picture = [config["image_token_index"]] * len(rows)
+        ids = torch.tensor([[3, 4, *picture, 5, 6, 7]])
+        due = model(input_ids=ids, pixel_values=pixels).logits
+        positions = torch.arange(ids.shape[1])[None]
+        embedded = language.embedding(ids, positions)
+        embedded[2 : 2 + len(rows), 0] = rows
+        logits = language(ids, positions, None, decoder_input=embedded)
+    found = {"difference": float((logits - due).abs().max() / due.abs().max())}
+    return {**found, "spread": float(due.std(dim=1).min() / due.abs().max())}
 
 
 def _defaults() -> dict[str, Any]:

@@ -16,6 +16,9 @@ from mimo_core.testing import config_cases, run_ranks
 TOLERANCE = 2e-6
 """Relative to the largest row, in float32: the tower is transformers' own; the projector's two
 matrix products are Megatron's."""
+LOGITS = 1e-5
+"""Relative to the largest logit, in float32: sums of the language model are taken in another order,
+as in ``mimo_plugins/gpt/tests/test_config_of_transformers.py``."""
 CLIP = {"model_type": "clip_vision_model", **CONFIGS["clip"]["vision_config"]}
 
 
@@ -33,6 +36,14 @@ def test_each_key_of_a_llava_left_out_or_changed_gives_the_same_rows_or_is_refus
     assert config_cases.wrong(cases["cases"], TOLERANCE) == {}
     assert sum("difference" in case for case in cases["cases"].values()) > 8
     assert sum("refused" in case for case in cases["cases"].values()) > 4
+
+
+def test_a_whole_llava_has_the_logits_of_transformers(cases: dict[str, Any]) -> None:
+    """Tower, projector and language model of one directory, a picture between words."""
+    assert len(cases["logits"]) > 4
+    wrong = {name: one for name, one in cases["logits"].items() if one["difference"] > LOGITS}
+    assert wrong == {}
+    assert min(one["spread"] for one in cases["logits"].values()) > 1e-3
 
 
 def test_whole_models_have_the_defaults_of_transformers(cases: dict[str, Any]) -> None:

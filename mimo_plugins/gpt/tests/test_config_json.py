@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from gpt_modules import FAMILIES, ROWS, language_module
 from mimo_plugin_gpt import config_json, plugin
+from mimo_plugin_gpt.config_tables import KEYS
 from mimo_plugin_gpt.options import Options
 
 LLAMA_3 = {
@@ -152,6 +153,23 @@ def test_what_is_exported_is_read_again(family: str, tmp_path: Path) -> None:
     shape = Options(**FAMILIES[family]).shape
     assert Options(like=str(tmp_path)).shape == shape
     assert list(config_json.mistakes(exported, shape)) == []
+
+
+@pytest.mark.parametrize("kind", KEYS)
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_sparse_file_is_the_same_model_after_an_export(
+    kind: str, nested: bool, tmp_path: Path
+) -> None:
+    """Transformers' own default of each key that lacks is written."""
+    sparse = {"model_type": kind, "num_hidden_layers": 2, "hidden_size": 512, "head_dim": 64}
+    sparse |= {"sliding_window": None} if kind == "mistral" else {}
+    whole = {"model_type": "llava", "text_config": sparse} if nested else sparse
+    (tmp_path / "config.json").write_text(json.dumps(whole))
+    module = language_module(like=str(tmp_path))
+    exported = plugin.weight_map(module).exported_config
+    (tmp_path / "config.json").write_text(json.dumps(dict(exported)))
+    assert language_module(like=str(tmp_path)).options.shape == module.options.shape
+    assert list(config_json.mistakes(whole, Options(like=str(tmp_path)).shape)) == []
 
 
 def test_what_transformers_has_no_model_of_has_no_config() -> None:

@@ -44,10 +44,20 @@ def weight_map(module: Module) -> WeightMap:
         rules=(*_tower(shapes), *_projector(options, tower, module.language_width)),
         foreign=families.FOREIGN if tower.model_type in families.TENSORS else {},
         config_mistakes=partial(_mistakes, tower, options),
-        exported_config={**tower.said, "model_type": tower.model_type},
+        exported_config=_exported_config(tower),
         prefix="vision_model.",
         locate=partial(_locate, options),
     )
+
+
+def _exported_config(tower: Architecture) -> dict[str, Any]:
+    """The tower's own file, with the rows that are read where those are not its default."""
+    config = {**tower.said, "model_type": tower.model_type}
+    if tower.select_layer is not None:
+        config[whole.LAYER] = tower.select_layer
+    if tower.tokens == "all" and tower.class_tokens:
+        config[whole.STRATEGY] = "full"
+    return config
 
 
 def _mistakes(tower: Architecture, options: Options, held: Mapping[str, Any]) -> Iterator[str]:

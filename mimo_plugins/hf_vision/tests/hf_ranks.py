@@ -119,6 +119,10 @@ def _case(path: Path, options: dict[str, Any], groups: Any, platform: Any) -> di
     whole = AutoModel.from_pretrained(path)
     theirs = getattr(whole, "vision_model", whole).train()
     expected = _features(theirs, pixels, options)
+    exported = dict(weights.exported_config)
+    again = AutoModel.from_config(CONFIG_MAPPING[exported["model_type"]].from_dict(exported))
+    again.load_state_dict(theirs.state_dict())
+    found["exported_gap"] = _gap(_features(again, pixels, options), expected)
     factors = torch.randn_like(expected)
     for output in (expected, rows):
         (output * factors).sum().backward()

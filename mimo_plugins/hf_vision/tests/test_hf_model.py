@@ -31,6 +31,7 @@ def case(request: pytest.FixtureRequest, facts: dict[str, Any]) -> dict[str, Any
 def test_rows_equal_those_of_transformers(case: dict[str, Any]) -> None:
     """The same module of the same weights on the same CPU: the same numbers."""
     assert case["gap"] == 0
+    assert case["exported_gap"] == 0  # of a model of the config that is exported
     assert case["size"] > 0.5
 
 

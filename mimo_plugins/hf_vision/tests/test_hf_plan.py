@@ -9,12 +9,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hf_tiny import CONFIGS, CROPPED, SQUARE, tiny_module, write_model, write_weights
 from mimo_plugin_hf_vision.architecture import architecture
 from mimo_plugin_hf_vision.plugin import describe, weight_map
 from mimo_plugin_hf_vision.preprocessing import Preprocessing, preprocessing
 from PIL.Image import Resampling
+from safetensors.numpy import save_file
 
 from mimo_core import Media
 from mimo_core.errors import MimoError
@@ -214,6 +216,25 @@ def test_a_tower_is_exported_with_a_config_of_its_own(tmp_path: Path) -> None:
     """Of a whole model's directory too, so that transformers reads what was written."""
     config = weight_map(tiny_module(write_model(tmp_path, "siglip"))).exported_config
     assert config == CONFIGS["siglip"]["vision_config"]
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("change", [{}, {"select_layer": -2}, {"tokens": "all"}])
+def test_what_is_exported_is_read_again(tmp_path: Path, name: str, change: dict[str, Any]) -> None:
+    """Tower and rows, of a whole model's directory too."""
+    if name == "vit":
+        save_file({"embeddings.x": np.ones(1, np.float32)}, tmp_path / "model.safetensors")
+    config = CONFIGS[name]
+    if name == "clip":
+        config = {"model_type": "llava", "vision_config": CONFIGS["clip-vision"]}
+    module = tiny_module(_write(tmp_path, config, SQUARE), **change)
+    exported = weight_map(module).exported_config
+    (tmp_path / "again").mkdir()
+    again = tiny_module(_write(tmp_path / "again", dict(exported), SQUARE))
+    one, other = architecture(module.options), architecture(again.options)
+    assert {**one.config, **exported} == {**other.config, **exported}
+    assert (one.model_type, one.select_layer) == (other.model_type, other.select_layer)
+    assert one.tokens == other.tokens or not one.class_tokens
 
 
 def test_pictures_are_made_as_the_processor_says(tmp_path: Path) -> None:

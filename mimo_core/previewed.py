@@ -69,7 +69,12 @@ def spelling_notes(graph: Graph, samples: Sequence[Sample]) -> tuple[str, ...]:
     """Texts that spell a special token of the tokenizer or a placeholder: they become the ids of
     their characters, a line for each such token."""
     tokenizer = graph.tokenizer
-    symbols = {**tokenizer.vocabulary.added, **tokenizer.ids}
+    marks = {
+        symbol: id_
+        for symbol, id_ in tokenizer.vocabulary.marks.items()
+        if id_ not in tokenizer.encode(symbol)
+    }
+    symbols = {**marks, **tokenizer.vocabulary.added, **tokenizer.ids}
     found: dict[str, list[str]] = {}
     for sample in samples:
         texts = [part.text for part in sample.parts if isinstance(part, Text)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
+from tokenizers import AddedToken, Tokenizer, models
 
 from mimo_core import Media, Sample, Text, hookimpl
 from mimo_core.errors import RecipeError
@@ -84,16 +84,22 @@ def test_a_text_that_spells_a_placeholder_is_pointed_at(tmp_path) -> None:
     )
 
 
-def test_a_text_that_spells_a_special_token_is_pointed_at(tmp_path) -> None:
+@pytest.mark.parametrize("base", [(), ("<|im_start|>", "<ab>")])
+def test_a_text_that_spells_a_special_token_is_pointed_at(tmp_path, base) -> None:
+    """``base``: pieces of the model itself; text makes the second one."""
+    vocabulary = [*"abc<|>_imstr", "<a", "<ab", *base]
+    merges = [("<", "a"), ("<a", "b"), ("<ab", ">")] if base else []
     backend = Tokenizer(
-        models.BPE(vocab={letter: at for at, letter in enumerate("abc<|>_imstr")}, merges=[])
+        models.BPE(vocab={piece: at for at, piece in enumerate(vocabulary)}, merges=merges)
     )
-    backend.pre_tokenizer = pre_tokenizers.Whitespace()
-    backend.add_special_tokens([AddedToken(t, special=True) for t in ("<|im_start|>", "<|end|>")])
+    special = [token for token in ("<|im_start|>", "<|end|>") if token not in base]
+    backend.add_special_tokens([AddedToken(token, special=True) for token in special])
     backend.add_tokens([AddedToken("cab", special=False)])
     backend.save(str(tmp_path / "tokenizer.json"))
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"eos_token": "<|end|>"}))
-    told = shows((PICTURE, Text(text="<|im_start|>a cab", loss=True)), (PICTURE, Text(text="a")))
+    told = shows(
+        (PICTURE, Text(text="<|im_start|>a cab <ab>", loss=True)), (PICTURE, Text(text="a"))
+    )
     (note,) = plan(
         tmp_path, f"tokenizer.directory={tmp_path}", words=words(), pairs=told
     ).data_notes

@@ -20,6 +20,7 @@ class ByteLevel:
     size: int = _BYTES + 2
     begin: tuple[int, ...] = ()
     added: Mapping[str, int] = attrs.field(factory=dict)
+    marks: Mapping[str, int] = attrs.field(factory=dict)
     digest: str = "byte-level"
     losses: tuple[str, ...] = ()
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -23,9 +22,9 @@ from mimo_core.tokenizer.files import (
     read_content,
 )
 from mimo_core.tokenizer.joints import BLANKS, COMPONENTS, SYMBOL, remove_prefix
+from mimo_core.tokenizer.pieces import alphabet, byte_pieces, marks
 from mimo_core.tokenizer.round_trip import losses
 
-_BYTE_PIECE = re.compile(r"<0x[0-9A-F]{2}>")
 _MOST_STRIPPING = 4
 """Tokens of the vocabulary whose surroundings are probed for lost blanks."""
 
@@ -49,6 +48,7 @@ class HuggingFace:
     unspelled: Mapping[int, str]
     """Ids that text makes, but not by spelling their names: pieces that stand for a byte or for
     what is unknown."""
+    marks: Mapping[str, int] = attrs.field(factory=dict)
     symbol: tuple[int, ...] = ()
     """Bytes of the symbol for a blank, where its own piece would come back as a blank."""
     prefix: str = ""
@@ -158,9 +158,9 @@ def read_hugging_face(directory: Path, placeholders: Sequence[str]) -> HuggingFa
     _check_placeholders(own, directory, {end, pad, *begin})
     decoder = backend.get_added_tokens_decoder()
     reserved = {end, *begin, *own.values()}
-    bytes_ = _byte_pieces(backend, whole)
+    bytes_ = byte_pieces(backend, whole)
     special = {id_ for id_, token in decoder.items() if token.special}
-    special -= (bytes_.keys() | _alphabet(backend, whole)) - reserved
+    special -= (bytes_.keys() | alphabet(backend, whole)) - reserved
     unknown = {ids["unk_token"]} if "unk_token" in ids else set()
     made = HuggingFace(
         backend=backend,
@@ -172,6 +172,7 @@ def read_hugging_face(directory: Path, placeholders: Sequence[str]) -> HuggingFa
         digest=hashlib.sha256(content + extended).hexdigest(),
         silent=frozenset(special - (unknown - reserved)),
         dropped=frozenset(special),
+        marks=marks(backend, {*decoder, *bytes_}),
         unspelled=bytes_ | {id_: named.roles["unk_token"][0] for id_ in unknown},
         prefix=prefix,
     )
@@ -273,28 +274,12 @@ def _make_special(backend: tokenizers.Tokenizer, tokens: Iterable[str]) -> None:
     )
 
 
-def _byte_pieces(backend: tokenizers.Tokenizer, content: Mapping[str, Any]) -> dict[int, str]:
-    """The pieces of a model that falls back to bytes."""
-    if not content["model"].get("byte_fallback"):
-        return {}
-    vocabulary: dict[str, int] = backend.get_vocab(with_added_tokens=True)
-    return {id_: piece for piece, id_ in vocabulary.items() if _BYTE_PIECE.fullmatch(piece)}
-
-
 def _symbol(vocabulary: HuggingFace, bytes_: Mapping[int, str]) -> tuple[int, ...]:
     """Ids of the bytes of the symbol for a blank, where it needs them to come back."""
     ids = {piece: id_ for id_, piece in bytes_.items()}
     pieces = [f"<0x{byte:02X}>" for byte in SYMBOL.encode()]
     lost = vocabulary.decode(vocabulary.encode(SYMBOL)) != SYMBOL
     return tuple(ids[piece] for piece in pieces) if lost and ids.keys() >= {*pieces} else ()
-
-
-def _alphabet(backend: tokenizers.Tokenizer, content: Mapping[str, Any]) -> set[int]:
-    """The bytes of a byte-level model."""
-    if '"ByteLevel"' not in json.dumps([content.get("pre_tokenizer"), content.get("normalizer")]):
-        return set()
-    ids = map(backend.token_to_id, tokenizers.pre_tokenizers.ByteLevel.alphabet())
-    return {id_ for id_ in ids if id_ is not None}
 
 
 def _begin(backend: tokenizers.Tokenizer, named: Named, directory: Path) -> tuple[int, ...]:

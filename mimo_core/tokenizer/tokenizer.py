@@ -32,6 +32,10 @@ class Vocabulary(Protocol):
         """Ids of whole symbols that a placeholder may be."""
 
     @property
+    def marks(self) -> Mapping[str, int]:
+        """Ids of pieces that look like special tokens, though no file lists them as such."""
+
+    @property
     def digest(self) -> str: ...
 
     @property

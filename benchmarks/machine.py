@@ -17,7 +17,9 @@ def gpus() -> list[str]:
     if shutil.which("nvidia-smi") is None:
         return []
     asked = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
-    done = subprocess.run(asked, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        asked, capture_output=True, encoding="utf-8", errors="replace", check=False
+    )
     return done.stdout.strip().splitlines() if done.returncode == 0 else []
 
 
@@ -43,7 +45,9 @@ def _commit() -> str | None:
     asked = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
     here = Path(__file__).parent
     try:
-        done = subprocess.run(asked, cwd=here, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            asked, cwd=here, capture_output=True, encoding="utf-8", errors="replace", check=False
+        )
     except OSError:
         return None
     return done.stdout.strip() or None

@@ -83,8 +83,10 @@ def run(
     if not summary.exists():
         return attrs.evolve(wrong, failed=f"it was stopped before an iteration was done:\n{said}")
     figures = folder / "profile" / "figures.json"
-    profile = json.loads(figures.read_text()) if figures.exists() else None
-    return read(benchmark, json.loads(summary.read_text()), asked, warm, given, profile)
+    profile = json.loads(figures.read_text(encoding="utf-8")) if figures.exists() else None
+    return read(
+        benchmark, json.loads(summary.read_text(encoding="utf-8")), asked, warm, given, profile
+    )
 
 
 def _wait_for(command: Sequence[str]) -> tuple[int, str]:
@@ -95,7 +97,7 @@ def _wait_for(command: Sequence[str]) -> tuple[int, str]:
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        text=True,
+        encoding="utf-8",
         errors="replace",
         start_new_session=True,
     )

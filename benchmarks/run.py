@@ -109,7 +109,7 @@ def _write(out: Path, results: Sequence[Result], warm: int) -> None:
         "machine": machine(),
         "results": [attrs.asdict(result) for result in results],
     }
-    out.write_text(json.dumps(told, indent=2) + "\n")
+    out.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
 
 
 def _chosen(names: Sequence[str], count: int) -> list[Benchmark]:

@@ -202,7 +202,7 @@ def _named(checkpoints: Path) -> tuple[int | None, int | None]:
     """The iteration that the tracker names, and the one that was about to be complete; ``None``
     where it names none."""
     try:
-        text = (checkpoints / TRACKER).read_text(errors="replace").strip()
+        text = (checkpoints / TRACKER).read_text(encoding="utf-8", errors="replace").strip()
     except FileNotFoundError:
         return None, None
     found = _NAMES.fullmatch(text)

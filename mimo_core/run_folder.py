@@ -57,7 +57,7 @@ class RunFolder:
     def keep_recipe(self, text: str) -> None:
         """Write the resolved recipe; one of an earlier part of the run is kept beside it."""
         self.path.mkdir(parents=True, exist_ok=True)
-        if self.recipe.exists() and self.recipe.read_text() != text:
+        if self.recipe.exists() and self.recipe.read_text(encoding="utf-8") != text:
             earlier = 1
             while (kept := self.path / f"recipe.earlier-{earlier}.yaml").exists():
                 earlier += 1
@@ -109,7 +109,7 @@ class RunFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         place = self.path / ".lock"
         try:
-            file = os.fdopen(open_own(place, os.O_RDWR), "r+")
+            file = os.fdopen(open_own(place, os.O_RDWR), "r+", encoding="utf-8")
         except OSError as error:
             if error.errno == errno.ELOOP:
                 raise ValueError(
@@ -162,7 +162,7 @@ class RunFolder:
         if not self.summary.exists():
             return None
         try:
-            return json.loads(self.summary.read_text())  # type: ignore[no-any-return]
+            return json.loads(self.summary.read_text(encoding="utf-8"))  # type: ignore[no-any-return]
         except ValueError:
             self.summary.replace(self.summary.with_suffix(".damaged.json"))
             return None

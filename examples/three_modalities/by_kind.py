@@ -13,7 +13,7 @@ from pathlib import Path
 
 def main() -> None:
     """Print a line for each kind."""
-    summary = json.loads((Path(sys.argv[1]) / "summary.json").read_text())
+    summary = json.loads((Path(sys.argv[1]) / "summary.json").read_text(encoding="utf-8"))
     asked: Counter[str] = Counter()
     right: Counter[str] = Counter()
 

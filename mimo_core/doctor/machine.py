@@ -104,7 +104,12 @@ def _python(code: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", code]
     try:
         return subprocess.run(
-            command, capture_output=True, text=True, timeout=_PATIENCE, check=False
+            command,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=_PATIENCE,
+            check=False,
         )
     except subprocess.TimeoutExpired:
         said = f"not done after {_PATIENCE:.0f} s"

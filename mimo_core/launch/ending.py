@@ -95,7 +95,9 @@ class Ending:
                 cause += f"\nits log: {first.log}"
             said = {"message": cause, "extraInfo": {"timestamp": str(int(first.time))}}
             with suppress(OSError):
-                Path(os.environ[_ELASTIC_FILE]).write_text(json.dumps({"message": said}))
+                Path(os.environ[_ELASTIC_FILE]).write_text(
+                    json.dumps({"message": said}), encoding="utf-8"
+                )
 
 
 def lacks_room(error: BaseException) -> bool:

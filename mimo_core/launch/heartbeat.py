@@ -232,7 +232,8 @@ class Monitor:
         if not self._local or now - pulse.seen > max(self.limits.stall, self.limits.timeout):
             return False
         with suppress(OSError, ValueError, IndexError):
-            fields = Path(f"/proc/{pulse.pid}/stat").read_text().rpartition(")")[2].split()
+            stat = Path(f"/proc/{pulse.pid}/stat").read_text(encoding="utf-8", errors="replace")
+            fields = stat.rpartition(")")[2].split()
             work = int(fields[11]) + int(fields[12])
             before, pulse.work = pulse.work, work
             return fields[0] not in "TtZX" and (before == 0 or work > before)

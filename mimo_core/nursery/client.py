@@ -219,7 +219,9 @@ class Nursery:
     def _is_stopped(self) -> bool:
         """Whether a signal or a debugger has stopped the nursery (Linux)."""
         with suppress(OSError):
-            stat = Path(f"/proc/{self._process.pid}/stat").read_text()
+            stat = Path(f"/proc/{self._process.pid}/stat").read_text(
+                encoding="utf-8", errors="replace"
+            )
             return stat.rpartition(")")[2].split()[0] in "Tt"
         return False
 
@@ -236,7 +238,8 @@ def _status(pid: int) -> int | None:
     """How a child ended that its parent has not asked for (Linux); ``None`` where it runs. Killed,
     where its parent has, and kept it."""
     try:
-        state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+        state, *fields = stat.rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
         return -signal.SIGKILL
     return os.waitstatus_to_exitcode(int(fields[48])) if state == "Z" else None

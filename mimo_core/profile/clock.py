@@ -42,7 +42,7 @@ SAME = Offset(seconds=0.0, error=0.0)
 def machine() -> str:
     """Processes that are told the same have one ``time.perf_counter``."""
     try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
         return f"{boot} {os.readlink('/proc/self/ns/time')}"
     except OSError:
         return f"{socket.gethostname()} {os.getpid()}"

@@ -25,6 +25,6 @@ def main() -> None:
         module = Path(module).stem
     call = getattr(importlib.import_module(module), name)
     value = call(platform=platform, **json.loads(arguments))
-    Path(result).write_text(json.dumps(value))
+    Path(result).write_text(json.dumps(value), encoding="utf-8")
     dist.barrier()
     dist.destroy_process_group()

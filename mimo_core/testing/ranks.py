@@ -74,7 +74,10 @@ def run_ranks(
             for process in processes:
                 process.kill_group()
                 process.wait()
-        return [json.loads((base / f"result-{rank}").read_text()) for rank in range(ranks)]
+        return [
+            json.loads((base / f"result-{rank}").read_text(encoding="utf-8"))
+            for rank in range(ranks)
+        ]
 
 
 _nurseries: dict[str | None, Nursery] = {}
@@ -114,4 +117,4 @@ def _raise_ended(processes: list[Child], folder: Path) -> None:
 
 
 def _tail(log: Path, lines: int = 60) -> str:
-    return "\n".join(log.read_text(errors="replace").splitlines()[-lines:])
+    return "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])

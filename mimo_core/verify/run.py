@@ -188,20 +188,29 @@ class Judge:
         return RunFolder(self.base / name).checkpoints(None)
 
     def _summary(self, name: str) -> dict[str, Any]:
-        summary: dict[str, Any] = json.loads(RunFolder(self.base / name).summary.read_text())
+        summary: dict[str, Any] = json.loads(
+            RunFolder(self.base / name).summary.read_text(encoding="utf-8")
+        )
         return summary
 
     def _run(self, recipe: Recipe, name: str) -> None:
         """A run by the command."""
         self.base.mkdir(parents=True, exist_ok=True)
         path = self.base / f"{name}.yaml"
-        path.write_text(dump(recipe))
+        path.write_text(dump(recipe), encoding="utf-8")
         command = [sys.executable, "-m", "mimo_core.cli.pretrain", str(path)]
         command += ["--run-dir", str(self.base / name)]
         for plugin in self.disabled:
             command += ["--no-plugin", plugin]
         environ = {**os.environ, **_FULL_PRODUCTS, "COLUMNS": "100"}
-        done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            command,
+            env=environ,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            check=False,
+        )
         if done.returncode == 2:
             raise RecipeError(f"the run of the {name}: {done.stderr.strip()}")
         if done.returncode:
@@ -218,4 +227,4 @@ class Judge:
         checkpoint = self._checkpoints("judge") / "iter_0000000"
         self._initial.mkdir()
         (self._initial / checkpoint.name).symlink_to(checkpoint.absolute())
-        (self._initial / TRACKER).write_text("0")
+        (self._initial / TRACKER).write_text("0", encoding="utf-8")

@@ -116,7 +116,8 @@ def _output(what: str, given: str, hash_seed: str, rank: str | None) -> str:
     done = subprocess.run(
         [sys.executable, "-m", "mimo_core.testing.fresh_process", what, given],
         capture_output=True,
-        text=True,
+        encoding="utf-8",
+        errors="replace",
         check=False,
         timeout=_TIMEOUT,
         env=environ,

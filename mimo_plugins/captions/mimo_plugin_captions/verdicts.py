@@ -111,7 +111,7 @@ class Cache:
             if self._path is not None:
                 self._path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            lock = None if self._path is None else self._path.with_suffix(".lock").open("a")
+            lock = None if self._path is None else self._path.with_suffix(".lock").open("ab")
         except OSError:
             lock = None
         if lock is None:

@@ -10,6 +10,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError, safe_open
+
 from mimo_core import MimoError, wrong_types
 
 SMALL = ("config.json", "preprocessor_config.json", "processor_config.json")
@@ -64,7 +66,24 @@ def read_json(file: Path) -> dict[str, Any]:
     return held
 
 
-def _check_regular(file: Path) -> None:
+def tensor_headers(file: Path) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the tensors of a safetensors file; no weight is read.
+
+    Raises:
+        MimoError: the file cannot be read, or is damaged.
+    """
+    try:
+        _check_regular(file, most_bytes=None)
+        with safe_open(file, framework="numpy") as tensors:
+            names = tensors.keys()
+            return {name: tuple(tensors.get_slice(name).get_shape()) for name in names}
+    except OSError as error:
+        raise MimoError(f"{file} cannot be read: {error.strerror or error}") from error
+    except SafetensorError as error:
+        raise MimoError(f"{file} is damaged, or no safetensors file ({error})") from error
+
+
+def _check_regular(file: Path, most_bytes: int | None = _MOST_BYTES) -> None:
     """Whether a file can be read in a bounded time: no pipe, no device, of a size of a config.
 
     Raises:
@@ -73,7 +92,7 @@ def _check_regular(file: Path) -> None:
     found = file.stat()
     if not stat.S_ISREG(found.st_mode):
         raise MimoError(f"{file} is a folder, a pipe or a device, not a file")
-    if found.st_size > _MOST_BYTES:
+    if most_bytes is not None and found.st_size > most_bytes:
         raise MimoError(f"{file} has {found.st_size:,} bytes, too many for a model's config")
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import math
-import struct
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
@@ -13,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from mimo_core import MimoError, Module, Stored, WeightMap, WeightRule
 from mimo_plugin_hf_vision import families, whole
 from mimo_plugin_hf_vision.architecture import Architecture, architecture
-from mimo_plugin_hf_vision.files import find_weights
+from mimo_plugin_hf_vision.files import find_weights, tensor_headers
 from mimo_plugin_hf_vision.options import Options, options_of
 
 if TYPE_CHECKING:
@@ -181,13 +179,12 @@ def _gated(name: str, shape: tuple[int, ...]) -> WeightRule:
 
 @cache
 def _headers(directory: Path) -> Shapes:
-    """Names and shapes of all safetensors of a directory, from the files' JSON headers."""
+    """Names and shapes of all safetensors of a directory, from the files' headers.
+
+    Raises:
+        MimoError: a file is damaged.
+    """
     found: Shapes = {}
     for path in sorted(directory.glob("*.safetensors")):
-        with path.open("rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            header = json.loads(file.read(length))
-        for name, entry in header.items():
-            if name != "__metadata__":
-                found[name] = tuple(entry["shape"])
+        found |= tensor_headers(path)
     return found

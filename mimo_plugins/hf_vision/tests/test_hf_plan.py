@@ -212,6 +212,39 @@ def test_names_of_an_unknown_family_need_its_files(tmp_path: Path) -> None:
         weight_map(tiny_module(write_model(tmp_path, "vit")))
 
 
+def _header(text: str, length: int | None = None) -> bytes:
+    return (len(text) if length is None else length).to_bytes(8, "little") + text.encode()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"1234",
+        _header("{}", 1 << 40),
+        _header("[1]"),
+        _header("not JSON"),
+        _header('{"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}'),
+        _header('{"a": {"dtype": "F32", "shape": [-1], "data_offsets": [0, 0]}}'),
+        _header('{"a": {"shape": "x"}}'),
+        _header("[" * 100_000),
+    ],
+    ids=["empty", "cut", "long", "list", "text", "no data", "negative", "no offsets", "nested"],
+)
+def test_a_damaged_header_is_named(tmp_path: Path, content: bytes) -> None:
+    model = write_model(tmp_path, "vit")
+    (model / "model.safetensors").write_bytes(content)
+    with pytest.raises(MimoError, match=r"model\.safetensors is damaged"):
+        weight_map(tiny_module(model))
+
+
+def test_a_pipe_in_the_place_of_weights_is_named(tmp_path: Path) -> None:
+    model = write_model(tmp_path, "vit")
+    os.mkfifo(model / "model.safetensors")
+    with pytest.raises(MimoError, match=r"model\.safetensors is a folder, a pipe or a device"):
+        weight_map(tiny_module(model))
+
+
 def test_a_tower_is_exported_with_a_config_of_its_own(tmp_path: Path) -> None:
     """Of a whole model's directory too, so that transformers reads what was written."""
     config = weight_map(tiny_module(write_model(tmp_path, "siglip"))).exported_config

@@ -128,6 +128,26 @@ def mistakes(whole: Mapping[str, Any], options: Options, rows: int) -> Iterator[
         )
 
 
+def config_of(options: Options, rows: int, positions: int) -> dict[str, Any]:
+    """The config with which transformers computes the same; empty where it has no such model.
+
+    Args:
+        options: Of the module.
+        rows: Of its embedding.
+        positions: Longest sequence that it was trained on.
+    """
+    config = {
+        "architectures": ["NemotronHForCausalLM"],
+        "model_type": KIND,
+        "hybrid_override_pattern": options.pattern,
+        "max_position_embeddings": positions,
+        # So small that it bounds no step size, as here.
+        "time_step_min": _NEGLIGIBLE_STEP,
+        **{key: value for key, (value, _) in _due(options, rows) if value is not None},
+    }
+    return {} if any(mistakes(config, options, rows)) else config
+
+
 def notes(whole: Mapping[str, Any]) -> Iterator[str]:
     """What nothing reads of a file, each to be read after its name."""
     said, at, kind = _part(whole)

@@ -49,6 +49,7 @@ def weight_map(module: Module) -> WeightMap:
         copies=copies,
         config_mistakes=partial(config_json.mistakes, options=options, rows=rows),
         config_notes=config_json.notes,
+        exported_config=config_json.config_of(options, rows, module.train.sequence_length),
         prefix="language_model.",
     )
 

@@ -28,6 +28,10 @@ def test_each_key_left_out_or_changed_gives_the_same_numbers_or_is_refused_by_na
     assert sum("difference" in case for case in cases.values()) > 10
 
 
+def test_a_model_of_the_exported_config_computes_the_same(compared: dict[str, Any]) -> None:
+    assert compared["cases"]["exported"]["difference"] < TOLERANCE
+
+
 def test_every_key_of_the_class_is_known_with_its_default(compared: dict[str, Any]) -> None:
     assert compared["unknown"] == []
     assert compared["defaults"] == {}

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import attrs
 import pytest
+from mimo_plugin_nemotron.config_json import config_of
 from mimo_plugin_nemotron.options import Options
 
 
@@ -61,3 +62,10 @@ def test_the_embedding_is_padded(size: int, rows: int) -> None:
 @pytest.mark.parametrize("size", [1, 300, 301])
 def test_a_pretrained_embedding_is_not_padded(size: int) -> None:
     assert Options(vocabulary_size=300).embedding_rows(size) == 300
+
+
+def test_what_transformers_computes_otherwise_has_no_exported_config() -> None:
+    assert config_of(Options(pattern="M*-E"), 128, 16)["hybrid_override_pattern"] == "M*-E"
+    assert config_of(Options(pattern="*-", norm_epsilon=1e-6), 128, 16) != {}
+    assert config_of(Options(pattern="M*", norm_epsilon=1e-6), 128, 16) == {}
+    assert config_of(Options(pattern="*E", router_score="softmax"), 128, 16) == {}

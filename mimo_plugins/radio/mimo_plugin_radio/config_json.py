@@ -5,6 +5,7 @@ Facts of transformers 5; a test compares them with its class, so that a key it a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -84,6 +85,26 @@ def mistakes(whole: Mapping[str, Any], options: Options) -> Iterator[str]:
     ratio = whole.get("downsample_ratio", 0.5) if whole.get("model_type") == WHOLE else 0.5
     if options.pixel_shuffle and ratio != 0.5:
         yield f"says downsample_ratio {ratio!r}: the option pixel_shuffle joins 2x2 patches (0.5)"
+
+
+def config_of(options: Options) -> dict[str, Any]:
+    """The config with which transformers computes the same; empty where it has no such tower.
+
+    One of the class tokens sums a picture up; no row that is read depends on which.
+    """
+    width, inner = options.tower_width, options.tower_ffn_width
+    ratio = inner / width
+    config = {
+        "architectures": ["RadioModel"],
+        "model_type": KIND,
+        # Transformers rounds the product down.
+        "mlp_ratio": ratio if int(width * ratio) == inner else math.nextafter(ratio, math.inf),
+        "num_cls_tokens": 1,
+        "num_registers": options.class_tokens - 1,
+        "summary_idxs": [0],
+        **{key: value for key, (value, _) in _due(options).items() if value is not None},
+    }
+    return config if options.class_tokens else {}
 
 
 def notes(whole: Mapping[str, Any]) -> Iterator[str]:

@@ -30,6 +30,7 @@ def weight_map(module: Module) -> WeightMap:
         },
         config_mistakes=partial(config_json.mistakes, options=options),
         config_notes=config_json.notes,
+        exported_config=config_json.config_of(options),
         prefix="vision_model.",
     )
 

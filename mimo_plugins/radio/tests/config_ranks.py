@@ -81,7 +81,8 @@ def one_rank(platform: Any) -> dict[str, Any]:
     with torch.no_grad():
         ours = model["tower"](**batch)
     assert weights.config_mistakes is not None
-    files = [("nothing", "", base), *cases(base, VALUES, OTHERS)]
+    exported = dict(weights.exported_config)
+    files = [("nothing", "", base), ("exported", "", exported), *cases(base, VALUES, OTHERS)]
     return {
         "cases": outcomes(files, weights.config_mistakes, theirs, ours),
         "unknown": unknown_fields(base, KEYS),

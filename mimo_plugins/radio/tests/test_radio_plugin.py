@@ -103,6 +103,16 @@ def test_grid_may_grow_in_tp_pp_and_dp_and_tp_divides_the_widths() -> None:
     }
 
 
+@pytest.mark.parametrize(("width", "ffn"), [(16, 77), (98, 2)])
+def test_the_exported_config_is_of_the_same_tower(width: int, ffn: int) -> None:
+    """Of the second, the width times the nearest ratio is below the inner width."""
+    weights = plugin.weight_map(tiny_module(hidden_size=width, ffn_hidden_size=ffn))
+    assert weights.config_mistakes is not None
+    assert weights.exported_config["model_type"] == "radio"
+    assert list(weights.config_mistakes(weights.exported_config)) == []
+    assert plugin.weight_map(tiny_module(class_tokens=0)).exported_config == {}
+
+
 def test_placeholder_can_be_chosen() -> None:
     (edge,) = plugin.module_edges(tiny_module(placeholder="<image>"), {})
     assert edge.placeholder == "<image>"

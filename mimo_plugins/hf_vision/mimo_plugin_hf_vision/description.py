@@ -10,6 +10,7 @@ from mimo_plugin_hf_vision.architecture import Architecture, architecture
 from mimo_plugin_hf_vision.names import parameters, projector_shapes, tensor_shapes, unread
 from mimo_plugin_hf_vision.options import Options, options_of
 from mimo_plugin_hf_vision.preprocessing import preprocessing
+from mimo_plugin_hf_vision.processors import SCALED_FIRST, torchvision_class
 
 OWNS = frozenset(
     {
@@ -83,13 +84,20 @@ def describe_encoder(module: Module) -> Description:
 
 
 def _notes(tower: Architecture, options: Options) -> Iterator[str]:
-    """Where a whole model's file says which rows are read."""
+    """What the model's files decide, and where pixels are not those that they ask for."""
     file = tower.directory / "config.json"
     if options.select_layer is None and tower.select_layer is not None:
         yield f"select_layer is {tower.select_layer}: {file} says so ({whole.LAYER})"
     if options.tokens is None and whole.STRATEGY in tower.rows:
         strategy = tower.rows[whole.STRATEGY]
         yield f"tokens is {tower.tokens}: {file} says so ({whole.STRATEGY} {strategy!r})"
+    torchvision = torchvision_class(tower.directory)
+    if torchvision and SCALED_FIRST not in torchvision[1]:
+        file, name = torchvision
+        yield (
+            f"{file} says image_processor_type {name}: pixels are those of its version without "
+            "Fast (Pillow's), which torchvision rounds otherwise"
+        )
 
 
 def _tower_weights(tower: Architecture, options: Options) -> Iterator[Weights]:

@@ -84,6 +84,8 @@ def preprocessing(tower: Architecture, options: Options) -> Preprocessing:
     scaled_first = kind == SCALED_FIRST
     if scaled_first and said["do_center_crop"]:
         raise MimoError(f"{file} says do_center_crop true; hf-vision does not crop for {kind}")
+    if scaled_first and said["do_normalize"]:
+        _check_floats(file, kind, said)
     filters = (BILINEAR, BICUBIC) if scaled_first else _FILTERS
     if said["do_resize"] and said["resample"] not in filters:
         raise MimoError(
@@ -104,6 +106,20 @@ def preprocessing(tower: Architecture, options: Options) -> Preprocessing:
         mean=mean,
         std=std,
     )
+
+
+def _check_floats(file: Path, kind: str, said: Mapping[str, Any]) -> None:
+    """A processor that scales first normalises what the scaling made floats."""
+    if not said["do_rescale"]:
+        raise MimoError(
+            f"{file} says do_normalize true, but not do_rescale; {kind} normalises scaled pixels "
+            "only: set do_rescale to true, or do_normalize to false"
+        )
+    if isinstance(said["rescale_factor"], int):
+        raise MimoError(
+            f"{file} says rescale_factor {said['rescale_factor']}, from which {kind} makes whole "
+            "numbers that it cannot normalise; give it a decimal point"
+        )
 
 
 def _without_file(tower: Architecture, options: Options) -> Preprocessing:

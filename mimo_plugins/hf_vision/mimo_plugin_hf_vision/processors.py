@@ -139,6 +139,16 @@ def processor_of(directory: Path) -> tuple[Path, str, dict[str, Any]] | None:
     return file, kind, {k: v for k, v in used.items() if k in READ and v is not None}
 
 
+def torchvision_class(directory: Path) -> tuple[Path, str] | None:
+    """The file and its class, where that is one of torchvision's by its name."""
+    found = _find(directory)
+    if found is None:
+        return None
+    file, values = found
+    name = values.get("image_processor_type")
+    return (file, name) if isinstance(name, str) and name.endswith("Fast") else None
+
+
 def _find(directory: Path) -> tuple[Path, dict[str, Any]] | None:
     """The file that transformers reads, and its part on images."""
     whole = directory / _WHOLE

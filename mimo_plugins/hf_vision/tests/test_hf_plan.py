@@ -270,6 +270,31 @@ def test_what_is_exported_is_read_again(tmp_path: Path, name: str, change: dict[
     assert one.tokens == other.tokens or not one.class_tokens
 
 
+def test_a_class_of_torchvision_is_reported(tmp_path: Path) -> None:
+    fast = {**SQUARE, "image_processor_type": "SiglipImageProcessorFast"}
+    (note,) = describe(tiny_module(write_model(tmp_path, "siglip", fast))).notes
+    assert "image_processor_type SiglipImageProcessorFast: pixels are those of its" in note
+    assert describe(tiny_module(write_model(tmp_path, "siglip"))).notes == ()
+
+
+@pytest.mark.parametrize(
+    ("change", "due"),
+    [
+        ({"do_rescale": False}, "do_normalize true, but not do_rescale"),
+        ({"do_rescale": None}, "do_normalize true, but not do_rescale"),
+        ({"rescale_factor": 1}, "rescale_factor 1, from which DINOv3ViTImageProcessor makes"),
+    ],
+)
+def test_pixels_that_dinov3_cannot_normalise_are_refused(
+    tmp_path: Path, change: dict[str, Any], due: str
+) -> None:
+    """Without torchvision, which the comparison with transformers needs."""
+    processor = {**SQUARE, "image_processor_type": "DINOv3ViTImageProcessorFast"}
+    assert due in _said({}, write_model(tmp_path, "vit", processor | change))
+    write_model(tmp_path, "vit", processor | change | {"do_normalize": False})
+    assert _positions(tiny_module(tmp_path)) == 16
+
+
 def test_pictures_are_made_as_the_processor_says(tmp_path: Path) -> None:
     square = _how(write_model(tmp_path / "square", "clip"))
     assert (square.resize, square.crop, square.resample) == ((16, 16), None, 3)

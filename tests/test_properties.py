@@ -207,6 +207,8 @@ PLAIN = st.recursive(
     max_leaves=6,
 )
 OPTIONS = st.dictionaries(WORDS, PLAIN, max_size=3)
+NAMED = WORDS.filter(str.strip)
+"""What names a plugin or a place: the recipe refuses an empty text."""
 
 
 def some(**fields: SearchStrategy[Any]) -> SearchStrategy[dict[str, Any]]:
@@ -225,7 +227,7 @@ def module(*parts: str) -> SearchStrategy[dict[str, Any]]:
         weight_decay_factor=st.integers(0, 3),
         megatron=OPTIONS,
     )
-    return st.builds(lambda plugin, given: {"plugin": plugin, **given}, WORDS, fields)
+    return st.builds(lambda plugin, given: {"plugin": plugin, **given}, NAMED, fields)
 
 
 @st.composite
@@ -249,9 +251,9 @@ def recipes(draw: st.DrawFn) -> dict[str, Any]:
     )
     count = st.integers(0, 10**6)
     rest = some(
-        tokenizer=some(directory=st.none() | WORDS),
+        tokenizer=some(directory=st.none() | NAMED),
         evaluate=some(every=count, samples=st.none() | st.integers(1), show=count),
-        checkpoint=some(save=st.booleans(), save_every=count, directory=WORDS, start_from=WORDS),
+        checkpoint=some(save=st.booleans(), save_every=count, directory=NAMED, start_from=NAMED),
         layout=st.sampled_from(["disjoint", "colocated"]),
         megatron=OPTIONS,
     )
@@ -261,7 +263,7 @@ def recipes(draw: st.DrawFn) -> dict[str, Any]:
             name: draw(module(LANGUAGE) if name == LANGUAGE else module("encoder", "projector"))
             for name in names[names.index(LANGUAGE) :]
         },
-        "data": {"plugin": draw(WORDS), **draw(data)},
+        "data": {"plugin": draw(NAMED), **draw(data)},
         "train": {**train, **draw(more)},
         **draw(rest),
     }

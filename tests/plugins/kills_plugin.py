@@ -25,7 +25,7 @@ OPENED = {
     "before a shard is opened": "*.distcp",
     "between the shards and .metadata": ".metadata.tmp",
     "between .metadata and the random states": "random-*.json",
-    "before the manifest's draft": "mimo.json.new",
+    "before the manifest's draft": ".mimo-*.new.json",
     "between the manifest's rename and the tracker's truncation": TRACKER,
 }
 """Points before a file is opened for writing, by its name."""
@@ -35,7 +35,7 @@ WRITTEN: dict[str, tuple[str, Callable[[int], bool]]] = {
     "after the tracker": (TRACKER, lambda size: size > 0),
 }
 """Points after that, by the file's bytes so far."""
-RENAMED = {"between the manifest's draft and its rename": "mimo.json.new"}
+RENAMED = {"between the manifest's draft and its rename": ".mimo-*.new.json"}
 """Points before a file is renamed."""
 
 _due = os.environ["KILLS"].split(",")[len(json.loads(os.environ.get("MIMO_RESTARTS", "[]"))) :]
@@ -68,7 +68,7 @@ def _audit(event: str, arguments: tuple[Any, ...]) -> None:
         return
     path = Path(arguments[0])
     if event == "os.rename":
-        if POINT in RENAMED and path.name == RENAMED[POINT]:
+        if POINT in RENAMED and fnmatch(path.name, RENAMED[POINT]):
             strike()
     elif arguments[2] & (os.O_WRONLY | os.O_RDWR):
         if POINT in OPENED and fnmatch(path.name, OPENED[POINT]):

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from mimo_core.rank import free_port
 
 from .conftest import HERE, TIMEOUT, Run
@@ -35,6 +37,7 @@ def environment(**more: str) -> dict[str, str]:
     return {**os.environ, "PATH": path, "COLUMNS": "120", **more}
 
 
+@pytest.mark.long
 def test_torchrun_over_two_machines_trains_as_one_machine_does(tiny: Run, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     nodes = {"NNODES": "2", "RANKS_PER_NODE": "1", "MASTER_PORT": str(free_port())}

@@ -133,6 +133,7 @@ def test_a_fault_ends_the_run_with_its_cause_last_on_the_screen(
     assert lines[-1] == f"its log: {folder}/logs/rank-{said.split()[1]}.log"
 
 
+@pytest.mark.long
 def test_a_disk_that_is_full_leaves_the_earlier_checkpoint(
     site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -183,10 +184,14 @@ def test_a_disk_that_is_full_leaves_the_earlier_checkpoint(
 @pytest.mark.parametrize(
     ("fault", "said"),
     [
-        ("1 import 1 raise", "rank 1 failed: rank 1 ("),
-        ("1 provide_batch 3 exit", "rank 1 (language) ended without a word"),
+        pytest.param("1 import 1 raise", "rank 1 failed: rank 1 (", id="fails while others wait"),
+        pytest.param(
+            "1 provide_batch 3 exit",
+            "rank 1 (language) ended without a word",
+            id="leaves",
+            marks=pytest.mark.long,
+        ),
     ],
-    ids=["fails while others wait", "leaves"],
 )
 def test_a_fault_ends_all_nodes_and_every_screen_tells_its_cause(
     fault: str, said: str, site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

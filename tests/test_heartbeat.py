@@ -175,11 +175,24 @@ def test_the_stack_of_the_main_thread_is_seen_from_another() -> None:
 @pytest.mark.parametrize(
     ("fault", "said"),
     [
-        ("0 provide_batch 3 stop", "rank 0 (vision) has sent no heartbeat for 3 s"),
-        ("1 provide_batch 6 stop", "rank 1 (language) has sent no heartbeat for 3 s"),
-        ("1 provide_batch 6 wait", "rank 1 (language) has made no progress for 10 s"),
+        pytest.param(
+            "0 provide_batch 3 stop",
+            "rank 0 (vision) has sent no heartbeat for 3 s",
+            id="rank 0 stopped",
+            marks=pytest.mark.long,
+        ),
+        pytest.param(
+            "1 provide_batch 6 stop",
+            "rank 1 (language) has sent no heartbeat for 3 s",
+            id="rank 1 stopped",
+            marks=pytest.mark.long,
+        ),
+        pytest.param(
+            "1 provide_batch 6 wait",
+            "rank 1 (language) has made no progress for 10 s",
+            id="rank 1 reads a pipe",
+        ),
     ],
-    ids=["rank 0 stopped", "rank 1 stopped", "rank 1 reads a pipe"],
 )
 def test_a_hung_rank_ends_the_run(
     fault: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -163,6 +163,7 @@ def test_a_run_folder_is_for_one_run_and_a_killed_launcher_takes_its_ranks_along
     wait_for(lambda: not processes(folder))
 
 
+@pytest.mark.long
 def test_a_run_goes_on_for_longer_but_not_with_another_model(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     given = ("--no-plugin", "lora", "--max-restarts", "2")

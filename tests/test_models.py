@@ -37,6 +37,7 @@ def test_the_demo_learns_to_read(tmp_path: Path) -> None:
     assert run.summary["evaluation"]["caption_accuracy"] > 0.6
 
 
+@pytest.mark.long
 def test_eight_ranks_train(tmp_path: Path) -> None:
     """Encoder tp 2 dp 2; language model tp 2 dp 2 ep 2 with sequence parallelism."""
     recipe = Path(mimo_core.__file__).parent / "recipes" / "eight-ranks.yaml"

@@ -49,6 +49,7 @@ def well(run: Run) -> Run:
     return run
 
 
+@pytest.mark.long
 def test_stages_start_from_the_weights_before_and_freeze_what_they_name(tmp_path: Path) -> None:
     """The documented pair: the projector alone, then everything, on another layout; then on,
     without what it started from."""
@@ -143,6 +144,7 @@ def test_packed_samples_train_as_padded_ones_do(tiny: Run, tmp_path: Path) -> No
     assert all(row["positions"] == 256 for row in tiny.summary["iterations"])
 
 
+@pytest.mark.long
 def test_packed_samples_over_stages_that_come_first(tmp_path: Path) -> None:
     """The language model on ranks 0 to 3, its sequence and its layers split, experts on its last
     stage alone: trained, evaluated and saved, packed as padded."""

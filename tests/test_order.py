@@ -79,6 +79,7 @@ def worlds() -> dict[str, Any]:
     return told  # type: ignore[no-any-return]
 
 
+@pytest.mark.long
 def test_no_rank_waits_for_ever_in_any_layout(names: list[str], worlds: dict[str, Any]) -> None:
     """The parity table's, those of ``test_pipeline``, and drawn ones of up to 30 ranks, with
     communicators made eagerly and lazily."""
@@ -86,6 +87,7 @@ def test_no_rank_waits_for_ever_in_any_layout(names: list[str], worlds: dict[str
     assert {name: told for name, told in zip(names, worlds["cases"], strict=True) if told} == {}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "fault", ["message_by_message", "receives_before_it_sends", "disagrees_on_what_learns"]
 )

@@ -13,7 +13,10 @@ from mimo_core.manifest import read_manifest
 
 from .conftest import Run, start
 
-pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.filterwarnings("ignore:torch.distributed is disabled"),
+]
 
 FEW = ("evaluate.samples=4", "evaluate.show=0")
 # Two encoder ranks and four of the language model; its experts are on the second stage alone.

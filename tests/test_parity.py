@@ -179,6 +179,7 @@ def test_a_layout_trains_as_one_process_does(
             ("modules.vision.freeze=[encoder]", "modules.depth.freeze=[projector]"),
             {"vision.encoder", "depth.projector"},
             id="an encoder and another's projector",
+            marks=pytest.mark.long,
         ),
         pytest.param(
             ("modules.vision.freeze=[encoder, projector]", "modules.language.freeze=[language]"),
@@ -207,6 +208,7 @@ def test_what_is_frozen_keeps_every_bit_and_the_rest_learns_as_in_one_process(
     replay_whole_run(operations)
 
 
+@pytest.mark.long
 def test_packed_samples_train_as_in_one_process(site: Path, tmp_path: Path) -> None:
     packed = "modules.language.packing=true"
     wide = ("modules.language.grid.dp=2", "modules.language.grid.cp=2", "train.micro_batch_size=2")

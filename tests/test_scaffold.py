@@ -61,6 +61,7 @@ def test_there_is_one_of_each_kind() -> None:
     assert NAMES.keys() == KINDS.keys()
 
 
+@pytest.mark.long
 def test_each_passes_its_own_tests(written: dict[str, Path], environ: dict[str, str]) -> None:
     """All in one process, as the four of them share what starts slowly."""
     tests = [str(folder / "tests") for folder in written.values()]

@@ -31,6 +31,7 @@ def planted(site: Path, fault: str, when: Path, **more: str) -> dict[str, str]:
     return environment(FAULT=fault, FAULT_TIME=str(when), PYTHONPATH=path, **more)
 
 
+@pytest.mark.long
 def test_every_process_is_told_and_the_run_goes_on_to_the_last_bit(
     tiny: Run, site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -58,6 +59,7 @@ def test_every_process_is_told_and_the_run_goes_on_to_the_last_bit(
     assert resumed.summary["stopped_by"] is None
 
 
+@pytest.mark.long
 def test_the_script_for_torchrun_hands_it_on_and_ends_well(tmp_path: Path) -> None:
     """And a run that does not save says so."""
     folder, screen, save = tmp_path / "run", tmp_path / "screen", "checkpoint.save=false"
@@ -110,6 +112,7 @@ def test_a_rank_that_is_told_while_ranks_start_ends_all_well(site: Path, tmp_pat
     assert not list(folder.glob("checkpoints/iter*"))
 
 
+@pytest.mark.long
 def test_a_second_signal_ends_the_run_at_once(site: Path, tmp_path: Path) -> None:
     """The iteration that would be waited for never ends."""
     folder, when = tmp_path / "run", tmp_path / "fault"

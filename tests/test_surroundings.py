@@ -61,6 +61,7 @@ def test_what_is_lacking_is_named_before_a_rank_starts(
     assert not (tmp_path / "run" / "logs").exists(), "no rank has started"
 
 
+@pytest.mark.long
 def test_a_long_temporary_folder_is_no_obstacle(tmp_path: Path, real_nurseries: None) -> None:
     """Sockets of the checkpoint queue and of data workers lie in a short one."""
     long = tmp_path / ("a" * 120)

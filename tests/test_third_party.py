@@ -62,6 +62,7 @@ def test_what_it_cannot_do_is_refused_in_its_own_words(overlay: Overlay) -> None
     assert "plugin 'mixer' does not support tp 2: its layers mix all patches of a picture" in said
 
 
+@pytest.mark.long
 def test_a_run_of_two_ranks_learns_with_it(overlay: Overlay) -> None:
     _said(overlay, "mimo-pretrain", "recipe.yaml", "--run-dir", "run")
     summary = json.loads((overlay.work / "run" / "summary.json").read_text())
@@ -70,6 +71,7 @@ def test_a_run_of_two_ranks_learns_with_it(overlay: Overlay) -> None:
     assert losses[-1] < losses[0] / 2
 
 
+@pytest.mark.long
 def test_its_own_tests_pass_on_the_installed_wheel(overlay: Overlay) -> None:
     """The kit that comes in the core's wheel among them."""
     said = _said(overlay, "python", "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests")

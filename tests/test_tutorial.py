@@ -61,6 +61,7 @@ def overlay(tmp_path_factory: pytest.TempPathFactory) -> Overlay:
     return made
 
 
+@pytest.mark.long
 def test_the_tutorial_does_what_it_says(overlay: Overlay) -> None:
     reader = Reader(overlay)
     done = [reader.read(block) for block in blocks(PAGE.read_text(encoding="utf-8"))]

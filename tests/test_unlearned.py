@@ -94,6 +94,7 @@ def test_a_step_without_a_learned_token_changes_nothing(judge: Judge) -> None:
     assert_reported(Run(folder=folder, code=0, screen="", errors="").summary["iterations"])
 
 
+@pytest.mark.long
 def test_all_layouts_decide_alike(judge: Judge) -> None:
     """8 ranks with gradients reduced during backward, against one rank."""
     agreed(judge.compare(planned(*CUT, *LAYOUTS["everything on 8 ranks"]), "everything"))

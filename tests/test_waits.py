@@ -11,6 +11,7 @@ LEAST = 600
 """Seconds; the slowest wait takes about 20 on two idle cores, and a load of 20 makes it 10 times
 longer."""
 SHORT = {
+    ("tests/test_heartbeat.py", "timeout"): "a limit under test, by a clock that the test sets",
     ("tests/test_hub.py", "timeout"): "ranks that do not appear: the subject",
     ("tests/test_hub.py", "settimeout"): "nothing is sent: a longer wait would see no more",
 }

@@ -14,6 +14,8 @@ from gpt_modules import EXPERTS, language_module
 from mimo_plugin_gpt import plugin
 from safetensors.torch import load_file, save_file
 
+pytestmark = pytest.mark.long
+
 RECIPE = Path(__file__).with_name("digits.yaml")
 OPTIONS = EXPERTS | {"qk_norm": True, "vocabulary_size": 384}
 
@@ -80,7 +82,6 @@ def test_its_config_comes_back(directory: Path, exported: Path) -> None:
     )
 
 
-@pytest.mark.long
 def test_it_goes_on_on_another_grid(run: tuple[Path, dict[str, Any]], directory: Path) -> None:
     """Gated halves, and the optimizer's moments of them, find their places on other ranks."""
     folder = run[0]

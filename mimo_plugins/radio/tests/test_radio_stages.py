@@ -9,6 +9,8 @@ import pytest
 
 from mimo_core.testing import run_ranks
 
+pytestmark = pytest.mark.long
+
 RANK_FUNCTIONS = Path(__file__).with_name("ranks_stages.py")
 CASES = [
     f"{resolution}, {grid}"

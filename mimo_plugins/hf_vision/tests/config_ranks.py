@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hf_tiny import tiny_module
+from hf_tiny import TOWER, tiny_module
 from megatron.core.transformer.spec_utils import build_module
 from mimo_plugin_hf_vision.config_tables import ACTIVATIONS, KEYS
 from mimo_plugin_hf_vision.families import CLASS_TOKENS
@@ -29,14 +29,7 @@ from mimo_core.testing.config_cases import (
 from mimo_core.testing.weights import read_parts
 from mimo_core.topology import build_topology
 
-_TOWER: dict[str, Any] = {
-    "hidden_size": 16,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "image_size": 16,
-    "patch_size": 4,
-    "intermediate_size": 24,
-}
+_INNER = {"intermediate_size": 24}
 _VALUES: dict[str, list[Any]] = {
     "hidden_act": ["gelu", "gelu_pytorch_tanh", "relu", "quick_gelu", "strange"],
     "hidden_size": [32, 15],
@@ -68,7 +61,7 @@ def base(kind: str) -> dict[str, Any]:
     """A whole file of a tower, with all keys of its class."""
     config_class = CONFIG_MAPPING[kind]
     known = json.loads(config_class().to_json_string(False))
-    small = {key: value for key, value in _TOWER.items() if key in known}
+    small = {key: value for key, value in {**TOWER, **_INNER}.items() if key in known}
     return json.loads(config_class(**small).to_json_string(False))  # type: ignore[no-any-return]
 
 
@@ -118,7 +111,7 @@ def compared(
 def _case(config: dict[str, Any], path: Path, groups: Any, platform: Any) -> dict[str, Any]:
     """The largest difference of rows relative to the largest number, or what is refused."""
     (path / "config.json").write_text(json.dumps(config))
-    model = _theirs(config)
+    model, why = _theirs(config)
     if model is not None:
         model.config.output_attentions = False  # else this attention cannot be saved
         model.save_pretrained(path)
@@ -135,7 +128,7 @@ def _case(config: dict[str, Any], path: Path, groups: Any, platform: Any) -> dic
     except Exception as error:
         return {"failed": f"{type(error).__name__}: {error}"[:300]}
     if model is None:
-        return {"neither": True}
+        return {"neither": why}
     size = model.config.image_size
     sides = size if isinstance(size, list | tuple) else (size, size)
     pixels = torch.randn(2, 3, *sides, generator=torch.Generator().manual_seed(1))
@@ -158,8 +151,9 @@ def _case(config: dict[str, Any], path: Path, groups: Any, platform: Any) -> dic
     return {"difference": float((rows - due).abs().max() / due.abs().max())}
 
 
-def _theirs(config: dict[str, Any]) -> Any:
-    """The model that transformers makes of a file; ``None`` where it makes none that computes."""
+def _theirs(config: dict[str, Any]) -> tuple[Any, str]:
+    """The model that transformers makes of a file; ``None`` and why if it makes none that
+    computes."""
     try:
         # Without it the rows are the same, but some types of transformers fail.
         given = {**config, "return_dict": True}
@@ -169,6 +163,6 @@ def _theirs(config: dict[str, Any]) -> Any:
         sides = size if isinstance(size, list | tuple) else (size, size)
         with torch.no_grad():
             model(pixel_values=torch.randn(1, 3, *sides))
-    except Exception:
-        return None
-    return model
+    except Exception as error:
+        return None, f"{type(error).__name__}: {error}"[:200]
+    return model, ""

@@ -15,7 +15,7 @@ from safetensors.numpy import save_file
 from mimo_core import Grid, Module, Train
 
 LANGUAGE_WIDTH = 24
-_TOWER: dict[str, Any] = {
+TOWER: dict[str, Any] = {
     "hidden_size": 16,
     "num_hidden_layers": 2,
     "num_attention_heads": 2,
@@ -32,7 +32,7 @@ _TEXT: dict[str, Any] = {
     "eos_token_id": 1,
     "pad_token_id": 2,
 }
-_VISION = {**_TOWER, "intermediate_size": 32}
+_VISION = {**TOWER, "intermediate_size": 32}
 CONFIGS: dict[str, dict[str, Any]] = {
     "clip": {
         "model_type": "clip",
@@ -45,8 +45,8 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "vision_config": {**_VISION, "model_type": "siglip_vision_model"},
         "text_config": _TEXT,
     },
-    "dinov2": {"model_type": "dinov2", **_TOWER, "image_size": 24},
-    "dinov2-giant": {"model_type": "dinov2", **_TOWER, "use_swiglu_ffn": True, "qkv_bias": False},
+    "dinov2": {"model_type": "dinov2", **TOWER, "image_size": 24},
+    "dinov2-giant": {"model_type": "dinov2", **TOWER, "use_swiglu_ffn": True, "qkv_bias": False},
     "clip-vision": {"model_type": "clip_vision_model", **_VISION},
     "vit": {"model_type": "vit", **_VISION},
 }

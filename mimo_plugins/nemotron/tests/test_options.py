@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import attrs
 import pytest
-from mimo_plugin_nemotron.config_json import config_of
+from mimo_plugin_nemotron.config_json import config_of, notes
 from mimo_plugin_nemotron.options import Options
 
 
@@ -69,3 +69,11 @@ def test_what_transformers_computes_otherwise_has_no_exported_config() -> None:
     assert config_of(Options(pattern="*-", norm_epsilon=1e-6), 128, 16) != {}
     assert config_of(Options(pattern="M*", norm_epsilon=1e-6), 128, 16) == {}
     assert config_of(Options(pattern="*E", router_score="softmax"), 128, 16) == {}
+
+
+def test_an_exported_config_bounds_no_step_size() -> None:
+    """Nothing in it is computed otherwise by transformers, so that no note is due."""
+    config = config_of(Options(pattern="M*-E"), 128, 16)
+    assert list(notes(config)) == []
+    bounded = {key: value for key, value in config.items() if key != "time_step_min"}
+    assert len(list(notes(bounded))) == 1

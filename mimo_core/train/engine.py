@@ -44,18 +44,12 @@ from mimo_core.train.early import encodes_early
 from mimo_core.train.facts import facts_to_keep
 from mimo_core.train.history import History
 from mimo_core.train.measures import Measures
-from mimo_core.train.reached import Watch, unreached
-from mimo_core.train.same_copies import (
-    compare_batches,
-    compare_configurations,
-    compare_weights,
-)
+from mimo_core.train.model_checks import ModelChecks
+from mimo_core.train.same_copies import compare_configurations
 from mimo_core.train.samples import Samples
+from mimo_core.train.skipped_steps import SkippedSteps
 from mimo_core.train.step import LOSS, POSITIONS, ForwardStep
 from mimo_core.weights.beginning import notes
-
-SKIPPED_IN_A_ROW = 10
-"""Steps in a row that are not taken, before the run ends."""
 
 
 class Engine:
@@ -126,9 +120,8 @@ class Engine:
             self._tell(reporter)
         self._feeds: dict[Split, Feed] = {}
         self._evaluated: dict[int, Any] = {}
-        self._skipped = 0
-        self._model: Model | None = None
-        self._drift_reported = False
+        self._skipped = SkippedSteps()
+        self._checks = ModelChecks(plan, reporter)
         self._ended: float | None = None
         self._profile = Profile(
             plan=plan, platform=platform, folder=folder, reporter=reporter, passes=recorded_passes
@@ -143,7 +136,7 @@ class Engine:
     def run(self) -> None:
         """Train, evaluate and save by the stock loop."""
         self._history.adapt(
-            self._facts, self._platform, self._build.origins, self._compare_before_saving
+            self._facts, self._platform, self._build.origins, self._checks.before_saving
         )
         adapt_stock_loop(train_step=self._around_step, evaluate=self._around_evaluation)
         self._build.config_of(LANGUAGE).finalize_model_grads_func = finalize_gradients
@@ -226,10 +219,7 @@ class Engine:
             self._termination.begin()
             CURRENT.begin(iteration + 1, "forward-backward")
             _, _, model, optimizer, scheduler, *_ = args
-            watch = None
-            if self._model is None:
-                self._compare_before_training(model[0])
-                watch = Watch(model[0])
+            self._checks.before_step(model[0], self._feeds["train"])
             sent = self._while_a_step_ends(iteration, model[0])
             self._communicator.begin(self._feeds["train"], learning=True, sent=sent)
             if iteration == 0 and self._plan.recipe.checkpoint.save_initial:
@@ -240,8 +230,7 @@ class Engine:
                 result = stock(*args, iteration=iteration, **kwargs)
                 self._platform.synchronize()
                 ended = time.perf_counter()
-            if watch is not None:
-                self._report_unreached(watch)
+            self._checks.after_step()
             if (tuned := self._platform.tuned()) is not None:
                 print(tuned, flush=True)
             losses, skipped, *_, norm, _zeros, _logit = result
@@ -275,7 +264,7 @@ class Engine:
             if self._reporter is not None:
                 self._reporter.step(row)
             self._profile.tell(row.iteration)
-            self._count_skipped(row)
+            self._skipped.count(row)
             return result
 
         return train_step
@@ -289,39 +278,6 @@ class Engine:
             microbatches = self._train.global_batch_size // self._plan.microbatch
             model.routers.begin_step(batch.learned_in_step, microbatches)
 
-    def _compare_before_training(self, model: Model) -> None:
-        """Compare what ranks hold and read before this process's first step. Called by all ranks.
-
-        Raises:
-            MimoError: ranks that must be equal are not.
-        """
-        compare_batches(self._plan, self._feeds["train"].look_ahead())
-        compare_weights(self._plan, model, "before the first step", trained=False)
-        self._model = model
-
-    def _report_unreached(self, watch: Watch) -> None:
-        """Note parameters without a gradient in this process's first step. Called by all ranks."""
-        told = unreached(self._plan, watch.end())
-        for line in told if self._reporter is not None else ():
-            self._reporter.note(line)  # type: ignore[union-attr]
-
-    def _compare_before_saving(self, iteration: int) -> None:
-        """Compare the weights that ranks are about to save. Called by all ranks.
-
-        Raises:
-            MimoError: copies have become different.
-        """
-        if self._model is None:
-            return
-        when = f"after iteration {iteration}, which is not saved (earlier checkpoints are kept)"
-        lines = compare_weights(self._plan, self._model, when, trained=True)
-        if lines and self._reporter is not None and not self._drift_reported:
-            self._drift_reported = True
-            self._reporter.note(
-                f"after iteration {iteration}, {len(lines)} weights that tensor-parallel ranks do "
-                f"not split differ between them (the log lists them), such as {lines[0].strip()}"
-            )
-
     def _while_a_step_ends(self, iteration: int, model: Model) -> Callable[[int], None] | None:
         """What this rank does when its last rows of a step have left, if there is a next step."""
         if iteration + 1 >= self._train.iterations or not encodes_early(model):
@@ -333,23 +289,6 @@ class Engine:
                 self._forward_step.early.compute(self._feeds["train"], model)
 
         return sent
-
-    def _count_skipped(self, row: Iteration) -> None:
-        """End a run that no longer learns; on all ranks, which know the same cause.
-
-        Raises:
-            ValueError: too many steps in a row were skipped.
-        """
-        self._skipped = 0 if row.skipped is None else self._skipped + 1
-        if self._skipped == SKIPPED_IN_A_ROW:
-            other = "a smaller train.learning_rate or other data"
-            if row.skipped == NO_LABELS:
-                other = "a larger train.sequence_length or other data"
-            raise ValueError(
-                f"iterations {row.iteration - SKIPPED_IN_A_ROW + 1} to {row.iteration} were all "
-                f"skipped: {row.skipped}; go on from the last checkpoint with {other} "
-                "(weights were not changed by skipped steps)"
-            )
 
     def _positions(self, losses: Mapping[str, torch.Tensor]) -> int:
         """Of the global batch; packed ones are reported as a mean over ranks and microbatches."""

@@ -1,0 +1,75 @@
+"""Checks of what ranks hold and read: before the first step, after it and before each save."""
+
+from __future__ import annotations
+
+from mimo_core.data.feed import Feed
+from mimo_core.model.mimo import Model
+from mimo_core.plan import Plan
+from mimo_core.report.reporter import Reporter
+from mimo_core.train.reached import Watch, unreached
+from mimo_core.train.same_copies import compare_batches, compare_weights
+
+
+class ModelChecks:
+    """Checks of one rank; all ranks call the same method at the same time."""
+
+    def __init__(self, plan: Plan, reporter: Reporter | None) -> None:
+        """
+        Args:
+            plan: What is run.
+            reporter: On the rank that reports, else ``None``.
+        """
+        self._plan = plan
+        self._reporter = reporter
+        self._model: Model | None = None
+        self._watch: Watch | None = None
+        self._drift_reported = False
+
+    def before_step(self, model: Model, feed: Feed) -> None:
+        """Compare batches and weights of ranks before this process's first step, and watch which
+        parameters get a gradient in it. Called by all ranks before every step.
+
+        Args:
+            model: This rank's part.
+            feed: Training batches of this rank.
+
+        Raises:
+            MimoError: ranks that must be equal are not.
+        """
+        if self._model is not None:
+            return
+        compare_batches(self._plan, feed.look_ahead())
+        compare_weights(self._plan, model, "before the first step", trained=False)
+        self._model = model
+        self._watch = Watch(model)
+
+    def after_step(self) -> None:
+        """Note parameters without a gradient in this process's first step. Called by all ranks
+        after every step."""
+        if self._watch is None:
+            return
+        lines = unreached(self._plan, self._watch.end())
+        self._watch = None
+        if self._reporter is not None:
+            for line in lines:
+                self._reporter.note(line)
+
+    def before_saving(self, iteration: int) -> None:
+        """Compare the weights that ranks are about to save. Called by all ranks.
+
+        Args:
+            iteration: The one that is saved.
+
+        Raises:
+            MimoError: copies have become different.
+        """
+        if self._model is None:
+            return
+        when = f"after iteration {iteration}, which is not saved (earlier checkpoints are kept)"
+        lines = compare_weights(self._plan, self._model, when, trained=True)
+        if lines and self._reporter is not None and not self._drift_reported:
+            self._drift_reported = True
+            self._reporter.note(
+                f"after iteration {iteration}, {len(lines)} weights that tensor-parallel ranks do "
+                f"not split differ between them (the log lists them), such as {lines[0].strip()}"
+            )

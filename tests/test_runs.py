@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
@@ -102,6 +103,16 @@ def test_tensorboard_has_the_losses_of_the_language_model(tiny: Run) -> None:
     events = EventAccumulator(str(tiny.folder / "tensorboard")).Reload()
     values = [event.value for event in events.Scalars("lm loss")]
     assert values == pytest.approx(tiny.losses, rel=1e-6)  # TensorBoard keeps float32
+
+
+def test_tensorboard_has_the_learning_rate_of_the_next_iteration(tiny: Run) -> None:
+    """Iteration i of N is at (i - 1) / N of the decay, which ends at the smallest rate."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(tiny.folder / "tensorboard")).Reload()
+    rates = {event.step: event.value for event in events.Scalars("learning-rate")}
+    due = {step: 1e-2 * (1 + math.cos(math.pi * step / 4)) / 2 for step in (1, 2, 3, 4)}
+    assert rates == pytest.approx(due, rel=2**-23, abs=1e-9)  # events hold float32
 
 
 def test_pictures_are_decoded_on_encoder_ranks_only(tiny: Run) -> None:

@@ -24,6 +24,6 @@ lint: $(READY)
 
 $(READY): pyproject.toml $(PLUGINS)
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --upgrade pip
-	$(BIN)/pip install --quiet -e '.[dev]' $(foreach plugin,$(PLUGINS:/pyproject.toml=),-e ./$(plugin))
+	$(BIN)/pip install --quiet --upgrade pip setuptools
+	$(BIN)/pip install --quiet --no-build-isolation -e '.[dev]' $(foreach plugin,$(PLUGINS:/pyproject.toml=),-e ./$(plugin))
 	touch $@

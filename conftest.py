@@ -18,7 +18,14 @@ from mimo_core.nursery.client import PROGRAM
 from mimo_core.testing.ranks import WARM as OF_TESTS
 
 NURSERIES = Path(__file__).parent / "tests" / "nurseries"
-MORE = ("matplotlib.figure", "matplotlib.backends.backend_agg", "megatron.core.models.vision.radio")
+MORE = (
+    "matplotlib.figure",
+    "matplotlib.backends.backend_agg",
+    "megatron.core.models.vision.radio",
+    "transformers.core_model_loading",
+    "transformers.models.auto.modeling_auto",
+    "transformers.models.clip.modeling_clip",
+)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -114,7 +114,9 @@ def bounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     before = signal.signal(signal.SIGALRM, late)
     signal.alarm(900)
     limits = resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, (4 << 30, limits[1]))
+    # Libraries of an earlier test in this process may have reserved many gigabytes already.
+    reserved = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (reserved + (4 << 30), limits[1]))
     yield
     resource.setrlimit(resource.RLIMIT_AS, limits)
     signal.alarm(0)

@@ -54,6 +54,13 @@ def one_import() -> Iterator[None]:
     server.wait()
 
 
+@pytest.fixture(autouse=True)
+def same_numbers() -> None:
+    """A test draws the same random numbers, whichever tests ran before it."""
+    if torch := sys.modules.get("torch"):
+        torch.manual_seed(0)
+
+
 @pytest.fixture(scope="module")
 def real_nurseries() -> Iterator[None]:
     """Runs have a nursery that their launcher starts, as users have it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import pytest
@@ -50,7 +51,8 @@ def test_gradient_of_every_input(length: int) -> None:
 @pytest.mark.parametrize("lengths", [None, [100, 92]], ids=["one sample", "packed"])
 def test_float32_loses_its_rounding_only(lengths: list[int] | None) -> None:
     """Steps large and small, whose log decays sum up to thousands: differences of such sums in
-    float32 would show 4e-5 to 2e-4; rounding shows up to 2e-7 of the largest entry."""
+    float32 show 4e-5 to 2e-4 of the largest entry. Rounding shows less than 2**-23 times the root of
+    the number of summands: the gradient of a decay has 5,760 (batch, positions, width, state)."""
     segments = None if lengths is None else numbered(lengths).expand(2, -1)
     x, dt, _, b, c = scan_inputs(192)
     dt = F.softplus(6 * torch.randn_like(dt))
@@ -64,7 +66,8 @@ def test_float32_loses_its_rounding_only(lengths: list[int] | None) -> None:
         told.append([y, *(t.grad for t in inputs)])
     for single, double in zip(*told, strict=True):
         assert single is not None and double is not None
-        assert (single - double).abs().max() < 2e-6 * double.abs().max()
+        bound = 2**-23 * (2 * 192 * 3 * 5) ** 0.5
+        assert (single - double).abs().max() < bound * double.abs().max()
 
 
 SAMPLES = [[17], [4, 4, 9], [3, 1, 1, 12], [1, 7, 5, 4], [5, 12]]
@@ -247,8 +250,12 @@ def test_what_a_cpu_cannot_do_is_refused_by_name() -> None:
 
 
 @pytest.mark.parametrize("length", [8, 10], ids=["whole chunks", "and a rest"])
-def test_the_mixer_of_transformers(length: int) -> None:
+def test_the_mixer_of_transformers(length: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same weights in transformers' Mamba2 mixer give the same output and gradients."""
+    # Where these are installed, transformers calls their CUDA kernels on CPUs, too.
+    for kernels in ("mamba_ssm", "causal_conv1d"):
+        monkeypatch.setitem(sys.modules, kernels, None)
+    monkeypatch.delitem(sys.modules, "transformers.models.mamba2.modeling_mamba2", raising=False)
     from transformers import Mamba2Config
     from transformers.models.mamba2.modeling_mamba2 import Mamba2Mixer
 

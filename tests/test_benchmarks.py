@@ -26,12 +26,12 @@ from .conftest import HERE, TIMEOUT
 TINY = str(HERE / "recipes" / "tiny.yaml")
 
 
-@pytest.mark.parametrize("benchmark", SUITE, ids=lambda one: one.name)
-def test_a_benchmark_is_a_full_sequence_on_its_number_of_ranks(benchmark) -> None:
-    plan = make_plan(benchmark.recipe, benchmark.overrides)
-    assert plan.layout.world_size == benchmark.ranks
+@pytest.mark.parametrize("case", SUITE, ids=lambda one: one.name)
+def test_a_benchmark_is_a_full_sequence_on_its_number_of_ranks(case: Benchmark) -> None:
+    plan = make_plan(case.recipe, case.overrides)
+    assert plan.layout.world_size == case.ranks
     frozen = any(module.freeze for module in plan.graph.modules.values())
-    assert frozen == ("frozen" in benchmark.name)
+    assert frozen == ("frozen" in case.name)
     train = plan.recipe.train
     dp = plan.layout.grids["language"].dp
     assert train.global_batch_size == 8 * train.micro_batch_size * dp, "8 microbatches a rank"

@@ -51,8 +51,8 @@ def test_gradient_of_every_input(length: int) -> None:
 @pytest.mark.parametrize("lengths", [None, [100, 92]], ids=["one sample", "packed"])
 def test_float32_loses_its_rounding_only(lengths: list[int] | None) -> None:
     """Steps large and small, whose log decays sum up to thousands: differences of such sums in
-    float32 show 4e-5 to 2e-4 of the largest entry. Rounding shows less than 2**-23 times the root of
-    the number of summands: the gradient of a decay has 5,760 (batch, positions, width, state)."""
+    float32 show 4e-5 to 2e-4 of the largest entry. Rounding shows less than 2**-23 times the
+    root of the number of summands: 5,760 (batch, positions, width, state) for a decay."""
     segments = None if lengths is None else numbered(lengths).expand(2, -1)
     x, dt, _, b, c = scan_inputs(192)
     dt = F.softplus(6 * torch.randn_like(dt))

@@ -19,7 +19,7 @@ from mimo_core.errors import CheckpointError
 from mimo_core.profile.recorder import span
 from mimo_core.profile.spans import Kind
 from mimo_core.termination import children_ignore
-from mimo_core.train.restricted_loading import restrict_loading
+from mimo_core.train.restricted_loading import metadata_error, restrict_loading
 
 
 def adapt_stock_loop(
@@ -146,7 +146,8 @@ def _loading_named(stock: Callable[..., Any]) -> Callable[..., Any]:
         # torch's CheckpointException is a BaseException.
         except (Exception, CheckpointException) as error:
             raise ValueError(
-                f"the checkpoint in {folder} cannot be loaded: {_first_cause(error)}. It must be "
+                f"the checkpoint in {folder} cannot be loaded: "
+                f"{metadata_error() or _first_cause(error)}. It must be "
                 "whole, and of the same modules with options that give the same shapes"
             ) from error
 

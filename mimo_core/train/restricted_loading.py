@@ -18,6 +18,7 @@ from mimo_core.errors import MimoError
 from mimo_core.weights.restricted import read_metadata, read_object, read_tensors
 
 _REPLACED = "_mimo_reads_restricted"
+_metadata_errors: list[str] = []
 
 
 def restrict_loading() -> None:
@@ -30,11 +31,25 @@ def restrict_loading() -> None:
     if not hasattr(reader, _REPLACED):
         setattr(reader, _REPLACED, True)
         stock = reader.read_data
-        filesystem.pickle = SimpleNamespace(**{**vars(pickle), "load": read_metadata})
+        filesystem.pickle = SimpleNamespace(**{**vars(pickle), "load": _load_metadata})
         reader.read_data = lambda self, plan, planner: read_tensors(stock, self, plan, planner)
         default_planner.DefaultLoadPlanner.load_bytes = _load_bytes
     serialization._legacy_common_state_exists = _refuse_common_state
     checkpointing._get_checkpoint_format = lambda _name, _args: "torch_dist"
+
+
+def metadata_error() -> str | None:
+    """Why this process could not read the last ``.metadata``, or ``None``. torch 2.11 drops it."""
+    return _metadata_errors[-1] if _metadata_errors else None
+
+
+def _load_metadata(file: Any) -> Any:
+    _metadata_errors.clear()
+    try:
+        return read_metadata(file)
+    except MimoError as error:
+        _metadata_errors.append(str(error))
+        raise
 
 
 def _load_bytes(planner: Any, read_item: Any, value: io.BytesIO) -> None:

@@ -24,7 +24,7 @@ TRACKER = "latest_checkpointed_iteration.txt"
 OPENED = {
     "before a shard is opened": "*.distcp",
     "between the shards and .metadata": ".metadata.tmp",
-    "between .metadata and the random states": "random-*.json",
+    "between .metadata and the random states": ".random-*.new.json",
     "before the manifest's draft": ".mimo-*.new.json",
     "between the manifest's rename and the tracker's truncation": TRACKER,
 }

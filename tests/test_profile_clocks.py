@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import socket
 import time
+from contextlib import ExitStack, suppress
 from itertools import pairwise
 
 import pytest
 import torch
 
 from mimo_core.platforms import stopwatches
+from mimo_core.profile import clock as clock_module
 from mimo_core.profile.clock import ClockServer, machine, measure
 
 
@@ -16,7 +19,7 @@ def test_another_machines_clock_is_found_within_the_told_error() -> None:
     ahead = 1234.5
     server = ClockServer(lambda: time.perf_counter() + ahead)
     try:
-        offset = measure("127.0.0.1", server.port)
+        offset = measure("127.0.0.1", server.port, server.token)
     finally:
         server.close()
     assert abs(offset.seconds - ahead) <= offset.error
@@ -31,7 +34,7 @@ def test_answers_that_are_late_on_one_way_only_are_within_the_error() -> None:
 
     server = ClockServer(clock)
     try:
-        offset = measure("127.0.0.1", server.port)
+        offset = measure("127.0.0.1", server.port, server.token)
     finally:
         server.close()
     assert abs(offset.seconds) <= offset.error
@@ -42,7 +45,26 @@ def test_a_server_that_is_gone_is_told_with_the_way_out() -> None:
     server = ClockServer()
     server.close()
     with pytest.raises(ValueError, match=r"127.0.0.1:\d+.*profile.record"):
-        measure("127.0.0.1", server.port)
+        measure("127.0.0.1", server.port, server.token)
+
+
+def test_strangers_get_no_answer_and_delay_none() -> None:
+    """Each once kept all ranks waiting for longer than they wait, which ended the run."""
+    server = ClockServer()
+    with ExitStack() as stack:
+        stack.callback(server.close)
+
+        def stranger(sent: bytes) -> socket.socket:
+            made = stack.enter_context(socket.create_connection(("127.0.0.1", server.port), 60.0))
+            made.sendall(sent)
+            return made
+
+        silent = [stranger(b"") for _ in range(2 * clock_module._STRANGERS)]
+        wrong = stranger(bytes(64))
+        assert measure("127.0.0.1", server.port, server.token).error < 1.0
+        for closed in (wrong, silent[0]):
+            with suppress(ConnectionError):
+                assert closed.recv(1) == b""
 
 
 def test_processes_of_one_machine_know_it() -> None:

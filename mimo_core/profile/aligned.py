@@ -25,9 +25,10 @@ def offset_to_rank_0() -> Offset:
     address = os.environ["MASTER_ADDR"]
     family = socket.getaddrinfo(address, None, type=socket.SOCK_STREAM)[0][0]
     server = ClockServer(family=family) if rank == 0 else None
-    port = _gathered(None if server is None else server.port)[0]
+    place = _gathered(None if server is None else (server.port, server.token))[0]
+    assert place is not None
     measures = machines[rank] != machines[0] and machines.index(machines[rank]) == rank
-    offsets = _gathered(measure(address, port) if measures else None)
+    offsets = _gathered(measure(address, *place) if measures else None)
     if server is not None:
         server.close()
     return offsets[machines.index(machines[rank])] or SAME

@@ -9,11 +9,14 @@ Computing 3, 1989.)
 
 from __future__ import annotations
 
+import hmac
 import os
+import secrets
 import socket
 import struct
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -24,6 +27,11 @@ Clock = Callable[[], float]
 _TIME = struct.Struct("!d")
 _ROUNDS = 100
 _TIMEOUT = 30.0
+_TOKEN_BYTES = 32
+_STRANGERS = 64
+"""Connections without a token that are open; a new one closes the oldest."""
+_PAUSE = 0.01
+"""Seconds after an error, such as a lack of file descriptors."""
 
 
 @attrs.frozen(kw_only=True)
@@ -49,33 +57,57 @@ def machine() -> str:
 
 
 class ClockServer:
-    """Answers every byte with this process's time, until it is closed."""
+    """Answers every token with this process's time, until it is closed.
+
+    Other machines can connect to it. A connection that sends anything but the token, sends nothing
+    for 30 seconds, or is one of too many without a token, is closed, and delays no other.
+    """
 
     def __init__(self, clock: Clock = time.perf_counter, family: int = socket.AF_INET) -> None:
         self._clock = clock
+        self._closed = False
+        self._strangers: deque[socket.socket] = deque()
+        """Connections that have not sent the token yet, the oldest first."""
         self._listener = socket.create_server(("", 0), family=family)
         self.port = int(self._listener.getsockname()[1])
+        self.token = secrets.token_bytes(_TOKEN_BYTES)
+        """What a question consists of."""
         threading.Thread(target=self._serve, name="mimo clock", daemon=True).start()
 
     def close(self) -> None:
         """Answer no more."""
+        self._closed = True
         # A thread that waits in accept() is woken by this, not by close().
         with suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
 
     def _serve(self) -> None:
-        with suppress(OSError):
-            while True:
-                # One at a time: another's questions would only make answers late.
-                with self._listener.accept()[0] as connection, suppress(OSError):
-                    _at_once(connection)
-                    while connection.recv(1):
-                        connection.sendall(_TIME.pack(self._clock()))
+        while not self._closed:
+            try:
+                connection = self._listener.accept()[0]
+            except OSError:
+                time.sleep(_PAUSE)
+                continue
+            if len(self._strangers) >= _STRANGERS:
+                with suppress(OSError, IndexError):
+                    self._strangers.popleft().shutdown(socket.SHUT_RDWR)
+            self._strangers.append(connection)
+            threading.Thread(target=self._answer, args=(connection,), daemon=True).start()
+
+    def _answer(self, connection: socket.socket) -> None:
+        with connection, suppress(OSError):
+            _at_once(connection)
+            while hmac.compare_digest(_received(connection, _TOKEN_BYTES), self.token):
+                connection.sendall(_TIME.pack(self._clock()))
+                with suppress(ValueError):
+                    self._strangers.remove(connection)
+        with suppress(ValueError):
+            self._strangers.remove(connection)
 
 
-def measure(address: str, port: int, clock: Clock = time.perf_counter) -> Offset:
-    """From this process's clock to that of the :class:`ClockServer` there.
+def measure(address: str, port: int, token: bytes, clock: Clock = time.perf_counter) -> Offset:
+    """From this process's clock to that of the :class:`ClockServer` there, which has this token.
 
     Raises:
         ValueError: it cannot be reached.
@@ -84,7 +116,8 @@ def measure(address: str, port: int, clock: Clock = time.perf_counter) -> Offset
         with socket.create_connection((address, port), _TIMEOUT) as connection:
             _at_once(connection)
             return min(
-                (_ask(connection, clock) for _ in range(_ROUNDS)), key=lambda offset: offset.error
+                (_ask(connection, token, clock) for _ in range(_ROUNDS)),
+                key=lambda offset: offset.error,
             )
     except OSError as error:
         raise ValueError(
@@ -94,15 +127,28 @@ def measure(address: str, port: int, clock: Clock = time.perf_counter) -> Offset
         ) from error
 
 
-def _ask(connection: socket.socket, clock: Clock) -> Offset:
+def _ask(connection: socket.socket, token: bytes, clock: Clock) -> Offset:
     asked = clock()
-    connection.sendall(b"?")
-    answer = connection.recv(_TIME.size, socket.MSG_WAITALL)
+    connection.sendall(token)
+    answer = _received(connection, _TIME.size)
     answered = clock()
-    if len(answer) < _TIME.size:
-        raise OSError("the connection ended")
     (there,) = _TIME.unpack(answer)
     return Offset(seconds=there - (asked + answered) / 2, error=(answered - asked) / 2)
+
+
+def _received(connection: socket.socket, size: int) -> bytes:
+    """So many bytes.
+
+    Raises:
+        OSError: the connection ended before.
+    """
+    received = b""
+    while len(received) < size:
+        more = connection.recv(size - len(received))
+        if not more:
+            raise OSError("the connection ended")
+        received += more
+    return received
 
 
 def _at_once(connection: socket.socket) -> None:

@@ -23,6 +23,13 @@ from mimo_plugin_hf_vision.preprocessing import Size
 
 _OUTPUTS = {"return_dict": True, "output_attentions": False, "output_hidden_states": False}
 """Keys of a file that decide what a forward returns; here the plugin decides it."""
+_KERNELS = frozenset(
+    prefix + key
+    for prefix in ("", "_")
+    for key in ("attn_implementation", "experts_implementation")
+)
+"""Keys of a file that name kernels, for which transformers may download code from the Hub and run
+it; here the recipe names them."""
 
 
 class Tower(MegatronModule):  # type: ignore[misc]
@@ -135,7 +142,8 @@ def _model(found: Architecture, options: Options, *, meta: bool = False) -> PreT
         )
     given = {} if options.attention is None else {"attn_implementation": options.attention}
     try:
-        config = CONFIG_MAPPING[found.model_type].from_dict({**found.said, **_OUTPUTS})
+        said = {key: value for key, value in found.said.items() if key not in _KERNELS}
+        config = CONFIG_MAPPING[found.model_type].from_dict({**said, **_OUTPUTS})
         with torch.device("meta") if meta else nullcontext():
             return AutoModel.from_config(config, dtype=torch.float32, **given)  # type: ignore[no-any-return]
     except Exception as error:  # whatever a value of the file leads to

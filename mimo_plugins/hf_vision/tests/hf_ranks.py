@@ -10,7 +10,7 @@ from typing import Any
 import config_ranks
 import torch
 from hf_processors import processor_faults
-from hf_tiny import tiny_module
+from hf_tiny import SQUARE, tiny_module
 from megatron.core.transformer import TransformerConfig
 from megatron.core.transformer.spec_utils import build_module
 from mimo_plugin_hf_vision.plugin import build_submodule, describe, flops, weight_map
@@ -50,6 +50,7 @@ def one_rank(platform: Any, folder: str) -> dict[str, Any]:
         "bf16": _bf16(models["dinov2"], groups, platform),
         "outside": _outside(models["clip"], platform),
         "unknown_fields": _unknown_fields(models["clip"]),
+        "attention": _attention(models["clip-vision"], Path(folder) / "kernels", groups, platform),
         "changed": config_ranks.quick(Path(folder) / "changed", groups, platform),
         "tables": config_ranks.tables(),
         "processors": processor_faults(models["clip"]),
@@ -175,6 +176,32 @@ def _bf16(path: Path, groups: Any, platform: Any) -> list[str]:
     parts = _built(tiny_module(path, precision="bf16"), groups, platform)
     rows = parts["encoder"](pixel_values=torch.randn(1, 3, 16, 16))
     return [str(rows.dtype), str(parts["projector"](rows).dtype)]
+
+
+def _attention(path: Path, folder: Path, groups: Any, platform: Any) -> list[str]:
+    """The attention of towers whose files name kernels of the Hub, and of one whose file does not;
+    the plugin's option names another in the last."""
+    config = json.loads((path / "config.json").read_text())
+    kernels = "kernels-community/flash-attn2"
+    chosen = []
+    for number, (said, options) in enumerate(
+        [
+            ({}, {}),
+            *(
+                ({key: kernels}, {})
+                for name in ("attn_implementation", "experts_implementation")
+                for key in (name, f"_{name}")
+            ),
+            ({"attn_implementation": kernels}, {"attention": "eager"}),
+        ]
+    ):
+        made = folder / str(number)
+        made.mkdir(parents=True)
+        (made / "config.json").write_text(json.dumps({**config, **said}))
+        (made / "preprocessor_config.json").write_text(json.dumps(SQUARE))
+        tower = _built(tiny_module(made, **options), groups, platform)["encoder"]
+        chosen.append(str(tower.model.config._attn_implementation))
+    return chosen
 
 
 def _outside(path: Path, platform: Any) -> int:

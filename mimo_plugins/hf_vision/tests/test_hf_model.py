@@ -80,6 +80,12 @@ def test_bf16_rows_stay_in_it(facts: dict[str, Any]) -> None:
     assert facts["bf16"] == ["torch.bfloat16"] * 2
 
 
+def test_a_file_names_no_kernels(facts: dict[str, Any]) -> None:
+    """transformers downloads those of the Hub and runs their code."""
+    first, *others, by_option = facts["attention"]
+    assert others == [first] * 4 and by_option == "eager" != first
+
+
 def test_config_is_readable_outside_the_grid(facts: dict[str, Any]) -> None:
     assert facts["outside"] == 16
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import attrs
 import pytest
 
 from mimo_core.plan import make_plan
-from mimo_core.train.reached import Reached, lines
+from mimo_core.train.reached import Reached, lines, unread_fields
 
 from .conftest import installed, start, wrapping
 
@@ -32,13 +33,33 @@ def of(stage: int, expected: str, found: str) -> Reached:
     ids=["all", "one", "did not run", "other samples", "stages", "many"],
 )
 def test_only_what_no_rank_of_a_stage_that_ran_gave_a_gradient_is_named(gathered, missing):
-    told = lines(PLAN, [*gathered, {}])
+    told = lines(PLAN, [*gathered, {}], PLAN.graph.modules)
     if not missing:
         assert told == []
     else:
         (line,) = told
         assert line.startswith("module 'vision' (plugin 'radio'): no gradient reaches ")
         assert f"no gradient reaches {missing} in the first step" in line
+
+
+def test_a_field_for_all_modules_is_named_if_no_module_reads_it() -> None:
+    everywhere = "megatron={bias_dropout_fusion: false, apply_query_key_layer_scaling: false}"
+    own = "modules.vision.megatron={moe_router_topk: 4}"
+    plan = make_plan("demo", [everywhere, own])
+
+    def reads(**fields: str) -> list[dict[str, Reached]]:
+        return [
+            {name: attrs.evolve(of(0, "", ""), fields=frozenset(read.split()))}
+            for name, read in fields.items()
+        ]
+
+    seen = reads(vision="bias_dropout_fusion", language="moe_router_topk")
+    vision, common = unread_fields(plan, seen, {"vision", "language"}, last=True)
+    assert vision.startswith("modules.vision.megatron: ") and "moe_router_topk," in vision
+    assert common.startswith("megatron: no module reads apply_query_key_layer_scaling,")
+    assert unread_fields(plan, seen, {"language"}, last=False) == []
+    seen += reads(vision="moe_router_topk", language="apply_query_key_layer_scaling")
+    assert unread_fields(plan, seen, {"vision", "language"}, last=True) == []
 
 
 def test_a_head_that_the_forward_does_not_use_is_named_in_a_run(tmp_path: Path) -> None:
@@ -48,6 +69,8 @@ def test_a_head_that_the_forward_does_not_use_is_named_in_a_run(tmp_path: Path) 
     run = start(
         "tiny",
         *wrapping("unreached", "vision"),
+        "modules.vision.megatron={moe_router_topk: 4, bias_dropout_fusion: false}",
+        "megatron={moe_z_loss_coeff: 0.1, apply_query_key_layer_scaling: false}",
         "checkpoint.save=false",
         folder=tmp_path / "run",
         site=installed("unreached", site),
@@ -55,4 +78,9 @@ def test_a_head_that_the_forward_does_not_use_is_named_in_a_run(tmp_path: Path) 
     assert run.code == 0, run.screen + run.errors
     screen = " ".join(run.screen.split())
     assert screen.count("no gradient reaches") == 1
+    assert (
+        "module 'vision' (plugin 'radio', wrapped by 'unreached') reads moe_router_topk," in screen
+    )
+    assert screen.count("so setting it has no effect") == 1
+    assert len(run.summary["notes"]) == 2
     assert "no gradient reaches encoders.tower.head.weight (1 parameters)" in screen

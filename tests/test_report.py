@@ -299,6 +299,24 @@ def test_samples_without_labels_are_reported_once_and_added_up(tmp_path):
     ]
 
 
+@pytest.mark.parametrize("iterations", [1, 3, 12])
+def test_an_encoder_without_media_is_noted_once(tmp_path, iterations):
+    told, stream = reporter(tmp_path)
+    told.note("a note")
+    for number in range(iterations):
+        told.step(attrs.evolve(row(number + 1), media={"vision": 0, "hearing": int(number == 2)}))
+    notes = told.end([], {})["notes"]
+    unfed = ["vision"] if iterations >= 3 else ["vision", "hearing"]
+    assert [note.split("encoder ")[-1].split(":")[0] for note in notes] == [
+        "a note",
+        *map(repr, unfed),
+    ]
+    assert f"of the first {min(iterations, 10)} iteration" in notes[1]
+    assert stream.getvalue().count("has a medium for encoder 'vision'") == 1
+    again, _ = reporter(tmp_path)
+    assert again.end([], {})["notes"] == notes
+
+
 def test_a_run_without_a_step_has_a_summary(tmp_path):
     run, _ = reporter(tmp_path)
     summary = run.end([], {"checkpoint": None})

@@ -12,6 +12,7 @@ from megatron.core.transformer.enums import CudaGraphModule
 
 from mimo_core.contract import Module
 from mimo_core.model import tower_graphs
+from mimo_core.model.config_reads import watched_config
 from mimo_core.model.layer_graphs import experts_of_graphs
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -64,7 +65,7 @@ def transformer_config(
     fields = architecture | _from_recipe(module)
     experts_captured = experts_of_graphs(fields)
     try:
-        config = TransformerConfig(**engine, **fields)
+        config = watched_config(module.name, _from_recipe(module), engine | fields)
     except (AssertionError, ValueError) as error:
         asked = ", ".join(f"{name}: {value}" for name, value in module.megatron.items())
         if not asked:

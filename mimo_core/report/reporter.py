@@ -57,6 +57,8 @@ def not_finite(norms: Mapping[str, float | None]) -> str:
     return f"the gradient of {' and of '.join(named) or 'the model'} is not finite"
 
 
+FIRST_ITERATIONS = 10
+"""After these, encoders that have had no medium are noted."""
 _UNWRITTEN = 20.0
 """Seconds after which what a killed run would lose is written."""
 
@@ -91,6 +93,7 @@ class Reporter:
         earlier = folder.read_summary() or {}
         self._iterations: list[dict[str, Any]] = earlier.get("iterations", [])
         self._evaluations: list[dict[str, Any]] = earlier.get("evaluations", [])
+        self._notes: list[str] = earlier.get("notes", [])
         known = [*earlier.get("restarts", []), *restarts]
         self._restarts = list({row["time"]: row for row in known}.values())
         self._started = started
@@ -116,8 +119,10 @@ class Reporter:
         return done[1:] or done
 
     def note(self, line: str) -> None:
-        """Something that a person should know of the run."""
+        """Something that a person should know of the run; the summary lists it."""
         self._screen.say(line)
+        if line not in self._notes:
+            self._notes.append(line)
 
     def show(self, table: Table) -> None:
         """A table that a person should see of the run."""
@@ -141,8 +146,20 @@ class Reporter:
                 f"{row.samples_without_labels} sample{s} (named in the log), left out of the loss"
             )
         self._without_labels += row.samples_without_labels
+        if len(self._iterations) - self._before == FIRST_ITERATIONS:
+            self._note_unfed()
         if row.loss is not None:
             self._screen.step(row.iteration, row.loss, row.step_seconds, row.positions)
+
+    def _note_unfed(self) -> None:
+        done = self._iterations[self._before :][:FIRST_ITERATIONS]
+        for encoder in done[0]["media"]:
+            if not any(row["media"].get(encoder) for row in done):
+                s = "s" if len(done) > 1 else ""
+                self.note(
+                    f"no sample of the first {len(done)} iteration{s} has a medium for encoder "
+                    f"{encoder!r}: nothing of it is trained so far"
+                )
 
     def evaluation(self, iteration: int, results: Mapping[str, float]) -> None:
         """An evaluation on the held-out split is done."""
@@ -154,6 +171,8 @@ class Reporter:
         self, answers: list[Answer], more: Mapping[str, Any], tables: Sequence[Table] = ()
     ) -> dict[str, Any]:
         """The run is done; gives its summary."""
+        if 0 < len(self._iterations) - self._before < FIRST_ITERATIONS:
+            self._note_unfed()
         self._screen.answers(answers)
         self._screen.tables(tables)
         shown = [
@@ -195,6 +214,7 @@ class Reporter:
             "evaluations": self._evaluations,
             "iterations": self._iterations,
             "restarts": self._restarts,
+            "notes": self._notes,
             **more,
         }
         summary = self._folder.write_summary(summary)

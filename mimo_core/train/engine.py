@@ -230,7 +230,6 @@ class Engine:
                 result = stock(*args, iteration=iteration, **kwargs)
                 self._platform.synchronize()
                 ended = time.perf_counter()
-            self._checks.after_step()
             if (tuned := self._platform.tuned()) is not None:
                 print(tuned, flush=True)
             losses, skipped, *_, norm, _zeros, _logit = result
@@ -240,6 +239,7 @@ class Engine:
             work, without_labels = self._measures.after_step(
                 self._feeds["train"], model[0], optimizer
             )
+            self._checks.after_step(work.media)
             norms = {
                 name: norm if math.isfinite(norm) else None
                 for name, norm in optimizer.norms.items()

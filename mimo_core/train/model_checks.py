@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from mimo_core.data.feed import Feed
 from mimo_core.model.mimo import Model
 from mimo_core.plan import Plan
 from mimo_core.report.reporter import Reporter
-from mimo_core.train.reached import Watch, unreached
+from mimo_core.train.reached import Watch, had_work, unreached
 from mimo_core.train.same_copies import compare_batches, compare_weights
+
+WATCHED_STEPS = 10
+"""Steps after which a module that has had nothing to do is not watched any more."""
 
 
 class ModelChecks:
@@ -23,6 +28,8 @@ class ModelChecks:
         self._reporter = reporter
         self._model: Model | None = None
         self._watch: Watch | None = None
+        self._steps = 0
+        self._reported: frozenset[str] = frozenset()
         self._drift_reported = False
 
     def before_step(self, model: Model, feed: Feed) -> None:
@@ -43,16 +50,29 @@ class ModelChecks:
         self._model = model
         self._watch = Watch(model)
 
-    def after_step(self) -> None:
-        """Note parameters without a gradient in this process's first step. Called by all ranks
-        after every step."""
+    def after_step(self, media: Mapping[str, int]) -> None:
+        """Note parameters without a gradient and fields that nothing reads, of each module once:
+        after this process's first step in which it has something to do. Called by all ranks after
+        every step.
+
+        Args:
+            media: Media of the global batch for each encoder, on ranks of the language model's last
+                stage; empty on others.
+        """
         if self._watch is None:
             return
-        lines = unreached(self._plan, self._watch.end())
-        self._watch = None
-        if self._reporter is not None:
-            for line in lines:
-                self._reporter.note(line)
+        self._steps += 1
+        due = had_work(media) - self._reported
+        self._reported |= due
+        last = self._reported == self._plan.graph.modules.keys()
+        if due:
+            lines = unreached(self._plan, self._watch.found(), due, last=last)
+            if self._reporter is not None:
+                for line in lines:
+                    self._reporter.note(line)
+        if last or self._steps == WATCHED_STEPS:
+            self._watch.end()
+            self._watch = None
 
     def before_saving(self, iteration: int) -> None:
         """Compare the weights that ranks are about to save. Called by all ranks.

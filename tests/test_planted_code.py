@@ -8,12 +8,14 @@ import os
 import pickle
 import shutil
 import stat
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import tokenizers
 import torch
 from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
 from typer.testing import CliRunner
@@ -26,7 +28,7 @@ from mimo_core.manifest import MANIFEST, file_facts, files_of, read_manifest
 from mimo_core.weights import restricted
 from mimo_core.weights.checkpoint import Checkpoint
 
-from .conftest import HERE, Run, start
+from .conftest import HERE, TIMEOUT, Run, start
 
 
 class Trap:
@@ -157,6 +159,79 @@ def test_an_export_executes_nothing_of_a_checkpoint_and_names_the_file(
     assert not marker.exists()
 
 
+@pytest.mark.long
+@pytest.mark.parametrize("what", [".metadata", "common.pt", "metadata.json", "a tensor"])
+def test_verify_executes_nothing_of_a_checkpoint_and_names_the_file(
+    what: str, tiny: Run, tmp_path: Path
+) -> None:
+    marker = tmp_path / "ran"
+    file = plant(planted(tiny, tmp_path / "planted"), what, marker)
+    given = [HERE / "recipes" / "tiny.yaml", f"checkpoint.start_from={tmp_path / 'planted'}"]
+    done = subprocess.run(
+        [sys.executable, "-m", "mimo_core.cli.mimo", "verify", *map(str, given), "--steps", "1"],
+        env=os.environ | {"TMPDIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT,
+        check=False,
+    )
+    assert done.returncode in (1, 2) and str(file) in done.stderr, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr and not marker.exists()
+
+
+OTHERS = (
+    *("common.pt", "metadata.json", "random-00001.json", "an object", "extra.pt"),
+    *("modelopt_state", "mp_rank_00/model_optim_rng.pt", "run_config.yaml"),
+)
+"""Files that a plan and an export do not need, and names that Megatron's other formats have."""
+
+
+@pytest.mark.long
+def test_a_plan_and_an_export_read_no_other_file_of_a_checkpoint(tiny: Run, tmp_path: Path) -> None:
+    marker, folder = tmp_path / "ran", tmp_path / "planted"
+    checkpoint = planted(tiny, folder)
+    (checkpoint / "mp_rank_00").mkdir()
+    for what in OTHERS:
+        plant(checkpoint, what, marker)
+    for path in (folder / "summary.json", checkpoint.parent / "latest_checkpointed_iteration.txt"):
+        path.write_bytes(zipped(Trap(marker)))
+    assert "refused" not in mimo("export", folder, tmp_path / "out")
+    plant(checkpoint, "a tensor", marker)
+    plant(checkpoint, ".metadata", marker)
+    recipe = HERE / "recipes" / "tiny.yaml"
+    assert "refused" not in mimo("plan", recipe, f"checkpoint.start_from={folder}")
+    (checkpoint / MANIFEST).write_bytes(pickle.dumps(Trap(marker)))
+    assert MANIFEST in mimo("plan", recipe, f"checkpoint.start_from={folder}")
+    call = f"!!python/object/apply:os.mkdir [{marker}]"
+    (folder / "recipe.yaml").write_text(recipe.read_text().replace("size: 16", f"size: {call}", 1))
+    for words in (("plan", recipe, f"checkpoint.start_from={folder}"), ("export", folder, "out")):
+        assert mimo(*words).startswith("refused: ")
+    assert not marker.exists()
+
+
+def test_a_tokenizer_directory_is_used_without_its_code(tmp_path: Path) -> None:
+    marker, directory = tmp_path / "ran", tmp_path / "tokenizer"
+    directory.mkdir()
+    words = {"<end>": 0, "<unk>": 1, **{letter: 2 + at for at, letter in enumerate("abc ")}}
+    tokenizers.Tokenizer(tokenizers.models.WordLevel(words, "<unk>")).save(
+        str(directory / "tokenizer.json")
+    )
+    auto = {"AutoTokenizer": ["trap.Trap", "trap.Trap"], "AutoProcessor": "trap.Trap"}
+    config = {"eos_token": "<end>", "auto_map": auto, "tokenizer_class": "Trap"}
+    (directory / "tokenizer_config.json").write_text(json.dumps(config))
+    (directory / "config.json").write_text(json.dumps({"auto_map": {"AutoConfig": "trap.Trap"}}))
+    (directory / "trap.py").write_text(f"import os\nos.mkdir({str(marker)!r})\n")
+    (directory / "chat_template.jinja").write_text(
+        f"{{{{ cycler.__init__.__globals__.os.mkdir({str(marker)!r}) }}}}"
+    )
+    for name in ("tokenizer.model", "vocab.pkl", "pytorch_model.bin"):
+        (directory / name).write_bytes(zipped(Trap(marker)))
+    recipe = HERE / "recipes" / "tiny.yaml"
+    said = mimo("plan", recipe, f"tokenizer.directory={directory}")
+    assert "refused" not in said, said
+    assert not marker.exists()
+
+
 def test_a_weights_directory_is_used_without_its_code(tiny: Run, tmp_path: Path) -> None:
     marker, directory = tmp_path / "ran", tmp_path / "weights"
     before = os.umask(0o027)
@@ -174,6 +249,10 @@ def test_a_weights_directory_is_used_without_its_code(tiny: Run, tmp_path: Path)
     run = start("tiny", "train.iterations=1", weights, folder=tmp_path / "run")
     assert run.code == 0, run.errors
     auto = dict.fromkeys(("AutoConfig", "AutoModel", "AutoModelForCausalLM"), "modeling_trap.Trap")
+    whole = json.loads((directory / "config.json").read_text())
+    (directory / "config.json").write_text(json.dumps({**whole, "auto_map": auto}))
+    words = ("export", tiny.folder, tmp_path / "out", "--module", "language", "--like", directory)
+    assert "refused" not in mimo(*words)
     config = {"model_type": "nemotron_h", "auto_map": auto}
     (directory / "config.json").write_text(json.dumps(config))
     assert "config.json lacks hidden_size" in mimo("plan", recipe, weights)

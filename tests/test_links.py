@@ -101,24 +101,41 @@ def test_files_have_the_mode_of_the_umask(umask: int, tmp_path: Path) -> None:
 def test_a_run_leaves_the_targets_of_links_at_every_name_that_it_writes(
     tiny: Run, tmp_path: Path
 ) -> None:
-    """Each file of a finished run is replaced by a link to a file of somebody else; a run in this
-    folder, from the beginning, then trains and saves past them."""
-    folder, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
+    """Each file of a finished run is replaced by a link to a file of somebody else, and each folder
+    by a link to a folder with files of somebody else, the run folder too; a run in this folder,
+    from the beginning, then trains and saves past them."""
+    folder, elsewhere, folders = tmp_path / "run", tmp_path / "elsewhere", tmp_path / "folders"
     elsewhere.mkdir()
-    shutil.copytree(tiny.folder, folder)
+    shutil.copytree(tiny.folder, folders / "run")
+    folder.symlink_to(folders / "run")
     shutil.rmtree(folder / "tensorboard")
-    for path in sorted(folder.rglob("*")):
+    for path in sorted((folders / "run").rglob("*")):
         if path.is_dir() or path.name == ".lock":
             continue
-        target = elsewhere / str(path.relative_to(folder)).replace("/", "-")
+        target = elsewhere / str(path.relative_to(folders / "run")).replace("/", "-")
         # A manifest of other text would be damage; a checkpoint without one is incomplete.
         if path.name != MANIFEST:
             target.write_text(KEPT)
         path.unlink()
         path.symlink_to(target)
     assert (folder / "checkpoints" / TRACKER).is_symlink()
-    run = start("tiny", folder=folder)
+    for name in ("logs", "checkpoints", "tensorboard", "profile"):
+        if (folder / name).exists():
+            (folder / name).rename(folders / name)
+        (folders / name / "others").mkdir(parents=True)
+        (folder / name).symlink_to(folders / name)
+        for other in ("file", "others/file", "profile.txt", "events.out.tfevents"):
+            (folders / name / other).write_text(KEPT)
+    (folder / "checkpoints" / "iter_0000003").symlink_to(folders / "logs" / "others")
+    run = start("tiny", "checkpoint.save_every=1", "--profile", folder=folder)
     assert run.code == 0, run.screen + run.errors
     changed = [path.name for path in elsewhere.iterdir() if path.read_text() != KEPT]
     assert not changed
     assert {path.name for path in elsewhere.iterdir()} >= {"summary.json", "loss.png"}
+    for name in ("logs", "checkpoints", "tensorboard", "profile"):
+        assert (folder / name).is_symlink()
+        assert (folders / name / "file").read_text() == KEPT
+        assert (folders / name / "others" / "file").read_text() == KEPT
+        assert len([*(folders / name).iterdir()]) > 4, "the run writes here"
+    assert not (folder / "checkpoints" / "iter_0000003").is_symlink()
+    assert folder.is_symlink()

@@ -106,7 +106,9 @@ def test_linters_have_nothing_to_say(written: dict[str, Path]) -> None:
 @pytest.mark.long
 def test_strict_types_have_nothing_to_say(written: dict[str, Path], tmp_path: Path) -> None:
     settings = str(written["encoder"] / "pyproject.toml")
-    mypy = [sys.executable, "-m", "mypy", "--config-file", settings, "--cache-dir", str(tmp_path)]
+    # As of an installed package, errors of the core itself are not reported.
+    mypy = [sys.executable, "-m", "mypy", "--config-file", settings, "--follow-imports=silent"]
+    mypy += ["--cache-dir", str(tmp_path)]
     packages = [str(next(folder.glob("mimo_plugin_*"))) for folder in written.values()]
     paths = os.pathsep.join([*map(str, written.values()), str(ROOT)])
     run([*mypy, *packages], {**os.environ, "MYPYPATH": paths})

@@ -1,4 +1,4 @@
-# make demo: set up and run the demo.  make test: set up and pass the tests.
+# make demo: set up and run the demo, on CPUs.  make test: set up and pass the tests.
 # make test-long: the tests that take too long for every change.
 PYTHON ?= python3.12
 VENV ?= .venv
@@ -8,6 +8,7 @@ READY := $(VENV)/.ready
 
 .PHONY: demo test test-long lint
 
+demo: export MIMO_PLATFORM ?= cpu
 demo: $(READY)
 	$(BIN)/mimo-pretrain
 

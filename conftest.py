@@ -12,10 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from mimo_core.environment import THREADS
+from mimo_core.environment import PLATFORM, THREADS
 from mimo_core.launch.ranks import WARM as OF_RUNS
 from mimo_core.nursery.client import PROGRAM
+from mimo_core.platforms import no_gpu
 from mimo_core.testing.ranks import WARM as OF_TESTS
+
+os.environ.setdefault(PLATFORM, "cpu")
+VISIBLE_GPUS = os.environ.get("CUDA_VISIBLE_DEVICES")
 
 NURSERIES = Path(__file__).parent / "tests" / "nurseries"
 MORE = (
@@ -52,6 +56,20 @@ def one_import() -> Iterator[None]:
     del os.environ[PROGRAM]
     server.kill()
     server.wait()
+
+
+@pytest.fixture(autouse=True)
+def platform_of_ranks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ranks run on CPUs on every machine; those of tests marked ``gpu`` on a GPU."""
+    if request.node.get_closest_marker("gpu") is None:
+        return
+    monkeypatch.setenv(PLATFORM, "cuda")
+    if VISIBLE_GPUS is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    else:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", VISIBLE_GPUS)
+    if (why := no_gpu()) is not None:
+        pytest.skip(f"needs a CUDA GPU: {why}")
 
 
 @pytest.fixture(autouse=True)

@@ -225,7 +225,7 @@ def test_the_wish_reaches_the_container_and_not_the_layers(
     assert said["projector"], "learns from what was replayed"
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+@pytest.mark.gpu
 def test_a_tower_that_waits_for_the_gpu_is_told_and_goes_on_without() -> None:
     (said,) = run_ranks(f"{RANK_FUNCTIONS}:waits")
     assert "cannot be captured as a CUDA graph: " in said["said"]

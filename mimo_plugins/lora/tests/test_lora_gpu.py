@@ -8,13 +8,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import torch
 
 from mimo_core.testing import run_ranks
 
-pytestmark = pytest.mark.skipif(
-    not torch.cuda.is_available(), reason="needs a CUDA GPU and TransformerEngine"
-)
+pytestmark = pytest.mark.gpu
 TOLERANCE = 2e-2
 """TransformerEngine multiplies fp32 in TF32: 2**-11 of each product; outputs move by 1 to 10."""
 

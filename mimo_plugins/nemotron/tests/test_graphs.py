@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from mimo_core.testing import run_ranks
 
@@ -56,7 +55,7 @@ def test_layers_in_evaluation_are_not_replayed() -> None:
     assert called == ["graph", "layer", "layer"]
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+@pytest.mark.gpu
 def test_layers_learn_the_same_however_they_are_run() -> None:
     graphs = {"cuda_graph_impl": "local", "cuda_graph_modules": ["mamba", "attn"]}
     (told,) = run_ranks(

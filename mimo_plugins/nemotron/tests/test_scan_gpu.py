@@ -15,10 +15,7 @@ from mimo_plugin_nemotron import mixer
 from scan_reference import gated_mixer, gated_norm, numbered
 from torch import Tensor
 
-pytestmark = pytest.mark.skipif(
-    not torch.cuda.is_available(),
-    reason="needs a CUDA GPU: mamba_ssm's Triton kernels run nowhere else",
-)
+pytestmark = pytest.mark.gpu
 
 HEADS, WIDTH, GROUPS, STATE, TAPS, CHUNK = 8, 64, 2, 128, 4, 128
 INNER = HEADS * WIDTH

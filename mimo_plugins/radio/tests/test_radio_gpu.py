@@ -14,9 +14,7 @@ from mimo_plugin_radio.tower import packed
 
 from mimo_core.testing import run_ranks
 
-pytestmark = pytest.mark.skipif(
-    not torch.cuda.is_available(), reason="needs a CUDA GPU: TransformerEngine runs nowhere else"
-)
+pytestmark = pytest.mark.gpu
 
 
 def test_pictures_of_one_size_give_the_rows_of_packed_ones() -> None:

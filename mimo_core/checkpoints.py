@@ -6,6 +6,8 @@ complete where its manifest is, and what that says of the files holds.
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 from pathlib import Path
 
@@ -20,7 +22,9 @@ from mimo_core.manifest import (
     Manifest,
     read_manifest,
     unlisted_files,
+    unreadable,
 )
+from mimo_core.regular_files import JSON_BYTES, UnreadableFile, read_bytes
 
 TRACKER = "latest_checkpointed_iteration.txt"
 """Megatron's file that names the newest checkpoint of a folder."""
@@ -95,7 +99,8 @@ def newest(checkpoints: Path) -> Newest:
     left out. A damaged checkpoint that would be the newest is not: see ``Newest.refused``.
 
     Raises:
-        CheckpointError: a checkpoint there is of another format than this version reads.
+        CheckpointError: a checkpoint there is of another format than this version reads, or
+            something there cannot be read.
     """
     there = sorted(_iterations(checkpoints), reverse=True)
     named, saving = _named(checkpoints)
@@ -193,7 +198,12 @@ def clear(checkpoint: Path) -> None:
 
 
 def _iterations(checkpoints: Path) -> list[int]:
-    names = [path.name for path in checkpoints.glob("iter_*")]
+    try:
+        names = os.listdir(checkpoints)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise unreadable(checkpoints, error) from None
     numbers = [int(found[1]) for name in names if (found := re.fullmatch(r"iter_([0-9]+)", name))]
     return [number for number in numbers if checkpoint_path(checkpoints, number).name in names]
 
@@ -202,9 +212,13 @@ def _named(checkpoints: Path) -> tuple[int | None, int | None]:
     """The iteration that the tracker names, and the one that was about to be complete; ``None``
     where it names none."""
     try:
-        text = (checkpoints / TRACKER).read_text(encoding="utf-8", errors="replace").strip()
+        text = read_bytes(checkpoints / TRACKER, JSON_BYTES).decode(errors="replace").strip()
     except FileNotFoundError:
         return None, None
+    except UnreadableFile as error:
+        if error.errno == errno.ENOTDIR:
+            return None, None
+        raise unreadable(checkpoints / TRACKER, error) from None
     found = _NAMES.fullmatch(text)
     if found is None:
         return None, None

@@ -18,6 +18,7 @@ from mimo_core.durable import replace, sync_folder
 from mimo_core.errors import CheckpointError
 from mimo_core.recipe.schema import LayoutKind, Recipe
 from mimo_core.recipe.structure import structure
+from mimo_core.regular_files import JSON_BYTES, UnreadableFile, read_bytes
 
 MANIFEST = "mimo.json"
 """In each complete checkpoint."""
@@ -130,12 +131,15 @@ def read_manifest(checkpoint: Path) -> Manifest:
     Raises:
         Incomplete: there is no manifest, or a file is missing or shorter than it was.
         Damaged: the manifest or the list of files is not what was saved.
-        CheckpointError: it is of another format than this version reads.
+        CheckpointError: it is of another format than this version reads, or its manifest cannot be
+            read.
     """
     try:
-        content = (checkpoint / MANIFEST).read_bytes()
+        content = read_bytes(checkpoint / MANIFEST, JSON_BYTES)
     except FileNotFoundError:
         raise Incomplete(f"{MANIFEST}, which is written last, is missing") from None
+    except UnreadableFile as error:
+        raise unreadable(checkpoint / MANIFEST, error) from None
     manifest = _parsed(checkpoint, content)
     expected = checkpoint.with_name(f"iter_{manifest.iteration:07d}").name
     if checkpoint.name != expected:
@@ -160,6 +164,13 @@ def read_manifest(checkpoint: Path) -> Manifest:
                 "move that file to another folder"
             )
     return manifest
+
+
+def unreadable(path: Path, error: OSError) -> CheckpointError:
+    """The error for what the system refuses to read: it may be a complete checkpoint."""
+    return CheckpointError(
+        f"{path} cannot be read: {error.strerror or error}; make it readable, or move it away"
+    )
 
 
 def write_manifest(checkpoint: Path, manifest: Manifest) -> None:

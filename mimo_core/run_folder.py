@@ -19,9 +19,12 @@ import attrs
 
 from mimo_core.errors import MimoError
 from mimo_core.files import open_own, replace_text
+from mimo_core.regular_files import JSON_BYTES, read_bytes
 
 _NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP})
 """How a file system without locks answers: two runs are then not told apart."""
+_SUMMARY_BYTES = 1 << 32
+"""Of a summary at most: an iteration takes a few hundred."""
 
 
 @attrs.frozen
@@ -57,7 +60,11 @@ class RunFolder:
     def keep_recipe(self, text: str) -> None:
         """Write the resolved recipe; one of an earlier part of the run is kept beside it."""
         self.path.mkdir(parents=True, exist_ok=True)
-        if self.recipe.exists() and self.recipe.read_text(encoding="utf-8") != text:
+        try:
+            before = read_bytes(self.recipe, JSON_BYTES)
+        except FileNotFoundError:
+            before = None
+        if before is not None and before != text.encode():
             earlier = 1
             while (kept := self.path / f"recipe.earlier-{earlier}.yaml").exists():
                 earlier += 1
@@ -99,6 +106,8 @@ class RunFolder:
             raise MimoError(f"--run-dir {self.path} cannot be used: {why}") from None
         if not stat.S_ISDIR(mode):
             raise MimoError(f"--run-dir {self.path} is a file, a pipe or a device, not a folder")
+        if not os.access(self.path, os.R_OK | os.X_OK):
+            raise MimoError(f"--run-dir {self.path} cannot be read: {os.strerror(errno.EACCES)}")
 
     def lock(self) -> IO[str]:
         """Keep other runs out of the folder until the file that this gives is closed.
@@ -158,11 +167,17 @@ class RunFolder:
         return self.path / "summary.json"
 
     def read_summary(self) -> dict[str, Any] | None:
-        """The summary of the run so far, if it has one. A damaged one is put aside."""
-        if not self.summary.exists():
+        """The summary of the run so far, if it has one. A damaged one is put aside.
+
+        Raises:
+            UnreadableFile: it is no regular file, or the system refuses it.
+        """
+        try:
+            content = read_bytes(self.summary, _SUMMARY_BYTES)
+        except FileNotFoundError:
             return None
         try:
-            return json.loads(self.summary.read_text(encoding="utf-8"))  # type: ignore[no-any-return]
+            return json.loads(content.decode())  # type: ignore[no-any-return]
         except ValueError:
             self.summary.replace(self.summary.with_suffix(".damaged.json"))
             return None

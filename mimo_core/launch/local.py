@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Sequence
@@ -81,6 +82,8 @@ def launch(
 def _prepare(plan: Plan, folder: RunFolder) -> None:
     """The folder, with the recipe that the ranks read."""
     folder.logs.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder.logs):
+        pass
     folder.keep_recipe(dump(plan.recipe))
     folder.reopen_summary()
     if plan.recipe.checkpoint.save:

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import ctypes
 import json
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from PIL import Image
+
+from mimo_core.errors import MimoError
+from mimo_core.manifest import MANIFEST
+from mimo_core.weights.export import export
 
 from .test_odd_files import FILES, FOLDERS, PLAN, RECIPE, RUN, refused
 
@@ -102,3 +107,44 @@ def test_an_image_that_may_not_be_read_is_named(
     Path("0.png").chmod(0)
     said = refused(PLAN, monkeypatch, capsys)
     assert "0.png" in said and "data.jsonl" in said and "ermission" in said, said
+
+
+def _make(name: str, kind: str) -> None:
+    path = Path(name)
+    match kind:
+        case "file":
+            path.write_text("x")
+        case "pipe":
+            os.mkfifo(path)
+        case "loop":
+            path.symlink_to(path.name)
+        case "link":
+            path.symlink_to("nowhere")
+        case "full":
+            (path / "inner").mkdir(parents=True)
+        case "closed" | "read only":
+            path.mkdir()
+            path.chmod(0 if kind == "closed" else 0o555)
+        case "checkpoint":
+            path.mkdir()
+            (path / MANIFEST).touch()
+
+
+@pytest.mark.parametrize(
+    ("kind", "out"),
+    [
+        *((kind, "odd") for kind in ("file", "pipe", "loop", "link", "full", "closed")),
+        *((kind, "odd/out") for kind in ("file", "loop", "closed", "read only", "checkpoint")),
+        *(("checkpoint", out) for out in ("odd/inner/out", "odd", "iter_0000009")),
+        *(("", out) for out in ("/dev/null", "/dev/null/out", "o" * 300, "/")),
+    ],
+)
+def test_a_place_that_cannot_be_exported_to_is_named(kind: str, out: str) -> None:
+    """Each before the checkpoint is read. Files in a checkpoint's folder once made it damaged."""
+    _make("odd", kind)
+    before = sorted(Path().rglob("*"))
+    with pytest.raises(MimoError) as refusal:
+        export(Path("no checkpoint"), Path(out), {})
+    said = str(refusal.value)
+    assert out in said and "; give a" in said and "Errno" not in said, said
+    assert sorted(Path().rglob("*")) == before

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import re
 import secrets
 import shutil
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -20,6 +23,7 @@ from torch import Tensor
 from mimo_core.contract import FreezePart
 from mimo_core.errors import MimoError
 from mimo_core.files import usual_mode
+from mimo_core.manifest import MANIFEST
 from mimo_core.weight_map import WeightMap, WeightRule
 from mimo_core.weights.complete import WithLeftOut
 from mimo_core.weights.directory import INDEX, WHOLE, Entry, read_directory
@@ -71,11 +75,11 @@ def export(
         moved: Where the checkpoint reads weights that it does not hold; see :class:`WithLeftOut`.
 
     Raises:
-        MimoError: the checkpoint, or ``like``, does not hold these modules; ``out`` is not empty.
+        MimoError: the checkpoint, or ``like``, does not hold these modules; ``out`` is not empty,
+            is inside a checkpoint or cannot be made.
         Unreadable: ``like`` holds no safetensors.
     """
-    if out.is_symlink() or (out.exists() and (not out.is_dir() or any(out.iterdir()))):
-        raise MimoError(f"{out} exists; give a new directory")
+    _check_out(out)
     checkpoint = WithLeftOut(folder, maps, moved)
     mistakes = [said for name in maps for said in _absent(checkpoint, name, maps[name])]
     if mistakes:
@@ -98,6 +102,41 @@ def export(
     config = next(iter(maps.values())).exported_config if len(maps) == 1 and like is None else {}
     files = _write(pieces, out, like, config, most_bytes)
     return Exported(files=files, tensors=len(names), taken=taken)
+
+
+def _check_out(out: Path) -> None:
+    """Whether a directory can be made there without harm to a checkpoint. Makes its parents.
+
+    Raises:
+        MimoError: it cannot; says why.
+    """
+    try:
+        if out.is_symlink() or (out.exists() and (not out.is_dir() or any(out.iterdir()))):
+            raise MimoError(f"{out} exists; give a new directory")
+        place = Path(os.path.realpath(out))
+        inside = [path for path in place.parents if (path / MANIFEST).exists()]
+    except OSError as error:
+        raise _cannot_make(out, error) from None
+    if inside:
+        raise MimoError(
+            f"{out} is inside the checkpoint {inside[0]}, which more files would damage; give a "
+            "directory outside"
+        )
+    if re.fullmatch("iter_[0-9]+", place.name):
+        raise MimoError(
+            f"{out} has the name of a checkpoint, which a run may replace; give another name"
+        )
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out.parent):
+            pass
+    except OSError as error:
+        raise _cannot_make(out, error) from None
+
+
+def _cannot_make(out: Path, error: OSError) -> MimoError:
+    at = "" if error.filename in (None, str(out)) else f" ({error.filename})"
+    return MimoError(f"{out} cannot be made: {error.strerror}{at}; give another directory")
 
 
 def _lines(said: str, lines: Sequence[str]) -> str:
@@ -184,7 +223,6 @@ def _write(
         if parts[-1] and sum(other.bytes for other in parts[-1]) + piece.bytes > most_bytes:
             parts.append([])
         parts[-1].append(piece)
-    out.parent.mkdir(parents=True, exist_ok=True)
     draft = out.parent / f".{out.name}-{secrets.token_hex(4)}"
     draft.mkdir()
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import os
 import socket
@@ -14,11 +15,13 @@ from typing import Any
 
 import attrs
 import pytest
+import torch.distributed as dist
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mimo_core.errors import MimoError
 from mimo_core.launch import hub as hub_module
+from mimo_core.launch import watch as watch_module
 from mimo_core.launch.failure import Failure
 from mimo_core.launch.hub import Hub
 from mimo_core.launch.protocol import (
@@ -33,6 +36,9 @@ from mimo_core.launch.protocol import (
     new_token,
     take_token,
 )
+from mimo_core.launch.store import Place, find_hub, publish_hub
+from mimo_core.launch.watch import Watch
+from mimo_core.rank import Rank
 from mimo_core.run_folder import RunFolder
 
 from .conftest import TIMEOUT
@@ -278,6 +284,44 @@ def test_a_long_message_arrives_in_part(tmp_path: Path) -> None:
     assert heard(zero) == heard(one)
     say(one, failure=attrs.asdict(failure))
     assert heard(zero)["failure"]["message"] == failure.message
+
+
+def test_ranks_that_torchrun_restarts_meet_past_what_the_store_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The agent's store still names the hub of the attempt before, and holds its other keys."""
+    store = dist.HashStore()
+    with socket.create_server(("127.0.0.1", 0)) as gone:
+        publish_hub(store, gone.getsockname()[1], new_token())
+    monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
+    tried = threading.Event()
+
+    def find(*given: Any) -> Place:
+        if found := find_hub(*given):
+            tried.set()
+        return found
+
+    monkeypatch.setattr(watch_module, "open_store", lambda *_: store)
+    monkeypatch.setattr(watch_module, "find_hub", find)
+    joined: dict[int, Watch] = {}
+
+    def join(number: int) -> None:
+        rank = Rank(rank=number, local_rank=number, world_size=2, one_machine=True)
+        folder, timeout = RunFolder(tmp_path), datetime.timedelta(seconds=TIMEOUT)
+        joined[number] = Watch.join(rank, folder, timeout, lambda _: None)
+
+    threads = [threading.Thread(target=join, args=(number,), daemon=True) for number in (1, 0)]
+    threads[0].start()
+    assert tried.wait(TIMEOUT)
+    threads[1].start()
+    for number, thread in ((1, threads[0]), (0, threads[1])):
+        thread.join(TIMEOUT)
+        assert number in joined
+    joined[0].store.set("key", "of this attempt")
+    assert joined[1].store.get("key") == b"of this attempt"
+    assert not joined[1].store.check(["mimo/hub"]), "keys of another attempt are not seen"
+    joined[1].leave()
+    joined[0].leave()
 
 
 @pytest.mark.parametrize("token", ["", "short", "x" * 257, "0" * 20 + "\n", "é" * 20])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 import os
+import secrets
 import socket
 from contextlib import suppress
 
@@ -29,6 +30,8 @@ class Place:
     address: str
     port: int
     token: str
+    attempt: str
+    """Random, and another one after a restart of the ranks."""
 
 
 def open_store(rank: Rank, timeout: datetime.timedelta) -> dist.Store:
@@ -44,7 +47,7 @@ def open_store(rank: Rank, timeout: datetime.timedelta) -> dist.Store:
     Raises:
         MimoError: the port of the store is in use.
     """
-    if not rank.one_machine or os.environ.get(_AGENT) == str(True):
+    if not rank.one_machine or is_the_agents():
         store, _, _ = next(iter(rendezvous("env://", rank.rank, rank.world_size, timeout=timeout)))
     else:
         port, listener = int(os.environ["MASTER_PORT"]), None
@@ -69,6 +72,12 @@ def open_store(rank: Rank, timeout: datetime.timedelta) -> dist.Store:
     return store
 
 
+def is_the_agents() -> bool:
+    """Whether torchrun's agent serves the store, which then outlives a restart of the ranks: what
+    an earlier attempt has put there stays."""
+    return os.environ.get(_AGENT) == str(True)
+
+
 def hub_address(rank: Rank) -> str:
     """By which the ranks reach the machine of rank 0."""
     return LOOPBACK if rank.one_machine else os.environ["MASTER_ADDR"]
@@ -82,7 +91,8 @@ def publish_hub(store: dist.Store, port: int, token: str | None) -> None:
         port: Of the hub.
         token: The run's token; ``None`` if all ranks have it from their environment.
     """
-    store.set(_HUB, json.dumps({"port": port, "token": token}))
+    values = {"port": port, "token": token, "attempt": secrets.token_hex(8)}
+    store.set(_HUB, json.dumps(values))
 
 
 def find_hub(store: dist.Store, rank: Rank, token: str | None) -> Place:
@@ -110,4 +120,9 @@ def find_hub(store: dist.Store, rank: Rank, token: str | None) -> Place:
             f"rank 0 has {TOKEN} in its environment, and rank {rank.rank} has not; set it to the "
             "same value on all machines, or on none"
         )
-    return Place(address=hub_address(rank), port=found["port"], token=str(shared or token))
+    return Place(
+        address=hub_address(rank),
+        port=found["port"],
+        token=str(shared or token),
+        attempt=str(found.get("attempt")),
+    )

@@ -28,7 +28,14 @@ from mimo_core.launch.protocol import (
     new_token,
     take_token,
 )
-from mimo_core.launch.store import Place, find_hub, hub_address, open_store, publish_hub
+from mimo_core.launch.store import (
+    Place,
+    find_hub,
+    hub_address,
+    is_the_agents,
+    open_store,
+    publish_hub,
+)
 from mimo_core.printable import printable
 from mimo_core.rank import Rank
 from mimo_core.run_folder import RunFolder
@@ -105,15 +112,19 @@ class Watch:
             )
             publish_hub(store, hub.port, None if token else shared)
         watch = cls(rank, folder, store, hub, told)
-        welcome = watch._meet(find_hub(store, rank, token), seconds)
+        place, welcome = watch._meet(lambda: find_hub(store, rank, token), seconds)
+        watch.store = dist.PrefixStore(f"mimo/{place.attempt}", store)
         if "folder" not in welcome:
             watch._end(watch._failure(welcome))
         watch.folder = RunFolder(Path(welcome["folder"]))
         threading.Thread(target=watch._listen, name="mimo watch", daemon=True).start()
         return watch
 
-    def _meet(self, hub: Place, seconds: float) -> dict[str, Any]:
-        """Join at the hub; its first message, which is empty if rank 0 has ended.
+    def _meet(self, find: Callable[[], Place], seconds: float) -> tuple[Place, dict[str, Any]]:
+        """Join at the hub; gives where it is, and its first message, which is empty if rank 0 has
+        ended.
+
+        The agent's store may still name the hub of an attempt before a restart.
 
         Raises:
             MimoError: rank 0 cannot be reached, or has refused this rank.
@@ -121,12 +132,16 @@ class Watch:
         rank, deadline, reached = self._rank, time.monotonic() + seconds, False
         os.register_at_fork(after_in_child=self._close_in_child)
         while True:
+            hub = find()
             try:
                 patience = _AGAIN_TIMEOUT if reached else seconds
                 connection = socket.create_connection((hub.address, hub.port), patience)
             except OSError as error:
                 if reached:
-                    return {}
+                    return hub, {}
+                if is_the_agents() and time.monotonic() < deadline:
+                    time.sleep(_AGAIN_SECONDS)
+                    continue
                 raise MimoError(
                     f"rank {rank.rank} cannot reach rank 0 at {hub.address}:{hub.port}: {error}; "
                     "rank 0 may have failed (see its screen), or ports are closed between the "
@@ -142,7 +157,7 @@ class Watch:
                 cause = printable(str(welcome["refused"]))
                 raise MimoError(f"rank 0 has refused rank {rank.rank}: {cause}")
             if welcome or time.monotonic() > deadline:
-                return welcome
+                return hub, welcome
             # The hub closes connections if there are too many.
             connection.close()
             reached = True

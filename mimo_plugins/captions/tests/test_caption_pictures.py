@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import warnings
 import zlib
 from pathlib import Path
 from typing import Any
@@ -170,3 +171,17 @@ def test_what_cannot_be_read_is_not_called_broken(tmp_path: Path) -> None:
         decode(tmp_path / "a.png")
     with pytest.raises(IsADirectoryError):
         shape_of(tmp_path)
+
+
+def test_a_large_image_is_read_without_pillows_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.png"
+    write_picture(path, 12, 12)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert shape_of(path) == (12, 12) and decode(path).shape == (12, 12, 3)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 70)
+    with pytest.raises(Broken, match="more than 140 pixels"):
+        shape_of(path)

@@ -1,4 +1,4 @@
-"""No number of a run follows padding: a whole model with losses of its experts, over ranks.
+"""No number of a run follows padding: whole models with every option of experts, over ranks.
 
 The judge trains on one rank without packing. Each case has the same model and samples with a
 longer sequence, or packed, in a layout.
@@ -30,6 +30,7 @@ pytestmark = pytest.mark.long
 
 # Of these options, gpt has no bias and no shared expert.
 MODELS: dict[str, tuple[str, ...]] = {
+    "nemotron": (),  # the recipe has bias, both losses and a shared expert
     "gpt": (
         "modules.language.plugin=gpt",
         "modules.language.options={hidden_size: 32, layers: 2, attention_heads: 4, kv_heads: 4, "
@@ -119,7 +120,8 @@ def test_no_number_of_a_layout_follows_padding(
         if step == STEPS:
             assert all(expected[key].any() for key in biases)
         for key, value in expected.items():
-            # A bias moves by a fixed rate times a sign: counts of tokens that differ by one show.
+            # A bias moves by a fixed rate times the sign of a count of tokens, the same on every
+            # rank: it differs by rounding of float32 only (2**-24 of a sum of few moves).
             gap = (found[key].double() - value.double()).abs().max().item()
             assert gap <= 2.0**-20 * value.abs().max().item(), (step, key)
     expected, found = (summary(judge, run)["evaluation"] for run in ("judge", name))

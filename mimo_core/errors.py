@@ -1,23 +1,92 @@
-"""Errors that a user can mend: each message says what, where, which values and the way out."""
+"""Errors for users: each has a stable code, and says what is wrong, where, with which values, and
+what to do."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any, Self
+
+import attrs
+
+KeyPath = tuple[str | int, ...]
+"""Keys and list positions from the top of a recipe."""
+
+
+@attrs.frozen
+class Problem:
+    """One thing that is wrong."""
+
+    message: str
+    """Without its place and its code."""
+    code: str
+    """Stable, such as ``recipe.unknown-key``; ``docs/reference/errors.md`` lists all codes."""
+    path: KeyPath = ()
+    """Keys of the recipe that it is about."""
+    values: Mapping[str, Any] = attrs.field(factory=dict)
+    """What the message is about, by name."""
+    place: str = ""
+    """Where the recipe has these keys, such as ``recipe.yaml:7: train.seed``."""
+
+    @property
+    def text(self) -> str:
+        """The message after its place."""
+        return f"{self.place}: {self.message}" if self.place else self.message
+
+    def __str__(self) -> str:
+        return f"{self.text} [{self.code}]" if self.code else self.text
 
 
 class MimoError(ValueError):
-    """Shown to the user as its message alone, without a traceback."""
+    """An error that a user can fix. It is shown as its message, without a traceback."""
 
-    def __init__(self, said: str, path: tuple[str | int, ...] = ()) -> None:
+    def __init__(self, message: str, path: KeyPath = (), *, code: str = "", **values: Any) -> None:
         """
         Args:
-            said: The message.
+            message: What is wrong, where, and what to do.
             path: Keys of the recipe that it is about, where it does not name their place itself;
                 ``make_plan`` puts the place before it.
+            code: Stable, ``AREA.WORDS-WITH-HYPHENS``; of a plugin's error, the area is the
+                plugin's name.
+            values: What the message is about, by name.
         """
-        super().__init__(said)
-        self.path = path
+        super().__init__(message)
+        self.problems: tuple[Problem, ...] = (Problem(message, code, path, values),)
+
+    @classmethod
+    def of(cls, problems: Iterable[Problem]) -> Self:
+        """One error of several problems, a line each."""
+        found = tuple(problems)
+        error = cls.__new__(cls)
+        ValueError.__init__(error, "\n".join(problem.text for problem in found))
+        error.problems = found
+        return error
+
+    @property
+    def text(self) -> str:
+        """All messages with their places, without codes: for a message that holds this one."""
+        return "\n".join(problem.text for problem in self.problems)
+
+    @property
+    def code(self) -> str:
+        """Of the first problem."""
+        return self.problems[0].code
+
+    @property
+    def path(self) -> KeyPath:
+        """Of the first problem."""
+        return self.problems[0].path
+
+    @property
+    def values(self) -> Mapping[str, Any]:
+        """Of the first problem."""
+        return self.problems[0].values
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self.problems))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self).of, (self.problems,)
 
 
 class RecipeError(MimoError):

@@ -9,7 +9,7 @@ import attrs
 
 from mimo_core import star
 from mimo_core.contract import LANGUAGE, Data, Description, Edge, Module
-from mimo_core.errors import PluginError, RecipeError
+from mimo_core.errors import PluginError, Problem, RecipeError
 from mimo_core.plugins import Host
 from mimo_core.plugins.answers import DUE_POSITIONS, shown
 from mimo_core.recipe import LoadedRecipe, Recipe, structure_options
@@ -129,48 +129,52 @@ def _check_plugins(loaded: LoadedRecipe, host: Host) -> None:
         else (module.plugin, (*_EVERY_MODULE, "module_edges"))
         for name, module in loaded.recipe.modules.items()
     } | {("data",): (loaded.recipe.data.plugin, ("build_dataset",))}
-    wrong: list[str] = []
+    wrong: list[Problem] = []
     cause: PluginError | None = None
+
+    def note(problem: Problem, path: tuple[str, ...]) -> None:
+        wrong.append(loaded.places.placed(attrs.evolve(problem, path=path)))
+
     for path, (plugin, hooks) in uses.items():
         where = (*path, "plugin")
         try:
             record = host.require(plugin)
         except PluginError as error:
-            wrong.append(loaded.message(where, str(error)))
+            note(error.problems[0], where)
             cause = cause or error
             continue
         missing = [hook for hook in hooks if not host.has(hook, plugin)]
         if missing:
             able = [name for name in host.usable if all(host.has(hook, name) for hook in hooks)]
-            wrong.append(
-                loaded.message(
-                    where,
-                    f"{record.title} does not implement {', '.join(missing)}, which "
-                    f"{_role(path)}. "
-                    f"Plugins that have what it takes: {', '.join(able) or 'none'}",
-                )
+            message = (
+                f"{record.title} does not implement {', '.join(missing)}, which {_role(path)}. "
+                f"Plugins that have what it takes: {', '.join(able) or 'none'}"
             )
+            values = {"plugin": plugin, "hooks": tuple(missing)}
+            note(Problem(message, "plugin.missing-hook", values=values), where)
     for place, wrappers in _wrapped(loaded.recipe).items():
         for name in wrappers:
             try:
-                said = _wraps_nothing(place[0].removesuffix("s"), name, host)
+                problem = _wraps_nothing(place[0].removesuffix("s"), name, host)
             except PluginError as error:
-                said, cause = str(error), cause or error
-            if said:
-                wrong.append(loaded.message((*place, "wrappers", name), said))
+                problem, cause = error.problems[0], cause or error
+            if problem:
+                note(problem, (*place, "wrappers", name))
     if wrong:
-        raise PluginError("\n".join(wrong)) from cause
+        raise PluginError.of(wrong) from cause
 
 
-def _wraps_nothing(subject: str, plugin: str, host: Host) -> str | None:
+def _wraps_nothing(subject: str, plugin: str, host: Host) -> Problem | None:
     """What is wrong with a plugin that is named as a wrapper of a ``module`` or of the ``data``."""
     if host.wraps(subject, plugin):
         return None
     kind = "a module" if subject == "module" else "the data"
     able = [name for name in host.usable if host.wraps(subject, name)]
-    return (
+    return Problem(
         f"{host.require(plugin).title} wraps no hook of {kind}. "
-        f"Plugins that do: {', '.join(able) or 'none'}"
+        f"Plugins that do: {', '.join(able) or 'none'}",
+        "plugin.wraps-nothing",
+        values={"plugin": plugin},
     )
 
 
@@ -207,7 +211,7 @@ def _all_options(loaded: LoadedRecipe, host: Host) -> dict[tuple[str, ...], Any]
     for path, wrappers in _wrapped(recipe).items():
         uses |= {(*path, "wrappers", name): (name, values) for name, values in wrappers.items()}
     found: dict[tuple[str, ...], Any] = {}
-    wrong: list[str] = []
+    wrong: list[Problem] = []
     for path, (plugin, values) in uses.items():
         where = path if len(path) > 2 else (*path, "options")
         if host.has("options", plugin):
@@ -215,13 +219,15 @@ def _all_options(loaded: LoadedRecipe, host: Host) -> dict[tuple[str, ...], Any]
             try:
                 found[path] = structure_options(loaded, where, cls, values)
             except RecipeError as error:
-                wrong.append(str(error))
+                wrong += error.problems
         elif values:
-            wrong.append(loaded.message(where, f"plugin {plugin!r} takes no options; leave it out"))
+            message = f"plugin {plugin!r} takes no options; leave it out"
+            problem = Problem(message, "plugin.no-options", where, {"plugin": plugin})
+            wrong.append(loaded.places.placed(problem))
         else:
             found[path] = None
     if wrong:
-        raise RecipeError("\n".join(wrong))
+        raise RecipeError.of(wrong)
     return found
 
 
@@ -231,13 +237,21 @@ def _describe_encoder(module: Module, host: Host) -> Description:
         if getattr(description, field) is None:
             raise PluginError(
                 f"{host.require(module.plugin).title}, hook 'describe' for module "
-                f"{module.name!r}, gave a Description without {field!r}, which an encoder needs"
+                f"{module.name!r}, gave a Description without {field!r}, which an encoder needs",
+                code="plugin.wrong-answer",
+                plugin=module.plugin,
+                hook="describe",
+                field=field,
             )
     if not callable(description.positions):
         raise PluginError(
             f"{host.require(module.plugin).title}, hook 'describe' for module {module.name!r}, "
             f"gave a Description whose positions is {shown(description.positions)}; expected a "
-            f"function that gives {DUE_POSITIONS}"
+            f"function that gives {DUE_POSITIONS}",
+            code="plugin.wrong-answer",
+            plugin=module.plugin,
+            hook="describe",
+            field="positions",
         )
     return description
 
@@ -249,14 +263,20 @@ def _rng_prefixes(modules: dict[str, Module], host: Host) -> dict[str, str]:
         if not prefix:
             raise PluginError(
                 f"{host.require(module.plugin).title}, hook 'rng_prefix' for module "
-                f"{module.name!r}, gave an empty text; a good prefix is '{module.name}.'"
+                f"{module.name!r}, gave an empty text; a good prefix is '{module.name}.'",
+                code="plugin.wrong-answer",
+                plugin=module.plugin,
+                hook="rng_prefix",
             )
         if prefix in owners:
             other = owners[prefix]
             raise PluginError(
                 f"modules {other.name!r} (plugin {other.plugin!r}) and {module.name!r} (plugin "
                 f"{module.plugin!r}) have the same rng prefix {prefix!r}; hook 'rng_prefix' must "
-                f"make it from module.name, such as '{module.name}.'"
+                f"make it from module.name, such as '{module.name}.'",
+                code="plugin.same-rng-prefix",
+                modules=(other.name, module.name),
+                prefix=prefix,
             )
         owners[prefix] = module
     return {module.name: prefix for prefix, module in owners.items()}

@@ -115,6 +115,9 @@ def plan_layout(
             f"{layout.world_size} (torchrun: nodes x --nproc-per-node = {layout.world_size}), or "
             f"change the grids:\n{_listing(layout)}",
             ("modules",),
+            code="layout.world-size",
+            needed=layout.world_size,
+            started=world_size,
         )
     return layout
 
@@ -126,11 +129,16 @@ def _colocated(grids: Mapping[str, Grid], world_size: int | None) -> Layout:
             f"colocated puts all modules on one rank, but {large[0]} has "
             f"{sizes(grids[large[0]])}; {SEVERAL}",
             ("layout",),
+            code="layout.colocated",
+            module=large[0],
         )
     if world_size not in (None, 1):
         raise LayoutError(
             f"colocated puts all modules on one rank, but {world_size} were started; {SEVERAL}",
             ("layout",),
+            code="layout.world-size",
+            needed=1,
+            started=world_size,
         )
     elsewhere = [module for module, grid in grids.items() if grid.first_rank]
     if elsewhere:
@@ -138,6 +146,8 @@ def _colocated(grids: Mapping[str, Grid], world_size: int | None) -> Layout:
             f"layout colocated has rank 0 only, but {elsewhere[0]} sets first_rank "
             f"{grids[elsewhere[0]].first_rank}; leave it out",
             ("modules", elsewhere[0], "grid", "first_rank"),
+            code="layout.colocated",
+            module=elsewhere[0],
         )
     return Layout(
         kind="colocated", world_size=1, grids=dict(grids), first_ranks=dict.fromkeys(grids, 0)
@@ -152,6 +162,9 @@ def _check_expert_view(module: str, grid: Grid) -> None:
             f"stage cannot be divided into expert_tp {grid.expert_tp} x ep {grid.ep} = "
             f"{grid.expert_tp * grid.ep}; choose sizes where the second divides the first",
             ("modules", module, "grid", "ep" if grid.ep > 1 else "expert_tp"),
+            code="layout.expert-view",
+            dense=dense,
+            expert=grid.expert_tp * grid.ep,
         )
 
 
@@ -178,6 +191,8 @@ def _check_tiling(layout: Layout) -> None:
             f"the grids do not tile ranks 0 .. {layout.world_size - 1}:\n{_listing(layout)}\n"
             + "\n".join(wrong.values()),
             ("modules", next(iter(wrong)), "grid", "first_rank"),
+            code="layout.no-tiling",
+            modules=tuple(wrong),
         )
 
 

@@ -253,8 +253,8 @@ def _parsed(checkpoint: Path, content: bytes) -> Manifest:
     if not ended:
         raise damaged("holds other bytes than were saved")
     del values["checksum"]
-    manifest, mistakes = structure(Manifest, values)
-    wrong = [f"{_place(path)}: {said}" for path, said in mistakes]
+    manifest, problems = structure(Manifest, values)
+    wrong = [f"{_place(problem.path)}: {problem.message}" for problem in problems]
     if manifest is not None:
         wrong += _contradictions(manifest)
     if wrong or manifest is None:
@@ -270,8 +270,8 @@ def _contradictions(manifest: Manifest) -> Iterator[str]:
     for key in ("iteration", "consumed_samples"):
         if getattr(manifest, key) < 0:
             yield f"{key}: expected 0 or more, got {getattr(manifest, key)}"
-    _, mistakes = structure(Recipe, manifest.recipe, ("recipe",))
-    yield from (f"{_place(path)}: {said}" for path, said in mistakes)
+    _, problems = structure(Recipe, manifest.recipe, ("recipe",))
+    yield from (f"{_place(problem.path)}: {problem.message}" for problem in problems)
     yield from _wrong_layout(manifest)
     for name, facts in manifest.files.items():
         parts = PurePosixPath(name).parts

@@ -117,9 +117,9 @@ def _placed(loaded: LoadedRecipe) -> Iterator[None]:
     try:
         yield
     except MimoError as error:
-        if not error.path:
+        if not error.path or error.problems[0].place:
             raise
-        raise type(error)(loaded.message(error.path, str(error))) from error.__cause__
+        raise loaded.placed(error) from error.__cause__
 
 
 def _options_class(host: Host) -> Callable[[str], type | None]:

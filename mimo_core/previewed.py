@@ -62,6 +62,9 @@ def check_fed(graph: Graph, samples: Sequence[Counts], notes: Sequence[str]) -> 
                 ]
             ),
             ("data",),
+            code="data.encoder-not-fed",
+            encoder=name,
+            samples=len(samples),
         )
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 import attrs
 
 from mimo_core.contract import Media, Sample
-from mimo_core.errors import PluginError, RecipeError, SampleError
+from mimo_core.errors import MimoError, PluginError, RecipeError, SampleError
 from mimo_core.graph import Graph
 from mimo_core.plugins.answers import DUE_POSITIONS, counts_of, shown
 
@@ -77,12 +77,18 @@ def media_positions(graph: Graph, encoder: str, sample: Sample) -> list[int]:
         answer = description.positions(media)
         counts = counts_of(answer)
     except ValueError as error:
-        raise SampleError(f"sample {sample.key}: {error}") from error
+        message, code = _explained(error)
+        message = f"sample {sample.key}: {message}"
+        raise SampleError(message, code=code, sample=sample.key) from error
     if counts is None or len(counts) != len(media):
         raise PluginError(
             f"sample {sample.key} has {len(media)} media of kind {description.accepts!r}, but "
             f"describe().positions of module {encoder!r} (plugin "
-            f"{graph.modules[encoder].plugin!r}) gave {shown(answer)}; expected {DUE_POSITIONS}"
+            f"{graph.modules[encoder].plugin!r}) gave {shown(answer)}; expected {DUE_POSITIONS}",
+            code="plugin.wrong-answer",
+            plugin=graph.modules[encoder].plugin,
+            hook="describe",
+            field="positions",
         )
     return counts
 
@@ -156,7 +162,8 @@ def preview(
         length = sequence_length if cut else None
         found = tuple(count_positions(graph, sample, length) for sample in samples)
     except ValueError as error:
-        raise RecipeError(str(error), ("data",)) from error
+        message, code = _explained(error)
+        raise RecipeError(message, ("data",), code=code) from error
     for counts in found:
         if (sum(counts.encoders.values()) if cut else counts.total) > sequence_length:
             raise RecipeError(
@@ -165,6 +172,10 @@ def preview(
                 "make samples shorter by the options of the data or of the encoders"
                 + ("" if cut else ", or set data.too_long to cut"),
                 ("train", "sequence_length"),
+                code="sample.too-long",
+                sample=counts.sample,
+                positions=counts.total,
+                sequence_length=sequence_length,
             )
     if found and not any(counts.kept for counts in found):
         raise RecipeError(
@@ -177,8 +188,17 @@ def preview(
                 else "; mark the text to be learned"
             ),
             ("train", "sequence_length"),
+            code="data.no-labels",
+            samples=len(found),
         )
     return found
+
+
+def _explained(error: ValueError) -> tuple[str, str]:
+    """Message and code of an error of a plugin's ``positions``."""
+    if isinstance(error, MimoError):
+        return error.text, error.code or "sample.no-positions"
+    return str(error), "sample.no-positions"
 
 
 def label_notes(samples: Sequence[Counts]) -> list[str]:
@@ -212,6 +232,9 @@ def _readers(graph: Graph, sample: Sample, medium: Media) -> list[str]:
     if not readers:
         raise SampleError(
             f"sample {sample.key} has media of kind {medium.kind!r}, but no encoder of the recipe "
-            f"reads it (encoders and what they read: {read})"
+            f"reads it (encoders and what they read: {read})",
+            code="sample.no-encoder",
+            sample=sample.key,
+            kind=medium.kind,
         )
     return readers

@@ -37,16 +37,25 @@ def _check(module: Module, wanted: list[Edge], modules: Mapping[str, Module], ho
         if edge.source != module.name:
             raise PluginError(
                 f"{said} gave an edge from {edge.source!r}; a module gives only edges that leave "
-                "it: source=module.name"
+                "it: source=module.name",
+                code="plugin.wrong-edge",
+                plugin=module.plugin,
+                edge=attrs.astuple(edge),
             )
         if edge.target not in modules:
             raise PluginError(
                 f"{said} gave an edge to {edge.target!r}, which the recipe does not have."
-                f"{suggestion(edge.target, modules)} Modules: {', '.join(modules)}"
+                f"{suggestion(edge.target, modules)} Modules: {', '.join(modules)}",
+                code="plugin.wrong-edge",
+                plugin=module.plugin,
+                edge=attrs.astuple(edge),
             )
         if not isinstance(edge.placeholder, str) or not edge.placeholder:
             raise PluginError(
-                f"{said} gave the placeholder {edge.placeholder!r}; it is a text such as '<image>'"
+                f"{said} gave the placeholder {edge.placeholder!r}; it is a text such as '<image>'",
+                code="plugin.wrong-edge",
+                plugin=module.plugin,
+                edge=attrs.astuple(edge),
             )
     targets = [edge.target for edge in wanted]
     if module.is_language:
@@ -68,6 +77,8 @@ def _no_star(module: Module, does: str) -> RecipeError:
     return RecipeError(
         f"the graph is no star: module {module.name!r} (plugin {module.plugin!r}) {does}",
         ("modules", module.name),
+        code="recipe.no-star",
+        module=module.name,
     )
 
 
@@ -82,4 +93,7 @@ def _check_placeholders(found: list[Edge], modules: Mapping[str, Module]) -> Non
                 f"{edge.placeholder!r}, so the rows of one could not be told from the other's; "
                 "the plugin must make it from module.name or an option",
                 ("modules", edge.source),
+                code="recipe.same-placeholder",
+                modules=(other, edge.source),
+                placeholder=edge.placeholder,
             )

@@ -8,46 +8,50 @@ from typing import Any, Literal
 import attrs
 
 from mimo_core.contract import Module
-from mimo_core.errors import nearest, suggestion
+from mimo_core.errors import Problem, nearest, suggestion
 from mimo_core.graph import Graph
 from mimo_core.recipe import LoadedRecipe, stock
 from mimo_core.recipe.stock_flags import ENGINE_KEYS, FREE_FLAGS, LISTED, refusal
-from mimo_core.recipe.structure import Mistake, structure
+from mimo_core.recipe.structure import structure
 
 _IMPLEMENTATION, _PARTS = "cuda_graph_impl", "cuda_graph_modules"
+CONFLICT = "megatron.conflict"
 GRAPHED = ("mamba", "attn", "moe")
 """Parts whose kernels and shapes are the same in every microbatch, and wait for nothing."""
 
 
-def mistakes(loaded: LoadedRecipe, graph: Graph) -> Iterator[Mistake]:
+def problems(loaded: LoadedRecipe, graph: Graph) -> Iterator[Problem]:
     """What is wrong with the recipe's ``megatron`` section and with those of its modules."""
     recipe = loaded.recipe
     owned = {name: dict.fromkeys(graph.descriptions[name].owns, name) for name in graph.modules}
     everywhere = {field: module for fields in owned.values() for field, module in fields.items()}
     for flag, value in recipe.megatron.items():
-        said = _flag(flag, value, everywhere, graph)
-        if said:
-            yield ("megatron", flag), said
+        found = _flag(flag, value, everywhere, graph)
+        if found:
+            yield attrs.evolve(found, path=("megatron", flag))
     together = ("overlap_grad_reduce", "save_wgrads_interval")
     if all(recipe.megatron.get(flag) for flag in together):
-        yield (
-            ("megatron", together[1]),
+        yield Problem(
             "does not go with overlap_grad_reduce: core 0.19 would reduce some gradients whole and "
             "some in shards; leave one of both out",
+            CONFLICT,
+            ("megatron", together[1]),
         )
     for name, module in recipe.modules.items():
         for field, value in module.megatron.items():
-            said = _field(field, value, owned[name], graph)
-            if said:
-                yield ("modules", name, "megatron", field), said
-        for field, said in _recomputation(graph.modules[name].megatron):
+            found = _field(field, value, owned[name], graph)
+            if found:
+                yield attrs.evolve(found, path=("modules", name, "megatron", field))
+        for field, message in _recomputation(graph.modules[name].megatron):
             inner = ("modules", name) if field in module.megatron else ()
-            yield (*inner, "megatron", field), said
+            yield Problem(message, "megatron.recomputation", (*inner, "megatron", field))
         overlapped = bool(recipe.megatron.get("overlap_grad_reduce"))
         own = module.megatron
         captures = graph.descriptions[name].captures
-        for field, said in _cuda_graphs(graph.modules[name], own, captures, overlapped=overlapped):
-            yield ("modules", name, "megatron", field), said
+        for field, message in _cuda_graphs(
+            graph.modules[name], own, captures, overlapped=overlapped
+        ):
+            yield Problem(message, "megatron.cuda-graphs", ("modules", name, "megatron", field))
 
 
 def _recomputation(fields: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -102,7 +106,7 @@ def _cuda_graphs(
             " encoders (training/training.py); use local",
         )
     elif wrong := structure(Literal["local", "none"], kind)[1]:  # type: ignore[arg-type]
-        yield _IMPLEMENTATION, wrong[0][1]
+        yield _IMPLEMENTATION, wrong[0].message
     elif kind == "local" and not module.is_language:
         for said in _tower(module):
             yield _IMPLEMENTATION, said
@@ -207,26 +211,32 @@ def _hindrances(module: Module, *, overlapped: bool) -> dict[str, str]:
     return {name: why for name, (there, why) in found.items() if there}
 
 
-def _flag(flag: str, value: Any, owned: Mapping[str, str], graph: Graph) -> str | None:
+def _flag(flag: str, value: Any, owned: Mapping[str, str], graph: Graph) -> Problem | None:
     fields = stock.transformer_fields()
     if flag in fields and flag not in stock.ENGINE_FLAGS and not flag.startswith("cuda_graph_"):
         return _field(flag, value, owned, graph)
     if flag in stock.REFUSED_FLAGS and value is False:
         return None
     if refused := _refused(flag):
-        return refused
+        instead = {"instead": key} if (key := ENGINE_KEYS.get(flag)) else {}
+        return Problem(refused, "megatron.refused-flag", values={"flag": flag, **instead})
     if flag == "optimizer" and value != "adam":
-        return (
+        return Problem(
             f"optimizer {value!r} is refused: the distributed optimizer of core 0.19, which every "
-            "module has, takes adam alone; leave it out"
+            "module has, takes adam alone; leave it out",
+            "megatron.refused-flag",
+            values={"flag": flag, "instead": "adam"},
         )
     if flag not in FREE_FLAGS:
-        return f"megatron-core has no flag --{flag.replace('_', '-')}.{_near(flag)}".rstrip(".")
+        message = f"megatron-core has no flag --{flag.replace('_', '-')}.{_near(flag)}".rstrip(".")
+        near = nearest(flag, _all_flags())
+        return Problem(message, "megatron.unknown-flag", values={"flag": flag, "nearest": near})
     if flag == "ddp_bucket_size" and isinstance(value, int) and value < 1:
-        return f"must be at least 1 (parameters of a bucket), got {value}"
+        message = f"must be at least 1 (parameters of a bucket), got {value}"
+        return Problem(message, "recipe.out-of-range", values={"value": value, "least": 1})
     kind = stock.flag_types().get(flag)
     wrong = structure(kind, value)[1] if kind is not None else []
-    return wrong[0][1] if wrong else None
+    return wrong[0] if wrong else None
 
 
 def _refused(flag: str) -> str | None:
@@ -254,36 +264,47 @@ def _refused(flag: str) -> str | None:
     return refusal(flag)
 
 
+def _all_flags() -> set[str]:
+    return {*LISTED, *stock.ENGINE_FLAGS, *stock.transformer_fields()}
+
+
 def _near(flag: str) -> str:
     """The flag that was probably meant, and what is instead of it where a recipe may not set it."""
-    near = nearest(flag, {*LISTED, *stock.ENGINE_FLAGS, *stock.transformer_fields()})
+    near = nearest(flag, _all_flags())
     if near is None:
         return ""
     refused = _refused(near)
     return f" Did you mean {near!r}?" + (f" {refused}" if refused else "")
 
 
-def _field(field: str, value: Any, owned: Mapping[str, str], graph: Graph) -> str | None:
+def _field(field: str, value: Any, owned: Mapping[str, str], graph: Graph) -> Problem | None:
     fields = stock.transformer_fields()
     if field not in fields:
         near = suggestion(field, fields)
-        return f"megatron's TransformerConfig has no field {field!r}.{near}".removesuffix(".")
+        message = f"megatron's TransformerConfig has no field {field!r}.{near}".removesuffix(".")
+        values = {"field": field, "nearest": nearest(field, fields)}
+        return Problem(message, "megatron.unknown-field", values=values)
     if field in stock.ENGINE_FIELDS:
-        return f"this field is the engine's: {stock.ENGINE_FIELDS[field]}"
+        message = f"this field is the engine's: {stock.ENGINE_FIELDS[field]}"
+        return Problem(message, "megatron.engine-field", values={"field": field})
     if field in owned:
-        return _owned(field, graph.modules[owned[field]])
+        message = _owned(field, graph.modules[owned[field]])
+        return Problem(message, "megatron.plugin-field", values={"field": field})
     if field == "cp_comm_type" and "a2a+p2p" in (value if isinstance(value, list) else [value]):
-        return (
+        return Problem(
             "'a2a+p2p' needs groups within the context-parallel group, which core 0.19 makes in "
-            "its global parallel state alone; choose p2p, all_gather or a2a"
+            "its global parallel state alone; choose p2p, all_gather or a2a",
+            "megatron.refused-value",
+            values={"field": field, "value": value},
         )
     kind = fields[field]
     if kind is None:
-        return "a recipe cannot write its value (a function or a dtype)"
+        message = "a recipe cannot write its value (a function or a dtype)"
+        return Problem(message, "megatron.refused-value", values={"field": field})
     if kind is Any or field in (_IMPLEMENTATION, _PARTS):  # core takes more: see _cuda_graphs
         return None
     wrong = structure(kind, value)[1]
-    return wrong[0][1] if wrong else None
+    return wrong[0] if wrong else None
 
 
 def _owned(field: str, module: Module) -> str:

@@ -7,10 +7,11 @@ from math import prod
 
 from mimo_core import stock_settings
 from mimo_core.contract import LANGUAGE, Description, Grid, Module
+from mimo_core.errors import Problem
 from mimo_core.graph import Graph
 from mimo_core.recipe import LoadedRecipe
 
-Mistake = tuple[tuple[str | int, ...], str]
+NOT_A_MULTIPLE = "recipe.not-a-multiple"
 _SIZES = ("tp", "cp", "pp", "dp", "ep", "expert_tp")
 
 
@@ -21,22 +22,24 @@ def validate(loaded: LoadedRecipe, graph: Graph) -> None:
     Raises:
         RecipeError: Sizes that do not fit, a line for each.
     """
-    mistakes = [*_batches(loaded, graph), *stock_settings.mistakes(loaded, graph)]
+    problems = [*_batches(loaded, graph), *stock_settings.problems(loaded, graph)]
     if all(module.wholly_frozen for module in graph.modules.values()):
+        message = "all parts of all modules are frozen; one at least must learn"
         path = ("modules", LANGUAGE, "freeze")
-        mistakes.append((path, "all parts of all modules are frozen; one at least must learn"))
+        problems.append(Problem(message, "recipe.nothing-trainable", path))
     for name, module in graph.modules.items():
         description = graph.descriptions[name]
-        path = ("modules", name, "grid")
-        for size, said in _grid(module.grid, description, module.plugin):
-            mistakes.append(((*path, size), said))
-        mistakes += _abilities(module, description, graph)
-    if mistakes:
+        problems += _grid(module.grid, description, module)
+        problems += _abilities(module, description, graph)
+    if problems:
         # What is set for all modules may be wrong for several of them.
-        raise loaded.error(dict.fromkeys(mistakes))
+        raise loaded.error(
+            problem for at, problem in enumerate(problems) if problem not in problems[:at]
+        )
 
 
-def _grid(grid: Grid, description: Description, plugin: str) -> Iterator[tuple[str, str]]:
+def _grid(grid: Grid, description: Description, module: Module) -> Iterator[Problem]:
+    path = ("modules", module.name, "grid")
     refused = set()
     for size in _SIZES:
         number = getattr(grid, size)
@@ -44,43 +47,52 @@ def _grid(grid: Grid, description: Description, plugin: str) -> Iterator[tuple[s
             refused.add(size)
             can = ", ".join(name for name in _SIZES if name in description.parallel) or "none"
             reason = description.refused.get(size)
-            yield (
-                size,
-                f"plugin {plugin!r} does not support {size} {number}"
+            yield Problem(
+                f"plugin {module.plugin!r} does not support {size} {number}"
                 f"{f': {reason}' if reason else ''}; of the grid's sizes it lets these exceed 1: "
                 f"{can}",
+                "layout.unsupported-size",
+                (*path, size),
+                {"plugin": module.plugin, "size": size, "number": number},
             )
     if grid.ep > 1 and not description.experts:
-        yield "ep", f"{grid.ep}, but this module has no experts; set ep to 1"
+        message = f"{grid.ep}, but this module has no experts; set ep to 1"
+        yield Problem(message, "layout.no-experts", (*path, "ep"), {"ep": grid.ep})
     for what, number, names in _divisions(description):
         sizes = {name: getattr(grid, name) for name in names.split(" x ")}
         product = prod(sizes.values())
         if number % product and not refused & set(sizes):
             told = " x ".join(f"{name} {size}" for name, size in sizes.items()) + " = "
-            yield (
-                list(sizes)[-1],
+            yield Problem(
                 f"{told if len(sizes) > 1 else ''}{product} does not divide {what} {number}; "
                 f"choose one of {_divisors(number)}",
+                "layout.does-not-divide",
+                (*path, list(sizes)[-1]),
+                {"sizes": sizes, "what": what, "number": number},
             )
 
 
-def _abilities(module: Module, description: Description, graph: Graph) -> Iterator[Mistake]:
+def _abilities(module: Module, description: Description, graph: Graph) -> Iterator[Problem]:
     path = ("modules", module.name)
     if module.packing and not description.packs:
-        yield (
-            (*path, "packing"),
+        yield Problem(
             f"plugin {module.plugin!r} does not declare that it runs packed samples "
             "(describe().packs); leave it out",
+            "plugin.no-packing",
+            (*path, "packing"),
+            {"plugin": module.plugin},
         )
     rows, tokenizer = description.vocabulary, graph.tokenizer
     if module.is_language and rows is not None and tokenizer.size > rows:
         ids = {symbol: tokenizer.placeholder_id(symbol) for symbol in tokenizer.placeholders}
         beyond = [f"{symbol!r} (id {number})" for symbol, number in ids.items() if number >= rows]
         what = f"placeholder {', '.join(beyond)}" if beyond else "some token"
-        yield (
-            (*path, "options"),
+        yield Problem(
             f"{what} is outside the vocabulary: the tokenizer has {tokenizer.size} ids, the "
             f"embedding {rows} rows; give the model more rows, or a tokenizer with fewer ids",
+            "tokenizer.vocabulary-too-large",
+            (*path, "options"),
+            {"ids": tokenizer.size, "rows": rows},
         )
 
 
@@ -106,23 +118,27 @@ def _divisors(number: int) -> str:
     return ", ".join(str(d) for d in range(1, min(number, 64) + 1) if number % d == 0)
 
 
-def _batches(loaded: LoadedRecipe, graph: Graph) -> Iterator[Mistake]:
+def _batches(loaded: LoadedRecipe, graph: Graph) -> Iterator[Problem]:
     train, grid = loaded.recipe.train, graph.modules[LANGUAGE].grid
     samples = train.micro_batch_size * grid.dp
     factors = f"micro_batch_size {train.micro_batch_size} x dp {grid.dp} of {LANGUAGE}"
     if train.global_batch_size % samples:
-        yield (
-            ("train", "global_batch_size"),
+        yield Problem(
             f"{train.global_batch_size} is no multiple of {_counted(samples)} of a microbatch "
             f"({factors})",
+            NOT_A_MULTIPLE,
+            ("train", "global_batch_size"),
+            {"value": train.global_batch_size, "of": samples},
         )
     for name in graph.encoders:
         dp = graph.modules[name].grid.dp
         if samples % dp:
-            yield (
-                ("modules", name, "grid", "dp"),
+            yield Problem(
                 f"{dp} does not divide {_counted(samples)} of a microbatch ({factors}); "
                 f"choose one of {_divisors(samples)}, or a larger microbatch",
+                "layout.does-not-divide",
+                ("modules", name, "grid", "dp"),
+                {"sizes": {"dp": dp}, "what": "samples of a microbatch", "number": samples},
             )
     parts = {
         f"2 x cp {grid.cp} (a rank takes two chunks)": 2 * grid.cp if grid.cp > 1 else 1,
@@ -130,8 +146,10 @@ def _batches(loaded: LoadedRecipe, graph: Graph) -> Iterator[Mistake]:
     }
     for what, number in parts.items():
         if train.sequence_length % number:
-            yield (
-                ("train", "sequence_length"),
+            yield Problem(
                 f"{train.sequence_length} is no multiple of {number} = {what} of {LANGUAGE}; "
                 f"the next that is: {-(-train.sequence_length // number) * number}",
+                NOT_A_MULTIPLE,
+                ("train", "sequence_length"),
+                {"value": train.sequence_length, "of": number},
             )

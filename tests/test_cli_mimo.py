@@ -209,17 +209,17 @@ def test_a_plan_of_a_dataset_that_shows_no_samples_leaves_positions_out(run, mon
     [
         (
             ["plan", "recipe.yaml", "train.seed=x"],
-            "command line: train.seed=x: expected an integer, got 'x' (str)\n",
+            "command line: train.seed=x: expected an integer, got 'x' (str) [recipe.wrong-type]\n",
         ),
         (
             ["plan", "recipe.yaml", "modules.vision.weights=gone"],
             "command line: modules.vision.weights=gone: plugin 'eye' does not say how its weights "
-            "are named (weight_map); leave it out\n",
+            "are named (weight_map); leave it out [plugin.missing-hook]\n",
         ),
         (
             ["plan", "recipe.yaml", "layout=shared"],
             "command line: layout=shared: expected one of 'disjoint', 'colocated', got 'shared' "
-            "(str)\n",
+            "(str) [recipe.unknown-choice]\n",
         ),
         (
             ["plan", "recipe.yaml", "data.plugin=broken"],

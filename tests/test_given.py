@@ -19,19 +19,19 @@ from mimo_core.cli import pretrain as pretrain_command
 from mimo_core.cli.options import path_given
 from mimo_core.errors import RecipeError
 from mimo_core.recipe import load_text, structure_options
-from mimo_core.recipe.empty import SAID
 from mimo_core.recipe.module_names import RESERVED
 from mimo_core.recipe.schema import Recipe
 
 from .fake_plugins import RECIPE
+from .problems import facts
 
 EMPTY = ("", "  ", "\t")
 
 
-def refused(*overrides: str, text: str = RECIPE) -> str:
+def refused(*overrides: str, text: str = RECIPE) -> RecipeError:
     with pytest.raises(RecipeError) as caught:
         load_text(text, "recipe.yaml", overrides)
-    return str(caught.value)
+    return caught.value
 
 
 def test_every_attribute_of_the_container_is_refused_as_a_module_name() -> None:
@@ -42,8 +42,9 @@ def test_every_attribute_of_the_container_is_refused_as_a_module_name() -> None:
     for name in sorted(there):
         with pytest.raises(KeyError):
             container[name] = torch.nn.Identity()
-        said = refused(text=RECIPE.replace("  vision:", f"  {name}:"))
-        assert said.startswith(f"recipe.yaml:2: modules.{name}: "), said
+        error = refused(text=RECIPE.replace("  vision:", f"  {name}:"))
+        place = f"recipe.yaml:2: modules.{name}"
+        assert facts(error) == [("recipe.module-name", place, {"name": name})]
 
 
 def test_the_container_of_the_encoders_is_a_module_dict() -> None:
@@ -57,9 +58,9 @@ def test_the_container_of_the_encoders_is_a_module_dict() -> None:
 
 @pytest.mark.parametrize("name", ["training", "modules", "forward", "text"])
 def test_a_reserved_name_is_refused_with_its_reason(name: str) -> None:
-    said = refused(text=RECIPE.replace("  vision:", f"  {name}:"))
-    expected = f"recipe.yaml:2: modules.{name}: no module can be named {name!r}: {RESERVED[name]}"
-    assert said == f"{expected}; rename it, for example 'my_{name}'"
+    error = refused(text=RECIPE.replace("  vision:", f"  {name}:"))
+    assert error.code == "recipe.module-name" and RESERVED[name] in error.text
+    assert error.text.endswith(f"rename it, for example 'my_{name}'")
 
 
 def text_fields(cls: type, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
@@ -84,9 +85,9 @@ def test_the_texts_of_a_recipe_are_found() -> None:
 @pytest.mark.parametrize("key", TEXTS)
 def test_an_empty_text_is_refused(key: str) -> None:
     for text in EMPTY:
-        said = refused(f'{key}="{text}"'.replace("\t", "\\t"))
-        assert said.endswith(f": {SAID}"), said
-        assert said.startswith(f"command line: {key}="), said
+        (problem,) = refused(f'{key}="{text}"'.replace("\t", "\\t")).problems
+        assert problem.code == "recipe.empty-text"
+        assert problem.place.startswith(f"command line: {key}=")
 
 
 @attrs.frozen(kw_only=True)
@@ -106,15 +107,16 @@ class Options:
 def test_an_empty_text_among_the_options_of_any_plugin_is_refused() -> None:
     loaded = load_text(RECIPE, "recipe.yaml")
 
-    def said(**values: object) -> str:
+    def path(**values: object) -> tuple[str | int, ...]:
         with pytest.raises(RecipeError) as caught:
             structure_options(loaded, ("data", "options"), Options, values)
-        return str(caught.value)
+        assert caught.value.code == "recipe.empty-text"
+        return caught.value.path[2:]
 
-    assert said(file="").endswith(f"data.options.file: {SAID}")
-    assert said(names=["a", " "]).endswith(f"data.options.names[1]: {SAID}")
-    assert said(inner={"folder": ""}).endswith(f"data.options.inner.folder: {SAID}")
-    assert said(many={"one": {"folder": ""}}).endswith(f"data.options.many.one.folder: {SAID}")
+    assert path(file="") == ("file",)
+    assert path(names=["a", " "]) == ("names", 1)
+    assert path(inner={"folder": ""}) == ("inner", "folder")
+    assert path(many={"one": {"folder": ""}}) == ("many", "one", "folder")
     default_may_be = structure_options(loaded, ("data",), Options, {"separator": ""})
     assert default_may_be == Options()
 

@@ -12,6 +12,7 @@ from mimo_core.errors import RecipeError
 from mimo_core.plan import make_plan
 
 from .fake_plugins import RECIPE, eye, host, pairs, words
+from .problems import facts
 
 PICTURE = Media(kind="image", shape=(8, 8), load=lambda generator: None)
 
@@ -40,13 +41,10 @@ TEXT = (Text(text="a cat", loss=True),)
 def test_an_encoder_that_no_sample_feeds_is_refused_with_the_notes_of_the_data(tmp_path) -> None:
     with pytest.raises(RecipeError) as caught:
         plan(tmp_path, pairs=shows(TEXT, TEXT, notes=("nothing reads 'img'",)))
-    first, second = str(caught.value).splitlines()
-    assert first.endswith(
-        "data: encoder 'vision' reads media of kind 'image', but none of the 2 samples that plugin "
-        "'pairs' shows has one, so it would train on nothing; correct the options of the data, or "
-        "leave modules.vision out"
-    )
-    assert second == "nothing reads 'img'"
+    ((code, place, values),) = facts(caught.value)
+    assert (code, values) == ("data.encoder-not-fed", {"encoder": "vision", "samples": 2})
+    assert place.endswith(": data")
+    assert caught.value.text.splitlines()[1:] == ["nothing reads 'img'"]
 
 
 def test_one_sample_that_feeds_an_encoder_is_enough(tmp_path) -> None:

@@ -23,6 +23,7 @@ from mimo_core.validate import validate
 
 from .conftest import HERE
 from .fake_plugins import RECIPE, host, words
+from .problems import facts
 
 PACKAGE = Path(mimo_core.__file__).parent
 
@@ -185,182 +186,174 @@ NOTHING_CAPTURED = (
 
 
 @pytest.mark.parametrize(
-    ("override", "said"),
+    ("override", "problem"),
     [
         (
             "modules.language.megatron.cp_comm_type=a2a+p2p",
-            "'a2a+p2p' needs groups within the context-parallel group, which core 0.19 makes in "
-            "its global parallel state alone; choose p2p, all_gather or a2a",
+            ("megatron.refused-value", {"field": "cp_comm_type", "value": "a2a+p2p"}),
         ),
         (
             "modules.language.megatron.recompute_granularty=full",
-            "megatron's TransformerConfig has no field 'recompute_granularty'. Did you mean "
-            "'recompute_granularity'?",
+            (
+                "megatron.unknown-field",
+                {"field": "recompute_granularty", "nearest": "recompute_granularity"},
+            ),
         ),
         (
             "modules.language.megatron.recompute_granularity=ful",
-            "expected one of 'full', 'selective', got 'ful' (str). Did you mean 'full'?",
+            ("recipe.unknown-choice", {"value": "ful"}),
         ),
         (
             "modules.language.megatron.attention_backend=flsh",
-            "expected one of 'flash', 'fused', 'unfused', 'local', 'auto', got 'flsh' (str). Did "
-            "you mean 'flash'?",
+            ("recipe.unknown-choice", {"value": "flsh"}),
         ),
         (
             "modules.language.megatron.recompute_granularity=full",
-            "full recomputation needs recompute_method and recompute_num_layers too (such as "
-            "uniform, 1)",
+            ("megatron.recomputation", {}),
         ),
         (
             "megatron.recompute_num_layers=1",
-            "goes with recompute_granularity: full alone; set that, or leave it out",
+            ("megatron.recomputation", {}),
         ),
         (
             "modules.language.megatron.recompute_modules=[moe]",
-            "goes with recompute_granularity: selective alone; set that, or leave it out",
+            ("megatron.recomputation", {}),
         ),
         (
             "megatron.tp_comm_overlap=true",
-            "this field is the engine's: core 0.19 takes the tensor-parallel group for it from "
-            "its global parallel state, which a run of several grids has not",
+            ("megatron.engine-field", {"field": "tp_comm_overlap"}),
         ),
         (
             "modules.language.megatron.hidden_dropout=no",
-            "expected a number, got False (bool)",
+            ("recipe.wrong-type", {"value": False, "expected": "a number"}),
         ),
         (
             "modules.language.megatron.hidden_size=8",
-            "plugin 'words' sets this field itself and has no option of that name; leave it out",
+            ("megatron.plugin-field", {"field": "hidden_size"}),
         ),
         (
             "megatron.hidden_size=8",
-            "--hidden-size is set by the engine from modules.NAME.options; leave it out of the "
-            "megatron section",
+            ("megatron.refused-flag", {"flag": "hidden_size", "instead": "modules.NAME.options"}),
         ),
         (
             "modules.vision.megatron.tensor_model_parallel_size=2",
-            "this field is the engine's: the module's grid says it (modules.NAME.grid)",
+            ("megatron.engine-field", {"field": "tensor_model_parallel_size"}),
         ),
         (
             "modules.vision.megatron.bf16=true",
-            "this field is the engine's: precision says it (train.precision, "
-            "modules.NAME.precision)",
+            ("megatron.engine-field", {"field": "bf16"}),
         ),
         (
             "modules.vision.megatron.activation_func=gelu",
-            "a recipe cannot write its value (a function or a dtype)",
+            ("megatron.refused-value", {"field": "activation_func"}),
         ),
         (
             "megatron.lr=1",
-            "--lr is set by the engine from train.learning_rate; leave it out of the megatron "
-            "section",
+            ("megatron.refused-flag", {"flag": "lr", "instead": "train.learning_rate"}),
         ),
         (
             "megatron.lr_warmup_fraction=0.5",
-            "this flag is refused: train.learning_rate, train.minimum_learning_rate, "
-            "train.warmup_iterations, train.decay and train.iterations are the whole schedule; "
-            "leave it out",
+            ("megatron.refused-flag", {"flag": "lr_warmup_fraction"}),
         ),
         (
             "megatron.no_rope_fusion=true",
-            "modules are configured by fields of TransformerConfig; write apply_rope_fusion: false",
+            ("megatron.refused-flag", {"flag": "no_rope_fusion"}),
         ),
         (
             "megatron.rl_profile=true",
-            "nothing reads this flag here: nothing here does that; leave it out",
+            ("megatron.refused-flag", {"flag": "rl_profile"}),
         ),
         (
             "megatron.no_log_throughput=true",
-            "megatron-core has no flag --no-log-throughput. Did you mean 'log_throughput'?",
+            ("megatron.unknown-flag", {"flag": "no_log_throughput", "nearest": "log_throughput"}),
         ),
         (
             "megatron.lr_warmup_iter=3",
-            "megatron-core has no flag --lr-warmup-iter. Did you mean 'lr_warmup_iters'? "
-            "--lr-warmup-iters is set by the engine from train.warmup_iterations; leave it out of "
-            "the megatron section",
+            ("megatron.unknown-flag", {"flag": "lr_warmup_iter", "nearest": "lr_warmup_iters"}),
         ),
         (
             "megatron.log_throughputt=true",
-            "megatron-core has no flag --log-throughputt. Did you mean 'log_throughput'?",
+            ("megatron.unknown-flag", {"flag": "log_throughputt", "nearest": "log_throughput"}),
         ),
         (
             "megatron.cuda_graph_impl=local",
-            "CUDA graphs are asked for where they are wanted, in the language model or an encoder "
-            "that does not learn; write modules.NAME.megatron.cuda_graph_impl",
+            ("megatron.refused-flag", {"flag": "cuda_graph_impl"}),
         ),
         (
             "modules.language.megatron.cuda_graph_impl=transformer_engine",
-            "'transformer_engine' is refused: core 0.19 captures so what its own loop built, one "
-            "model without encoders (training/training.py); use local",
+            ("megatron.cuda-graphs", {}),
         ),
         (
             "modules.language.megatron.cuda_graph_impl=lokal",
-            "expected one of 'local', 'none', got 'lokal' (str). Did you mean 'local'?",
+            ("megatron.cuda-graphs", {}),
         ),
-        ("modules.language.megatron.cuda_graph_modules=[mamba]", NOTHING_CAPTURED),
+        ("modules.language.megatron.cuda_graph_modules=[mamba]", ("megatron.cuda-graphs", {})),
         (
             "modules.vision.megatron.cuda_graph_impl=local",
-            "does not go with grid tp 2: its ranks would send messages within the graph, which was "
-            "not tried; leave one of both out",
+            ("megatron.cuda-graphs", {}),
         ),
         (
             "modules.vision.megatron.cuda_graph_impl=full_iteration",
-            "'full_iteration' is refused: core 0.19 captures so what its own loop built, one "
-            "model without encoders (training/training.py); use local",
+            ("megatron.cuda-graphs", {}),
         ),
         (
             "modules.vision.megatron.cuda_graph_impl=lokal",
-            "expected one of 'local', 'none', got 'lokal' (str). Did you mean 'local'?",
+            ("megatron.cuda-graphs", {}),
         ),
         (
             "modules.vision.megatron.cuda_graph_modules=[attn]",
-            "names parts of the language model's layers, and a tower that does not learn is "
-            "captured whole, by cuda_graph_impl: local alone; leave cuda_graph_modules out",
+            ("megatron.cuda-graphs", {}),
         ),
-        ("megatron.exit_interval=abc", "expected an integer, got 'abc' (str)"),
-        ("megatron.ddp_bucket_size=0", "must be at least 1 (parameters of a bucket), got 0"),
-        ("megatron.log_throughput=5", "expected true or false, got 5 (int)"),
+        (
+            "megatron.exit_interval=abc",
+            ("recipe.wrong-type", {"value": "abc", "expected": "an integer"}),
+        ),
+        ("megatron.ddp_bucket_size=0", ("recipe.out-of-range", {"value": 0, "least": 1})),
+        (
+            "megatron.log_throughput=5",
+            ("recipe.wrong-type", {"value": 5, "expected": "true or false"}),
+        ),
         (
             "megatron.rerun_mode=of",
-            "expected one of 'disabled', 'validate_results', 'report_stats', got 'of' (str)",
+            ("recipe.unknown-choice", {"value": "of"}),
         ),
         (
             "megatron.optimizer=sgd",
-            "optimizer 'sgd' is refused: the distributed optimizer of core 0.19, which every "
-            "module has, takes adam alone; leave it out",
+            ("megatron.refused-flag", {"flag": "optimizer", "instead": "adam"}),
         ),
         (
             "megatron.num_experts=4",
-            "nothing reads this flag here: a module is what its plugin's options say "
-            "(modules.NAME.options); leave it out",
+            ("megatron.refused-flag", {"flag": "num_experts"}),
         ),
         (
             "megatron.rampup_batch_size=[4, 4, 16]",
-            "nothing reads this flag here: the order of the samples stands on a global batch of "
-            "one size; leave it out",
+            ("megatron.refused-flag", {"flag": "rampup_batch_size"}),
         ),
         (
             "megatron.no_masked_softmax_fusion=true",
-            "modules are configured by fields of TransformerConfig; write masked_softmax_fusion: "
-            "false",
+            ("megatron.refused-flag", {"flag": "no_masked_softmax_fusion"}),
         ),
         (
             "modules.vision.packing=true",
-            "plugin 'eye' does not declare that it runs packed samples (describe().packs); leave "
-            "it out",
+            ("plugin.no-packing", {"plugin": "eye"}),
         ),
         (
             "modules.vision.learning_rate_factor=0",
-            "must be a number above 0, got 0.0; parts that do not learn are named in freeze",
+            ("recipe.out-of-range", {"value": 0.0}),
         ),
-        ("modules.vision.weight_decay_factor=-1", "must be at least 0, got -1.0"),
+        (
+            "modules.vision.weight_decay_factor=-1",
+            ("recipe.out-of-range", {"value": -1.0, "least": 0}),
+        ),
     ],
 )
-def test_a_wrong_setting_is_named_with_the_way_out(override: str, said: str) -> None:
+def test_a_wrong_setting_is_named_with_the_way_out(
+    override: str, problem: tuple[str, dict[str, Any]]
+) -> None:
     with pytest.raises(RecipeError) as caught:
         loaded = load_text(RECIPE, "recipe.yaml", [override])
         validate(loaded, build_graph(loaded, host(words=of_width(300))))
-    assert str(caught.value) == f"command line: {override}: {said}"
+    assert facts(caught.value) == [(problem[0], f"command line: {override}", problem[1])]
 
 
 @pytest.mark.parametrize(
@@ -412,11 +405,10 @@ def test_a_placeholder_outside_the_vocabulary_is_named() -> None:
     loaded = load_text(RECIPE, "recipe.yaml")
     with pytest.raises(RecipeError) as caught:
         validate(loaded, build_graph(loaded, host(words=of_width(258))))
-    assert str(caught.value) == (
-        "recipe.yaml:8: modules.language.options: placeholder '<vision>' (id 258) is outside the "
-        "vocabulary: the tokenizer has 259 ids, the embedding 258 rows; give the model more rows, "
-        "or a tokenizer with fewer ids"
-    )
+    place = "recipe.yaml:8: modules.language.options"
+    values = {"ids": 259, "rows": 258}
+    assert facts(caught.value) == [("tokenizer.vocabulary-too-large", place, values)]
+    assert "placeholder '<vision>' (id 258)" in str(caught.value)
 
 
 def test_cuda_graphs_are_of_layers_that_have_one_shape() -> None:
@@ -427,7 +419,8 @@ def test_cuda_graphs_are_of_layers_that_have_one_shape() -> None:
         loaded = load_text(RECIPE, "recipe.yaml", [whole, graphs, *overrides])
         with pytest.raises(RecipeError) as caught:
             validate(loaded, build_graph(loaded, host(words=of_width(300))))
-        return str(caught.value)
+        assert "megatron.cuda-graphs" in {problem.code for problem in caught.value.problems}
+        return caught.value.text
 
     listed = f"{here}.cuda_graph_modules=[mamba, attn]"
     untried = "not tried with it; leave one of both out"
@@ -475,7 +468,8 @@ def test_cuda_graphs_of_an_encoder_are_of_a_tower_that_does_not_learn() -> None:
         loaded = load_text(RECIPE, "recipe.yaml", [graphs, alone, *overrides])
         with pytest.raises(RecipeError) as caught:
             validate(loaded, build_graph(loaded, host(words=of_width(300))))
-        return str(caught.value)
+        assert "megatron.cuda-graphs" in {problem.code for problem in caught.value.problems}
+        return caught.value.text
 
     def well(*overrides: str) -> None:
         loaded = load_text(RECIPE, "recipe.yaml", [alone, *overrides])

@@ -130,8 +130,11 @@ def _refused(bench: Bench) -> list[str]:
     """What the options class refuses of those given."""
     if not bench.host.has("options", bench.name):
         return []
-    _, mistakes = structure(bench.host.ask("options", bench.name), bench.plain_options())
-    return [f"{'.'.join(map(str, path))}: {said}".removeprefix(": ") for path, said in mistakes]
+    _, problems = structure(bench.host.ask("options", bench.name), bench.plain_options())
+    return [
+        f"{'.'.join(map(str, problem.path))}: {problem.message}".removeprefix(": ")
+        for problem in problems
+    ]
 
 
 def _subject(name: str, kind: str, options: Mapping[str, Any]) -> Subject:

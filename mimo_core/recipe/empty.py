@@ -6,14 +6,13 @@ from collections.abc import Iterator, Mapping
 
 import attrs
 
+from mimo_core.errors import Problem
 from mimo_core.recipe.tree import Path
 
-Mistake = tuple[Path, str]
-
-SAID = "is an empty text; give a value, or leave it out"
+MESSAGE = "is an empty text; give a value, or leave it out"
 
 
-def empty_texts(instance: object, path: Path = ()) -> Iterator[Mistake]:
+def empty_texts(instance: object, path: Path = ()) -> Iterator[Problem]:
     """The empty texts of an attrs instance, and of what it holds.
 
     A field whose default is an empty text may hold one. Plain mappings, such as the options of a
@@ -21,7 +20,7 @@ def empty_texts(instance: object, path: Path = ()) -> Iterator[Mistake]:
     """
     if isinstance(instance, str):
         if not instance.strip():
-            yield path, SAID
+            yield Problem(MESSAGE, "recipe.empty-text", path)
     elif isinstance(instance, list | tuple | set | frozenset):
         for number, item in enumerate(instance):
             yield from empty_texts(item, (*path, number))

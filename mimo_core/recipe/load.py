@@ -9,12 +9,12 @@ from typing import Any
 import attrs
 import yaml
 
-from mimo_core.errors import RecipeError, suggestion
+from mimo_core.errors import MimoError, Problem, RecipeError, suggestion
 from mimo_core.recipe import packaged, tree
 from mimo_core.recipe.empty import empty_texts
 from mimo_core.recipe.module_names import module_names
 from mimo_core.recipe.schema import Recipe
-from mimo_core.recipe.structure import Mistake, plain, structure
+from mimo_core.recipe.structure import plain, structure
 from mimo_core.regular_files import read_bytes
 
 
@@ -25,13 +25,13 @@ class LoadedRecipe:
     recipe: Recipe
     places: tree.Places
 
-    def message(self, path: tree.Path, said: str) -> str:
-        """What is wrong, led by the place of the key: ``recipe.yaml:7: train.seed: …``."""
-        return self.places.message(path, said)
+    def placed[E: MimoError](self, error: E) -> E:
+        """The error, with the place of its keys before each message."""
+        return error.of(map(self.places.placed, error.problems))
 
-    def error(self, mistakes: Iterable[Mistake]) -> RecipeError:
-        """All mistakes in one error, a line each, in the order of the file."""
-        return _error(self.places, mistakes)
+    def error(self, problems: Iterable[Problem]) -> RecipeError:
+        """All problems in one error, a line each, in the order of the file."""
+        return _error(self.places, problems)
 
 
 OptionsClass = Callable[[str], type | None]
@@ -55,10 +55,11 @@ def load_recipe(
     try:
         text = read_bytes(path, tree.MOST_BYTES).decode("utf-8")
     except FileNotFoundError:
-        raise RecipeError(_missing(path)) from None
+        raise RecipeError(_missing(path), code="recipe.not-found", file=str(path)) from None
     except (OSError, UnicodeDecodeError) as error:
         said = error.strerror if isinstance(error, OSError) else f"not UTF-8 text ({error})"
-        raise RecipeError(f"{source}: cannot read the recipe: {said}") from error
+        message = f"{source}: cannot read the recipe: {said}"
+        raise RecipeError(message, code="recipe.unreadable", file=str(path)) from error
     return load_text(text, str(source), overrides, options_class)
 
 
@@ -72,16 +73,18 @@ def load_text(
     values, places = tree.read(text, source)
     for words in overrides:
         tree.apply_override(words, values, places)
-    recipe, mistakes = structure(Recipe, values)
+    recipe, problems = structure(Recipe, values)
     if recipe is None:
         modules = tree.keys(values.get("modules"))
         if "modules" in values:
-            names = module_names(modules)
-            told = [(("modules", *path), said) for path, said in names]
-            mistakes += [mistake for mistake in told if mistake not in mistakes]
+            names = [
+                attrs.evolve(problem, path=("modules", *problem.path))
+                for problem in module_names(modules)
+            ]
+            problems += [problem for problem in names if problem not in problems]
         if options_class is not None:
-            mistakes += _options_mistakes(values, options_class)
-        raise _error(places, [_of_no_module(mistake, modules, places) for mistake in mistakes])
+            problems += _options_problems(values, options_class)
+        raise _error(places, [_of_no_module(problem, modules, places) for problem in problems])
     if empty := list(empty_texts(recipe)):
         raise _error(places, empty)
     return LoadedRecipe(recipe=recipe, places=places)
@@ -95,11 +98,11 @@ def structure_options[T](
     Raises:
         RecipeError: Values that do not fit ``cls``, with their places.
     """
-    options, mistakes = structure(cls, values, path)
+    options, problems = structure(cls, values, path)
     if options is not None:
-        mistakes = list(empty_texts(options, path))
-    if options is None or mistakes:
-        raise loaded.error(mistakes)
+        problems = list(empty_texts(options, path))
+    if options is None or problems:
+        raise loaded.error(problems)
     return options
 
 
@@ -111,9 +114,9 @@ def dump(recipe: Recipe) -> str:
     return text
 
 
-def _error(places: tree.Places, mistakes: Iterable[Mistake]) -> RecipeError:
-    ordered = sorted(mistakes, key=lambda mistake: places.order(mistake[0]))
-    return RecipeError("\n".join(places.message(path, said) for path, said in ordered))
+def _error(places: tree.Places, problems: Iterable[Problem]) -> RecipeError:
+    ordered = sorted(problems, key=lambda problem: places.order(problem.path))
+    return RecipeError.of(map(places.placed, ordered))
 
 
 def _missing(path: Path) -> str:
@@ -126,8 +129,8 @@ def _missing(path: Path) -> str:
     return f"{path}: there is no such recipe {where}.{suggestion(path.name, known)}".rstrip(".")
 
 
-def _options_mistakes(recipe: Mapping[str, Any], options_class: OptionsClass) -> Iterator[Mistake]:
-    """Mistakes in the options of plugins, of a recipe that has others already."""
+def _options_problems(recipe: Mapping[str, Any], options_class: OptionsClass) -> Iterator[Problem]:
+    """Problems in the options of plugins, of a recipe that has others already."""
     uses: dict[tuple[str, ...], Any] = {("data",): recipe.get("data")}
     for name in tree.keys(recipe.get("modules")):
         uses["modules", name] = recipe["modules"][name]
@@ -142,13 +145,16 @@ def _options_mistakes(recipe: Mapping[str, Any], options_class: OptionsClass) ->
                 yield from structure(cls, values, (*path, "wrappers", name))[1]
 
 
-def _of_no_module(mistake: Mistake, modules: Sequence[str], places: tree.Places) -> Mistake:
+def _of_no_module(problem: Problem, modules: Sequence[str], places: tree.Places) -> Problem:
     """A module that only an override names, and without its plugin, is most likely misspelt."""
-    match mistake[0]:
+    match problem.path:
         case ("modules", str(name), "plugin") if places.is_made_up(("modules", name)):
             others = [other for other in modules if other != name]
-            return mistake[0][:2], (
+            return Problem(
                 f"there is no module {name!r}.{suggestion(name, others)} Modules: "
-                f"{', '.join(others)}; for a new one set modules.{name}.plugin too"
+                f"{', '.join(others)}; for a new one set modules.{name}.plugin too",
+                "recipe.unknown-module",
+                problem.path[:2],
+                {"name": name, "modules": tuple(others)},
             )
-    return mistake
+    return problem

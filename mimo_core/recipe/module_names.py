@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 
 from mimo_core.contract import LANGUAGE
-from mimo_core.errors import nearest
-
-Mistake = tuple[tuple[str, ...], str]
+from mimo_core.errors import Problem, nearest
 
 _TORCH = (
     "torch has an attribute of this name in the container of the encoders (torch.nn.ModuleDict)"
@@ -35,21 +33,30 @@ RESERVED: Mapping[str, str] = {
 too."""
 
 
-def module_names(names: Collection[str]) -> Iterator[Mistake]:
+def module_names(names: Collection[str]) -> Iterator[Problem]:
     """One language model, and names that torch, Megatron and a path of the recipe can hold."""
     if LANGUAGE not in names:
         given, near = ", ".join(names) or "none", nearest(LANGUAGE, names)
-        yield (
-            (),
+        yield Problem(
             f"one module must be named {LANGUAGE!r}, the language model; given: {given}"
             + (f". Rename {near!r}?" if near else ""),
+            "recipe.no-language-model",
+            (),
+            {"given": tuple(names)},
         )
     for name in names:
         if not name.isidentifier() or name.startswith("_"):
-            yield (name,), f"{name!r} is no name; use letters, digits and _, a letter first"
-        elif name in RESERVED:
-            yield (
+            yield Problem(
+                f"{name!r} is no name; use letters, digits and _, a letter first",
+                "recipe.module-name",
                 (name,),
+                {"name": name},
+            )
+        elif name in RESERVED:
+            yield Problem(
                 f"no module can be named {name!r}: {RESERVED[name]}; rename it, for example "
                 f"'my_{name.strip('_')}'",
+                "recipe.module-name",
+                (name,),
+                {"name": name},
             )

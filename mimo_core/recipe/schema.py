@@ -170,6 +170,9 @@ class Recipe:
     that is a field of `TransformerConfig` acts on every module that does not set it itself."""
 
     def __attrs_post_init__(self) -> None:
-        mistakes = list(rules.whole(self))
-        if mistakes:
-            raise rules.BrokenRules(mistakes)
+        problems = list(rules.whole(self))
+        if problems:
+            raise rules.BrokenRules.of(
+                attrs.evolve(problem, place=".".join(map(str, problem.path)))
+                for problem in problems
+            )

@@ -18,14 +18,12 @@ from cattrs.errors import (
 )
 
 from mimo_core.contract import Grid, Precision, Train
-from mimo_core.errors import suggestion
+from mimo_core.errors import MimoError, Problem, nearest, suggestion
 from mimo_core.recipe import rules, schema
 from mimo_core.recipe.stock import ENGINE_FIELDS
 from mimo_core.recipe.tree import Path
 
-Mistake = tuple[Path, str]
-
-_RULES: dict[type, Callable[[Any], Iterator[rules.Mistake]]] = {
+_RULES: dict[type, Callable[[Any], Iterator[Problem]]] = {
     Grid: rules.grid,
     Train: rules.train,
     schema.DataRecipe: rules.data,
@@ -34,14 +32,17 @@ _RULES: dict[type, Callable[[Any], Iterator[rules.Mistake]]] = {
     schema.ProfileRecipe: rules.profile,
     schema.HeartbeatRecipe: rules.heartbeat,
 }
+WRONG_TYPE = "recipe.wrong-type"
+UNKNOWN_CHOICE = "recipe.unknown-choice"
+INVALID = "recipe.invalid-value"
 _NOUNS = {int: "an integer", float: "a number", bool: "true or false", str: "text"}
 
 
-class _Mismatch(ValueError):
-    """A value of a wrong type."""
+class _Mismatch(MimoError):
+    """A value of a wrong type, or none of the choices."""
 
 
-def structure[T](cls: type[T], values: object, path: Path = ()) -> tuple[T | None, list[Mistake]]:
+def structure[T](cls: type[T], values: object, path: Path = ()) -> tuple[T | None, list[Problem]]:
     """An instance of ``cls``, or ``None`` and all that is wrong with ``values``."""
     try:
         return CONVERTER.structure(values, cls), []
@@ -67,7 +68,7 @@ def _scalar(value: object, kind: type) -> object:
         return value
     if kind is float and type(value) is int:
         return float(value)
-    raise _Mismatch(f"expected {_NOUNS[kind]}, got {said_of(value)}")
+    raise _wrong_type(_NOUNS[kind], value)
 
 
 def _literal(value: object, kind: Any) -> object:
@@ -76,9 +77,19 @@ def _literal(value: object, kind: Any) -> object:
         if type(choice) is type(value) and choice == value:
             return choice
     if allowed == get_args(Precision) and isinstance(value, str) and value in ENGINE_FIELDS:
-        raise _Mismatch(ENGINE_FIELDS[value])
+        raise _Mismatch(ENGINE_FIELDS[value], code=UNKNOWN_CHOICE, value=value, choices=allowed)
     near = suggestion(value, map(str, allowed)) if isinstance(value, str) else ""
-    raise _Mismatch(f"expected one of {_choices(allowed)}, got {said_of(value)}.{near}".rstrip("."))
+    raise _Mismatch(
+        f"expected one of {_choices(allowed)}, got {said_of(value)}.{near}".rstrip("."),
+        code=UNKNOWN_CHOICE,
+        value=value,
+        choices=allowed,
+    )
+
+
+def _wrong_type(expected: str, value: object) -> _Mismatch:
+    message = f"expected {expected}, got {said_of(value)}"
+    return _Mismatch(message, code=WRONG_TYPE, value=value, expected=expected)
 
 
 def _choices(allowed: tuple[object, ...]) -> str:
@@ -100,7 +111,7 @@ def _union(kind: Any, converter: cattrs.Converter) -> Callable[[Any, Any], Any]:
             except Exception:
                 continue
         nouns = [_NOUNS.get(member, getattr(member, "__name__", str(member))) for member in members]
-        raise _Mismatch(f"expected {' or '.join(nouns)}, got {said_of(value)}")
+        raise _wrong_type(" or ".join(nouns), value)
 
     return hook
 
@@ -145,13 +156,13 @@ def _checked(converter: cattrs.Converter) -> None:
 
         def hook(value: Any, _: Any) -> Any:
             if keyed and not isinstance(value, Mapping):
-                raise _Mismatch(f"expected a mapping of keys, got {said_of(value)}")
+                raise _wrong_type("a mapping of keys", value)
             if not keyed and not isinstance(value, list | tuple):
-                raise _Mismatch(f"expected a list, got {said_of(value)}")
+                raise _wrong_type("a list", value)
             result = stock(value, kind)
-            mistakes = list(rule(result)) if rule else []
-            if mistakes:
-                raise rules.BrokenRules(mistakes)
+            problems = list(rule(result)) if rule else []
+            if problems:
+                raise rules.BrokenRules.of(problems)
             return result
 
         return hook
@@ -174,7 +185,7 @@ def _make_converter() -> cattrs.Converter:
 CONVERTER = _make_converter()
 
 
-def _flatten(error: Exception, path: Path, values: object) -> Iterator[Mistake]:
+def _flatten(error: Exception, path: Path, values: object) -> Iterator[Problem]:
     """The leaves of cattrs' tree of exceptions, each with the path of what it is about."""
     if isinstance(error, BaseValidationError):
         for inner in error.exceptions:
@@ -182,7 +193,7 @@ def _flatten(error: Exception, path: Path, values: object) -> Iterator[Mistake]:
             if key is None:
                 yield from _flatten(inner, path, values)
             elif _is_missing(inner, key, values):
-                yield (*path, key), "this key is missing"
+                yield Problem("this key is missing", "recipe.missing-key", (*path, key))
             else:
                 yield from _flatten(inner, (*path, key), _below(values, key))
     elif isinstance(error, ForbiddenExtraKeysError):
@@ -192,10 +203,15 @@ def _flatten(error: Exception, path: Path, values: object) -> Iterator[Mistake]:
             known = [*error.cl.__annotations__]
         for key in sorted(error.extra_fields):
             listed = f" Known keys: {', '.join(known)}" if known else " It takes no keys"
-            yield (*path, key), f"unknown key {key!r}.{suggestion(key, known)}{listed}"
-    elif isinstance(error, rules.BrokenRules):
-        for below, said in error.mistakes:
-            yield path + below, said
+            yield Problem(
+                f"unknown key {key!r}.{suggestion(key, known)}{listed}",
+                "recipe.unknown-key",
+                (*path, key),
+                {"key": key, "nearest": nearest(key, known), "known": tuple(known)},
+            )
+    elif isinstance(error, MimoError):
+        for problem in error.problems:
+            yield attrs.evolve(problem, path=path + problem.path, place="")
     else:
         yield _placed(error, path, values)
 
@@ -226,12 +242,12 @@ def _below(values: object, key: str | int) -> object:
     return None
 
 
-def _placed(error: Exception, path: Path, values: object) -> Mistake:
+def _placed(error: Exception, path: Path, values: object) -> Problem:
     """An exception of a validator; attrs' own begin with the name of the field."""
-    said = str(error.args[0] if error.args else error)
-    named = re.match(r"'(\w+)' (?=must|has|should|not)", said)
+    message = str(error.args[0] if error.args else error)
+    named = re.match(r"'(\w+)' (?=must|has|should|not)", message)
     if named and isinstance(values, Mapping) and named[1] in values:
-        return (*path, named[1]), f"{said[named.end() :]}"
+        return Problem(message[named.end() :], INVALID, (*path, named[1]))
     if isinstance(error, ValueError | TypeError):
-        return path, said
-    return path, f"{type(error).__name__}: {said}"
+        return Problem(message, INVALID, path)
+    return Problem(f"{type(error).__name__}: {message}", INVALID, path)

@@ -9,18 +9,18 @@ from typing import Any
 import attrs
 import yaml
 
-from mimo_core.errors import RecipeError
+from mimo_core.errors import KeyPath, Problem, RecipeError
 
 OPTIONS = {"--profile": "profile.record=true"}
 """Options of the command that set a key; messages name them as they were typed."""
+INVALID_YAML = "recipe.invalid-yaml"
 MOST_BYTES = 1 << 20
 """Bytes of a recipe."""
 _MOST_VALUES = 20_000
 """Values of a recipe, those that aliases repeat included."""
 _MOST_LEVELS = 32
 """Mappings and lists inside each other."""
-Path = tuple[str | int, ...]
-"""Keys and list positions from the top of the recipe."""
+Path = KeyPath
 
 
 class Loader(yaml.SafeLoader):
@@ -63,18 +63,24 @@ class Places:
     overrides: dict[Path, str] = attrs.field(factory=dict)
     """Keys that the command line set, with its words."""
 
-    def message(self, path: Path, said: str) -> str:
-        """``recipe.yaml:12: modules.vision.grid.dq: …``; the place may be a key above."""
+    def place(self, path: Path) -> str:
+        """``recipe.yaml:12: modules.vision.grid.dq``; the line may be that of a key above."""
         for size in range(len(path), -1, -1):
             prefix = path[:size]
             if prefix in self.overrides:
                 words = self.overrides[prefix]
                 if words.partition("=")[0] == dotted(path):
-                    return f"command line: {words}: {said}"
-                return f"command line: {words}: {dotted(path)}: {said}"
+                    return f"command line: {words}"
+                return f"command line: {words}: {dotted(path)}"
             if prefix in self.lines:
-                return f"{self.source}:{self.lines[prefix]}: {dotted(path)}: {said}"
-        return f"{self.source}: {dotted(path)}: {said}"
+                return f"{self.source}:{self.lines[prefix]}: {dotted(path)}"
+        return f"{self.source}: {dotted(path)}"
+
+    def placed(self, problem: Problem) -> Problem:
+        """The problem with the place of its keys, if it has none yet."""
+        if problem.place:
+            return problem
+        return attrs.evolve(problem, place=self.place(problem.path))
 
     def order(self, path: Path) -> tuple[int, int]:
         """Sorts mistakes as a reader meets them: by line, the command line last."""
@@ -111,14 +117,16 @@ def read(text: str, source: str) -> tuple[dict[str, Any], Places]:
     """
     node, wrong = _compose(text)
     if wrong is not None:
-        raise RecipeError(f"{source}:{wrong}")
+        line, message = wrong
+        raise RecipeError.of([Problem(message, INVALID_YAML, place=f"{source}:{line}")])
     if not isinstance(node, yaml.MappingNode):
-        raise RecipeError(f"{source}:1: a recipe is a mapping of keys such as 'modules' and 'data'")
+        message = "a recipe is a mapping of keys such as 'modules' and 'data'"
+        raise RecipeError.of([Problem(message, "recipe.no-mapping", place=f"{source}:1")])
     places = Places(source=source)
     reader = _Reader(places)
     values = reader.value(node, ())
-    if reader.mistakes:
-        raise RecipeError("\n".join(reader.mistakes))
+    if reader.problems:
+        raise RecipeError.of(reader.problems)
     return values, places
 
 
@@ -129,14 +137,16 @@ def apply_override(words: str, values: dict[str, Any], places: Places) -> None:
     Raises:
         RecipeError: It has another form, or the path goes through something without keys.
     """
-    said = f"command line: {words}:"
+    place = f"command line: {words}"
     dots, equals, text = OPTIONS.get(words, words).partition("=")
     path = tuple(dots.split("."))
     if not equals or not all(path):
-        raise RecipeError(f"{said} expected key.path=value, such as train.iterations=20")
+        message = "expected key.path=value, such as train.iterations=20"
+        raise RecipeError.of([Problem(message, "recipe.invalid-override", place=place)])
     node, wrong = _compose(text)
     if wrong is not None:
-        raise RecipeError(f"{said} the value is no YAML: {wrong.partition(': ')[2]}")
+        message = f"the value is no YAML: {wrong[1]}"
+        raise RecipeError.of([Problem(message, INVALID_YAML, path, place=place)])
     here = values
     for depth, key in enumerate(path[:-1], start=1):
         if key not in here:
@@ -144,20 +154,22 @@ def apply_override(words: str, values: dict[str, Any], places: Places) -> None:
             places.overrides[path[:depth]] = words
         below = here[key]
         if not isinstance(below, dict):
-            raise RecipeError(
-                f"{said} {dotted(path[:depth])} is {below!r}, which has no key {path[depth]!r}"
-            )
+            message = f"{dotted(path[:depth])} is {below!r}, which has no key {path[depth]!r}"
+            raise RecipeError.of([Problem(message, "recipe.no-mapping", path, place=place)])
         here = below
     places.forget(path)
     reader = _Reader(Places(source=""))
     here[path[-1]] = None if node is None else reader.value(node, path)
-    if reader.mistakes:
-        raise RecipeError(f"{said} {reader.mistakes[0].partition(': ')[2]}")
+    if reader.problems:
+        problem = reader.problems[0]
+        if problem.path != path:
+            place += f": {dotted(problem.path)}"
+        raise RecipeError.of([attrs.evolve(problem, place=place)])
     places.overrides[path] = words
 
 
-def _compose(text: str) -> tuple[yaml.Node | None, str | None]:
-    """The YAML node, or ``LINE: what is wrong``."""
+def _compose(text: str) -> tuple[yaml.Node | None, tuple[int, str] | None]:
+    """The YAML node, or a line and what is wrong there."""
     try:
         if (deep := _too_deep(text)) is not None:
             return None, deep
@@ -165,13 +177,13 @@ def _compose(text: str) -> tuple[yaml.Node | None, str | None]:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         said = ", ".join(part for part in (error.context, error.problem) if part)
-        return None, f"{mark.line + 1 if mark else 1}: not valid YAML: {said}"
+        return None, (mark.line + 1 if mark else 1, f"not valid YAML: {said}")
     except yaml.YAMLError as error:
-        return None, f"1: not valid YAML: {error}"
+        return None, (1, f"not valid YAML: {error}")
 
 
-def _too_deep(text: str) -> str | None:
-    """``LINE: what is wrong`` where mappings and lists are too many levels inside each other: what
+def _too_deep(text: str) -> tuple[int, str] | None:
+    """A line and what is wrong there, where mappings and lists are too many levels deep: what
     reads all of them takes a time that grows with the square of the levels."""
     levels = 0
     for event in yaml.parse(text, Loader=Loader):
@@ -181,7 +193,7 @@ def _too_deep(text: str) -> str | None:
             levels -= 1
         if levels > _MOST_LEVELS:
             line = 1 if event.start_mark is None else event.start_mark.line + 1
-            return f"{line}: not valid YAML: more than {_MOST_LEVELS} levels inside each other"
+            return line, f"not valid YAML: more than {_MOST_LEVELS} levels inside each other"
     return None
 
 
@@ -190,22 +202,24 @@ class _Reader:
 
     def __init__(self, places: Places) -> None:
         self.places = places
-        self.mistakes: list[str] = []
+        self.problems: list[Problem] = []
         self._open: list[yaml.Node] = []
         self._values = 0
 
     def value(self, node: yaml.Node, path: Path) -> Any:
         self.places.lines.setdefault(path, node.start_mark.line + 1)
         if any(node is above for above in self._open):
-            return self._mistake(path, "an alias (*) inside its own anchor (&)")
+            return self._problem(path, "an alias (*) inside its own anchor (&)", INVALID_YAML)
         self._values += 1
         if self._values > _MOST_VALUES:
             raise RecipeError(
                 f"{self.places.source}: more than {_MOST_VALUES:,} values, those that aliases (*) "
-                "repeat included"
+                "repeat included",
+                code="recipe.too-large",
             )
         if len(self._open) >= _MOST_LEVELS:
-            return self._mistake(path, f"more than {_MOST_LEVELS} levels inside each other")
+            message = f"more than {_MOST_LEVELS} levels inside each other"
+            return self._problem(path, message, INVALID_YAML)
         self._open.append(node)
         try:
             if isinstance(node, yaml.MappingNode):
@@ -217,7 +231,7 @@ class _Reader:
             raise
         except (yaml.YAMLError, ValueError) as error:
             said = error.problem if isinstance(error, yaml.MarkedYAMLError) else error
-            return self._mistake(path, str(said))
+            return self._problem(path, str(said), INVALID_YAML)
         finally:
             self._open.pop()
 
@@ -227,7 +241,8 @@ class _Reader:
             line = key_node.start_mark.line + 1
             if not isinstance(key_node, yaml.ScalarNode) or key_node.value == "<<":
                 self.places.lines.setdefault(path, line)
-                self._mistake(path, "a key is a plain word; merge keys (<<) are not read")
+                message = "a key is a plain word; merge keys (<<) are not read"
+                self._problem(path, message, INVALID_YAML)
                 continue
             key = key_node.value
             below = (*path, key)
@@ -235,16 +250,22 @@ class _Reader:
                 noun, other = "key", ""
                 if path == ("modules",):
                     noun, other = "module", ", or give one of them another name"
-                self.mistakes.append(
-                    f"{self.places.source}:{line}: {dotted(below)}: {noun} {key!r} is given twice, "
-                    f"first in line {first[key]}; keep one{other}"
+                self.problems.append(
+                    Problem(
+                        f"{noun} {key!r} is given twice, first in line {first[key]}; "
+                        f"keep one{other}",
+                        "recipe.duplicate-key",
+                        below,
+                        {"key": key, "lines": (first[key], line)},
+                        place=f"{self.places.source}:{line}: {dotted(below)}",
+                    )
                 )
                 continue
             first[key] = self.places.lines[below] = line
             yield key, self.value(value_node, below)
 
-    def _mistake(self, path: Path, said: str) -> None:
-        self.mistakes.append(self.places.message(path, said))
+    def _problem(self, path: Path, message: str, code: str) -> None:
+        self.problems.append(self.places.placed(Problem(message, code, path)))
 
 
 def _scalar(node: yaml.Node) -> Any:

@@ -25,7 +25,9 @@ def make_tokenizer(directory: str | None, placeholders: Sequence[str]) -> Tokeni
         if placeholders.count(symbol) > 1:
             raise RecipeError(
                 f"placeholder {symbol!r} is given {placeholders.count(symbol)} times to the "
-                f"tokenizer: {', '.join(placeholders)}; each stands for one module"
+                f"tokenizer: {', '.join(placeholders)}; each stands for one module",
+                code="recipe.same-placeholder",
+                placeholder=symbol,
             )
     if directory is None:
         return Tokenizer.over(ByteLevel(), placeholders)

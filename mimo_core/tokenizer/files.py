@@ -23,6 +23,7 @@ _OTHERS = ("bos_token", "sep_token", "cls_token", "mask_token")
 _EXTRA = ("extra_special_tokens", "additional_special_tokens")
 _MOST_BYTES = 512 << 20
 _PATH = ("tokenizer", "directory")
+DAMAGED = "tokenizer.damaged"
 
 
 @attrs.frozen(kw_only=True)
@@ -39,9 +40,9 @@ class Named:
     begin_token: str | None
 
 
-def error(said: str) -> RecipeError:
+def error(message: str, code: str, **values: Any) -> RecipeError:
     """An error of the recipe's tokenizer."""
-    return RecipeError(said, _PATH)
+    return RecipeError(message, _PATH, code=code, **values)
 
 
 def read_content(directory: Path) -> bytes:
@@ -55,17 +56,22 @@ def read_content(directory: Path) -> bytes:
         found = "is a file, not a directory" if directory.exists() else "does not exist"
         raise error(
             f"{directory} {found} (in full: {os.path.abspath(directory)}); give the directory that "
-            f"holds {TOKENIZER}, from the root or from the working directory"
+            f"holds {TOKENIZER}, from the root or from the working directory",
+            "tokenizer.not-found",
+            directory=str(directory),
         )
     if not path.is_file():
         raise error(
             f"{directory} holds no {TOKENIZER}; make it, where transformers is installed, by "
-            f"AutoTokenizer.from_pretrained(…).save_pretrained({str(directory)!r})"
+            f"AutoTokenizer.from_pretrained(…).save_pretrained({str(directory)!r})",
+            "tokenizer.not-found",
+            directory=str(directory),
         )
     try:
         return read_bytes(path, _MOST_BYTES)
     except OSError as wrong:
-        raise error(f"{path} cannot be read: {wrong.strerror}") from wrong
+        message = f"{path} cannot be read: {wrong.strerror}"
+        raise error(message, "tokenizer.unreadable", file=str(path)) from wrong
 
 
 def named_tokens(directory: Path) -> Named:
@@ -110,14 +116,17 @@ def _numbered(
     path = directory / CONFIG
     entries = main.get("added_tokens_decoder") or {}
     if not isinstance(entries, dict):
-        raise error(f"{path} has an added_tokens_decoder that is no object; save it again")
+        message = f"{path} has an added_tokens_decoder that is no object; save it again"
+        raise error(message, DAMAGED, file=str(path))
     found: dict[int, tuple[tokenizers.AddedToken, Path]] = {}
     for key, entry in entries.items():
         content = _content(entry)
         if content is None or not str(key).isdecimal():
             raise error(
                 f"{path}: added_tokens_decoder.{key} is {entry!r}, not a token by its id; save the "
-                "tokenizer again"
+                "tokenizer again",
+                DAMAGED,
+                file=str(path),
             )
         flags = {
             name: bool(entry[name])
@@ -128,7 +137,8 @@ def _numbered(
     path = directory / _ADDED
     for content, id_ in _json(path).items():
         if type(id_) is not int:
-            raise error(f"{path} gives {content!r} the id {id_!r}; save the tokenizer again")
+            message = f"{path} gives {content!r} the id {id_!r}; save the tokenizer again"
+            raise error(message, DAMAGED, file=str(path))
         if id_ not in found:
             found[id_] = (tokenizers.AddedToken(content, normalized=False), path)
     for id_, (token, named_by) in sorted(found.items(), key=lambda item: item[0]):
@@ -141,7 +151,8 @@ def _extra(values: Mapping[str, Any], path: Path) -> Iterator[str]:
         for entry in listed.values() if isinstance(listed, dict) else listed:
             token = _content(entry)
             if token is None:
-                raise error(f"{path}: {key} has {entry!r}, which is no token; save it again")
+                message = f"{path}: {key} has {entry!r}, which is no token; save it again"
+                raise error(message, DAMAGED, file=str(path))
             yield token
 
 
@@ -160,5 +171,6 @@ def _json(path: Path) -> Mapping[str, Any]:
     try:
         values = read_json(path)
     except (OSError, ValueError) as wrong:
-        raise error(f"{path} cannot be read as JSON: {wrong}; save it again") from wrong
+        message = f"{path} cannot be read as JSON: {wrong}; save it again"
+        raise error(message, DAMAGED, file=str(path)) from wrong
     return values if isinstance(values, dict) else {}

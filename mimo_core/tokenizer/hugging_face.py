@@ -12,9 +12,10 @@ from typing import Any
 import attrs
 import tokenizers
 
-from mimo_core.errors import RecipeError, SampleError
+from mimo_core.errors import SampleError
 from mimo_core.tokenizer.files import (
     CONFIG,
+    DAMAGED,
     TOKENIZER,
     Named,
     error,
@@ -25,6 +26,7 @@ from mimo_core.tokenizer.joints import BLANKS, COMPONENTS, SYMBOL, remove_prefix
 from mimo_core.tokenizer.pieces import alphabet, byte_pieces, marks
 from mimo_core.tokenizer.round_trip import losses
 
+PLACEHOLDER_TAKEN = "tokenizer.placeholder-taken"
 _MOST_STRIPPING = 4
 """Tokens of the vocabulary whose surroundings are probed for lost blanks."""
 
@@ -134,7 +136,9 @@ def read_hugging_face(directory: Path, placeholders: Sequence[str]) -> HuggingFa
         backend = tokenizers.Tokenizer.from_buffer(content)
     except Exception as wrong:  # the library raises no narrower class
         raise error(
-            f"{directory / TOKENIZER} cannot be read as a tokenizer: {wrong}; save it again"
+            f"{directory / TOKENIZER} cannot be read as a tokenizer: {wrong}; save it again",
+            DAMAGED,
+            file=str(directory / TOKENIZER),
         ) from wrong
     backend.no_padding()
     backend.no_truncation()
@@ -146,7 +150,9 @@ def read_hugging_face(directory: Path, placeholders: Sequence[str]) -> HuggingFa
     if "eos_token" not in ids:
         raise error(
             f"{directory / CONFIG} names no 'eos_token', which ends every sample; add "
-            '"eos_token": "…", a token of the vocabulary'
+            '"eos_token": "…", a token of the vocabulary',
+            "tokenizer.no-end",
+            file=str(directory / CONFIG),
         )
     end = ids["eos_token"]
     pad = ids.get("pad_token", end)
@@ -200,7 +206,10 @@ def _add_named(backend: tokenizers.Tokenizer, named: Named) -> bytes:
         if id_ is not None and present != id_:
             raise error(
                 f"{path} gives the token {token.content!r} the id {id_}, but it is {present} by "
-                f"{path.parent / TOKENIZER}; save the tokenizer again so that the files agree"
+                f"{path.parent / TOKENIZER}; save the tokenizer again so that the files agree",
+                "tokenizer.files-disagree",
+                file=str(path),
+                token=token.content,
             )
     if backend.get_vocab_size(with_added_tokens=True) == before:
         return b""
@@ -216,7 +225,10 @@ def _id_of(backend: tokenizers.Tokenizer, token: str, named_by: Path) -> int:
     if id_ is None:
         raise error(
             f"{named_by} names the token {token!r}, which {named_by.parent / TOKENIZER} does not "
-            "have; name one of its tokens"
+            "have; name one of its tokens",
+            "tokenizer.unknown-token",
+            file=str(named_by),
+            token=token,
         )
     return id_
 
@@ -252,7 +264,9 @@ def _own(
             raise error(
                 f"placeholder {symbol!r} is a piece that the tokenizer in {directory} makes of "
                 "ordinary text; give the module another placeholder, or list the symbol among "
-                f"the added_tokens of {TOKENIZER}"
+                f"the added_tokens of {TOKENIZER}",
+                PLACEHOLDER_TAKEN,
+                placeholder=symbol,
             )
         own[symbol] = id_
     return own
@@ -263,7 +277,9 @@ def _check_placeholders(own: Mapping[str, int], directory: Path, taken: set[int]
         if id_ in taken:
             raise error(
                 f"placeholder {symbol!r} begins, ends or pads texts of the tokenizer in "
-                f"{directory}; give the module another placeholder"
+                f"{directory}; give the module another placeholder",
+                PLACEHOLDER_TAKEN,
+                placeholder=symbol,
             )
 
 
@@ -293,4 +309,8 @@ def _begin(backend: tokenizers.Tokenizer, named: Named, directory: Path) -> tupl
         mask: list[int] = encoding.special_tokens_mask
         if 0 in mask:
             return tuple(encoding.ids[: mask.index(0)])
-    raise RecipeError(f"{directory / TOKENIZER} makes no token of any text; save it again")
+    raise error(
+        f"{directory / TOKENIZER} makes no token of any text; save it again",
+        DAMAGED,
+        file=str(directory / TOKENIZER),
+    )

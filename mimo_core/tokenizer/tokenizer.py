@@ -154,6 +154,8 @@ class Tokenizer:
         if symbol not in self.ids:
             raise RecipeError(
                 f"placeholder {symbol!r} is not in the vocabulary; "
-                f"it has {', '.join(map(repr, self.ids)) or 'none'}"
+                f"it has {', '.join(map(repr, self.ids)) or 'none'}",
+                code="tokenizer.unknown-placeholder",
+                placeholder=symbol,
             )
         return self.ids[symbol]

@@ -122,9 +122,12 @@ def parse(plan: Plan, values: Mapping[str, Any]) -> Any:
             args = arguments.parse_args()
         except SystemExit as end:
             message = said.getvalue().strip().rpartition("error: ")[2]
-            raise RecipeError(
-                plan.loaded.message(("megatron",), f"megatron's argument parser says: {message}")
-            ) from end
+            refused = RecipeError(
+                f"megatron's argument parser says: {message}",
+                ("megatron",),
+                code="megatron.refused-value",
+            )
+            raise plan.loaded.placed(refused) from end
     world_size = args.world_size
     args.world_size = plan.layout.grids[LANGUAGE].size
     arguments.validate_args(args)

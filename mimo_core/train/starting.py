@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from mimo_core.checkpoints import Newest, newest
+from mimo_core.errors import Problem
 from mimo_core.manifest import Manifest
 from mimo_core.plan import Plan
 from mimo_core.recipe import load_recipe
@@ -36,13 +37,13 @@ def starting_weights(plan: Plan, done: int | None) -> Newest | None:
     path = ("checkpoint", "start_from")
     place = Path(given)
     if not place.is_dir():
-        raise plan.loaded.error(
-            [(path, f"{given!r}: there is no such folder in {Path.cwd()}; give a run folder")]
-        )
+        message = f"{given!r}: there is no such folder in {Path.cwd()}; give a run folder"
+        raise plan.loaded.error([Problem(message, "checkpoint.not-found", path)])
     found = newest(checkpoints_of(place).absolute()).usable()
     if found.manifest is None:
         told = "".join(f"\n  {line}" for line in found.told)
-        raise plan.loaded.error([(path, f"{given!r} holds no complete checkpoint{told}")])
+        message = f"{given!r} holds no complete checkpoint{told}"
+        raise plan.loaded.error([Problem(message, "checkpoint.incomplete", path)])
     _refuse_two_sources(plan, found.manifest)
     return found
 
@@ -51,10 +52,11 @@ def _refuse_two_sources(plan: Plan, saved: Manifest) -> None:
     """A directory beside a checkpoint can only be the one that the checkpoint's own is read in."""
     again = {origin.module for origin in origins_of(saved)}
     wrong = [
-        (
-            ("modules", name, "weights"),
+        Problem(
             "checkpoint.start_from gives every module its weights, this one too; leave one of "
             "both out",
+            "recipe.conflict",
+            ("modules", name, "weights"),
         )
         for name, module in plan.recipe.modules.items()
         if module.weights is not None and name not in again
@@ -80,10 +82,11 @@ def checkpoints_of(place: Path) -> Path:
 def _refuse_meta(plan: Plan) -> None:
     """Weights that are built on the meta device have no values until some are loaded."""
     wrong = [
-        (
-            ("modules", name, "megatron", META),
+        Problem(
             "weights without memory get values from a checkpoint alone, and this run loads none; "
             "set checkpoint.start_from, or leave it out",
+            "recipe.conflict",
+            ("modules", name, "megatron", META),
         )
         for name, module in plan.graph.modules.items()
         if module.megatron.get(META)

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 
 from mimo_core.contract import Module
-from mimo_core.errors import MimoError
+from mimo_core.errors import MimoError, Problem
 from mimo_core.manifest import Manifest
 from mimo_core.plan import Plan
 from mimo_core.plugins import Host
@@ -33,14 +33,17 @@ def directories(plan: Plan, done: int | None, saved: Manifest | None = None) -> 
             all missing, unexpected and mis-shaped names of all modules, a line each.
     """
     found: dict[str, Match] = {}
-    mistakes: list[tuple[tuple[str | int, ...], str]] = []
+    problems: list[Problem] = []
     again = {origin.module for origin in (origins_of(saved) if saved else ())}
     for name, source in _wanted(plan, done, saved).items():
         path = ("modules", name, "weights")
         module = plan.graph.modules[name]
         if not plan.host.has("weight_map", module.plugin):
-            said = f"plugin {module.plugin!r} does not say how its weights are named (weight_map)"
-            mistakes.append((path, f"{said}; leave it out"))
+            message = (
+                f"plugin {module.plugin!r} does not say how its weights are named (weight_map); "
+                "leave it out"
+            )
+            problems.append(Problem(message, "plugin.missing-hook", path))
             continue
         try:
             names = weight_map(plan.host, module)
@@ -49,12 +52,16 @@ def directories(plan: Plan, done: int | None, saved: Manifest | None = None) -> 
         except MimoError as error:
             # A plugin's may name the key of the recipe that it is about.
             hint = if_moved(name) if name in again else ""
-            mistakes.append((error.path or path, f"{error}{hint}"))
+            problems.append(
+                Problem(f"{error.text}{hint}", error.code, error.path or path, values=error.values)
+            )
             continue
-        mistakes += [(path, f"{directory} {said}") for said in held.mistakes]
+        problems += [
+            Problem(f"{directory} {text}", "weights.mismatch", path) for text in held.mistakes
+        ]
         found[name] = held
-    if mistakes:
-        raise plan.loaded.error(mistakes)
+    if problems:
+        raise plan.loaded.error(problems)
     return found
 
 

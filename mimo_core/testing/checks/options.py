@@ -19,19 +19,20 @@ def round_trip(bench: Bench) -> Iterator[Finding]:
     """The options can be read, written as YAML, and read again; nothing changes them."""
     cls = _class(bench)
     given = bench.plain_options()
-    told, mistakes = structure(cls, given)
-    for path, said in mistakes:
+    told, problems = structure(cls, given)
+    for problem in problems:
+        key = ".".join(map(str, problem.path)) or "(all)"
         yield Finding(
-            said=f"option {'.'.join(map(str, path)) or '(all)'} of {bench.name!r}: {said}",
+            said=f"option {key} of {bench.name!r}: {problem.message}",
             fix="mend the options of this test, or the options class that refuses them",
         )
     if told is None:
         return
-    again, mistakes = structure(cls, yaml.safe_load(yaml.safe_dump(plain(told))))
-    for path, said in mistakes:
+    again, problems = structure(cls, yaml.safe_load(yaml.safe_dump(plain(told))))
+    for problem in problems:
         yield Finding(
-            said=f"option {'.'.join(map(str, path))} of {bench.name!r}, as a run writes it into "
-            f"recipe.yaml, is refused when the run goes on: {said}",
+            said=f"option {'.'.join(map(str, problem.path))} of {bench.name!r}, as a run writes it "
+            f"into recipe.yaml, is refused when the run goes on: {problem.message}",
             fix=f"let {cls.__name__} take what it holds: annotate with plain types, tuples, "
             "Literal or attrs classes, and convert in properties",
         )

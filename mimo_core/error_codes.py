@@ -1,0 +1,276 @@
+"""``docs/reference/errors.md``: every code of an error, with its cause and its remedy.
+
+``python -m mimo_core.error_codes > docs/reference/errors.md``
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator, Mapping
+from importlib.metadata import entry_points
+from importlib.util import find_spec
+
+ErrorCodes = Mapping[str, tuple[str, str]]
+"""By code: what causes the error, and what to do."""
+
+CODES: ErrorCodes = {
+    "checkpoint.incomplete": (
+        "The run folder holds no checkpoint that was saved completely.",
+        "Give the folder of a run that has saved.",
+    ),
+    "checkpoint.not-found": (
+        "There is no folder at the path.",
+        "Give a run folder; a relative path starts at the working directory.",
+    ),
+    "data.encoder-not-fed": (
+        "None of the samples that the dataset shows has a medium that an encoder reads.",
+        "Correct the options of the data, such as the name of a field, or leave the encoder out.",
+    ),
+    "data.no-labels": (
+        "No sample that the dataset shows has a token to learn.",
+        "Mark the text to be learned, or raise `train.sequence_length` if truncation removes it.",
+    ),
+    "layout.colocated": (
+        "`colocated` puts all modules on one rank, and the recipe gives one several.",
+        "Leave the sizes of the grid out, or use another layout.",
+    ),
+    "layout.does-not-divide": (
+        "A size of a grid does not divide what it splits.",
+        "Choose one of the divisors that the message lists.",
+    ),
+    "layout.expert-view": (
+        "The ranks of a pipeline stage cannot be split over `expert_tp` x `ep`.",
+        "Choose sizes whose product divides tp x cp x dp.",
+    ),
+    "layout.no-experts": ("`ep` is above 1 for a module without experts.", "Set `ep` to 1."),
+    "layout.no-tiling": (
+        "The grids overlap, or leave ranks without a module.",
+        "Set the first ranks that the message names, or leave them out.",
+    ),
+    "layout.unsupported-size": (
+        "The plugin does not support a size of its module's grid above 1.",
+        "Set the size to 1, and use one of the sizes that the message lists.",
+    ),
+    "layout.world-size": (
+        "Another number of ranks was started than the grids need.",
+        "Start the number that the message names, or change the grids.",
+    ),
+    "megatron.conflict": ("Two settings of Megatron exclude each other.", "Leave one out."),
+    "megatron.cuda-graphs": (
+        "The module, its grid or other settings do not go with CUDA graphs as they are set.",
+        "Do what the message says, or leave the fields `cuda_graph_*` out.",
+    ),
+    "megatron.engine-field": (
+        "The engine sets this field of `TransformerConfig`.",
+        "Set the key of the recipe that the message names, or leave the field out.",
+    ),
+    "megatron.plugin-field": (
+        "The plugin of the module sets this field of `TransformerConfig`.",
+        "Set the option of the plugin that the message names, or leave the field out.",
+    ),
+    "megatron.recomputation": (
+        "The fields of activation recomputation do not fit each other.",
+        "Set the fields that the message names together.",
+    ),
+    "megatron.refused-flag": (
+        "A stock flag has no effect here, is set by the engine, or would break the run.",
+        "Set what the message names instead, or leave the flag out.",
+    ),
+    "megatron.refused-value": (
+        "A setting of Megatron cannot have this value here.",
+        "Choose one of the values that the message names, or leave the setting out.",
+    ),
+    "megatron.unknown-field": (
+        "`TransformerConfig` of megatron-core has no such field.",
+        "Correct the name.",
+    ),
+    "megatron.unknown-flag": ("megatron-core has no such flag.", "Correct the name."),
+    "plugin.missing-hook": (
+        "A plugin does not implement a hook that its place in the recipe needs.",
+        "Name a plugin that implements it; the message lists some.",
+    ),
+    "plugin.no-options": ("The plugin takes no options.", "Leave `options` out."),
+    "plugin.no-packing": (
+        "The plugin does not declare that its module runs packed samples.",
+        "Leave `packing` out.",
+    ),
+    "plugin.same-rng-prefix": (
+        "Two modules have the same prefix of random streams.",
+        "The plugin must make the prefix from the module's name.",
+    ),
+    "plugin.wraps-nothing": (
+        "A plugin under `wrappers` wraps no hook there.",
+        "Name a plugin that does; the message lists some.",
+    ),
+    "plugin.wrong-answer": (
+        "A hook of a plugin returned something that the contract does not allow.",
+        "Report it to the author of the plugin; the message names hook and value.",
+    ),
+    "plugin.wrong-edge": (
+        "Hook `module_edges` returned an edge that cannot be in the graph.",
+        "Report it to the author of the plugin; the message names the edge.",
+    ),
+    "recipe.conflict": ("Two keys exclude each other.", "Change or leave out one of both."),
+    "recipe.duplicate-key": ("A key is given twice.", "Keep one."),
+    "recipe.empty-text": ("A text is empty.", "Give a value, or leave the key out."),
+    "recipe.invalid-override": (
+        "A word of the command line is not `key.path=value`.",
+        "Write it in this form, such as `train.iterations=20`.",
+    ),
+    "recipe.invalid-value": (
+        "A validator, such as one of a plugin's options, refuses a value.",
+        "Do what the message says.",
+    ),
+    "recipe.invalid-yaml": ("The text is not valid YAML.", "Correct the line that is named."),
+    "recipe.missing-key": ("A key that has no default is not given.", "Add it."),
+    "recipe.module-name": (
+        "A module has a name that Python, torch or Megatron cannot use.",
+        "Rename the module.",
+    ),
+    "recipe.no-language-model": (
+        "No module has the name `language`.",
+        "Name the one language model `language`.",
+    ),
+    "recipe.no-mapping": (
+        "There is a single value where the recipe needs keys.",
+        "Write keys below it, or correct the path.",
+    ),
+    "recipe.no-star": (
+        "An encoder does not feed the language model, or the language model feeds a module.",
+        "Every module but the language model must feed the language model, once.",
+    ),
+    "recipe.not-a-multiple": (
+        "A size is no multiple of what it is divided into.",
+        "Use one of the numbers that the message names.",
+    ),
+    "recipe.not-found": (
+        "There is no recipe of this name.",
+        "Correct the path, or use a name of the package; the message lists them.",
+    ),
+    "recipe.nothing-trainable": (
+        "All parts of all modules are frozen.",
+        "Remove a part from a `freeze`.",
+    ),
+    "recipe.out-of-range": ("A number is too small or too large.", "Use one in the range."),
+    "recipe.same-placeholder": (
+        "Two modules have the same placeholder.",
+        "The plugin must make it from the module's name or an option.",
+    ),
+    "recipe.too-large": ("The recipe has too many bytes or values.", "Shorten it."),
+    "recipe.unknown-choice": (
+        "A value is none of those that are allowed.",
+        "Use one of those that the message lists.",
+    ),
+    "recipe.unknown-key": ("A key is unknown.", "Correct or remove it."),
+    "recipe.unknown-module": (
+        "The command line sets a key of a module that the recipe does not have.",
+        "Correct the name; for a new module, set its `plugin` too.",
+    ),
+    "recipe.unreadable": ("The recipe cannot be read.", "Give a regular file of UTF-8 text."),
+    "recipe.wrong-type": ("A value has the wrong type.", "Write a value of the expected type."),
+    "sample.no-encoder": (
+        "A sample has a medium that no encoder of the recipe reads.",
+        "Add an encoder for its kind, or leave such media out of the data.",
+    ),
+    "sample.no-positions": (
+        "The plugin of an encoder cannot count the positions of a medium.",
+        "Correct or leave out the sample that is named.",
+    ),
+    "sample.too-long": (
+        "A sample takes more positions than `train.sequence_length`.",
+        "Raise it, make samples shorter, or set `data.too_long` to `cut`.",
+    ),
+    "tokenizer.damaged": (
+        "A file of the tokenizer holds something that it must not hold.",
+        "Save the tokenizer again.",
+    ),
+    "tokenizer.files-disagree": (
+        "Two files of the tokenizer give a token different ids.",
+        "Save the tokenizer again.",
+    ),
+    "tokenizer.no-end": (
+        "The tokenizer names no token that ends a text.",
+        "Add `eos_token` to `tokenizer_config.json`.",
+    ),
+    "tokenizer.not-found": (
+        "The directory does not exist, or has no `tokenizer.json`.",
+        "Give the directory that `save_pretrained` of transformers wrote.",
+    ),
+    "tokenizer.placeholder-taken": (
+        "Text of the tokenizer already makes the token of a placeholder.",
+        "Give the module another placeholder.",
+    ),
+    "tokenizer.unknown-placeholder": (
+        "No module has the placeholder.",
+        "Report it to the author of the plugin that asks for it.",
+    ),
+    "tokenizer.unknown-token": (
+        "A file names a token that the vocabulary does not have.",
+        "Name a token of the vocabulary.",
+    ),
+    "tokenizer.unreadable": ("A file of the tokenizer cannot be read.", "Correct its access."),
+    "tokenizer.vocabulary-too-large": (
+        "The tokenizer has more ids than the model has rows of embeddings.",
+        "Give the model more rows, or use a tokenizer with fewer ids.",
+    ),
+    "weights.mismatch": (
+        "Tensors of a directory do not fit the module.",
+        "Correct the options of the module, or give the directory of a model that fits.",
+    ),
+}
+"""Those of the core."""
+
+_HEAD = """\
+# Error codes
+
+<!-- Made: python -m mimo_core.error_codes > docs/reference/errors.md; a test compares. -->
+
+Every error that a user can fix ends with a code in brackets, such as `[recipe.unknown-key]`. A
+code keeps its meaning from version to version; messages may change. In Python, a `MimoError` has
+`code`, `path` (keys of the recipe) and `values`; one error can hold several `problems`, each with
+its own.
+
+A plugin's code begins with the name of the plugin. To list its codes, a plugin has a mapping
+`ERROR_CODES` in the module `error_codes` of its package.
+"""
+
+
+def plugin_codes() -> dict[str, ErrorCodes]:
+    """The codes of the installed plugins, by plugin, without importing the plugins themselves."""
+    found = {}
+    for entry in entry_points(group="mimo.plugins"):
+        package = entry.module.partition(".")[0]
+        if find_spec(f"{package}.error_codes") is not None:
+            found[entry.name] = importlib.import_module(f"{package}.error_codes").ERROR_CODES
+    return found
+
+
+def reference(plugins: Mapping[str, ErrorCodes]) -> str:
+    """The whole page.
+
+    Args:
+        plugins: Codes of plugins, by plugin.
+    """
+    return "\n".join([_HEAD, *_sections(plugins)])
+
+
+def _sections(plugins: Mapping[str, ErrorCodes]) -> Iterator[str]:
+    areas: dict[str, dict[str, tuple[str, str]]] = {}
+    for code, explained in sorted(CODES.items()):
+        areas.setdefault(code.partition(".")[0], {})[code] = explained
+    for area, codes in areas.items():
+        yield from _section(area.capitalize(), codes)
+    for plugin, listed in sorted(plugins.items()):
+        yield from _section(f"Plugin {plugin}", listed)
+
+
+def _section(title: str, codes: ErrorCodes) -> Iterator[str]:
+    yield f"## {title}\n"
+    yield "| code | cause | remedy |\n|---|---|---|"
+    for code, (cause, remedy) in sorted(codes.items()):
+        yield f"| `{code}` | {cause} | {remedy} |"
+    yield ""
+
+
+if __name__ == "__main__":
+    print(reference(plugin_codes()), end="")

@@ -1,0 +1,78 @@
+"""Every error for users has a code that ``docs/reference/errors.md`` explains."""
+
+from __future__ import annotations
+
+import ast
+import pickle
+import re
+from pathlib import Path
+
+import pytest
+
+from mimo_core.error_codes import CODES, plugin_codes, reference
+from mimo_core.errors import MimoError, Problem, RecipeError
+
+ROOT = Path(__file__).parents[1]
+CODE = re.compile(r"[a-z][a-z0-9_-]*\.[a-z][a-z0-9-]*")
+
+
+def codes_in(folder: Path) -> set[str]:
+    """Texts of the source that have the form of a code and an area of one."""
+    areas = {code.partition(".")[0] for code in CODES}
+    return {
+        node.value
+        for path in folder.rglob("*.py")
+        if path.name != "error_codes.py" and "tests" not in path.parts
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+        if re.fullmatch(r"[a-z]+\.[a-z]+(-[a-z0-9]+)*", node.value)
+        and node.value.partition(".")[0] in areas
+    }
+
+
+def given_codes(folder: Path) -> set[str]:
+    """What errors and problems are made with, where the source says it."""
+    return {
+        node.value.value
+        for path in folder.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.keyword) and node.arg == "code"
+        if isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+    }
+
+
+def test_the_page_is_up_to_date() -> None:
+    page = ROOT / "docs" / "reference" / "errors.md"
+    assert page.read_text(encoding="utf-8") == reference(plugin_codes()), (
+        "run: python -m mimo_core.error_codes > docs/reference/errors.md"
+    )
+
+
+def test_every_code_of_the_core_is_in_use_and_explained() -> None:
+    used = codes_in(ROOT / "mimo_core")
+    assert CODES.keys() <= used, sorted(CODES.keys() - used)
+    missing = given_codes(ROOT / "mimo_core") - CODES.keys() - {""}
+    assert not missing, sorted(missing)
+
+
+@pytest.mark.parametrize("plugin", plugin_codes())
+def test_codes_of_a_plugin_begin_with_its_name(plugin: str) -> None:
+    assert all(code.startswith(f"{plugin}.") for code in plugin_codes()[plugin])
+
+
+def test_every_code_has_a_cause_and_a_remedy() -> None:
+    for codes in (CODES, *plugin_codes().values()):
+        for code, explanation in codes.items():
+            assert CODE.fullmatch(code), code
+            assert all(text.endswith(".") and "|" not in text for text in explanation), code
+
+
+def test_an_error_shows_its_code_behind_its_message_and_keeps_its_facts() -> None:
+    error = MimoError("no such thing", ("data", 0), code="data.thing", thing=3)
+    assert str(error) == "no such thing [data.thing]" and error.text == "no such thing"
+    assert (error.code, error.path, error.values) == ("data.thing", ("data", 0), {"thing": 3})
+    placed = Problem("a", "x.a", place="r.yaml:1: k")
+    both = RecipeError.of([placed, Problem("b", "x.b")])
+    assert str(both) == "r.yaml:1: k: a [x.a]\nb [x.b]"
+    again = pickle.loads(pickle.dumps(both))
+    assert type(again) is RecipeError and again.problems == both.problems

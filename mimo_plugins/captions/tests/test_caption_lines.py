@@ -288,8 +288,8 @@ def test_a_named_image_field_that_no_line_has(tmp_path: Path) -> None:
 def test_options_that_cannot_be(tmp_path: Path, key: str, value: Any, message: str) -> None:
     """Found when the recipe is structured, at the place of the option."""
     file = write_lines(tmp_path / "captions.jsonl", plain_lines(3))
-    options, mistakes = structure(Options, {"file": str(file)} | {key: value}, ("data", "options"))
+    options, problems = structure(Options, {"file": str(file)} | {key: value}, ("data", "options"))
     assert options is None
-    ((path, words),) = mistakes
-    assert path == ("data", "options", key)
-    assert message in words
+    (problem,) = problems
+    assert problem.path == ("data", "options", key)
+    assert message in problem.message

@@ -100,7 +100,8 @@ def test_positions_that_are_no_count_for_each_are_told_with_what_is_expected(ans
     graph = attrs.evolve(graph, descriptions=graph.descriptions | {"vision": eye})
     with pytest.raises(PluginError) as caught:
         count_positions(graph, ASKED)
-    said = str(caught.value)
+    assert caught.value.code == "plugin.wrong-answer"
+    said = caught.value.text
     assert "sample pairs/0 has 2 media of kind 'image', but describe().positions of module" in said
     assert f"'vision' (plugin 'eye') gave {answer!r} ({type(answer).__name__}); expected" in said
     assert said.endswith("in their order: positions=lambda media: [256 for _ in media]")

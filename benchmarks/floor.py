@@ -84,7 +84,11 @@ def shares(plan: Plan) -> tuple[Share, ...]:
         if not plan.host.has("flops", module.plugin):
             raise MimoError(
                 f"modules.{name}: plugin {module.plugin} does not tell its FLOPs (hook flops), and "
-                "without them there is no floor"
+                "without them there is no floor",
+                code="plugin.missing-hook",
+                module=name,
+                plugin=module.plugin,
+                hook="flops",
             )
         pieces: Any = plan.host.ask(
             "flops", module.plugin, module=module, samples=[sample], lengths=[counts.total]

@@ -93,7 +93,10 @@ def events_of(trace: Path) -> list[Mapping[str, Any]]:
 def _no_trace(trace: Path, why: str) -> MimoError:
     return MimoError(
         f"{trace}: {why}; expected profile/kernels-rank-N.json.gz of a run with "
-        "--profile profile.kernels=true"
+        "--profile profile.kernels=true",
+        code="benchmark.no-trace",
+        file=str(trace),
+        cause=why,
     )
 
 

@@ -27,6 +27,7 @@ from mimo_core import platforms
 from mimo_core.errors import MimoError
 from mimo_core.plan import make_plan
 
+_TOO_FEW_GPUS = "benchmark.too-few-gpus"
 app = typer.Typer(add_completion=False)
 
 
@@ -123,13 +124,19 @@ def _chosen(names: Sequence[str], count: int) -> list[Benchmark]:
     if not chosen:
         known = ", ".join(f"{one.name} ({_many(one.ranks, 'GPU')})" for one in SUITE)
         raise MimoError(
-            f"no benchmark fits {_many(count, 'GPU')}; name a recipe: known are {known}"
+            f"no benchmark fits {_many(count, 'GPU')}; name a recipe: known are {known}",
+            code=_TOO_FEW_GPUS,
+            gpus=count,
         )
     for benchmark in chosen:
         if benchmark in SUITE and benchmark.ranks > count:
             raise MimoError(
                 f"{benchmark.name} needs {_many(benchmark.ranks, 'GPU')}, and this machine has "
-                f"{count}; any recipe can be named instead"
+                f"{count}; any recipe can be named instead",
+                code=_TOO_FEW_GPUS,
+                benchmark=benchmark.name,
+                needed=benchmark.ranks,
+                gpus=count,
             )
     return chosen
 
@@ -149,7 +156,11 @@ def _check(benchmark: Benchmark, warm: int, change: Sequence[str]) -> int:
         raise MimoError(
             f"{benchmark.name} trains {_many(train.iterations, 'iteration')}, and with "
             f"--warm {warm} none of them is timed: raise train.iterations (--set "
-            "train.iterations=…) or lower --warm"
+            "train.iterations=…) or lower --warm",
+            code="benchmark.nothing-timed",
+            benchmark=benchmark.name,
+            iterations=train.iterations,
+            warm=warm,
         )
     return train.iterations
 
@@ -161,14 +172,20 @@ def _check_places(out: Path, keep: Path | None) -> None:
         MimoError: the results could not be written.
     """
     if out.is_dir():
-        raise MimoError(f"--out {out} is a folder; name a file in it: {out / 'benchmarks.json'}")
+        raise _refused(
+            f"--out {out} is a folder; name a file in it: {out / 'benchmarks.json'}", out
+        )
     parent = out.absolute().parent
     if not parent.is_dir():
-        raise MimoError(f"--out {out}: there is no folder {parent}")
+        raise _refused(f"--out {out}: there is no folder {parent}", out)
     if not os.access(out if out.exists() else parent, os.W_OK):
-        raise MimoError(f"--out {out} cannot be written: permission is denied")
+        raise _refused(f"--out {out} cannot be written: permission is denied", out)
     if keep is not None and keep.exists() and (not keep.is_dir() or any(keep.iterdir())):
-        raise MimoError(f"--keep {keep} is not empty; give a new folder")
+        raise _refused(f"--keep {keep} is not empty; give a new folder", keep)
+
+
+def _refused(message: str, place: Path) -> MimoError:
+    return MimoError(message, code="benchmark.refused-place", place=str(place))
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ class Newest:
     manifest: Manifest | None
     told: tuple[str, ...] = ()
     """What a person should know of the other checkpoints there, a line each."""
-    refused: str | None = None
+    refused: CheckpointError | None = None
     """Why nothing there may be loaded before a person has decided: what would have been the newest
     is damaged, or of another run."""
 
@@ -62,7 +62,7 @@ class Newest:
             CheckpointError: it may not; see ``refused``.
         """
         if self.refused is not None:
-            raise CheckpointError(self.refused)
+            raise self.refused
         return self
 
 
@@ -106,7 +106,7 @@ def newest(checkpoints: Path) -> Newest:
     named, saving = _named(checkpoints)
     order = [n for n in dict.fromkeys((saving, named, *there)) if n is not None and n in there]
     found: Manifest | None = None
-    refused = None
+    refused: CheckpointError | None = None
     told: dict[int, str] = {}
     for iteration in order:
         if found is not None and iteration < found.iteration:
@@ -118,9 +118,10 @@ def newest(checkpoints: Path) -> Newest:
             told[iteration] = f"{path} is no complete checkpoint: {why}"
             continue
         except Damaged as why:
-            told[iteration] = str(why)
+            told[iteration] = why.text
             if found is None and refused is None:
-                refused = f"{why}; {way_back(checkpoints, iteration)}"
+                message = f"{why.text}; {way_back(checkpoints, iteration)}"
+                refused = CheckpointError(message, code=why.code, **why.values)
             continue
         if found is None:
             found = manifest
@@ -140,7 +141,7 @@ def newest(checkpoints: Path) -> Newest:
     )
 
 
-def _other_run(checkpoints: Path, found: Manifest, there: list[int]) -> str | None:
+def _other_run(checkpoints: Path, found: Manifest, there: list[int]) -> CheckpointError | None:
     """Whether the complete checkpoint before it was saved by another run."""
     for iteration in there:
         path = checkpoint_path(checkpoints, iteration)
@@ -153,9 +154,12 @@ def _other_run(checkpoints: Path, found: Manifest, there: list[int]) -> str | No
         if before.run == found.run:
             return None
         newest_path = checkpoint_path(checkpoints, found.iteration)
-        return (
+        return CheckpointError(
             f"{newest_path} was saved by run {found.run}, and {path} by another run, {before.run}; "
-            "move the checkpoints that do not belong to this run to another folder"
+            "move the checkpoints that do not belong to this run to another folder",
+            code="checkpoint.other-run",
+            newest=str(newest_path),
+            earlier=str(path),
         )
     return None
 

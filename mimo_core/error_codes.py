@@ -14,6 +14,38 @@ ErrorCodes = Mapping[str, tuple[str, str]]
 """By code: what causes the error, and what to do."""
 
 CODES: ErrorCodes = {
+    "benchmark.no-trace": (
+        "The file is no trace of a run, or is damaged.",
+        "Give `profile/kernels-rank-N.json.gz` of a run with `--profile profile.kernels=true`.",
+    ),
+    "benchmark.nothing-timed": (
+        "The recipe trains no more iterations than are left out as warm-up.",
+        "Raise `train.iterations` or lower `--warm`.",
+    ),
+    "benchmark.refused-place": (
+        "The results or the run folders cannot be written to the place.",
+        "Give another place.",
+    ),
+    "benchmark.too-few-gpus": (
+        "The machine has fewer GPUs than the benchmark needs.",
+        "Name a recipe that needs fewer.",
+    ),
+    "checkpoint.beyond-end": (
+        "The checkpoint is of a later iteration than `train.iterations`.",
+        "Raise it, or start a new run in another folder.",
+    ),
+    "checkpoint.damaged": (
+        "A file of the checkpoint is not what was saved.",
+        "Restore the file, or go back to the earlier checkpoint that the message names.",
+    ),
+    "checkpoint.foreign-content": (
+        "A file of the checkpoint names code or files that no checkpoint holds.",
+        "Use a checkpoint that this program saved; nothing of the file was run.",
+    ),
+    "checkpoint.frozen-weights": (
+        "Frozen weights that the checkpoint leaves out are gone, or are others now.",
+        "Put them back, or name their new place as `modules.NAME.weights`.",
+    ),
     "checkpoint.incomplete": (
         "The run folder holds no checkpoint that was saved completely.",
         "Give the folder of a run that has saved.",
@@ -22,6 +54,46 @@ CODES: ErrorCodes = {
         "There is no folder at the path.",
         "Give a run folder; a relative path starts at the working directory.",
     ),
+    "checkpoint.not-loaded": (
+        "The checkpoint could not be loaded.",
+        "Do what the message says, or go back to the earlier checkpoint that it names.",
+    ),
+    "checkpoint.not-writable": (
+        "Checkpoints cannot be written to the folder.",
+        "Set `checkpoint.directory` to another folder, or `checkpoint.save` to false.",
+    ),
+    "checkpoint.other-format": (
+        "The checkpoint has a format that this version does not read.",
+        "Use the version of mimo-core that saved it.",
+    ),
+    "checkpoint.other-model": (
+        "The checkpoint is of another model or training than the recipe.",
+        "Use the values that it was saved with, or start a new run in another folder.",
+    ),
+    "checkpoint.other-run": (
+        "Checkpoints of several runs are in one folder.",
+        "Move those that do not belong to this run to another folder.",
+    ),
+    "checkpoint.other-tokenizer": (
+        "The checkpoint was saved with another tokenizer.",
+        "Use that tokenizer, or start a new run in another folder.",
+    ),
+    "checkpoint.unreadable": (
+        "A file or folder of the checkpoint cannot be read.",
+        "Correct its access, or move it to another folder.",
+    ),
+    "command.invalid-option": (
+        "A word of the command line is not `KEY=VALUE` of an option.",
+        "Write it in this form, such as `hidden_size=64`.",
+    ),
+    "command.several-kinds": (
+        "The hooks of the plugin are for several kinds.",
+        "Give one of them by `--kind`; the message lists them.",
+    ),
+    "command.unknown-kind": (
+        "There is no such kind of plugins.",
+        "Use one of those that the message lists.",
+    ),
     "data.encoder-not-fed": (
         "None of the samples that the dataset shows has a medium that an encoder reads.",
         "Correct the options of the data, such as the name of a field, or leave the encoder out.",
@@ -29,6 +101,71 @@ CODES: ErrorCodes = {
     "data.no-labels": (
         "No sample that the dataset shows has a token to learn.",
         "Mark the text to be learned, or raise `train.sequence_length` if truncation removes it.",
+    ),
+    "environment.unreadable-file": (
+        "A file is no regular file, is too large, or the system refuses to read it.",
+        "Give a regular file, and correct its access.",
+    ),
+    "export.at-checkpoint": (
+        "The directory is inside a checkpoint, or has the name of one.",
+        "Give a directory outside of checkpoints, with another name.",
+    ),
+    "export.exists": ("The directory to make exists.", "Give a new one."),
+    "export.not-writable": (
+        "The directory cannot be made.",
+        "Give another one, or correct the access of its parent.",
+    ),
+    "export.refused-override": (
+        "A word of the command line sets something that an export does not read.",
+        "Only set places of directories: `modules.NAME.weights`, or an option that names one.",
+    ),
+    "export.same-names": (
+        "Tensors of several modules have the same name.",
+        "Write the modules to separate directories with `--module`.",
+    ),
+    "export.unknown-module": (
+        "The recipe has no such module.",
+        "Use one of those that the message lists.",
+    ),
+    "launch.absent-ranks": (
+        "Some ranks did not start in time.",
+        "See the output of their machines.",
+    ),
+    "launch.clock-unreachable": (
+        "A rank cannot read the clock of rank 0 for a profile.",
+        "Open the ports of rank 0's machine to the others, or set `profile.record` to false.",
+    ),
+    "launch.other-files": (
+        "Ranks read different data, tokenizers or weights.",
+        "Give all machines the same files.",
+    ),
+    "launch.other-plugins": (
+        "Ranks have different plugins or versions of packages.",
+        "Install the same versions on all machines.",
+    ),
+    "launch.other-recipe": (
+        "Ranks have different recipes.",
+        "Give all ranks the same file and the same overrides.",
+    ),
+    "launch.other-store": (
+        "A rank cannot read where rank 0 listens.",
+        "Use the same version of mimo-core on all machines, and a `MASTER_PORT` for each run.",
+    ),
+    "launch.port-in-use": (
+        "The port at which the ranks meet is in use.",
+        "Set `MASTER_PORT` to a free port.",
+    ),
+    "launch.refused": (
+        "Rank 0 refused a rank, whose number is taken or whose token is wrong.",
+        "Give each rank its own `RANK`, and all the same `MIMO_TOKEN`.",
+    ),
+    "launch.token": (
+        "`MIMO_TOKEN` is too short, too long, or set on some ranks only.",
+        "Set it to the same value on all machines, or on none.",
+    ),
+    "launch.unreachable": (
+        "A rank cannot reach rank 0.",
+        "See the output of rank 0, and open the ports between the machines.",
     ),
     "layout.colocated": (
         "`colocated` puts all modules on one rank, and the recipe gives one several.",
@@ -85,6 +222,10 @@ CODES: ErrorCodes = {
         "Correct the name.",
     ),
     "megatron.unknown-flag": ("megatron-core has no such flag.", "Correct the name."),
+    "plugin.differs-by-rank": (
+        "A hook of a plugin returned different values on different ranks.",
+        "Report it to the author of the plugin; the message names hook and values.",
+    ),
     "plugin.missing-hook": (
         "A plugin does not implement a hook that its place in the recipe needs.",
         "Name a plugin that implements it; the message lists some.",
@@ -97,6 +238,10 @@ CODES: ErrorCodes = {
     "plugin.same-rng-prefix": (
         "Two modules have the same prefix of random streams.",
         "The plugin must make the prefix from the module's name.",
+    ),
+    "plugin.weights-differ": (
+        "Ranks that must hold the same weights hold others.",
+        "Report it to the author of the plugin; if it begins during training, examine the machine.",
     ),
     "plugin.wraps-nothing": (
         "A plugin under `wrappers` wraps no hook there.",
@@ -168,6 +313,23 @@ CODES: ErrorCodes = {
     ),
     "recipe.unreadable": ("The recipe cannot be read.", "Give a regular file of UTF-8 text."),
     "recipe.wrong-type": ("A value has the wrong type.", "Write a value of the expected type."),
+    "run.disk-full": ("A disk is full.", "Free space, then resume the run."),
+    "run.ended-early": (
+        "All processes ended without an error, but before the end of the run.",
+        "See the logs of the ranks.",
+    ),
+    "run.in-use": (
+        "Another run is in the folder.",
+        "Wait for its end, or give another `--run-dir`.",
+    ),
+    "run.steps-skipped": (
+        "Too many steps in a row were skipped.",
+        "Resume from the last checkpoint with the change that the message names.",
+    ),
+    "run.unusable-folder": (
+        "The run folder, or a file in it, cannot be used as one.",
+        "Give another `--run-dir`, or correct what the message names.",
+    ),
     "sample.no-encoder": (
         "A sample has a medium that no encoder of the recipe reads.",
         "Add an encoder for its kind, or leave such media out of the data.",
@@ -213,10 +375,40 @@ CODES: ErrorCodes = {
         "The tokenizer has more ids than the model has rows of embeddings.",
         "Give the model more rows, or use a tokenizer with fewer ids.",
     ),
+    "verify.dropout": (
+        "A module has dropout, which draws other numbers in every layout.",
+        "Set the dropout to 0 for the comparison.",
+    ),
+    "verify.folder-not-empty": ("The folder for the runs is not empty.", "Give a new one."),
+    "verify.inside-launcher": (
+        "`mimo verify` was started by torchrun or srun.",
+        "Start it directly: it starts ranks itself.",
+    ),
+    "verify.other-recipe": (
+        "The recipe differs from the judge's in more than grids.",
+        "Change grids only.",
+    ),
+    "verify.stopped": (
+        "A run was stopped before its end.",
+        "Run again, without the flags that the message names.",
+    ),
+    "weights.damaged": (
+        "A file of the directory is damaged or missing.",
+        "Save or copy the model again.",
+    ),
     "weights.mismatch": (
         "Tensors of a directory do not fit the module.",
         "Correct the options of the module, or give the directory of a model that fits.",
     ),
+    "weights.not-found": (
+        "There is no such directory, or it holds no safetensors.",
+        "Give a directory that `save_pretrained` of transformers wrote.",
+    ),
+    "weights.unknown-type": (
+        "A tensor has a type that cannot be read here.",
+        "Save the model with a floating-point type.",
+    ),
+    "weights.unreadable": ("A file of the directory cannot be read.", "Correct its access."),
 }
 """Those of the core."""
 

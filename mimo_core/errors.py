@@ -4,6 +4,7 @@ what to do."""
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Self
 
@@ -102,7 +103,7 @@ class SampleError(MimoError):
     module that asked for it."""
 
 
-class DiskFull(ValueError):
+class DiskFull(MimoError):
     """Something could not be written, for want of room."""
 
 
@@ -112,6 +113,29 @@ class CheckpointError(MimoError):
 
 class LayoutError(MimoError):
     """The grids do not fit each other, the world or what their plugins support."""
+
+
+_CODED = re.compile(r"(.*?) \[([a-z][a-z0-9_-]*\.[a-z][a-z0-9-]*)\](?=\n|\Z)\n?", re.DOTALL)
+
+
+def problems_in(text: str) -> list[Problem]:
+    """The problems of an error that another process printed, by the codes at ends of lines.
+
+    What follows the last code belongs to the last problem; without any code, the whole text is one
+    problem.
+    """
+    found = [Problem(message, code) for message, code in _CODED.findall(text)]
+    rest = _CODED.sub("", text)
+    if not found:
+        return [Problem(rest, "")]
+    if rest:
+        found[-1] = attrs.evolve(found[-1], message=f"{found[-1].message}\n{rest}")
+    return found
+
+
+def text_of(error: BaseException) -> str:
+    """The message of any error, without codes."""
+    return error.text if isinstance(error, MimoError) else str(error)
 
 
 def nearest(word: str, candidates: Iterable[str]) -> str | None:

@@ -22,6 +22,8 @@ from mimo_core.regular_files import JSON_BYTES, UnreadableFile, read_bytes
 
 MANIFEST = "mimo.json"
 """In each complete checkpoint."""
+DAMAGED = "checkpoint.damaged"
+UNREADABLE = "checkpoint.unreadable"
 FORMAT = 3
 """Of the manifest."""
 _CHECKSUM = re.compile(r"[0-9a-f]{32}")
@@ -143,9 +145,8 @@ def read_manifest(checkpoint: Path) -> Manifest:
     manifest = _parsed(checkpoint, content)
     expected = checkpoint.with_name(f"iter_{manifest.iteration:07d}").name
     if checkpoint.name != expected:
-        raise Damaged(
-            f"{checkpoint} is damaged: its {MANIFEST} is of iteration {manifest.iteration}"
-        )
+        message = f"{checkpoint} is damaged: its {MANIFEST} is of iteration {manifest.iteration}"
+        raise damaged(message, checkpoint, MANIFEST)
     for name, facts in sorted(manifest.files.items()):
         path = checkpoint / name
         if not path.is_file():
@@ -154,14 +155,18 @@ def read_manifest(checkpoint: Path) -> Manifest:
         if found < facts["bytes"]:
             raise Incomplete(f"{name} has {found} of {facts['bytes']} bytes")
         if found > facts["bytes"]:
-            raise Damaged(
-                f"{checkpoint} is damaged: {name} has {found} bytes, saved were {facts['bytes']}"
+            raise damaged(
+                f"{checkpoint} is damaged: {name} has {found} bytes, saved were {facts['bytes']}",
+                checkpoint,
+                name,
             )
     for name in unlisted_files(checkpoint, manifest):
         if name.endswith(_READ_SUFFIXES) or PurePosixPath(name).name in _READ_NAMES:
-            raise Damaged(
+            raise damaged(
                 f"{checkpoint} is damaged: it holds {name}, which its {MANIFEST} does not list; "
-                "move that file to another folder"
+                "move that file to another folder",
+                checkpoint,
+                name,
             )
     return manifest
 
@@ -169,8 +174,15 @@ def read_manifest(checkpoint: Path) -> Manifest:
 def unreadable(path: Path, error: OSError) -> CheckpointError:
     """The error for what the system refuses to read: it may be a complete checkpoint."""
     return CheckpointError(
-        f"{path} cannot be read: {error.strerror or error}; make it readable, or move it away"
+        f"{path} cannot be read: {error.strerror or error}; make it readable, or move it away",
+        code=UNREADABLE,
+        file=str(path),
     )
+
+
+def damaged(message: str, checkpoint: Path, file: str) -> Damaged:
+    """The error for a file of a checkpoint that is not what was saved."""
+    return Damaged(message, code=DAMAGED, checkpoint=str(checkpoint), file=file)
 
 
 def write_manifest(checkpoint: Path, manifest: Manifest) -> None:
@@ -233,25 +245,29 @@ def damaged_files(checkpoint: Path, manifest: Manifest, names: list[str]) -> lis
 
 
 def _parsed(checkpoint: Path, content: bytes) -> Manifest:
-    def damaged(why: str) -> Damaged:
-        return Damaged(f"{checkpoint} is damaged: {MANIFEST} {why}")
+    def wrong_manifest(why: str) -> Damaged:
+        return damaged(f"{checkpoint} is damaged: {MANIFEST} {why}", checkpoint, MANIFEST)
 
     ended = _END.fullmatch(content)
     if ended and checksum_of_bytes(ended[1]) != ended[2].decode():
-        raise damaged("holds other bytes than were saved")
+        raise wrong_manifest("holds other bytes than were saved")
     try:
         values = json.loads(content)
     except (ValueError, RecursionError):
-        raise damaged("cannot be read") from None
+        raise wrong_manifest("cannot be read") from None
     if not isinstance(values, dict) or type(values.get("format")) is not int:
-        raise damaged("states no format")
+        raise wrong_manifest("states no format")
     if values["format"] != FORMAT:
         raise CheckpointError(
             f"{checkpoint / MANIFEST} has format {values['format']}, and this version of mimo-core "
-            f"reads format {FORMAT}; use the version that saved it"
+            f"reads format {FORMAT}; use the version that saved it",
+            code="checkpoint.other-format",
+            checkpoint=str(checkpoint),
+            format=values["format"],
+            expected=FORMAT,
         )
     if not ended:
-        raise damaged("holds other bytes than were saved")
+        raise wrong_manifest("holds other bytes than were saved")
     del values["checksum"]
     manifest, problems = structure(Manifest, values)
     wrong = [f"{_place(problem.path)}: {problem.message}" for problem in problems]
@@ -259,7 +275,7 @@ def _parsed(checkpoint: Path, content: bytes) -> Manifest:
         wrong += _contradictions(manifest)
     if wrong or manifest is None:
         more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
-        raise damaged(f"was changed: {wrong[0]}{more}")
+        raise wrong_manifest(f"was changed: {wrong[0]}{more}")
     return manifest
 
 

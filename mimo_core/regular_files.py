@@ -26,11 +26,15 @@ class UnreadableFile(MimoError, OSError):
     """A file that cannot be read as one; an ``OSError`` too, with ``strerror``."""
 
     def __init__(self, path: Path | str, why: str, number: int) -> None:
-        MimoError.__init__(self, f"{path}: {why}")
+        code = "environment.unreadable-file"
+        MimoError.__init__(self, f"{path}: {why}", code=code, file=str(path), cause=why)
         self.errno, self.strerror, self.filename = number, why, str(path)
 
     def __str__(self) -> str:
-        return f"{self.filename}: {self.strerror}"
+        return MimoError.__str__(self)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.filename, self.strerror, self.errno)
 
 
 def open_regular(path: Path | str) -> int:

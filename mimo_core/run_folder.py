@@ -21,6 +21,7 @@ from mimo_core.errors import MimoError
 from mimo_core.files import open_own, replace_text
 from mimo_core.regular_files import JSON_BYTES, read_bytes
 
+UNUSABLE = "run.unusable-folder"
 _NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP})
 """How a file system without locks answers: two runs are then not told apart."""
 _SUMMARY_BYTES = 1 << 32
@@ -103,17 +104,21 @@ class RunFolder:
             return
         except (OSError, ValueError) as error:
             why = getattr(error, "strerror", None) or str(error)
-            raise MimoError(f"--run-dir {self.path} cannot be used: {why}") from None
+            raise self._unusable(f"cannot be used: {why}") from None
         if not stat.S_ISDIR(mode):
-            raise MimoError(f"--run-dir {self.path} is a file, a pipe or a device, not a folder")
+            raise self._unusable("is a file, a pipe or a device, not a folder")
         if not os.access(self.path, os.R_OK | os.X_OK):
-            raise MimoError(f"--run-dir {self.path} cannot be read: {os.strerror(errno.EACCES)}")
+            raise self._unusable(f"cannot be read: {os.strerror(errno.EACCES)}")
+
+    def _unusable(self, why: str) -> MimoError:
+        message = f"--run-dir {self.path} {why}"
+        return MimoError(message, code=UNUSABLE, folder=str(self.path))
 
     def lock(self) -> IO[str]:
         """Keep other runs out of the folder until the file that this gives is closed.
 
         Raises:
-            ValueError: another run is in it.
+            MimoError: another run is in it.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         place = self.path / ".lock"
@@ -121,16 +126,22 @@ class RunFolder:
             file = os.fdopen(open_own(place, os.O_RDWR), "r+", encoding="utf-8")
         except OSError as error:
             if error.errno == errno.ELOOP:
-                raise ValueError(
-                    f"{place} is a link, and a run locks a file of its own; remove the link"
+                raise MimoError(
+                    f"{place} is a link, and a run locks a file of its own; remove the link",
+                    code=UNUSABLE,
+                    folder=str(self.path),
+                    file=str(place),
                 ) from None
             raise
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.close()
-            raise ValueError(
-                f"{self.path} is in use by another run; wait for its end, or give another --run-dir"
+            raise MimoError(
+                f"{self.path} is in use by another run; wait for its end, or give another "
+                "--run-dir",
+                code="run.in-use",
+                folder=str(self.path),
             ) from None
         except OSError as error:
             if error.errno not in _NO_LOCKS:
@@ -141,7 +152,7 @@ class RunFolder:
         """Find out now whether a checkpoint could be written.
 
         Raises:
-            ValueError: the folder cannot be made, or nothing can be written there.
+            MimoError: the folder cannot be made, or nothing can be written there.
         """
         folder = self.checkpoints(directory)
         try:
@@ -149,9 +160,11 @@ class RunFolder:
             with tempfile.TemporaryFile(dir=folder):
                 pass
         except OSError as error:
-            raise ValueError(
+            raise MimoError(
                 f"checkpoints cannot be written to {folder}: {error}; set checkpoint.directory to "
-                "another folder, or checkpoint.save to false"
+                "another folder, or checkpoint.save to false",
+                code="checkpoint.not-writable",
+                folder=str(folder),
             ) from error
 
     def checkpoints(self, directory: str | None) -> Path:

@@ -18,6 +18,7 @@ from mimo_core.testing.checks import CHECKS, Check, checks_of
 from mimo_core.testing.outcome import Outcome, outcome_of
 from mimo_core.testing.subject import Kind, Subject
 
+_INVALID = "command.invalid-option"
 _JUDGES_OPTIONS = "options:round_trip"
 _MARKS = {"passed": ("✓", "green"), "failed": ("✗", "red"), "skipped": ("·", "yellow")}
 
@@ -47,7 +48,10 @@ def check_plugin(
     if kind is not None and kind not in get_args(Kind):
         raise MimoError(
             f"there is no kind of plugins {kind!r}.{suggestion(kind, get_args(Kind))} "
-            f"Kinds: {', '.join(get_args(Kind))}"
+            f"Kinds: {', '.join(get_args(Kind))}",
+            code="command.unknown-kind",
+            kind=kind,
+            choices=get_args(Kind),
         )
     given = _options(options)
     host = host_of([name])
@@ -117,7 +121,10 @@ def _kind(host: Host, name: str) -> Kind:
     if len(kinds) > 1:
         raise MimoError(
             f"the hooks of plugin {name!r} are for several kinds: check it once with each of "
-            f"{', '.join(f'--kind {kind}' for kind in kinds)}"
+            f"{', '.join(f'--kind {kind}' for kind in kinds)}",
+            code="command.several-kinds",
+            plugin=name,
+            kinds=tuple(kinds),
         )
     return kinds[0]
 
@@ -149,16 +156,19 @@ def _options(words: Sequence[str]) -> dict[str, Any]:
     for word in words:
         path, equals, value = word.partition("=")
         if not path or not equals:
-            raise MimoError(f"{word!r} is no option: write KEY=VALUE, such as hidden_size=64")
+            message = f"{word!r} is no option: write KEY=VALUE, such as hidden_size=64"
+            raise MimoError(message, code=_INVALID, word=word)
         *outer, key = path.split(".")
         place = found
         for part in outer:
             inner = place.setdefault(part, {})
             if not isinstance(inner, dict):
-                raise MimoError(f"{word!r}: {part!r} was given a value of its own before")
+                message = f"{word!r}: {part!r} was given a value of its own before"
+                raise MimoError(message, code=_INVALID, word=word, key=part)
             place = inner
         try:
             place[key] = yaml.safe_load(value)
         except yaml.YAMLError:
-            raise MimoError(f"{word!r}: {value!r} cannot be read as YAML") from None
+            message = f"{word!r}: {value!r} cannot be read as YAML"
+            raise MimoError(message, code=_INVALID, word=word, value=value) from None
     return found

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import attrs
+
 from mimo_core.checkpoints import newest
 from mimo_core.errors import MimoError, suggestion
 from mimo_core.graph import build_graph
@@ -16,6 +18,8 @@ from mimo_core.recipe import LoadedRecipe, load_text
 from mimo_core.train.starting import checkpoints_of
 from mimo_core.weight_map import WeightMap
 from mimo_core.weights.beginning import weight_map
+
+_INCOMPLETE = "checkpoint.incomplete"
 
 
 def find_checkpoint(given: Path, moved: Sequence[str] = ()) -> tuple[Path, LoadedRecipe]:
@@ -29,17 +33,20 @@ def find_checkpoint(given: Path, moved: Sequence[str] = ()) -> tuple[Path, Loade
         MimoError: there is no complete checkpoint, or something else than a place is given.
     """
     if not given.is_dir():
-        raise MimoError(f"{given}: there is no such folder in {Path.cwd()}")
+        message = f"{given}: there is no such folder in {Path.cwd()}"
+        raise MimoError(message, code="checkpoint.not-found", folder=str(given))
     folder = given
     if not given.name.startswith("iter_"):
         found = newest(checkpoints_of(given)).usable()
         if found.manifest is None:
-            raise MimoError("\n".join([f"{given} holds no complete checkpoint", *found.told]))
+            message = "\n".join([f"{given} holds no complete checkpoint", *found.told])
+            raise MimoError(message, code=_INCOMPLETE, folder=str(given))
         folder = found.path
     try:
         manifest = read_manifest(folder)
     except Incomplete as why:
-        raise MimoError(f"{folder} is no complete checkpoint: {why}") from None
+        message = f"{folder} is no complete checkpoint: {why}"
+        raise MimoError(message, code=_INCOMPLETE, folder=str(folder)) from None
     for words in moved:
         _check_place(words, manifest.recipe)
     return folder, load_text(json.dumps(manifest.recipe), str(folder / MANIFEST), moved)
@@ -58,7 +65,9 @@ def _check_place(words: str, recipe: Mapping[str, Any]) -> None:
         raise MimoError(
             f"{words}: a checkpoint is written as it was trained; given can be where a directory "
             "is now: modules.NAME.weights=PLACE, or modules.NAME.options.KEY=PLACE of an option "
-            f"that names one{f' (it says {held!r} there)' if held is not None else ''}"
+            f"that names one{f' (it says {held!r} there)' if held is not None else ''}",
+            code="export.refused-override",
+            key=key,
         )
 
 
@@ -84,21 +93,30 @@ def modules_to_write(
     try:
         graph = build_graph(loaded, host)
     except MimoError as error:
-        raise MimoError(
-            f"{error}\nA directory that was moved since the checkpoint was saved is named anew: "
-            "modules.NAME.weights=PLACE, modules.NAME.options.KEY=PLACE"
-        ) from error
+        *first, last = error.problems
+        message = (
+            f"{last.message}\nA directory that was moved since the checkpoint was saved is named "
+            "anew: modules.NAME.weights=PLACE, modules.NAME.options.KEY=PLACE"
+        )
+        raise MimoError.of([*first, attrs.evolve(last, message=message)]) from error
     for name in wanted:
         if name not in graph.modules:
             raise MimoError(
                 f"the recipe has no module {name!r}.{suggestion(name, graph.modules)} Modules: "
-                f"{', '.join(graph.modules)}"
+                f"{', '.join(graph.modules)}",
+                code="export.unknown-module",
+                module=name,
+                known=tuple(graph.modules),
             )
     modules = [module for name, module in graph.modules.items() if not wanted or name in wanted]
     for module in modules:
         if not host.has("weight_map", module.plugin):
             raise MimoError(
                 f"plugin {module.plugin!r} of module {module.name!r} does not say how its weights "
-                "are named (weight_map); name the other modules with --module"
+                "are named (weight_map); name the other modules with --module",
+                code="plugin.missing-hook",
+                plugin=module.plugin,
+                module=module.name,
+                hook="weight_map",
             )
     return {module.name: weight_map(host, module) for module in modules}

@@ -13,6 +13,7 @@ from typing import IO
 
 import attrs
 
+from mimo_core.errors import MimoError, problems_in
 from mimo_core.files import replace_text
 from mimo_core.launch.failure import Failure
 from mimo_core.output import show
@@ -65,6 +66,7 @@ class Ending:
             message=message,
             log=str(self.folder.log(self.rank.rank)) if self.logged else None,
             expected=expected,
+            error_code=_code(error, message),
             screen=self.rank.screen,
         )
 
@@ -121,6 +123,13 @@ def _message(error: BaseException) -> str:
         name = f"{module}{kind.__qualname__}"
         return text.rpartition(f"\n{name}: ")[2].strip()
     return text
+
+
+def _code(error: BaseException, message: str) -> str:
+    """The code of an error; of one out of a loader worker, which is only text here, too."""
+    if isinstance(error, MimoError) and error.code:
+        return error.code
+    return problems_in(message)[0].code if isinstance(error, ValueError) else ""
 
 
 def _replace(path: Path, text: str) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import attrs
 
+from mimo_core.errors import problems_in
 from mimo_core.launch.protocol import LONGEST_TEXT, Malformed, decode, integer
 from mimo_core.printable import printable
 from mimo_core.run_folder import RunFolder
@@ -21,17 +22,20 @@ _CRASH = "Fatal Python error: "
 """Begins what faulthandler writes of a crash: where it was comes first there."""
 PART = "====="
 """Begins the first line of a run, or of its going on, in a log."""
-
-
+_LONGEST_CODE = 128
+"""Characters of an error's code."""
 _MOST = 1 << 31
 
 
 def _bounded(text: str) -> str:
-    """A message of at most ``LONGEST_TEXT`` characters, its note of what is left out included."""
+    """A message of at most ``LONGEST_TEXT`` characters, its note of what is left out and its code
+    included."""
     if len(text) <= LONGEST_TEXT:
         return text
-    kept = LONGEST_TEXT - 64
-    return f"{text[:kept]} … ({len(text) - kept} more characters)"
+    code = problems_in(text.rpartition("\n")[2][-_LONGEST_CODE - 4 :])[0].code
+    kept = LONGEST_TEXT - 64 - _LONGEST_CODE
+    ending = f" [{code}]" if code else ""
+    return f"{text[:kept]} … ({len(text) - kept} more characters){ending}"
 
 
 @attrs.frozen(kw_only=True)
@@ -52,6 +56,9 @@ class Failure:
     """The process is there and does nothing, which other ranks have noticed."""
     screen: int = 0
     """The screen that the rank writes to (:attr:`mimo_core.rank.Rank.screen`)."""
+    error_code: str = ""
+    """Of the error that ended the rank (``docs/reference/errors.md``); empty if it has none. The
+    message ends with it."""
     code: int = 1
     """Exit code of the ranks' processes; 0 where the run only was told to stop."""
     time: float = attrs.field(factory=time.time)
@@ -104,9 +111,12 @@ class Failure:
         rank = integer(message, "rank", 0, _MOST)
         texts = {"label": message["label"], "message": message["message"]}
         flags = {name: message.get(name, False) for name in ("expected", "silent", "hung")}
+        error_code = message.get("error_code", "")
         moment = message.get("time", time.time())
         if not all(isinstance(value, str) for value in texts.values()):
             raise Malformed("a failure whose label or message is no text")
+        if not isinstance(error_code, str) or len(error_code) > _LONGEST_CODE:
+            raise Malformed("a failure whose error code is no short text")
         if not all(isinstance(value, bool) for value in flags.values()):
             raise Malformed("a failure whose flags are no truth values")
         if not isinstance(moment, int | float):
@@ -116,6 +126,7 @@ class Failure:
             **texts,
             log=None if message["log"] is None else str(folder.log(rank)),
             **flags,
+            error_code=error_code,
             screen=integer({"screen": 0, **message}, "screen", 0, _MOST),
             code=integer({"code": 1, **message}, "code", 0, 255),
             time=moment,

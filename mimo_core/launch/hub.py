@@ -44,6 +44,7 @@ _PAUSE_SECONDS = 0.1
 """Pause after an error of the hub itself, such as a lack of file descriptors."""
 _NETWORK = (errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDOWN)
 """Errors of a connection whose other end has not closed it."""
+ABSENT = "launch.absent-ranks"
 _CUT_OFF = "cannot be reached any more: its machine or the network to it is down"
 _SILENT = (
     "ended without a word: it was killed, crashed or left; the system kills where memory is "
@@ -309,9 +310,10 @@ class Hub:
             rank=absent[0],
             label=f"rank {absent[0]}",
             message=f"ranks {absent} did not appear within {self._timeout:.0f} s; see what their "
-            "machines say of them",
+            f"machines say of them [{ABSENT}]",
             log=None,
             expected=True,
+            error_code=ABSENT,
         )
 
     def _send_all(self, message: dict[str, Any]) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Any
 
+from mimo_core.errors import MimoError, text_of
 from mimo_core.launch.ending import LAUNCHED, MAX_RESTARTS, NOTHING_DONE, RESTARTS
 from mimo_core.launch.failure import Failure
 from mimo_core.launch.ranks import attempt, nursery_of
@@ -19,13 +20,24 @@ from mimo_core.nursery import Nursery, NurseryEnded
 from mimo_core.output import show
 from mimo_core.plan import Plan
 from mimo_core.recipe import dump
-from mimo_core.run_folder import RunFolder
+from mimo_core.run_folder import UNUSABLE, RunFolder
 from mimo_core.termination import AGAIN
 from mimo_core.train.going_on import checkpoint_of
+
+_ENDED_EARLY = "run.ended-early"
 
 
 class RunFailed(RuntimeError):
     """A rank failed; the message is what a person should read."""
+
+    def __init__(self, message: str, *, code: str = "") -> None:
+        """
+        Args:
+            message: With the code of the error, if it has one.
+            code: Of the error that ended the run; empty for a crash.
+        """
+        super().__init__(message)
+        self.code = code
 
 
 def launch(
@@ -50,14 +62,15 @@ def launch(
 
     Raises:
         RunFailed: a rank failed; says which, and its last lines.
-        ValueError: the folder cannot be used.
+        MimoError: the folder cannot be used.
         KeyboardInterrupt: after all ranks have ended.
     """
     try:
         lock = folder.lock()
         _prepare(plan, folder)
     except OSError as error:
-        raise ValueError(f"--run-dir {folder.path} cannot be used: {error}") from error
+        message = f"--run-dir {folder.path} cannot be used: {text_of(error)}"
+        raise MimoError(message, code=UNUSABLE, folder=str(folder.path)) from error
     with lock, _Nurseries(folder) as nurseries, _Signals() as signals:
         try:
             asked = time.time() if asked is None else asked
@@ -65,7 +78,7 @@ def launch(
         except NurseryEnded as error:
             raise RunFailed(str(error)) from error
     if failure is not None and failure.code:
-        raise RunFailed(failure.text())
+        raise RunFailed(failure.text(), code=failure.error_code)
     if failure is not None:
         go_on = folder.go_on_command(disabled, max_restarts)
         show(f"\n  stopped by SIGTERM {NOTHING_DONE}; go on:\n    {go_on}")
@@ -74,7 +87,8 @@ def launch(
     if summary is None or "finished" not in summary:
         raise RunFailed(
             "all ranks ended with exit code 0, but before the end of the run: something in them "
-            f"ended their processes (logs: {folder.logs})"
+            f"ended their processes (logs: {folder.logs}) [{_ENDED_EARLY}]",
+            code=_ENDED_EARLY,
         )
     return summary
 
@@ -136,7 +150,8 @@ def _attempts(
         begun_at = done
         cause = f"{failure.label} {failure.said()}"
         asked = time.time()
-        restarts.append({"time": asked, "after_iteration": done or 0, "cause": cause})
+        restart = {"time": asked, "after_iteration": done or 0, "cause": cause}
+        restarts.append(restart | {"error_code": failure.error_code})
         goes = "begins anew, as nothing was saved"
         if done is not None:
             goes = f"goes on after iteration {done}"

@@ -55,7 +55,9 @@ def take_token(environ: MutableMapping[str, str] | None = None) -> str | None:
     if not (right_length and token.isascii() and token.isprintable()):
         raise MimoError(
             f"{TOKEN} has to be {_SHORTEST_TOKEN} to {LONGEST_TOKEN} printable ASCII characters, "
-            "the same on all ranks; `openssl rand -hex 32` prints a token"
+            "the same on all ranks; `openssl rand -hex 32` prints a token",
+            code="launch.token",
+            variable=TOKEN,
         )
     return token
 

@@ -46,12 +46,20 @@ def compare_answers(plan: Plan, rank: Rank, store: Store) -> None:
                     "an answer must follow from the hook's arguments only, not from the rank, the "
                     "machine or the environment",
                 ]
-            )
+            ),
+            code="plugin.differs-by-rank",
+            rank=rank.rank,
+            places=_places(first, mine),
         )
 
 
+def _places(first: Mapping[str, str], mine: Mapping[str, str]) -> tuple[str, ...]:
+    """The answers that differ, each by its module, plugin and hook."""
+    everywhere = dict.fromkeys([*first, *mine])
+    return tuple(where for where in everywhere if first.get(where) != mine.get(where))
+
+
 def _differences(first: Mapping[str, str], mine: Mapping[str, str], rank: int) -> Iterator[str]:
-    for where in dict.fromkeys([*first, *mine]):
+    for where in _places(first, mine):
         one, other = (answers.get(where, "nothing") for answers in (first, mine))
-        if one != other:
-            yield f"  {where}: {one} on rank 0, {other} on rank {rank}"
+        yield f"  {where}: {one} on rank 0, {other} on rank {rank}"

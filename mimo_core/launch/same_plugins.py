@@ -56,7 +56,10 @@ def compare_plugins(host: Host, rank: Rank, store: Store) -> None:
                     "install the same versions on all machines, and give all ranks the same "
                     "MIMO_PLUGINS and --no-plugin",
                 ]
-            )
+            ),
+            code="launch.other-plugins",
+            rank=rank.rank,
+            names=_differing(first, mine),
         )
 
 
@@ -90,10 +93,15 @@ def _named(record: PluginRecord) -> str:
     return f"plugin {record.name!r}"
 
 
+def _differing(first: _Side, mine: _Side) -> tuple[str, ...]:
+    """Packages and plugins that are not the same on both sides."""
+    names = sorted(first.has.keys() | mine.has.keys())
+    return tuple(name for name in names if first.has.get(name) != mine.has.get(name))
+
+
 def _differences(first: _Side, mine: _Side) -> Iterator[str]:
-    for name in sorted(first.has.keys() | mine.has.keys()):
-        if first.has.get(name) != mine.has.get(name):
-            yield f"  {name}: {_on(first, name)}, {_on(mine, name)}"
+    for name in _differing(first, mine):
+        yield f"  {name}: {_on(first, name)}, {_on(mine, name)}"
 
 
 def _on(side: _Side, name: str) -> str:

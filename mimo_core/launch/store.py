@@ -57,7 +57,9 @@ def open_store(rank: Rank, timeout: datetime.timedelta) -> dist.Store:
             except OSError as error:
                 raise MimoError(
                     f"the ranks cannot meet at {LOOPBACK}:{port}: {error}; set MASTER_PORT to a "
-                    "free port"
+                    "free port",
+                    code="launch.port-in-use",
+                    port=port,
                 ) from error
         store = dist.TCPStore(
             LOOPBACK,
@@ -112,13 +114,18 @@ def find_hub(store: dist.Store, rank: Rank, token: str | None) -> Place:
     if not isinstance(found, dict) or not isinstance(found.get("port"), int):
         raise MimoError(
             f"rank {rank.rank} cannot read where rank 0 listens; do all machines have the same "
-            "version of mimo-core, and this run's own MASTER_PORT?"
+            "version of mimo-core, and this run's own MASTER_PORT?",
+            code="launch.other-store",
+            rank=rank.rank,
         )
     shared = found.get("token")
     if shared is None and token is None:
         raise MimoError(
             f"rank 0 has {TOKEN} in its environment, and rank {rank.rank} has not; set it to the "
-            "same value on all machines, or on none"
+            "same value on all machines, or on none",
+            code="launch.token",
+            variable=TOKEN,
+            rank=rank.rank,
         )
     return Place(
         address=hub_address(rank),

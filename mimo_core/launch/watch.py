@@ -145,7 +145,10 @@ class Watch:
                 raise MimoError(
                     f"rank {rank.rank} cannot reach rank 0 at {hub.address}:{hub.port}: {error}; "
                     "rank 0 may have failed (see its screen), or ports are closed between the "
-                    "machines"
+                    "machines",
+                    code="launch.unreachable",
+                    rank=rank.rank,
+                    address=f"{hub.address}:{hub.port}",
                 ) from error
             self._connection, self._received = watched(connection), Lines(LONGEST_LINE)
             connection.settimeout(None)
@@ -155,7 +158,8 @@ class Watch:
             welcome = self._receive()
             if "refused" in welcome:
                 cause = printable(str(welcome["refused"]))
-                raise MimoError(f"rank 0 has refused rank {rank.rank}: {cause}")
+                message = f"rank 0 has refused rank {rank.rank}: {cause}"
+                raise MimoError(message, code="launch.refused", rank=rank.rank)
             if welcome or time.monotonic() > deadline:
                 return hub, welcome
             # The hub closes connections if there are too many.

@@ -21,7 +21,7 @@ from typing import IO, Any
 from mimo_core import platforms
 from mimo_core.checkpoints import checkpoint_path, newest, way_back
 from mimo_core.environment import THREADS
-from mimo_core.errors import CheckpointError, DiskFull, RecipeError
+from mimo_core.errors import CheckpointError, DiskFull, MimoError, RecipeError, text_of
 from mimo_core.files import append_to
 from mimo_core.launch.ending import (
     LAUNCHED,
@@ -132,7 +132,7 @@ def _own(watch: Any, rank: Rank) -> Iterator[None]:
     it does, no rank writes there.
 
     Raises:
-        ValueError: another run is in it (rank 0).
+        MimoError: another run is in it (rank 0).
     """
     with watch.folder.lock() if rank.rank == 0 else nullcontext():
         if rank.rank == 0:
@@ -207,19 +207,21 @@ def _explain(error: BaseException, folder: RunFolder, checkpoints: Path) -> None
     if "load_checkpoint" in functions and done is not None:
         traceback.print_exception(error)
         path = checkpoint_path(checkpoints, done)
-        raise RecipeError(f"{path}: {error}; {way_back(checkpoints, done)}") from None
+        code = error.code if isinstance(error, MimoError) else "checkpoint.not-loaded"
+        message = f"{path}: {text_of(error)}; {way_back(checkpoints, done)}"
+        raise RecipeError(message, code=code, checkpoint=str(path)) from None
     kept = "there is no earlier one" if done is None else f"that of iteration {done} is whole"
     if "save_checkpoint" in functions:
         place = next(path for path in (checkpoints, *checkpoints.parents) if path.exists())
         free = shutil.disk_usage(place).free
         full = full_places()
         if lacks_room(error) and full and free >= LITTLE:
-            raise DiskFull(f"{_named(full)} full: {error}; of the checkpoints, {kept}") from None
+            raise _full(f"{_named(full)} full: {error}; of the checkpoints, {kept}", full) from None
         what = f"a checkpoint could not be written to {checkpoints}, where {free / 1e9:.1f} GB"
         if free < LITTLE or lacks_room(error):
             with suppress(OSError):
                 traceback.print_exception(error)
-            raise DiskFull(f"{what} are free: the disk is full; {kept}") from None
+            raise _full(f"{what} are free: the disk is full; {kept}", [place]) from None
         if isinstance(error, ValueError):
             # A mistake, such as of a plugin: no other attempt at saving would mend it.
             return
@@ -230,7 +232,12 @@ def _explain(error: BaseException, folder: RunFolder, checkpoints: Path) -> None
         what = f"the disk of {folder.path} (or one that a plugin writes to) is"
         if full and folder.path not in full:
             what = _named(full)
-        raise DiskFull(f"{what} full: {error}; of the checkpoints, {kept}") from None
+        message = f"{what} full: {error}; of the checkpoints, {kept}"
+        raise _full(message, full or [folder.path]) from None
+
+
+def _full(message: str, places: Sequence[Path]) -> DiskFull:
+    return DiskFull(message, code="run.disk-full", places=tuple(map(str, places)))
 
 
 def _named(places: Sequence[Path]) -> str:

@@ -23,6 +23,8 @@ from pathlib import Path
 
 import attrs
 
+from mimo_core.errors import MimoError
+
 Clock = Callable[[], float]
 _TIME = struct.Struct("!d")
 _ROUNDS = 100
@@ -110,7 +112,7 @@ def measure(address: str, port: int, token: bytes, clock: Clock = time.perf_coun
     """From this process's clock to that of the :class:`ClockServer` there, which has this token.
 
     Raises:
-        ValueError: it cannot be reached.
+        MimoError: it cannot be reached.
     """
     try:
         with socket.create_connection((address, port), _TIMEOUT) as connection:
@@ -120,10 +122,12 @@ def measure(address: str, port: int, token: bytes, clock: Clock = time.perf_coun
                 key=lambda offset: offset.error,
             )
     except OSError as error:
-        raise ValueError(
+        raise MimoError(
             f"the clock of rank 0 cannot be read at {address}:{port} ({error}): a profile relates "
             "the clocks of machines through a port that rank 0's machine gives; open its ports to "
-            "the others, or set profile.record to false"
+            "the others, or set profile.record to false",
+            code="launch.clock-unreachable",
+            address=f"{address}:{port}",
         ) from error
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from mimo_core.errors import CheckpointError
+from mimo_core.errors import CheckpointError, MimoError
 from mimo_core.profile.recorder import span
 from mimo_core.profile.spans import Kind
 from mimo_core.termination import children_ignore
@@ -145,20 +145,29 @@ def _loading_named(stock: Callable[..., Any]) -> Callable[..., Any]:
             raise
         # torch's CheckpointException is a BaseException.
         except (Exception, CheckpointException) as error:
-            raise ValueError(
-                f"the checkpoint in {folder} cannot be loaded: "
-                f"{metadata_error() or _first_cause(error)}. It must be "
-                "whole, and of the same modules with options that give the same shapes"
+            cause = metadata_error() or _first_cause(error)
+            code = cause.code if isinstance(cause, MimoError) else ""
+            raise MimoError(
+                f"the checkpoint in {folder} cannot be loaded: {_shown(cause)}. It must be whole, "
+                "and of the same modules with options that give the same shapes",
+                code=code or "checkpoint.not-loaded",
+                folder=str(folder),
             ) from error
 
     return load_checkpoint
 
 
-def _first_cause(error: BaseException) -> str:
-    """What one rank said, of an error that holds those of all ranks."""
+def _first_cause(error: BaseException) -> BaseException:
+    """That of one rank, of an error that holds those of all ranks."""
     failures = getattr(error, "failures", None)
     if failures:
         return _first_cause(failures[min(failures)][0])
+    return error
+
+
+def _shown(error: BaseException) -> str:
+    if isinstance(error, MimoError):
+        return error.text
     if isinstance(error, pickle.UnpicklingError):
         # torch advises to unpickle whatever it is.
         return "a file holds other bytes than were saved"

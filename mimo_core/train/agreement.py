@@ -7,6 +7,7 @@ from typing import Any
 
 import torch.distributed as dist
 
+from mimo_core.errors import MimoError
 from mimo_core.plan import Plan
 from mimo_core.weights.match import Match
 from mimo_core.weights.origins import directory_digest
@@ -23,7 +24,7 @@ def compare_samples(plan: Plan, splits: Mapping[str, tuple[int, str | None]]) ->
         splits: Length and digest of each split on this rank.
 
     Raises:
-        ValueError: datasets or tokenizers differ; says which ranks have what. Raised on all ranks.
+        MimoError: datasets or tokenizers differ; says which ranks have what. Raised on all ranks.
     """
     mine = {f"{split} split": facts for split, facts in splits.items()}
     mine["tokenizer"] = (plan.graph.tokenizer.size, plan.graph.tokenizer.digest)
@@ -43,7 +44,7 @@ def compare_directories(plan: Plan, found: Mapping[str, Match]) -> None:
         found: The directories by module, as this rank sees them.
 
     Raises:
-        ValueError: some hold other weights; says which ranks have what. Raised on all ranks.
+        MimoError: some hold other weights; says which ranks have what. Raised on all ranks.
     """
     rank = dist.get_rank()
     ours = found if rank == 0 else plan.layout.modules_of(rank)
@@ -68,9 +69,11 @@ def _agree(plan: Plan, what: str, told: Sequence[Any], shown: Callable[[Any], st
             sides.setdefault(value, []).append(plan.layout.label(rank))
     if len(sides) > 1:
         each = (f"{_few(labels)} have {shown(value)}" for value, labels in sides.items())
-        raise ValueError(
+        raise MimoError(
             f"ranks do not read the same: of the {what}, {', but '.join(each)}; give all machines "
-            "the same files"
+            "the same files",
+            code="launch.other-files",
+            what=what,
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from mimo_core.errors import CheckpointError
 from mimo_core.layout import Layout
 from mimo_core.manifest import Manifest
 from mimo_core.plan import Plan
@@ -55,13 +56,14 @@ def changes(saved: Manifest, now: Mapping[str, Any]) -> Iterator[str]:
         now: What :func:`facts_to_keep` gives.
 
     Raises:
-        ValueError: the tokenizer is another: the weights would mean other tokens.
+        CheckpointError: the tokenizer is another: the weights would mean other tokens.
     """
     if saved.tokenizer != now["tokenizer"]:
-        raise ValueError(
+        raise CheckpointError(
             "the checkpoint was saved with another tokenizer: its token ids mean other texts; go "
             "on with the one it was saved with, or begin anew (checkpoint.start_from takes weights "
-            "alone) in another run folder"
+            "alone) in another run folder",
+            code="checkpoint.other-tokenizer",
         )
     yield from plugin_changes(saved, now)
     for split, (size, digest) in now["samples"].items():

@@ -78,7 +78,11 @@ class Fitting:
                         + (["values of the recipe that differ:"] if self._differing else [])
                         + [f"  {line}" for line in self._differing]
                         + ["take the model that it was saved with, or begin with other weights"]
-                    )
+                    ),
+                    code="checkpoint.other-model",
+                    checkpoint=str(checkpoint),
+                    keys=tuple(key for _, _, key, _ in wrong),
+                    differences=tuple(self._differing),
                 )
             loaded = stock(state, checkpoint, *args, **kwargs)
             # They have their values: see mimo_core.model.builder.

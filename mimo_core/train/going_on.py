@@ -58,7 +58,11 @@ def checkpoint_of(plan: Plan, folder: RunFolder) -> Newest:
     if done > plan.recipe.train.iterations:
         raise RecipeError(
             f"{folder.path} holds a checkpoint of iteration {done}, beyond train.iterations = "
-            f"{plan.recipe.train.iterations}; raise it, or begin anew with another --run-dir"
+            f"{plan.recipe.train.iterations}; raise it, or begin anew with another --run-dir",
+            code="checkpoint.beyond-end",
+            folder=str(folder.path),
+            iteration=done,
+            iterations=plan.recipe.train.iterations,
         )
     changed = _changed(found.manifest, plan)
     if changed:
@@ -67,7 +71,11 @@ def checkpoint_of(plan: Plan, folder: RunFolder) -> Newest:
             "which cannot be gone on from:\n"
             + "\n".join(f"  {line}" for line in changed)
             + "\nuse the values it was saved with, or begin anew with another --run-dir "
-            "(checkpoint.start_from takes the weights along)"
+            "(checkpoint.start_from takes the weights along)",
+            code="checkpoint.other-model",
+            folder=str(folder.path),
+            iteration=done,
+            differences=tuple(changed),
         )
     return found
 

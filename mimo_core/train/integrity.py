@@ -9,6 +9,7 @@ from megatron.core.dist_checkpointing.core import CONFIG_FNAME
 
 from mimo_core.checkpoints import Newest, way_back
 from mimo_core.errors import CheckpointError
+from mimo_core.manifest import DAMAGED, damaged, unreadable
 from mimo_core.regular_files import UnreadableFile, read_json
 from mimo_core.weights.integrity import share_of
 
@@ -28,10 +29,11 @@ def compare_checksums(source: Newest) -> None:
     found: list[Any] = [None] * dist.get_world_size()
     mine = share_of(source.path, source.manifest, dist.get_rank(), dist.get_world_size())
     dist.all_gather_object(found, mine)
-    damaged = [line for each in found for line in each]
-    if damaged:
+    lines = [line for each in found for line in each]
+    if lines:
         back = way_back(source.checkpoints, source.manifest.iteration)
-        raise CheckpointError("\n".join([*damaged, back]))
+        message = "\n".join([*lines, back])
+        raise CheckpointError(message, code=DAMAGED, checkpoint=str(source.path))
 
 
 def check_format(source: Newest) -> None:
@@ -47,9 +49,16 @@ def check_format(source: Newest) -> None:
     try:
         found = read_json(file)
     except UnreadableFile as error:
-        raise CheckpointError(str(error)) from error
+        raise unreadable(file, error) from error
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{file} holds no description of a checkpoint ({error})") from error
+        message = f"{file} holds no description of a checkpoint ({error})"
+        raise damaged(message, source.path, CONFIG_FNAME) from error
     backend = found.get("sharded_backend") if isinstance(found, dict) else None
     if backend != _BACKEND:
-        raise CheckpointError(f"{file} has sharded_backend {backend!r}, not {_BACKEND!r}")
+        raise CheckpointError(
+            f"{file} has sharded_backend {backend!r}, not {_BACKEND!r}",
+            code="checkpoint.other-format",
+            checkpoint=str(source.path),
+            format=backend,
+            expected=_BACKEND,
+        )

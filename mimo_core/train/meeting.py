@@ -64,6 +64,9 @@ def meet(plan: Plan, rank: Rank, store: dist.Store, timeout: datetime.timedelta)
                     *(f"  {line}" for line in differ[:_SHOWN]),
                     "give all ranks the same file and the same overrides",
                 ]
-            )
+            ),
+            code="launch.other-recipe",
+            rank=rank.rank,
+            lines=tuple(differ),
         )
     return Meeting(rank=rank, store=store, timeout=timeout)

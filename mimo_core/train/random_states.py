@@ -18,6 +18,7 @@ from megatron.core import tensor_parallel
 
 from mimo_core.durable import write_synced
 from mimo_core.errors import CheckpointError
+from mimo_core.manifest import UNREADABLE, damaged
 from mimo_core.platforms.base import RankPlatform
 from mimo_core.regular_files import UnreadableFile, read_json
 
@@ -73,10 +74,12 @@ def load_random_state(file: Path, platform: RankPlatform) -> None:
     try:
         restore_random_state(read_json(file), platform)
     except UnreadableFile as error:
-        raise CheckpointError(f"{error}; it has to hold a random state") from error
+        message = f"{error.text}; it has to hold a random state"
+        raise CheckpointError(message, code=UNREADABLE, file=str(file)) from error
     except Exception as error:
         cause = f"{type(error).__name__}: {error}"
-        raise CheckpointError(f"{file} holds no random state of a rank ({cause})") from error
+        message = f"{file} holds no random state of a rank ({cause})"
+        raise damaged(message, file.parent, file.name) from error
 
 
 def _text(state: torch.Tensor) -> str:

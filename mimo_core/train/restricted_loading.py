@@ -15,10 +15,10 @@ from types import SimpleNamespace
 from typing import Any
 
 from mimo_core.errors import MimoError
-from mimo_core.weights.restricted import read_metadata, read_object, read_tensors
+from mimo_core.weights.restricted import FOREIGN, read_metadata, read_object, read_tensors
 
 _REPLACED = "_mimo_reads_restricted"
-_metadata_errors: list[str] = []
+_metadata_errors: list[MimoError] = []
 
 
 def restrict_loading() -> None:
@@ -38,7 +38,7 @@ def restrict_loading() -> None:
     checkpointing._get_checkpoint_format = lambda _name, _args: "torch_dist"
 
 
-def metadata_error() -> str | None:
+def metadata_error() -> MimoError | None:
     """Why this process could not read the last ``.metadata``, or ``None``. torch 2.11 drops it."""
     return _metadata_errors[-1] if _metadata_errors else None
 
@@ -48,7 +48,7 @@ def _load_metadata(file: Any) -> Any:
     try:
         return read_metadata(file)
     except MimoError as error:
-        _metadata_errors.append(str(error))
+        _metadata_errors.append(error)
         raise
 
 
@@ -66,5 +66,6 @@ def _load_bytes(planner: Any, read_item: Any, value: io.BytesIO) -> None:
 def _refuse_common_state(folder: str | os.PathLike[str]) -> bool:
     place = os.path.join(folder, "common.pt")
     if os.path.lexists(place):
-        raise MimoError(f"{place} is no file of a checkpoint of this program; remove it")
+        message = f"{place} is no file of a checkpoint of this program; remove it"
+        raise MimoError(message, code=FOREIGN, file=place)
     return False

@@ -24,6 +24,7 @@ from mimo_core.plugin_answers import as_text, titled
 _SHOWN = 8
 """Differences that a message shows."""
 _ABSENT = "nothing"
+_ANSWERS = "plugin.differs-by-rank"
 
 
 # What plugins gave
@@ -48,7 +49,7 @@ def compare_configurations(plan: Plan, build: BuildConfig) -> None:
     for name, ranks in _alike(plan, _gathered(mine), ("pp",)):
         where = f"{titled(plan.graph.modules[name])}, hook 'build_submodule', config"
         lines += _differences(plan, where, ranks)
-    _refuse(lines, "plugins build modules otherwise on some ranks")
+    _refuse(lines, "plugins build modules otherwise on some ranks", _ANSWERS)
 
 
 def compare_batches(plan: Plan, batch: Batch) -> None:
@@ -75,7 +76,7 @@ def compare_batches(plan: Plan, batch: Batch) -> None:
         counts = _positions_of(plan, encoder, [one["rows"] for one in gathered])
         where = f"{titled(plan.graph.modules[encoder])}, hook 'describe', positions, first batch,"
         lines += _differences(plan, where, counts, partly=True)
-    _refuse(lines, "plugins answer otherwise on some ranks")
+    _refuse(lines, "plugins answer otherwise on some ranks", _ANSWERS)
 
 
 def _positions_of(
@@ -165,6 +166,7 @@ def compare_weights(plan: Plan, model: Model, when: str, *, trained: bool) -> li
     _refuse(
         lines[True],
         f"ranks that must hold the same weights differ {when}",
+        "plugin.weights-differ",
         "weights must follow from the seed, the options and the files only, which are the same on "
         "all ranks (hooks 'rng_prefix' and 'build_submodule')",
     )
@@ -283,7 +285,7 @@ def _few(plan: Plan, ranks: Sequence[int]) -> str:
     return named + (f" and {more} more" if more > 0 else "")
 
 
-def _refuse(lines: Sequence[str], what: str, way_out: str | None = None) -> None:
+def _refuse(lines: Sequence[str], what: str, code: str, way_out: str | None = None) -> None:
     if not lines:
         return
     more = len(lines) - _SHOWN
@@ -297,7 +299,9 @@ def _refuse(lines: Sequence[str], what: str, way_out: str | None = None) -> None
                 or "an answer must follow from the hook's arguments only, not from the rank, the "
                 "machine or the environment",
             ]
-        )
+        ),
+        code=code,
+        differences=tuple(line.strip() for line in lines),
     )
 
 

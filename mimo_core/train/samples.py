@@ -73,7 +73,11 @@ class Samples:
                 + ("" if split == "train" else "that an evaluation reads ")
                 + f"has a learned token in its first {builder.length} positions "
                 f"(train.sequence_length, data.too_long = {self._plan.recipe.data.too_long}); "
-                "raise train.sequence_length, or give samples with shorter prompts"
+                "raise train.sequence_length, or give samples with shorter prompts",
+                code="data.no-labels",
+                split=split,
+                samples=count,
+                sequence_length=builder.length,
             )
 
     def _builder(self, dataset: Dataset) -> SequenceBuilder:
@@ -86,7 +90,12 @@ class Samples:
         if broken not in (None, "stop", "skip"):
             raise PluginError(
                 f"the dataset of {self._source} has broken = {broken!r}; it must be 'stop' or "
-                "'skip', or absent"
+                "'skip', or absent",
+                code="plugin.wrong-answer",
+                plugin=plan.graph.data.plugin,
+                hook="build_datasets",
+                field="broken",
+                value=broken,
             )
         return SequenceBuilder(
             graph=plan.graph,

@@ -175,7 +175,11 @@ def check_logits(logits: torch.Tensor, positions: tuple[int, int], title: str) -
         raise PluginError(
             f"{title} returned logits of shape {list(logits.shape)}, expected [B, S, vocabulary] "
             f"with B {positions[0]} and S {positions[1]}: the model of hook 'build_submodule' must "
-            "put the batch first, as megatron's GPTModel does without labels"
+            "put the batch first, as megatron's GPTModel does without labels",
+            code="plugin.wrong-answer",
+            module=title,
+            hook="build_submodule",
+            shape=tuple(logits.shape),
         )
 
 

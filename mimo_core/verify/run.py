@@ -17,7 +17,7 @@ import attrs
 
 from mimo_core import platforms
 from mimo_core.checkpoints import TRACKER
-from mimo_core.errors import MimoError, RecipeError
+from mimo_core.errors import MimoError, RecipeError, problems_in
 from mimo_core.launch.local import RunFailed
 from mimo_core.memory import lacking_here
 from mimo_core.plan import make_plan
@@ -30,6 +30,7 @@ from mimo_core.verify.recipes import judges, layouts, measured
 from mimo_core.weights.beginning import directories
 
 STEPS = 3
+_STOPPED = "verify.stopped"
 _FULL_PRODUCTS = {"NVIDIA_TF32_OVERRIDE": "0", "TRITON_F32_DEFAULT": "ieee"}
 """On GPUs: products in fp32, not in TF32, whose 10 bits would hide what is wrong."""
 
@@ -64,11 +65,13 @@ def verify(
         RunFailed: one of both runs failed.
     """
     if Rank.from_environment() is not None:
-        raise RecipeError("mimo verify starts ranks itself; give it no torchrun and no srun")
+        message = "mimo verify starts ranks itself; give it no torchrun and no srun"
+        raise RecipeError(message, code="verify.inside-launcher")
     platforms.check()
     plan = make_plan(recipe, overrides, disabled=disabled)
     if folder is not None and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise MimoError(f"--run-dir {folder} is not empty; give a new folder")
+        message = f"--run-dir {folder} is not empty; give a new folder"
+        raise MimoError(message, code="verify.folder-not-empty", folder=str(folder))
     start = starting_weights(plan, None)
     directories(plan, None, start.manifest if start else None)
     with _kept_where_it_fails(folder) as base:
@@ -95,7 +98,8 @@ def _kept_where_it_fails(folder: Path | None) -> Iterator[Path]:
         yield base
     except RunFailed as error:
         if folder is None:
-            raise RunFailed(f"{error}\nwhat was run is kept in {base}") from error
+            message = f"{error}\nwhat was run is kept in {base}"
+            raise RunFailed(message, code=error.code) from error
         raise
     except BaseException:
         _remove(folder, base)
@@ -143,7 +147,10 @@ class Judge:
                     raise RecipeError(
                         f"module {module!r} has dropout {dropout}: it draws other numbers in every "
                         "layout, so there is nothing to compare; verify it with dropout 0 (an "
-                        f"option of its plugin: modules.{module}.options)"
+                        f"option of its plugin: modules.{module}.options)",
+                        code="verify.dropout",
+                        module=module,
+                        dropout=dropout,
                     )
         judge._keep_initial()
         return judge
@@ -156,13 +163,14 @@ class Judge:
             name: Of the folder that its run gets.
 
         Raises:
-            ValueError: the recipe is of another model, or of other microbatches.
+            MimoError: the recipe is of another model, or of other microbatches.
             RunFailed: the run failed.
         """
         if judges(recipe, self.steps) != self.recipe:
-            raise ValueError(
+            raise MimoError(
                 "this recipe differs from the judge's in more than grids (train.micro_batch_size "
-                "must be equal too: losses of routers are means over microbatches)"
+                "must be equal too: losses of routers are means over microbatches)",
+                code="verify.other-recipe",
             )
         self._run(layouts(recipe, self.steps, self._initial), name)
         from mimo_core.verify.weights import compare_weights
@@ -211,15 +219,20 @@ class Judge:
             errors="replace",
             check=False,
         )
+        printed = done.stderr.strip()
+        first, *more = problems_in(printed)
         if done.returncode == 2:
-            raise RecipeError(f"the run of the {name}: {done.stderr.strip()}")
+            first = attrs.evolve(first, message=f"the run of the {name}: {first.message}")
+            raise RecipeError.of([first, *more])
         if done.returncode:
-            raise RunFailed(f"the run of the {name} failed: {done.stderr.strip()}")
+            raise RunFailed(f"the run of the {name} failed: {printed}", code=first.code)
         summary = RunFolder(self.base / name).read_summary()
         if not (summary or {}).get("finished"):
             raise RunFailed(
                 f"the run of the {name} was stopped before its end, so not all can be compared: by "
-                "SIGTERM, or by megatron.exit_interval or megatron.exit_duration_in_mins"
+                "SIGTERM, or by megatron.exit_interval or megatron.exit_duration_in_mins "
+                f"[{_STOPPED}]",
+                code=_STOPPED,
             )
 
     def _keep_initial(self) -> None:

@@ -17,6 +17,7 @@ from torch.distributed.checkpoint.planner import LoadPlan, LoadPlanner, ReadItem
 from torch.distributed.checkpoint.planner_helpers import create_read_items_for_chunk_list
 
 from mimo_core.errors import MimoError
+from mimo_core.manifest import DAMAGED
 from mimo_core.weights.restricted import read_metadata, read_tensors
 
 _READ = FileSystemReader.read_data
@@ -33,6 +34,7 @@ class Checkpoint:
         """
         with (folder / ".metadata").open("rb") as file:
             metadata = read_metadata(file)
+        self._folder = folder
         self._reader = FileSystemReader(folder)
         self._reader.set_up_storage_reader(metadata, is_coordinator=True)
         self._tensors = {
@@ -82,7 +84,14 @@ class Checkpoint:
         items = create_read_items_for_chunk_list(key, held, [wanted])
         read = sum(item.lengths.numel() for item in items)
         if read != tensor.numel():
-            raise MimoError(f"the checkpoint holds {read} of {tensor.numel()} numbers of {key}")
+            raise MimoError(
+                f"the checkpoint holds {read} of {tensor.numel()} numbers of {key}",
+                code=DAMAGED,
+                checkpoint=str(self._folder),
+                key=key,
+                numbers=read,
+                expected=tensor.numel(),
+            )
         read_tensors(_READ, self._reader, LoadPlan(items), _Into(tensor))
         return tensor
 

@@ -9,14 +9,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mimo_core.errors import MimoError
+from mimo_core.errors import MimoError, Problem
 from mimo_core.manifest import Incomplete, Manifest, read_manifest
 from mimo_core.weight_map import WeightMap
 from mimo_core.weights.checkpoint import Checkpoint
 from mimo_core.weights.integrity import check_files
 from mimo_core.weights.load import Source
 from mimo_core.weights.match import Match, match
-from mimo_core.weights.origins import Origin, check_origins, if_moved, origins_of
+from mimo_core.weights.origins import FROZEN, Origin, check_origins, if_moved, origins_of
 
 
 class WithLeftOut:
@@ -52,18 +52,20 @@ class WithLeftOut:
         for name in sorted(moved.keys() - {origin.module for origin in self._origins}):
             raise MimoError(
                 f"modules.{name}.weights={moved[name]}: {folder} reads no weights of {name} in a "
-                "directory; leave it out"
+                "directory; leave it out",
+                code="export.refused-override",
+                key=f"modules.{name}.weights",
             )
         self._found: dict[str, Match] = {}
-        mistakes = []
+        problems: list[Problem] = []
         for origin in self._origins:
             if (name := origin.module) in maps:
                 try:
                     self._found[name] = _directory(origin, maps[name], moved.get(name))
                 except MimoError as error:
-                    mistakes.append(str(error))
-        if mistakes:
-            raise MimoError("\n".join(mistakes))
+                    problems += error.problems
+        if problems:
+            raise MimoError.of(problems)
         if saved:
             check_origins(saved, self._found)
         self._sources = {
@@ -117,8 +119,14 @@ def _directory(origin: Origin, weights: WeightMap, moved: str | None) -> Match:
     try:
         found = match(weights, weights.locate(moved) if moved else Path(origin.path))
     except MimoError as error:
-        raise MimoError(f"{told}: {error}{if_moved(origin.module)}") from error
+        message = f"{told}: {error.text}{if_moved(origin.module)}"
+        raise MimoError(message, code=FROZEN, module=origin.module, place=origin.path) from error
     if found.mistakes:
         lines = "".join(f"\n  {said}" for said in found.mistakes)
-        raise MimoError(f"{told}, and {found.directory} does not hold them:{lines}")
+        raise MimoError(
+            f"{told}, and {found.directory} does not hold them:{lines}",
+            code=FROZEN,
+            module=origin.module,
+            place=str(found.directory),
+        )
     return found

@@ -19,6 +19,7 @@ from mimo_core.regular_files import UnreadableFile, open_regular, parse_json, re
 
 WHOLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+_NOT_FOUND = "weights.not-found"
 _MOST_HEADER = 100_000_000
 """Bytes of a header; safetensors itself reads no longer ones."""
 _BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "U8": 1, "I8": 1, "BOOL": 1}
@@ -57,7 +58,10 @@ class Entry:
             wide = b"".join(b"\0\0" + data[at : at + 2] for at in range(0, len(data), 2))
             return struct.unpack(f"<{count}f", wide)
         if self.dtype not in _FORMATS:
-            raise Unreadable(f"{self.file}: cannot read numbers of type {self.dtype}")
+            message = f"{self.file}: cannot read numbers of type {self.dtype}"
+            raise Unreadable(
+                message, code="weights.unknown-type", file=str(self.file), dtype=self.dtype
+            )
         return struct.unpack(f"<{count}{_FORMATS[self.dtype]}", data)
 
     def equals(self, other: Entry) -> bool:
@@ -83,7 +87,8 @@ def read_directory(path: Path) -> dict[str, Entry]:
         Unreadable: there is no such directory, it holds no safetensors file, or one is damaged.
     """
     if not path.is_dir():
-        raise Unreadable(f"{path}: there is no such directory (from {Path.cwd()})")
+        message = f"{path}: there is no such directory (from {Path.cwd()})"
+        raise Unreadable(message, code=_NOT_FOUND, directory=str(path))
     if (path / WHOLE).exists():
         return dict(_header(path / WHOLE))
     if (path / INDEX).exists():
@@ -96,7 +101,8 @@ def read_directory(path: Path) -> dict[str, Entry]:
         if others
         else f"; it holds: {', '.join(found[:5]) or 'nothing'}"
     )
-    raise Unreadable(f"{path} has neither {WHOLE} nor {INDEX}{why}")
+    message = f"{path} has neither {WHOLE} nor {INDEX}{why}"
+    raise Unreadable(message, code=_NOT_FOUND, directory=str(path), files=tuple(found))
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -111,11 +117,11 @@ def read_config(path: Path) -> dict[str, Any]:
     try:
         config = read_json(file)
     except UnreadableFile as error:
-        raise Unreadable(str(error)) from error
+        raise _unreadable(error.text, file) from error
     except ValueError as error:
-        raise Unreadable(f"{file} holds no JSON ({error})") from error
+        raise _damaged(f"{file} holds no JSON ({error})", file) from error
     if not isinstance(config, dict):
-        raise Unreadable(f"{file} holds {type(config).__name__}, not an object")
+        raise _damaged(f"{file} holds {type(config).__name__}, not an object", file)
     return config
 
 
@@ -126,19 +132,20 @@ def _indexed(path: Path) -> dict[str, Entry]:
         places = read_json(index)["weight_map"]
         wrong = [file for file in places.values() if Path(file).name != file]
     except UnreadableFile as error:
-        raise Unreadable(str(error)) from error
+        raise _unreadable(error.text, index) from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise Unreadable(f"{index} is no index of weights ({error!r})") from error
+        raise _damaged(f"{index} is no index of weights ({error!r})", index) from error
     if wrong:
-        raise Unreadable(f"{index} names {wrong[0]!r}, which is no file beside it")
+        raise _damaged(f"{index} names {wrong[0]!r}, which is no file beside it", index)
     entries: dict[str, Entry] = {}
     for name in sorted(set(places.values())):
         if not (path / name).exists():
-            raise Unreadable(f"{path / name} is missing, which {INDEX} names")
+            raise _damaged(f"{path / name} is missing, which {INDEX} names", path / name)
         entries |= _header(path / name)
     absent = sorted(set(places) - set(entries))
     if absent:
-        raise Unreadable(f"{index} names {_some(absent)}, but {places[absent[0]]} lacks it")
+        message = f"{index} names {_some(absent)}, but {places[absent[0]]} lacks it"
+        raise _damaged(message, index)
     return entries
 
 
@@ -147,12 +154,12 @@ def _header(path: Path) -> Iterator[tuple[str, Entry]]:
     try:
         descriptor = open_regular(path)
     except OSError as error:
-        raise Unreadable(f"{path}: {error.strerror}") from error
+        raise _unreadable(f"{path}: {error.strerror}", path) from error
     with os.fdopen(descriptor, "rb") as file:
         size = os.fstat(descriptor).st_size
         length = int.from_bytes(file.read(8), "little")
         if size < 8 or length > min(size - 8, _MOST_HEADER):
-            raise Unreadable(f"{path} is no safetensors file, or is cut off")
+            raise _damaged(f"{path} is no safetensors file, or is cut off", path)
         text = file.read(length)
     try:
         told: dict[str, Any] = parse_json(text, finite=True)
@@ -168,24 +175,35 @@ def _header(path: Path) -> Iterator[tuple[str, Entry]]:
             for name, said in told.items()
         }
     except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-        raise Unreadable(f"{path} has a damaged header ({error!r})") from error
+        raise _damaged(f"{path} has a damaged header ({error!r})", path) from error
     for name, entry in entries.items():
         if entry.end > size:
-            raise Unreadable(f"{path} is cut off: {name} ends at byte {entry.end} of {size}")
+            message = f"{path} is cut off: {name} ends at byte {entry.end} of {size}"
+            raise _damaged(message, path)
         due = math.prod(entry.shape) * _BYTES.get(entry.dtype, 0)
         if due and entry.end - entry.begin != due:
-            raise Unreadable(f"{path}: {name} has {entry.end - entry.begin} bytes instead of {due}")
+            message = f"{path}: {name} has {entry.end - entry.begin} bytes instead of {due}"
+            raise _damaged(message, path)
     covered = 8 + length
     for name, entry in sorted(entries.items(), key=lambda item: (item[1].begin, item[1].end)):
         if entry.begin != covered or entry.end < entry.begin:
-            raise Unreadable(
+            raise _damaged(
                 f"{path} has a damaged header: {name} has bytes {entry.begin} to {entry.end}, and "
-                f"those before it end at {covered}"
+                f"those before it end at {covered}",
+                path,
             )
         covered = entry.end
     if covered != size:
-        raise Unreadable(f"{path} has {size - covered} bytes behind its last tensor")
+        raise _damaged(f"{path} has {size - covered} bytes behind its last tensor", path)
     yield from entries.items()
+
+
+def _damaged(message: str, file: Path) -> Unreadable:
+    return Unreadable(message, code="weights.damaged", file=str(file))
+
+
+def _unreadable(message: str, file: Path) -> Unreadable:
+    return Unreadable(message, code="weights.unreadable", file=str(file))
 
 
 def _size(value: object) -> int:

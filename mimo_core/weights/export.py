@@ -30,6 +30,7 @@ from mimo_core.weights.directory import INDEX, WHOLE, Entry, read_directory
 from mimo_core.weights.keys import key_of, module_prefix
 from mimo_core.weights.match import Match, match
 
+_AT_CHECKPOINT = "export.at-checkpoint"
 MOST_BYTES = 5_000_000_000
 """Of a file; larger models are written as several."""
 
@@ -83,7 +84,13 @@ def export(
     checkpoint = WithLeftOut(folder, maps, moved)
     mistakes = [said for name in maps for said in _absent(checkpoint, name, maps[name])]
     if mistakes:
-        raise MimoError(_lines(f"{folder} does not hold what the recipe says", mistakes))
+        message = _lines(f"{folder} does not hold what the recipe says", mistakes)
+        raise MimoError(
+            message,
+            code="checkpoint.other-model",
+            checkpoint=str(folder),
+            differences=tuple(mistakes),
+        )
     entries = {} if like is None else read_directory(like)
     matches = {} if like is None else _matches(like, maps)
     pieces = [
@@ -94,7 +101,9 @@ def export(
     names = [name for piece in pieces for name in piece.names]
     if twice := [name for name, count in Counter(names).items() if count > 1]:
         raise MimoError(
-            _lines("several modules have one name; write them apart with --module", twice)
+            _lines("several modules have one name; write them apart with --module", twice),
+            code="export.same-names",
+            names=tuple(twice),
         )
     made = set(names)
     taken = tuple(name for name in entries if name not in made)
@@ -112,7 +121,9 @@ def _check_out(out: Path) -> None:
     """
     try:
         if out.is_symlink() or (out.exists() and (not out.is_dir() or any(out.iterdir()))):
-            raise MimoError(f"{out} exists; give a new directory")
+            raise MimoError(
+                f"{out} exists; give a new directory", code="export.exists", out=str(out)
+            )
         place = Path(os.path.realpath(out))
         inside = [path for path in place.parents if (path / MANIFEST).exists()]
     except OSError as error:
@@ -120,11 +131,16 @@ def _check_out(out: Path) -> None:
     if inside:
         raise MimoError(
             f"{out} is inside the checkpoint {inside[0]}, which more files would damage; give a "
-            "directory outside"
+            "directory outside",
+            code=_AT_CHECKPOINT,
+            out=str(out),
+            checkpoint=str(inside[0]),
         )
     if re.fullmatch("iter_[0-9]+", place.name):
         raise MimoError(
-            f"{out} has the name of a checkpoint, which a run may replace; give another name"
+            f"{out} has the name of a checkpoint, which a run may replace; give another name",
+            code=_AT_CHECKPOINT,
+            out=str(out),
         )
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -136,7 +152,8 @@ def _check_out(out: Path) -> None:
 
 def _cannot_make(out: Path, error: OSError) -> MimoError:
     at = "" if error.filename in (None, str(out)) else f" ({error.filename})"
-    return MimoError(f"{out} cannot be made: {error.strerror}{at}; give another directory")
+    message = f"{out} cannot be made: {error.strerror}{at}; give another directory"
+    return MimoError(message, code="export.not-writable", out=str(out), cause=error.strerror)
 
 
 def _lines(said: str, lines: Sequence[str]) -> str:
@@ -165,7 +182,10 @@ def _matches(like: Path, maps: Mapping[str, WeightMap]) -> dict[str, Match]:
     found = {name: match(weights, like) for name, weights in maps.items()}
     mistakes = [f"{name}: {said}" for name, held in found.items() for said in held.mistakes]
     if mistakes:
-        raise MimoError(_lines(f"{like} is a directory of another model", mistakes))
+        message = _lines(f"{like} is a directory of another model", mistakes)
+        raise MimoError(
+            message, code="weights.mismatch", directory=str(like), differences=tuple(mistakes)
+        )
     return found
 
 

@@ -7,8 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from mimo_core.errors import CheckpointError
-from mimo_core.manifest import Incomplete, Manifest, damaged_files, read_manifest
-from mimo_core.weights.origins import origins_of
+from mimo_core.manifest import DAMAGED, Incomplete, Manifest, damaged_files, read_manifest
+from mimo_core.weights.origins import FROZEN, origins_of
 
 
 def checkpoints_read(folder: Path, saved: Manifest) -> list[tuple[Path, Manifest]]:
@@ -25,7 +25,9 @@ def checkpoints_read(folder: Path, saved: Manifest) -> list[tuple[Path, Manifest
             except Incomplete as why:
                 raise CheckpointError(
                     f"{origin.path}, which holds frozen weights of {folder}, is no complete "
-                    f"checkpoint: {why}; put it back there"
+                    f"checkpoint: {why}; put it back there",
+                    code=FROZEN,
+                    place=origin.path,
                 ) from None
     return found
 
@@ -62,4 +64,4 @@ def check_files(folder: Path, saved: Manifest) -> None:
         shares = pool.map(lambda number: share_of(folder, saved, number, threads), range(threads))
         damaged = [line for share in shares for line in share]
     if damaged:
-        raise CheckpointError("\n".join(damaged))
+        raise CheckpointError("\n".join(damaged), code=DAMAGED, checkpoint=str(folder))

@@ -11,6 +11,7 @@ from megatron.core.dist_checkpointing.mapping import ShardedTensor, ShardedTenso
 from safetensors import safe_open
 from torch import Tensor
 
+from mimo_core.errors import PluginError
 from mimo_core.weight_map import WeightMap, WeightRule
 from mimo_core.weights.checkpoint import Checkpoint
 from mimo_core.weights.keys import key_of, module_prefix, part_prefix
@@ -109,18 +110,28 @@ class Source:
             return None
         due = tuple(sharded.global_shape[sharded.prepend_axis_num :])
         if tuple(whole.shape) != due:
-            raise ValueError(
+            raise PluginError(
                 f"module {self._module!r}: {place[0]} is {list(due)}, but its plugin's weight_map "
-                f"makes {list(whole.shape)}; tell the plugin's authors"
+                f"makes {list(whole.shape)}; tell the plugin's authors",
+                code="plugin.wrong-answer",
+                module=self._module,
+                hook="weight_map",
+                key=place[0],
+                shape=tuple(whole.shape),
+                expected=due,
             )
         return whole
 
     def stored(self, place: Place) -> Tensor | None:
         """A whole tensor of a checkpoint; ``None`` where it is in no file."""
         if place not in self._rules:
-            raise ValueError(
+            raise PluginError(
                 f"module {self._module!r} has {place[0]} {list(place[1])}, of which its plugin's "
-                "weight_map tells no name; tell the plugin's authors"
+                "weight_map tells no name; tell the plugin's authors",
+                code="plugin.wrong-answer",
+                module=self._module,
+                hook="weight_map",
+                key=place[0],
             )
         rule, at = self._rules[place]
         return self._converted(rule)[at]

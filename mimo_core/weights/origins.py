@@ -14,6 +14,7 @@ from mimo_core.manifest import MANIFEST, Manifest
 from mimo_core.weights.keys import module_prefix, part_prefix
 from mimo_core.weights.match import Match
 
+FROZEN = "checkpoint.frozen-weights"
 _SAMPLES = 256
 """Tensors of a directory of which some bytes are read for its digest."""
 _BYTES = 1024
@@ -93,7 +94,10 @@ def check_origins(saved: Manifest, found: Mapping[str, Match]) -> None:
             if held is not None and directory_digest(held) != origin.digest:
                 raise CheckpointError(
                     f"{told} of {origin.module}, and {held.directory} holds others now; give "
-                    f"the directory as it was: modules.{origin.module}.weights=PLACE"
+                    f"the directory as it was: modules.{origin.module}.weights=PLACE",
+                    code=FROZEN,
+                    module=origin.module,
+                    place=str(held.directory),
                 )
             continue
         try:
@@ -103,7 +107,9 @@ def check_origins(saved: Manifest, found: Mapping[str, Match]) -> None:
         if not same:
             raise CheckpointError(
                 f"{told}: they are in {origin.path}, which is gone or another checkpoint now; put "
-                "it back there"
+                "it back there",
+                code=FROZEN,
+                place=origin.path,
             )
 
 

@@ -20,7 +20,10 @@ from torch.distributed.checkpoint.metadata import Metadata
 from torch.distributed.checkpoint.planner import LoadPlan, LoadPlanner
 
 from mimo_core.errors import MimoError
+from mimo_core.manifest import DAMAGED
 
+FOREIGN = "checkpoint.foreign-content"
+_NOT_RUN = ", which no checkpoint holds; nothing of it was run"
 _DTYPES = frozenset(name for name, value in vars(torch).items() if isinstance(value, torch.dtype))
 _CLASSES = frozenset(
     {
@@ -64,11 +67,13 @@ def read_metadata(file: IO[bytes]) -> Metadata:
     with _named(name):
         metadata = _Unpickler(file).load()
     if not isinstance(metadata, Metadata) or not isinstance(metadata.storage_data, dict):
-        raise MimoError(f"{name} holds no metadata of a checkpoint")
+        message = f"{name} holds no metadata of a checkpoint"
+        raise MimoError(message, code=DAMAGED, file=name)
     for info in metadata.storage_data.values():
         relative = str(info.relative_path)
         if PurePath(relative).name != relative:
-            raise MimoError(f"{name} names {relative!r}, which is no file of the checkpoint")
+            message = f"{name} names {relative!r}, which is no file of the checkpoint"
+            raise MimoError(message, code=FOREIGN, file=name, name=relative)
     return metadata
 
 
@@ -117,30 +122,37 @@ def _named(place: str | Path) -> Iterator[None]:
     try:
         yield
     except MimoError as error:
-        if str(error).startswith(str(place)):
+        if error.text.startswith(str(place)):
             raise
-        raise MimoError(f"{place}: {error}") from None
+        message = f"{place}: {error.text}"
+        raise MimoError(message, code=error.code, **{**error.values, "file": str(place)}) from None
     except pickle.UnpicklingError as error:
-        raise MimoError(f"{place} {_reason(error)}") from error
+        name = _refused_name(error)
+        if name is None:
+            message = f"{place} holds other bytes than were saved"
+            raise MimoError(message, code=DAMAGED, file=str(place)) from error
+        message = f"{place} names {name}{_NOT_RUN}"
+        raise MimoError(message, code=FOREIGN, file=str(place), name=name) from error
     except OSError:
         raise
     except Exception as error:
         cause = f"{type(error).__name__}: {error}"
-        raise MimoError(f"{place} cannot be read ({cause}); is it damaged?") from error
+        message = f"{place} cannot be read ({cause}); is it damaged?"
+        raise MimoError(message, code=DAMAGED, file=str(place)) from error
 
 
-def _reason(error: pickle.UnpicklingError) -> str:
-    """What torch's restricted reader found, without its advice to unpickle whatever it is."""
+def _refused_name(error: pickle.UnpicklingError) -> str | None:
+    """What torch's restricted reader refused to load; ``None`` where the bytes are no pickle."""
     text = str(error)
     for begin in ("Unsupported global: GLOBAL ", "Trying to load unsupported GLOBAL "):
         if begin in text:
-            name = text.partition(begin)[2].split()[0]
-            return f"names {name}, which no checkpoint holds; nothing of it was run"
-    return "holds other bytes than were saved"
+            return text.partition(begin)[2].split()[0]
+    return None
 
 
 class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) in _CLASSES:
             return super().find_class(module, name)
-        raise MimoError(f"names {module}.{name}, which no checkpoint holds; nothing of it was run")
+        whole = f"{module}.{name}"
+        raise MimoError(f"names {whole}{_NOT_RUN}", code=FOREIGN, name=whole)

@@ -115,7 +115,7 @@ class LayoutError(MimoError):
     """The grids do not fit each other, the world or what their plugins support."""
 
 
-_CODED = re.compile(r"(.*?) \[([a-z][a-z0-9_-]*\.[a-z][a-z0-9-]*)\](?=\n|\Z)\n?", re.DOTALL)
+_CODED = re.compile(r" \[([a-z][a-z0-9_-]*\.[a-z][a-z0-9-]*)\]$")
 
 
 def problems_in(text: str) -> list[Problem]:
@@ -124,11 +124,18 @@ def problems_in(text: str) -> list[Problem]:
     What follows the last code belongs to the last problem; without any code, the whole text is one
     problem.
     """
-    found = [Problem(message, code) for message, code in _CODED.findall(text)]
-    rest = _CODED.sub("", text)
+    found: list[Problem] = []
+    lines: list[str] = []
+    for line in text.split("\n"):
+        coded = _CODED.search(line)
+        lines.append(line if coded is None else line[: coded.start()])
+        if coded is not None:
+            found.append(Problem("\n".join(lines), coded[1]))
+            lines = []
+    rest = "\n".join(lines)
     if not found:
         return [Problem(rest, "")]
-    if rest:
+    if lines:
         found[-1] = attrs.evolve(found[-1], message=f"{found[-1].message}\n{rest}")
     return found
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
+
+import pytest
 
 from mimo_core.errors import MimoError
 
@@ -20,3 +24,15 @@ def facts(error: MimoError) -> list[tuple[str, str, dict[str, Any]]]:
         )
         for problem in error.problems
     ]
+
+
+@contextmanager
+def refused(
+    code: str, kind: type[MimoError] = MimoError, /, **values: Any
+) -> Iterator[pytest.ExceptionInfo[MimoError]]:
+    """Expect an error of this code, with these values among its own."""
+    with pytest.raises(kind) as caught:
+        yield caught
+    found = caught.value
+    assert found.code == code, found
+    assert values == {name: found.values.get(name) for name in values}, found.values

@@ -170,15 +170,15 @@ def test_a_run_that_ends_early_is_told() -> None:
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ([], "known are 1gpu-language (1 GPU), 1gpu-both (1 GPU), 2gpu-trainable (2 GPUs)"),
-        (["2gpu-frozen"], "2gpu-frozen needs 2 GPUs, and this machine has 0"),
-        (["demo", "--warm", "300"], "demo trains 300 iterations, and with --warm 300 none"),
-        ([TINY, "--set", "train.iterations=1"], "tiny trains 1 iteration, and with --warm 10 none"),
+        ([], "(2 GPUs) [benchmark.too-few-gpus]"),
+        (["2gpu-frozen"], "[benchmark.too-few-gpus]"),
+        (["demo", "--warm", "300"], "[benchmark.nothing-timed]"),
+        ([TINY, "--set", "train.iterations=1"], "[benchmark.nothing-timed]"),
         (["demo", "--warm", "0"], "greater than or equal to 1"),
-        (["demo", "--out", "/nowhere/x.json"], "there is no folder /nowhere"),
-        (["demo", "--out", "/"], "--out / is a folder; name a file in it: /benchmarks.json"),
-        (["demo", "--set", "train.iteration=3"], "train.iteration"),
-        (["no-such-recipe"], "there is no such recipe"),
+        (["demo", "--out", "/nowhere/x.json"], "no folder /nowhere [benchmark.refused-place]"),
+        (["demo", "--out", "/"], "/benchmarks.json [benchmark.refused-place]"),
+        (["demo", "--set", "train.iteration=3"], "[recipe.unknown-key]"),
+        (["no-such-recipe"], "[recipe.not-found]"),
     ],
 )
 def test_what_cannot_be_measured_is_told_before_anything_runs(monkeypatch, given, said) -> None:

@@ -21,7 +21,7 @@ FAULTS: dict[str, tuple[tuple[str, ...], str, tuple[str, ...]]] = {
     "a prefix": (
         (DP,),
         "prefix",
-        ("plugins answer otherwise on rank 1 than on rank 0",
+        ("[plugin.differs-by-rank]",
          "hook 'rng_prefix': 'vision.' on rank 0, 'odd.vision.' on rank 1"),
     ),
     "a configuration": (
@@ -32,7 +32,7 @@ FAULTS: dict[str, tuple[tuple[str, ...], str, tuple[str, ...]]] = {
     "a weight of a copy": (
         (DP,),
         "weight",
-        ("ranks that must hold the same weights differ before the first step",
+        ("differ before the first step", "[plugin.weights-differ]",
          f"{PLANTED}, data-parallel copies, encoders.tower.", "rank 1 (vision, dp 1)"),
     ),
     "a buffer of a copy": (
@@ -102,10 +102,8 @@ def test_copies_that_drift_apart_are_not_saved(site: Path, tmp_path: Path) -> No
     every = (DP, FROZEN, "checkpoint.save_every=1", "train.iterations=3")
     ended = run(site, tmp_path / "run", "drift", *every)
     assert ended.code == 1
-    assert (
-        "ranks that must hold the same weights differ after iteration 2, which is not saved "
-        "(earlier checkpoints are kept)" in ended.errors
-    )
+    assert "differ after iteration 2, which is not saved" in ended.errors
+    assert "[plugin.weights-differ]" in ended.errors
     assert f"{PLANTED}, data-parallel copies, encoders.tower." in ended.errors
     assert newest(ended.folder / "checkpoints").iteration == 1
 
@@ -148,6 +146,9 @@ FOUND: dict[str, tuple[str, ...]] = {
 @pytest.mark.parametrize("case", FOUND)
 def test_all_ranks_name_what_differs(case: str, compared: list[dict[str, Any]]) -> None:
     (told,) = {rank[case] for rank in compared}
+    answers = case in ("positions", "inputs")
+    code = "plugin.differs-by-rank" if answers else "plugin.weights-differ"
+    assert told.endswith(f" [{code}]")
     for words in FOUND[case]:
         assert words in told
 

@@ -15,7 +15,7 @@ import pytest
 from mimo_core.checkpoints import TRACKER, Newest, checkpoint_path, newest
 from mimo_core.checksums import checksum_of_bytes
 from mimo_core.errors import CheckpointError, RecipeError
-from mimo_core.manifest import MANIFEST, Manifest, read_manifest
+from mimo_core.manifest import DAMAGED, FORMAT, MANIFEST, Manifest, read_manifest
 from mimo_core.recipe.structure import plain
 from mimo_core.run_folder import RunFolder
 from mimo_core.train.going_on import checkpoint_of
@@ -23,6 +23,7 @@ from mimo_core.train.starting import starting_weights
 from mimo_core.weights.complete import WithLeftOut
 from mimo_core.weights.integrity import check_files
 
+from .problems import refused
 from .test_manifest import checkpoint, save
 from .test_starting import plan
 
@@ -46,10 +47,11 @@ def loadable(folder: Path) -> Newest:
     return found
 
 
-def refusal(folder: Path) -> str:
-    with pytest.raises(CheckpointError) as caught:
+def refusal(folder: Path, code: str = DAMAGED, **values: Any) -> str:
+    """The message with which a run refuses a checkpoint, for this cause."""
+    with refused(code, CheckpointError, **values) as caught:
         loadable(folder)
-    return str(caught.value)
+    return caught.value.text
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -115,7 +117,7 @@ def test_a_file_that_was_not_saved_and_may_be_read_is_found(folder: Path, name: 
     path = folder / "iter_0000030" / name
     path.parent.mkdir(exist_ok=True)
     shutil.copyfile(folder / "iter_0000030" / "__0_0.distcp", path)
-    assert f"it holds {name}, which its {MANIFEST} does not list" in refusal(folder)
+    refusal(folder, checkpoint=str(folder / "iter_0000030"), file=name)
 
 
 def test_other_files_are_reported(folder: Path) -> None:
@@ -128,7 +130,8 @@ def test_other_files_are_reported(folder: Path) -> None:
 def test_the_whole_checkpoint_of_another_iteration_is_found(folder: Path) -> None:
     shutil.rmtree(folder / "iter_0000030")
     shutil.copytree(folder / "iter_0000025", folder / "iter_0000030")
-    assert "iter_0000030 is damaged: its mimo.json is of iteration 25" in refusal(folder)
+    facts = {"checkpoint": str(folder / "iter_0000030"), "file": MANIFEST}
+    assert "iteration 25" in refusal(folder, **facts)
 
 
 @pytest.mark.parametrize("tracker", ["30", "", None])
@@ -142,8 +145,8 @@ def test_a_checkpoint_of_another_run_is_not_mistaken_for_one_of_this(
         (folder / TRACKER).write_text(tracker)
     path = folder / "iter_0000030"
     save(path, attrs.evolve(read_manifest(path), run=other))
-    said = refusal(folder)
-    assert other in said and str(path) in said and "iter_0000025" in said
+    earlier = str(folder / "iter_0000025")
+    assert other in refusal(folder, "checkpoint.other-run", newest=str(path), earlier=earlier)
     (folder / TRACKER).write_text("25")
     assert loadable(folder).told == (f"{path} is later, but of another run",)
 
@@ -204,8 +207,12 @@ def test_an_edited_manifest_is_found(folder: Path, field: str, kind: str) -> Non
     if (field, kind) in MAY_BE_ANYTHING or (field in ("left_out", "origins") and kind == "deleted"):
         assert loadable(folder).iteration == 30
         return
-    said = refusal(folder)
-    assert "iter_0000030" in said and MANIFEST in said
+    path = folder / "iter_0000030"
+    if field == "format" and kind in ("number", "negative"):
+        expected = FORMAT
+        refusal(folder, "checkpoint.other-format", checkpoint=str(path), expected=expected)
+    else:
+        refusal(folder, checkpoint=str(path), file=MANIFEST)
     assert before.iteration == 30
 
 
@@ -233,13 +240,13 @@ def test_an_edited_manifest_is_found(folder: Path, field: str, kind: str) -> Non
 )
 def test_an_edit_inside_a_manifest_is_found(folder: Path, edit: Callable[[Any], None]) -> None:
     edited(folder / "iter_0000030", edit)
-    assert "mimo.json was changed: " in refusal(folder)
+    assert "was changed: " in refusal(folder, file=MANIFEST)
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", "[" * 100_000, '{"format": true}', "\x00", "2"])
 def test_a_manifest_of_anything_is_found(folder: Path, text: str) -> None:
     (folder / "iter_0000030" / MANIFEST).write_text(text)
-    assert f"iter_0000030 is damaged: {MANIFEST} " in refusal(folder)
+    refusal(folder, checkpoint=str(folder / "iter_0000030"), file=MANIFEST)
 
 
 @pytest.mark.parametrize("what", ["resume", "start_from", "export"])
@@ -250,7 +257,7 @@ def test_nothing_is_read_of_a_damaged_checkpoint(
     path = checkpoint(run / "checkpoints", 3, recipe=plain(plan(tmp_path).recipe))
     manifest = (path / MANIFEST).read_bytes()
     (path / MANIFEST).write_bytes(manifest.replace(b'"seed": 1234', b'"seed": 1235'))
-    with pytest.raises(CheckpointError, match=f"{MANIFEST} holds other bytes than were saved"):
+    with refused(DAMAGED, CheckpointError, checkpoint=str(path), file=MANIFEST):
         if what == "resume":
             checkpoint_of(plan(tmp_path), RunFolder(run))
         elif what == "start_from":
@@ -259,8 +266,9 @@ def test_nothing_is_read_of_a_damaged_checkpoint(
             WithLeftOut(path, {})
     (path / MANIFEST).write_bytes(manifest)
     (path / ".metadata").write_bytes(b"xlaces of 3")
-    with pytest.raises(CheckpointError, match=r"\.metadata holds other bytes than were saved"):
+    with refused(DAMAGED, CheckpointError, checkpoint=str(path)) as caught:
         WithLeftOut(path, {})
+    assert ".metadata holds other bytes" in caught.value.text
 
 
 def test_the_checkpoint_of_frozen_weights_is_compared_too(folder: Path) -> None:
@@ -271,10 +279,10 @@ def test_the_checkpoint_of_frozen_weights_is_compared_too(folder: Path) -> None:
     (base / "__0_0.distcp").write_bytes(b"weights of 2X")
     assert "iter_0000025 is damaged: __0_0.distcp" in refusal(folder)
     shutil.rmtree(base)
-    assert f"{base}, which holds frozen weights of {path}, is no complete" in refusal(folder)
+    assert str(path) in refusal(folder, "checkpoint.frozen-weights", place=str(base))
 
 
 def test_a_recipe_error_is_not_damage(tmp_path: Path) -> None:
     checkpoint(tmp_path / "run" / "checkpoints", 30, recipe=plain(plan(tmp_path).recipe))
-    with pytest.raises(RecipeError, match=r"beyond train\.iterations"):
+    with refused("checkpoint.beyond-end", RecipeError, iteration=30):
         checkpoint_of(plan(tmp_path), RunFolder(tmp_path / "run"))

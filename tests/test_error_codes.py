@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import errno
 import pickle
 import re
 from pathlib import Path
@@ -10,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from mimo_core.error_codes import CODES, plugin_codes, reference
-from mimo_core.errors import MimoError, Problem, RecipeError
+from mimo_core.errors import MimoError, Problem, RecipeError, problems_in, text_of
+from mimo_core.regular_files import UnreadableFile, open_regular
 
 ROOT = Path(__file__).parents[1]
 CODE = re.compile(r"[a-z][a-z0-9_-]*\.[a-z][a-z0-9-]*")
@@ -77,3 +79,24 @@ def test_an_error_shows_its_code_behind_its_message_and_keeps_its_facts() -> Non
     assert str(both) == "r.yaml:1: k: a [x.a]\nb [x.b]"
     again = pickle.loads(pickle.dumps(both))
     assert type(again) is RecipeError and again.problems == both.problems
+
+
+def test_the_problems_of_a_printed_error_are_read_from_it() -> None:
+    first = Problem("a\nb [c]", "x.a-b", place="r.yaml:1: k")
+    both = RecipeError.of([first, Problem("d", "hf-vision.y")])
+    found = problems_in(f"{both}\nits log: e")
+    assert [(problem.text, problem.code) for problem in found] == [
+        (first.text, first.code),
+        ("d\nits log: e", "hf-vision.y"),
+    ]
+    assert problems_in("a\nb") == [Problem("a\nb", "")]
+    assert (text_of(both), text_of(KeyError("k"))) == (both.text, "'k'")
+
+
+def test_an_unreadable_file_is_both_kinds_of_error(tmp_path: Path) -> None:
+    with pytest.raises(OSError) as caught:
+        open_regular(tmp_path)
+    error = pickle.loads(pickle.dumps(caught.value))
+    assert isinstance(error, UnreadableFile) and error.errno == errno.EISDIR
+    assert error.values["file"] == error.filename == str(tmp_path)
+    assert str(error) == f"{error.text} [environment.unreadable-file]"

@@ -166,7 +166,7 @@ def test_a_disk_that_is_full_leaves_the_earlier_checkpoint(
     assert failed_to_load.code == 1
     cause, *rest = failed_to_load.errors.strip().splitlines()
     assert f"{newest} is damaged: {weights.name} holds other bytes than were saved" in cause
-    assert rest[0].endswith(back)
+    assert rest[0].endswith(f"{back} [checkpoint.damaged]")
     assert not any(line.startswith("  | ") for line in rest)
 
     os.truncate(weights, 1000)

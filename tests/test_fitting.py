@@ -14,6 +14,7 @@ from megatron.core.dist_checkpointing.mapping import ShardedObject, ShardedTenso
 from mimo_core.errors import CheckpointError
 from mimo_core.train.fitting import Fitting
 
+from .problems import refused
 from .test_manifest import manifest
 
 WEIGHT, OF_GPUS, OF_CPUS = "language.a.weight", "language.norm", "language.linear"
@@ -54,7 +55,11 @@ def test_states_of_the_kernels_need_not_be_those_of_this_machine() -> None:
 
 
 def test_other_objects_must_fit() -> None:
-    with pytest.raises(CheckpointError, match=r"the model has not language\.history"):
-        load(("language.history/shard_0_1",), ())
-    with pytest.raises(CheckpointError, match=r"the checkpoint lacks language\.history"):
+    keys = ("language.history/shard_0_1",)
+    facts = {"checkpoint": "checkpoints/iter_0000004", "keys": keys}
+    with refused("checkpoint.other-model", CheckpointError, **facts) as caught:
+        load(keys, ())
+    assert "the model has not language.history" in caught.value.text
+    with refused("checkpoint.other-model", CheckpointError, **facts) as caught:
         load((), (ShardedObject("language.history", None, (1,), (0,)),))
+    assert "the checkpoint lacks language.history" in caught.value.text

@@ -63,7 +63,8 @@ def test_a_full_disk_is_the_cause_and_the_checkpoint_before_is_kept(
         assert filler.exists() and full.code == 1, full.screen + full.errors
         assert said.format(folder=folder) in full.errors, full.errors
         assert f"that of iteration {kept} is whole" in full.errors
-        assert full.errors.strip().endswith(f"the disk of {folder} is full (see above)")
+        ending = f"the disk of {folder} is full (see above) [run.disk-full]"
+        assert full.errors.strip().endswith(ending)
         assert newest(folder / "checkpoints").iteration == kept
         filler.unlink()
     monkeypatch.setenv("KILLS", "none:none")

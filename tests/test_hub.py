@@ -19,11 +19,12 @@ import torch.distributed as dist
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mimo_core.errors import MimoError
+from mimo_core.errors import SampleError
 from mimo_core.launch import hub as hub_module
 from mimo_core.launch import watch as watch_module
+from mimo_core.launch.ending import Ending
 from mimo_core.launch.failure import Failure
-from mimo_core.launch.hub import Hub
+from mimo_core.launch.hub import ABSENT, Hub
 from mimo_core.launch.protocol import (
     LONGEST_LINE,
     LONGEST_TEXT,
@@ -43,6 +44,7 @@ from mimo_core.run_folder import RunFolder
 
 from .conftest import TIMEOUT
 from .hypothesis_settings import examples
+from .problems import refused
 
 OWN = "0" * 64
 FAILURE = {"rank": 1, "label": "rank 1", "message": "planted", "log": None}
@@ -121,7 +123,9 @@ def test_ranks_that_end_well_one_after_the_other_raise_no_alarm(tmp_path: Path) 
 
 def test_ranks_that_do_not_appear_are_named(tmp_path: Path) -> None:
     zero = joined(hub(tmp_path, timeout=0.1).port, 0)
-    assert "ranks [1] did not appear within" in heard(zero)["failure"]["message"]
+    failure = heard(zero)["failure"]
+    assert "ranks [1] " in failure["message"]
+    assert failure["message"].endswith(f" [{ABSENT}]") and failure["error_code"] == ABSENT
 
 
 STOP = encode({"failure": {**FAILURE, "code": 0}})
@@ -286,6 +290,30 @@ def test_a_long_message_arrives_in_part(tmp_path: Path) -> None:
     assert heard(zero)["failure"]["message"] == failure.message
 
 
+@pytest.mark.parametrize("length", [10, LONGEST_TEXT, 1 << 20])
+def test_a_message_of_any_length_ends_with_its_code(length: int) -> None:
+    message = "x" * length + " [data.no-labels]"
+    failure = Failure(rank=1, label="rank 1", message=message, log=None)
+    assert failure.message.endswith(" [data.no-labels]") and len(failure.message) <= LONGEST_TEXT
+
+
+@pytest.mark.parametrize("worker", [False, True])
+def test_the_failure_of_a_rank_has_the_code_of_its_error(worker: bool, tmp_path: Path) -> None:
+    """Out of a loader worker, an error arrives as the text of its traceback."""
+    error: Exception = SampleError("sample a/1 is too long", code="sample.too-long")
+    if worker:
+        name = f"{SampleError.__module__}.{SampleError.__qualname__}"
+        error = SampleError(
+            f"Caught SampleError in DataLoader worker process 0.\nTraceback …\n{name}: {error}"
+        )
+    folder = RunFolder(tmp_path)
+    rank = Rank(rank=0, local_rank=0, world_size=1)
+    failure = Ending(rank=rank, label="rank 0", folder=folder).failure(error)
+    assert failure.message == "sample a/1 is too long [sample.too-long]"
+    assert Failure.from_json(failure.to_json(), folder).error_code == "sample.too-long"
+    assert Ending(rank=rank, label="", folder=folder).failure(OSError("x [a.b]")).error_code == ""
+
+
 def test_ranks_that_torchrun_restarts_meet_past_what_the_store_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -326,7 +354,7 @@ def test_ranks_that_torchrun_restarts_meet_past_what_the_store_kept(
 
 @pytest.mark.parametrize("token", ["", "short", "x" * 257, "0" * 20 + "\n", "é" * 20])
 def test_a_token_that_cannot_be_one_is_refused(token: str) -> None:
-    with pytest.raises(MimoError, match=f"{TOKEN} has to be"):
+    with refused("launch.token", variable=TOKEN):
         take_token({TOKEN: token})
 
 
@@ -372,9 +400,7 @@ JSON = st.recursive(
 @examples(100)
 @given(
     message=st.dictionaries(
-        st.sampled_from(
-            ["rank", "label", "message", "log", "expected", "silent", "screen", "code", "time", "x"]
-        ),
+        st.sampled_from([f.name for f in attrs.fields(Failure)] + ["x"]),
         JSON | st.just("a") | st.just(1),
     )
     | JSON

@@ -75,7 +75,7 @@ def test_a_killed_rank_ends_the_run_and_is_named(
     wait_for(lambda: not processes(folder))
     resumed = start("tiny", "train.iterations=2", folder=folder)
     assert resumed.code == 2, "what was saved is beyond the new end"
-    assert "beyond train.iterations = 2" in resumed.errors
+    assert resumed.errors.endswith(" [checkpoint.beyond-end]\n")
 
 
 def test_a_lost_terminal_ends_all_ranks(
@@ -137,8 +137,8 @@ def test_a_run_folder_is_for_one_run_and_a_killed_launcher_takes_its_ranks_along
     launcher, folder = endless
     second = start("tiny", *ENDLESS, folder=folder)
     assert (second.code, launcher.poll()) == (2, None)
-    in_use = f"{folder} is in use by another run"
-    assert in_use in second.errors
+    in_use = " [run.in-use]\n"
+    assert str(folder) in second.errors and second.errors.endswith(in_use)
     # Nor do ranks that something else starts write there, nor end this run.
     environ = {"WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": str(free_port())}
     others = [
@@ -183,7 +183,7 @@ def test_a_run_goes_on_for_longer_but_not_with_another_model(tmp_path: Path) -> 
     for change, said in (
         ("modules.vision.options.layers=2", "modules.vision.options.layers: saved with 1, now 2"),
         ("train.global_batch_size=8", "train.global_batch_size: saved with 16, now 8"),
-        ("megatron.seq_length=8", "--seq-length is set by the engine"),
+        ("megatron.seq_length=8", "[megatron.refused-flag]"),
     ):
         refused = start("tiny", "train.iterations=6", change, folder=tmp_path / "run")
         assert refused.code == 2

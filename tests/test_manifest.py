@@ -20,7 +20,6 @@ from mimo_core.checkpoints import (
     put_tracker_right,
     way_back,
 )
-from mimo_core.errors import MimoError
 from mimo_core.manifest import (
     FORMAT,
     MANIFEST,
@@ -34,6 +33,7 @@ from mimo_core.recipe import load_text
 from mimo_core.recipe.structure import plain
 
 from .fake_plugins import RECIPE
+from .problems import refused
 
 RUN = "0123456789abcdef" * 2
 
@@ -193,8 +193,7 @@ def test_a_manifest_of_another_version_is_not_guessed_at(tmp_path: Path, version
     values = json.loads((path / MANIFEST).read_text())
     del values["checksum"]
     (path / MANIFEST).write_text(json.dumps(values | {"format": version}))
-    said = rf"has format {version}, and this version .* reads format {FORMAT}; use"
-    with pytest.raises(MimoError, match=said):
+    with refused("checkpoint.other-format", format=version, expected=FORMAT, checkpoint=str(path)):
         newest(tmp_path)
 
 

@@ -14,6 +14,8 @@ from mimo_core.platforms import stopwatches
 from mimo_core.profile import clock as clock_module
 from mimo_core.profile.clock import ClockServer, machine, measure
 
+from .problems import refused
+
 
 def test_another_machines_clock_is_found_within_the_told_error() -> None:
     ahead = 1234.5
@@ -44,7 +46,7 @@ def test_answers_that_are_late_on_one_way_only_are_within_the_error() -> None:
 def test_a_server_that_is_gone_is_told_with_the_way_out() -> None:
     server = ClockServer()
     server.close()
-    with pytest.raises(ValueError, match=r"127.0.0.1:\d+.*profile.record"):
+    with refused("launch.clock-unreachable", address=f"127.0.0.1:{server.port}"):
         measure("127.0.0.1", server.port, server.token)
 
 

@@ -24,7 +24,12 @@ from mimo_core.run_folder import RunFolder
 from .conftest import HERE
 
 KILLED = Failure(
-    rank=1, label="rank 1 (language)", message="was ended by signal SIGKILL", log=None, silent=True
+    rank=1,
+    label="rank 1 (language)",
+    message="was ended by signal SIGKILL",
+    log=None,
+    silent=True,
+    error_code="a.b",
 )
 ASKED = 1e9
 """When runs were asked for."""
@@ -84,6 +89,7 @@ def test_a_new_checkpoint_counts_restarts_anew(
     # Seconds to the first iteration count from what was asked for, and from each restart.
     assert made.begun == [ASKED, *(row["time"] for row in made.told[-1])]
     assert {row["cause"] for row in made.told[-1]} == {f"{KILLED.label} {KILLED.message}"}
+    assert {row["error_code"] for row in made.told[-1]} == {KILLED.error_code}
     lines = [line for line in capsys.readouterr().err.splitlines() if line]
     cause = "rank 1 (language) was ended by signal SIGKILL"
     assert lines[::2] == [cause] * 4, "the cause each time"
@@ -106,6 +112,7 @@ def test_a_new_checkpoint_counts_restarts_anew(
 def test_a_run_that_would_only_fail_again_fails(
     allowed: int, ends: list[tuple[int | None, Failure | None]], attempts: Any
 ) -> None:
-    with pytest.raises(RunFailed, match="was ended by signal SIGKILL"):
+    with pytest.raises(RunFailed, match="was ended by signal SIGKILL") as failed:
         attempts(allowed, ends)
+    assert failed.value.code == KILLED.error_code
     assert not ends

@@ -10,6 +10,8 @@ import pytest
 
 from mimo_core.run_folder import RunFolder
 
+from .problems import refused
+
 
 @pytest.fixture
 def folder(tmp_path: Path) -> RunFolder:
@@ -87,6 +89,6 @@ def test_a_damaged_summary_is_put_aside(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_hold_checkpoints_is_told_before(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(ValueError, match=r"checkpoints cannot be written to .*file/inner"):
+    with refused("checkpoint.not-writable", folder=str(tmp_path / "file" / "inner")):
         RunFolder(tmp_path).try_checkpoints("file/inner")
     RunFolder(tmp_path).try_checkpoints(None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+import re
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from mimo_core.train.going_on import checkpoint_of
 from mimo_core.train.starting import starting_weights
 
 from .fake_plugins import RECIPE, host
+from .problems import refused
 from .test_manifest import checkpoint, manifest, save
 
 
@@ -65,16 +66,19 @@ def test_a_run_folder_or_its_checkpoints_can_be_named(saved: Path, tmp_path: Pat
 )
 def test_what_a_run_stands_on_stays(saved: Path, tmp_path: Path, changed: str) -> None:
     key, _, value = changed.partition("=")
-    with pytest.raises(RecipeError, match=rf"{key}: saved with \S+, now {float(value):g}"):
+    with refused("checkpoint.other-model", RecipeError, iteration=3) as caught:
         checkpoint_of(plan(tmp_path, changed), RunFolder(saved))
+    (difference,) = caught.value.values["differences"]
+    assert re.match(rf"{key}: saved with \S+, now {float(value):g}", difference)
 
 
 def test_what_all_modules_compute_stays(saved: Path, tmp_path: Path) -> None:
-    with pytest.raises(RecipeError) as caught:
+    differences = tuple(
+        f"modules.{name}.megatron.softmax_type: saved with None, now learnable"
+        for name in ("vision", "language")
+    )
+    with refused("checkpoint.other-model", RecipeError, differences=differences):
         checkpoint_of(plan(tmp_path, "megatron.softmax_type=learnable"), RunFolder(saved))
-    for name in ("vision", "language"):
-        told = f"modules.{name}.megatron.softmax_type: saved with None, now learnable"
-        assert told in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -98,10 +102,12 @@ def test_modules_that_are_not_in_both_are_named(saved: Path, tmp_path: Path) -> 
     layout = manifest(3).layout
     modules = {"audio": layout["modules"]["vision"], "language": layout["modules"]["language"]}
     save(path, attrs.evolve(manifest(3), recipe=recipe, layout={**layout, "modules": modules}))
-    with pytest.raises(RecipeError) as caught:
+    with refused("checkpoint.other-model", RecipeError) as caught:
         checkpoint_of(plan(tmp_path), RunFolder(saved))
-    assert "modules.audio: only in the checkpoint" in str(caught.value)
-    assert "modules.vision: only in the recipe" in str(caught.value)
+    assert set(caught.value.values["differences"]) == {
+        "modules.audio: only in the checkpoint",
+        "modules.vision: only in the recipe",
+    }
 
 
 @pytest.mark.parametrize(
@@ -127,16 +133,22 @@ def test_a_module_goes_on_in_the_same_wrappers(
         recipe["modules"]["vision"]["wrappers"] = saved_with
     save(path, attrs.evolve(manifest(3), recipe=recipe))
     wanted.recipe.modules["vision"].wrappers.update(now)
-    with nullcontext() if said is None else pytest.raises(RecipeError, match=said):
+    if said is None:
         assert checkpoint_of(wanted, RunFolder(saved)).iteration == 3
+        return
+    with refused("checkpoint.other-model", RecipeError) as caught:
+        checkpoint_of(wanted, RunFolder(saved))
+    (difference,) = caught.value.values["differences"]
+    assert said in difference
 
 
 def test_a_module_has_one_source_of_weights_and_a_moved_base_its_new_place(
     saved: Path, tmp_path: Path
 ) -> None:
     both = ("modules.vision.weights=moved", f"checkpoint.start_from={saved}")
-    with pytest.raises(RecipeError, match=r"modules.vision.weights.*start_from gives every module"):
+    with refused("recipe.conflict", RecipeError) as caught:
         starting_weights(plan(tmp_path, *both), done=None)
+    assert caught.value.path == ("modules", "vision", "weights")
     origin = {"kind": "directory", "path": "/run/old", "digest": "", "module": "vision"}
     path = saved / "checkpoints" / "iter_0000003"
     write_manifest(path, attrs.evolve(read_manifest(path), origins=(origin,)))
@@ -161,8 +173,13 @@ def test_options_that_name_a_directory_move_with_it(
     origin = {"kind": "directory", "path": "/run/old", "digest": "", "module": "vision"}
     save(path, attrs.evolve(manifest(3), recipe=recipe, origins=(origin,)))
     wanted.recipe.modules["vision"].options["like"] = like
-    with nullcontext() if said is None else pytest.raises(RecipeError, match=said):
+    if said is None:
         assert checkpoint_of(wanted, RunFolder(saved)).iteration == 3
+        return
+    with refused("checkpoint.other-model", RecipeError) as caught:
+        checkpoint_of(wanted, RunFolder(saved))
+    (difference,) = caught.value.values["differences"]
+    assert said in difference
 
 
 LAYOUT = ("modules.vision.grid.dp=1", "modules.language.precision=bf16")
@@ -188,10 +205,11 @@ def test_layout_and_precision_may_change_where_the_optimizer_can_be_resharded(
     assert checkpoint_of(plan(tmp_path), run).iteration == 3
     with pytest.raises(RecipeError) as caught:
         checkpoint_of(plan(tmp_path, *LAYOUT), run)
-    assert "modules.vision.grid.dp: saved with 2, now 1 (saved with megatron.dist_" in str(
-        caught.value
-    )
-    assert "modules.language.precision: saved with None, now bf16" in str(caught.value)
+    assert caught.value.code == "checkpoint.other-model"
+    first, second = caught.value.values["differences"]
+    bound = "(saved with megatron.dist_ckpt_optim_fully_reshardable: false)"
+    assert first == f"modules.vision.grid.dp: saved with 2, now 1 {bound}"
+    assert second == f"modules.language.precision: saved with None, now bf16 {bound}"
 
 
 def test_a_run_that_goes_on_has_its_weights(tmp_path: Path) -> None:
@@ -202,17 +220,20 @@ def test_a_run_that_goes_on_has_its_weights(tmp_path: Path) -> None:
 
 
 def test_a_place_without_a_checkpoint_is_refused(saved: Path, tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match=r"checkpoint.start_from=.*: there is no such folder in"):
+    with refused("checkpoint.not-found", RecipeError) as caught:
         starting_weights(plan(tmp_path, f"checkpoint.start_from={tmp_path / 'gone'}"), done=None)
+    assert caught.value.path == ("checkpoint", "start_from")
     next(saved.rglob("*.distcp")).write_bytes(b"")
-    with pytest.raises(RecipeError, match=r"no complete checkpoint\n.*iter_0000003 .*: __0_0"):
+    with refused("checkpoint.incomplete", RecipeError) as caught:
         starting_weights(plan(tmp_path, f"checkpoint.start_from={saved}"), done=None)
+    assert re.search(r"\n.*iter_0000003 .*: __0_0", caught.value.text)
 
 
 @pytest.mark.parametrize("place", ["modules.vision.megatron", "megatron"])
 def test_weights_without_values_are_refused(saved: Path, tmp_path: Path, place: str) -> None:
     meta = f"{place}.init_model_with_meta_device=true"
-    with pytest.raises(RecipeError, match="weights without memory get values from a checkpoint"):
+    with refused("recipe.conflict", RecipeError) as caught:
         starting_weights(plan(tmp_path, meta), done=None)
+    assert caught.value.path[-2:] == ("megatron", "init_model_with_meta_device")
     begin = f"checkpoint.start_from={saved}"
     assert starting_weights(plan(tmp_path, meta, begin), done=None) is not None

@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 
 from mimo_core import surroundings
-from mimo_core.errors import MimoError
+from mimo_core.errors import DiskFull, MimoError
 from mimo_core.launch.worker import _explain
 from mimo_core.run_folder import RunFolder
 
 from .conftest import TIMEOUT, command
+from .problems import refused
 
 NO_NETWORK = "unshare --net --map-root-user"
 FULL_SHM = (
@@ -85,5 +86,5 @@ def test_the_place_that_is_full_is_named(tmp_path: Path, monkeypatch: pytest.Mon
     """A full /dev/shm is not reported as the disk of the run's folder."""
     monkeypatch.setattr("mimo_core.launch.worker.full_places", lambda *_: [Path("/dev/shm")])
     full = OSError(28, "No space left on device")
-    with pytest.raises(ValueError, match=r"^/dev/shm is full: .*No space left"):
+    with refused("run.disk-full", DiskFull, places=("/dev/shm",)):
         _explain(full, RunFolder(tmp_path), tmp_path / "checkpoints")

@@ -30,6 +30,7 @@ MAX_RESTARTS = "MIMO_MAX_RESTARTS"
 """How often our launcher restarts in a row; said in the command that goes on."""
 NOTHING_DONE = "before an iteration was done: there is nothing new to save"
 """Said where SIGTERM comes while ranks start."""
+DISK_FULL = "run.disk-full"
 LITTLE = 1 << 20
 """Bytes free of a disk that is as good as full."""
 _ELASTIC_FILE = "TORCHELASTIC_ERROR_FILE"

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import attrs
 
-from mimo_core.launch.ending import NOTHING_DONE
+from mimo_core.launch.ending import DISK_FULL, NOTHING_DONE
 from mimo_core.launch.failure import Failure
 from mimo_core.launch.protocol import TOKEN, Malformed, new_token
 from mimo_core.nursery import Child, Nursery
@@ -158,7 +158,13 @@ def _first(
         return attrs.evolve(failure, message=NOTHING_DONE, code=0, log=None)
     if codes[rank] > 0 and folder.path in full_places(folder.path):
         message = f"ended, and could not leave word: the disk of {folder.path} is full (see above)"
-        return attrs.evolve(failure, message=message, log=None, expected=True)
+        return attrs.evolve(
+            failure,
+            message=f"{message} [{DISK_FULL}]",
+            log=None,
+            expected=True,
+            error_code=DISK_FULL,
+        )
     return attrs.evolve(failure, message=_how(codes[rank]))
 
 

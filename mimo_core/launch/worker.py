@@ -24,6 +24,7 @@ from mimo_core.environment import THREADS
 from mimo_core.errors import CheckpointError, DiskFull, MimoError, RecipeError, text_of
 from mimo_core.files import append_to
 from mimo_core.launch.ending import (
+    DISK_FULL,
     LAUNCHED,
     LITTLE,
     MAX_RESTARTS,
@@ -207,7 +208,7 @@ def _explain(error: BaseException, folder: RunFolder, checkpoints: Path) -> None
     if "load_checkpoint" in functions and done is not None:
         traceback.print_exception(error)
         path = checkpoint_path(checkpoints, done)
-        code = error.code if isinstance(error, MimoError) else "checkpoint.not-loaded"
+        code = (error.code if isinstance(error, MimoError) else "") or "checkpoint.not-loaded"
         message = f"{path}: {text_of(error)}; {way_back(checkpoints, done)}"
         raise RecipeError(message, code=code, checkpoint=str(path)) from None
     kept = "there is no earlier one" if done is None else f"that of iteration {done} is whole"
@@ -237,7 +238,7 @@ def _explain(error: BaseException, folder: RunFolder, checkpoints: Path) -> None
 
 
 def _full(message: str, places: Sequence[Path]) -> DiskFull:
-    return DiskFull(message, code="run.disk-full", places=tuple(map(str, places)))
+    return DiskFull(message, code=DISK_FULL, places=tuple(map(str, places)))
 
 
 def _named(places: Sequence[Path]) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import attrs
 import tokenizers
 
-from mimo_core.errors import RecipeError
+from mimo_core.errors import RecipeError, text_of
 from mimo_core.regular_files import read_bytes, read_json
 
 TOKENIZER = "tokenizer.json"
@@ -171,6 +171,6 @@ def _json(path: Path) -> Mapping[str, Any]:
     try:
         values = read_json(path)
     except (OSError, ValueError) as wrong:
-        message = f"{path} cannot be read as JSON: {wrong}; save it again"
+        message = f"{path} cannot be read as JSON: {text_of(wrong)}; save it again"
         raise error(message, DAMAGED, file=str(path)) from wrong
     return values if isinstance(values, dict) else {}

@@ -179,7 +179,8 @@ def check_logits(logits: torch.Tensor, positions: tuple[int, int], title: str) -
             code="plugin.wrong-answer",
             module=title,
             hook="build_submodule",
-            shape=tuple(logits.shape),
+            shape=tuple(logits.shape[:2]),
+            expected=positions,
         )
 
 

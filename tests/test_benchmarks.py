@@ -170,7 +170,7 @@ def test_a_run_that_ends_early_is_told() -> None:
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ([], "(2 GPUs) [benchmark.too-few-gpus]"),
+        ([], "8gpu-frozen (8 GPUs) [benchmark.too-few-gpus]"),
         (["2gpu-frozen"], "[benchmark.too-few-gpus]"),
         (["demo", "--warm", "300"], "[benchmark.nothing-timed]"),
         ([TINY, "--set", "train.iterations=1"], "[benchmark.nothing-timed]"),

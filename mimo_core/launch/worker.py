@@ -208,9 +208,12 @@ def _explain(error: BaseException, folder: RunFolder, checkpoints: Path) -> None
     if "load_checkpoint" in functions and done is not None:
         traceback.print_exception(error)
         path = checkpoint_path(checkpoints, done)
-        code = (error.code if isinstance(error, MimoError) else "") or "checkpoint.not-loaded"
         message = f"{path}: {text_of(error)}; {way_back(checkpoints, done)}"
-        raise RecipeError(message, code=code, checkpoint=str(path)) from None
+        code, values = "checkpoint.not-loaded", {}
+        if isinstance(error, MimoError):
+            code, values = error.code or code, dict(error.values)
+        values["checkpoint"] = str(path)
+        raise RecipeError(message, code=code, **values) from None
     kept = "there is no earlier one" if done is None else f"that of iteration {done} is whole"
     if "save_checkpoint" in functions:
         place = next(path for path in (checkpoints, *checkpoints.parents) if path.exists())

@@ -146,12 +146,15 @@ def _loading_named(stock: Callable[..., Any]) -> Callable[..., Any]:
         # torch's CheckpointException is a BaseException.
         except (Exception, CheckpointException) as error:
             cause = metadata_error() or _first_cause(error)
-            code = cause.code if isinstance(cause, MimoError) else ""
+            code, values = "checkpoint.not-loaded", {}
+            if isinstance(cause, MimoError):
+                code, values = cause.code or code, dict(cause.values)
+            values["folder"] = str(folder)
             raise MimoError(
                 f"the checkpoint in {folder} cannot be loaded: {_shown(cause)}. It must be whole, "
                 "and of the same modules with options that give the same shapes",
-                code=code or "checkpoint.not-loaded",
-                folder=str(folder),
+                code=code,
+                **values,
             ) from error
 
     return load_checkpoint

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping
 
-from mimo_core.errors import MimoError, suggestion
+from mimo_core.errors import MimoError, Problem, suggestion
 
+INVALID = "environment.invalid-value"
 PLATFORM = "MIMO_PLATFORM"
 """Forces ``cpu`` or ``cuda``; by default a GPU is used if there is."""
 PLUGINS = "MIMO_PLUGINS"
@@ -40,7 +41,8 @@ def switched_on(name: str, environ: Mapping[str, str]) -> bool:
         return True
     if not said or said.lower() in _OFF:
         return False
-    raise MimoError(f"{name}={said}: expected {', '.join(_ON)}, or {', '.join(_OFF)} (or nothing)")
+    message = f"{name}={said}: expected {', '.join(_ON)}, or {', '.join(_OFF)} (or nothing)"
+    raise MimoError(message, code=INVALID, variable=name, value=said)
 
 
 def platform(environ: Mapping[str, str]) -> str | None:
@@ -53,7 +55,10 @@ def platform(environ: Mapping[str, str]) -> str | None:
     if said is not None and said not in _PLATFORMS:
         raise MimoError(
             f"{PLATFORM}={said}: expected {' or '.join(_PLATFORMS)}; without it, a GPU is used "
-            "where torch finds one"
+            "where torch finds one",
+            code=INVALID,
+            variable=PLATFORM,
+            value=said,
         )
     return said
 
@@ -74,7 +79,10 @@ def peak_flops(environ: Mapping[str, str]) -> float | None:
     if not 0 < tera < float("inf"):
         raise MimoError(
             f"{PEAK}={said}: expected the TFLOP/s of one rank at most, a number above 0 such as "
-            "989.4; without it, MFU is told on GPUs that are known"
+            "989.4; without it, MFU is told on GPUs that are known",
+            code=INVALID,
+            variable=PEAK,
+            value=said,
         )
     return tera * 1e12
 
@@ -93,7 +101,10 @@ def threads(environ: Mapping[str, str]) -> int:
         raise MimoError(
             f"{THREADS}={said}: expected the threads of a rank on CPUs, a whole number from 1 to "
             "999999 (or several as OpenMP has them, such as 4,2, of which the first counts); "
-            "without it, 1"
+            "without it, 1",
+            code=INVALID,
+            variable=THREADS,
+            value=said,
         )
     return int(said.partition(",")[0])
 
@@ -108,13 +119,13 @@ _READERS: Mapping[str, Callable[[Mapping[str, str]], object]] = {
 """Of each variable that needs no plugins to be judged; discovery judges those that do."""
 
 
-def mistakes(environ: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    """Variables that say what they cannot, each with the message for its user."""
+def problems(environ: Mapping[str, str]) -> Iterator[tuple[str, Problem]]:
+    """Variables with values that they cannot have, each with its problem."""
     for name, read in _READERS.items():
         try:
             read(environ)
         except MimoError as error:
-            yield name, str(error)
+            yield name, error.problems[0]
 
 
 def check(environ: Mapping[str, str]) -> None:
@@ -123,9 +134,9 @@ def check(environ: Mapping[str, str]) -> None:
     Raises:
         MimoError: a variable says what it cannot; a line for each.
     """
-    wrong = [said for _, said in mistakes(environ)]
+    wrong = [problem for _, problem in problems(environ)]
     if wrong:
-        raise MimoError("\n".join(wrong))
+        raise MimoError.of(wrong)
 
 
 def unknown(environ: Mapping[str, str]) -> Iterator[tuple[str, str]]:

@@ -86,6 +86,10 @@ CODES: ErrorCodes = {
         "A word of the command line is not `KEY=VALUE` of an option.",
         "Write it in this form, such as `hidden_size=64`.",
     ),
+    "command.not-text": (
+        "An argument has bytes that the encoding of file names cannot read.",
+        "Set `LC_ALL=C.UTF-8` or `PYTHONUTF8=1`.",
+    ),
     "command.several-kinds": (
         "The hooks of the plugin are for several kinds.",
         "Give one of them by `--kind`; the message lists them.",
@@ -102,6 +106,26 @@ CODES: ErrorCodes = {
         "No sample that the dataset shows has a token to learn.",
         "Mark the text to be learned, or raise `train.sequence_length` if truncation removes it.",
     ),
+    "environment.few-open-files": (
+        "A process may open too few files for a rank.",
+        "Raise the limit with `ulimit -n`.",
+    ),
+    "environment.full-shared-memory": (
+        "The folder of shared memory is full.",
+        "Remove files of earlier programs there; in a container, give it more (`--shm-size`).",
+    ),
+    "environment.invalid-value": (
+        "An environment variable has a value that it cannot have.",
+        "Set one of the values that the message names, or unset the variable.",
+    ),
+    "environment.long-temporary-folder": (
+        "The path of the temporary folder is too long for a socket.",
+        "Set a shorter `TMPDIR`.",
+    ),
+    "environment.no-loopback": (
+        "Ranks of one machine cannot reach each other.",
+        "Start the loopback interface: `ip link set lo up`.",
+    ),
     "environment.unreadable-file": (
         "A file is no regular file, is too large, or the system refuses to read it.",
         "Give a regular file, and correct its access.",
@@ -110,7 +134,10 @@ CODES: ErrorCodes = {
         "The directory is inside a checkpoint, or has the name of one.",
         "Give a directory outside of checkpoints, with another name.",
     ),
-    "export.exists": ("The directory to make exists.", "Give a new one."),
+    "export.exists": (
+        "The directory to make exists.",
+        "Give a new one.",
+    ),
     "export.not-writable": (
         "The directory cannot be made.",
         "Give another one, or correct the access of its parent.",
@@ -179,7 +206,10 @@ CODES: ErrorCodes = {
         "The ranks of a pipeline stage cannot be split over `expert_tp` x `ep`.",
         "Choose sizes whose product divides tp x cp x dp.",
     ),
-    "layout.no-experts": ("`ep` is above 1 for a module without experts.", "Set `ep` to 1."),
+    "layout.no-experts": (
+        "`ep` is above 1 for a module without experts.",
+        "Set `ep` to 1.",
+    ),
     "layout.no-tiling": (
         "The grids overlap, or leave ranks without a module.",
         "Set the first ranks that the message names, or leave them out.",
@@ -192,7 +222,10 @@ CODES: ErrorCodes = {
         "Another number of ranks was started than the grids need.",
         "Start the number that the message names, or change the grids.",
     ),
-    "megatron.conflict": ("Two settings of Megatron exclude each other.", "Leave one out."),
+    "megatron.conflict": (
+        "Two settings of Megatron exclude each other.",
+        "Leave one out.",
+    ),
     "megatron.cuda-graphs": (
         "The module, its grid or other settings do not go with CUDA graphs as they are set.",
         "Do what the message says, or leave the fields `cuda_graph_*` out.",
@@ -221,23 +254,69 @@ CODES: ErrorCodes = {
         "`TransformerConfig` of megatron-core has no such field.",
         "Correct the name.",
     ),
-    "megatron.unknown-flag": ("megatron-core has no such flag.", "Correct the name."),
+    "megatron.unknown-flag": (
+        "megatron-core has no such flag.",
+        "Correct the name.",
+    ),
+    "platform.no-gpu": (
+        "`MIMO_PLATFORM=cuda` is set, and there is no GPU that can be used.",
+        "Unset it, or run on a machine with a GPU.",
+    ),
+    "platform.too-few-gpus": (
+        "More ranks were started on a machine than it has GPUs.",
+        "Start fewer ranks on it, or set what the message names.",
+    ),
+    "plugin.contract": (
+        "A plugin states no contract version, or one that mimo-core does not offer.",
+        "Install versions of both that fit, or correct `mimo_contract` in the plugin.",
+    ),
+    "plugin.dataset-failed": (
+        "A dataset raised an error that names no sample.",
+        "Report it to the author of the plugin; the message names file and line.",
+    ),
     "plugin.differs-by-rank": (
         "A hook of a plugin returned different values on different ranks.",
         "Report it to the author of the plugin; the message names hook and values.",
+    ),
+    "plugin.disabled": (
+        "A plugin that the recipe names is disabled.",
+        "Enable it; the message says what disables it.",
+    ),
+    "plugin.hook-failed": (
+        "A hook of a plugin raised an error.",
+        "Report it to the author of the plugin; the message names file and line.",
+    ),
+    "plugin.import-failed": (
+        "A plugin cannot be imported.",
+        "Install what it lacks, or versions of it and of mimo-core that fit.",
     ),
     "plugin.missing-hook": (
         "A plugin does not implement a hook that its place in the recipe needs.",
         "Name a plugin that implements it; the message lists some.",
     ),
-    "plugin.no-options": ("The plugin takes no options.", "Leave `options` out."),
+    "plugin.no-options": (
+        "The plugin takes no options.",
+        "Leave `options` out.",
+    ),
     "plugin.no-packing": (
         "The plugin does not declare that its module runs packed samples.",
         "Leave `packing` out.",
     ),
+    "plugin.not-installed": (
+        "There is no plugin of this name.",
+        "Correct the name, or install the plugin; the message has the command.",
+    ),
+    "plugin.same-name": (
+        "Two installed distributions have a plugin of the same name.",
+        "Uninstall one; the message has the command.",
+    ),
     "plugin.same-rng-prefix": (
         "Two modules have the same prefix of random streams.",
         "The plugin must make the prefix from the module's name.",
+    ),
+    "plugin.unknown-hook": (
+        "A plugin implements a hook that does not exist.",
+        "Correct the name of the function.",
     ),
     "plugin.weights-differ": (
         "Ranks that must hold the same weights hold others.",
@@ -251,13 +330,34 @@ CODES: ErrorCodes = {
         "A hook of a plugin returned something that the contract does not allow.",
         "Report it to the author of the plugin; the message names hook and value.",
     ),
+    "plugin.wrong-batch": (
+        "Hook `provide_batch` returned a batch that its module cannot read.",
+        "Return the keys and shapes that the message names.",
+    ),
     "plugin.wrong-edge": (
         "Hook `module_edges` returned an edge that cannot be in the graph.",
         "Report it to the author of the plugin; the message names the edge.",
     ),
-    "recipe.conflict": ("Two keys exclude each other.", "Change or leave out one of both."),
-    "recipe.duplicate-key": ("A key is given twice.", "Keep one."),
-    "recipe.empty-text": ("A text is empty.", "Give a value, or leave the key out."),
+    "plugin.wrong-hook": (
+        "A hook of a plugin has a signature or a mark that it cannot have.",
+        "Change it as the message says.",
+    ),
+    "plugin.wrong-rows": (
+        "An encoder returned rows of another shape than its description says.",
+        "Correct hook `describe`, or the tower and projector of `build_submodule`.",
+    ),
+    "recipe.conflict": (
+        "Two keys exclude each other.",
+        "Change or leave out one of both.",
+    ),
+    "recipe.duplicate-key": (
+        "A key is given twice.",
+        "Keep one.",
+    ),
+    "recipe.empty-text": (
+        "A text is empty.",
+        "Give a value, or leave the key out.",
+    ),
     "recipe.invalid-override": (
         "A word of the command line is not `key.path=value`.",
         "Write it in this form, such as `train.iterations=20`.",
@@ -266,8 +366,14 @@ CODES: ErrorCodes = {
         "A validator, such as one of a plugin's options, refuses a value.",
         "Do what the message says.",
     ),
-    "recipe.invalid-yaml": ("The text is not valid YAML.", "Correct the line that is named."),
-    "recipe.missing-key": ("A key that has no default is not given.", "Add it."),
+    "recipe.invalid-yaml": (
+        "The text is not valid YAML.",
+        "Correct the line that is named.",
+    ),
+    "recipe.missing-key": (
+        "A key that has no default is not given.",
+        "Add it.",
+    ),
     "recipe.module-name": (
         "A module has a name that Python, torch or Megatron cannot use.",
         "Rename the module.",
@@ -296,24 +402,42 @@ CODES: ErrorCodes = {
         "All parts of all modules are frozen.",
         "Remove a part from a `freeze`.",
     ),
-    "recipe.out-of-range": ("A number is too small or too large.", "Use one in the range."),
+    "recipe.out-of-range": (
+        "A number is too small or too large.",
+        "Use one in the range.",
+    ),
     "recipe.same-placeholder": (
         "Two modules have the same placeholder.",
         "The plugin must make it from the module's name or an option.",
     ),
-    "recipe.too-large": ("The recipe has too many bytes or values.", "Shorten it."),
+    "recipe.too-large": (
+        "The recipe has too many bytes or values.",
+        "Shorten it.",
+    ),
     "recipe.unknown-choice": (
         "A value is none of those that are allowed.",
         "Use one of those that the message lists.",
     ),
-    "recipe.unknown-key": ("A key is unknown.", "Correct or remove it."),
+    "recipe.unknown-key": (
+        "A key is unknown.",
+        "Correct or remove it.",
+    ),
     "recipe.unknown-module": (
         "The command line sets a key of a module that the recipe does not have.",
         "Correct the name; for a new module, set its `plugin` too.",
     ),
-    "recipe.unreadable": ("The recipe cannot be read.", "Give a regular file of UTF-8 text."),
-    "recipe.wrong-type": ("A value has the wrong type.", "Write a value of the expected type."),
-    "run.disk-full": ("A disk is full.", "Free space, then resume the run."),
+    "recipe.unreadable": (
+        "The recipe cannot be read.",
+        "Give a regular file of UTF-8 text.",
+    ),
+    "recipe.wrong-type": (
+        "A value has the wrong type.",
+        "Write a value of the expected type.",
+    ),
+    "run.disk-full": (
+        "A disk is full.",
+        "Free space, then resume the run.",
+    ),
     "run.ended-early": (
         "All processes ended without an error, but before the end of the run.",
         "See the logs of the ranks.",
@@ -341,6 +465,10 @@ CODES: ErrorCodes = {
     "sample.too-long": (
         "A sample takes more positions than `train.sequence_length`.",
         "Raise it, make samples shorter, or set `data.too_long` to `cut`.",
+    ),
+    "sample.undecodable": (
+        "A medium of a sample cannot be decoded.",
+        "Correct or remove the file that is named, or let the dataset skip broken samples.",
     ),
     "tokenizer.damaged": (
         "A file of the tokenizer holds something that it must not hold.",
@@ -370,7 +498,10 @@ CODES: ErrorCodes = {
         "A file names a token that the vocabulary does not have.",
         "Name a token of the vocabulary.",
     ),
-    "tokenizer.unreadable": ("A file of the tokenizer cannot be read.", "Correct its access."),
+    "tokenizer.unreadable": (
+        "A file of the tokenizer cannot be read.",
+        "Correct its access.",
+    ),
     "tokenizer.vocabulary-too-large": (
         "The tokenizer has more ids than the model has rows of embeddings.",
         "Give the model more rows, or use a tokenizer with fewer ids.",
@@ -379,7 +510,10 @@ CODES: ErrorCodes = {
         "A module has dropout, which draws other numbers in every layout.",
         "Set the dropout to 0 for the comparison.",
     ),
-    "verify.folder-not-empty": ("The folder for the runs is not empty.", "Give a new one."),
+    "verify.folder-not-empty": (
+        "The folder for the runs is not empty.",
+        "Give a new one.",
+    ),
     "verify.inside-launcher": (
         "`mimo verify` was started by torchrun or srun.",
         "Start it directly: it starts ranks itself.",
@@ -408,7 +542,10 @@ CODES: ErrorCodes = {
         "A tensor has a type that cannot be read here.",
         "Save the model with a floating-point type.",
     ),
-    "weights.unreadable": ("A file of the directory cannot be read.", "Correct its access."),
+    "weights.unreadable": (
+        "A file of the directory cannot be read.",
+        "Correct its access.",
+    ),
 }
 """Those of the core."""
 

@@ -13,7 +13,7 @@ from contextlib import suppress
 from multiprocessing import process, util
 from pathlib import Path
 
-from mimo_core.errors import MimoError
+from mimo_core.errors import MimoError, Problem
 
 SHARED_MEMORY = Path("/dev/shm")
 _LEAST_FILES = 256
@@ -44,7 +44,8 @@ def check_arguments(arguments: Sequence[str]) -> None:
             shown = words.encode("ascii", "backslashreplace").decode()
             hint = "" if encoding == "utf-8" else "; set LC_ALL=C.UTF-8, or PYTHONUTF8=1"
             raise MimoError(
-                f"{shown}: not text in {encoding}, the encoding of file names here{hint}"
+                f"{shown}: not text in {encoding}, the encoding of file names here{hint}",
+                code="command.not-text",
             ) from None
 
 
@@ -62,16 +63,18 @@ def check(world_size: int, *, local: bool) -> None:
     if local:
         wrong += _no_loopback()
     if wrong:
-        raise MimoError("\n".join(wrong))
+        raise MimoError.of(wrong)
 
 
-def _few_files(world_size: int) -> Iterable[str]:
+def _few_files(world_size: int) -> Iterable[Problem]:
     allow_files(_FILES + 2 * world_size)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if 0 <= soft < _LEAST_FILES:
         limit = f"{soft} open files" if soft == hard else f"{soft} of {hard} open files"
-        yield (
-            f"a process may have {limit} here, and a rank needs {_LEAST_FILES}: ulimit -n {_FILES}"
+        yield Problem(
+            f"a process may have {limit} here, and a rank needs {_LEAST_FILES}: ulimit -n {_FILES}",
+            "environment.few-open-files",
+            values={"limit": soft, "least": _LEAST_FILES},
         )
 
 
@@ -84,19 +87,21 @@ def allow_files(count: int) -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (due, hard))
 
 
-def _full_shared_memory() -> Iterable[str]:
+def _full_shared_memory() -> Iterable[Problem]:
     if not SHARED_MEMORY.is_dir():
         return
     with suppress(OSError):
         free = shutil.disk_usage(SHARED_MEMORY).free
         if free < _LEAST_SHARED:
-            yield (
+            yield Problem(
                 f"{SHARED_MEMORY} is full ({free:,} bytes free), and ranks share memory there: "
-                "remove what earlier programs left in it, or, in a container, --shm-size=16g"
+                "remove what earlier programs left in it, or, in a container, --shm-size=16g",
+                "environment.full-shared-memory",
+                values={"folder": str(SHARED_MEMORY), "free_bytes": free},
             )
 
 
-def _no_loopback() -> Iterable[str]:
+def _no_loopback() -> Iterable[Problem]:
     try:
         with (
             socket.create_server(("127.0.0.1", 0)) as server,
@@ -104,9 +109,10 @@ def _no_loopback() -> Iterable[str]:
         ):
             pass
     except OSError as error:
-        yield (
+        yield Problem(
             f"ranks cannot reach each other at 127.0.0.1 ({error.strerror or error}): the loopback "
-            "interface is down or blocked; ip link set lo up"
+            "interface is down or blocked; ip link set lo up",
+            "environment.no-loopback",
         )
 
 
@@ -114,12 +120,14 @@ def _has_long_name(folder: str) -> bool:
     return len(os.fsencode(folder)) + len(_SOCKET_NAME) > _SOCKET_PATH
 
 
-def _long_temporary_folder() -> Iterable[str]:
+def _long_temporary_folder() -> Iterable[Problem]:
     folder = tempfile.gettempdir()
     if _has_long_name(folder) and not any(os.access(one, os.W_OK) for one in _SHORT_FOLDERS):
-        yield (
+        yield Problem(
             f"TMPDIR {folder} is too long for the path of a socket ({_SOCKET_PATH} bytes), and "
-            f"none of {', '.join(_SHORT_FOLDERS)} can be written: set a shorter TMPDIR"
+            f"none of {', '.join(_SHORT_FOLDERS)} can be written: set a shorter TMPDIR",
+            "environment.long-temporary-folder",
+            values={"folder": folder, "bytes": _SOCKET_PATH},
         )
 
 

@@ -77,7 +77,7 @@ def test_a_wrong_environment_is_told_before_anything_starts(run, monkeypatch, co
     assert (status, out) == (2, "")
     platform, share = err.splitlines()
     due = "MIMO_PLATFORM=gpu: expected cpu or cuda; without it, a GPU is used where torch finds one"
-    assert platform == due
+    assert platform == f"{due} [environment.invalid-value]"
     assert share.startswith("MIMO_SHARE_GPUS=banana: expected 1, ")
 
 
@@ -224,7 +224,7 @@ def test_a_plan_of_a_dataset_that_shows_no_samples_leaves_positions_out(run, mon
         (
             ["plan", "recipe.yaml", "data.plugin=broken"],
             "command line: data.plugin=broken: plugin 'broken' (mimo-plugin-broken 0) cannot be "
-            "used: RuntimeError: rotten\n",
+            "used: RuntimeError: rotten [plugin.import-failed]\n",
         ),
     ],
 )

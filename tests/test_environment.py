@@ -107,4 +107,6 @@ def test_a_rank_that_something_else_started_tells_the_same(tmp_path: Path) -> No
         check=False,
     )
     assert run.returncode == 1
-    assert run.stderr.lstrip().startswith(f"rank 0 failed: MIMO_SHARE_GPUS=banana: {SWITCH}\n")
+    assert run.stderr.lstrip().startswith(
+        f"rank 0 failed: MIMO_SHARE_GPUS=banana: {SWITCH} [environment.invalid-value]\n"
+    )

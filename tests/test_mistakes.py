@@ -204,7 +204,13 @@ MISTAKES = (
     Mistake(
         of="unknown plugin",
         replace=("plugin: eye", "plugin: eyes"),
-        problems=[("", "recipe.yaml:3: modules.vision.plugin", {})],
+        problems=[
+            (
+                "plugin.not-installed",
+                "recipe.yaml:3: modules.vision.plugin",
+                {"plugin": "eyes"},
+            )
+        ],
     ),
     Mistake(
         of="nothing that learns",

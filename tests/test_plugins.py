@@ -14,6 +14,7 @@ from mimo_core.errors import MimoError, PluginError, RecipeError, SampleError
 from mimo_core.plugins import Host
 
 from .fake_plugins import GOOD, eye, pairs, words
+from .problems import facts
 
 TRAIN = Train(
     iterations=1, micro_batch_size=1, global_batch_size=1, sequence_length=8, learning_rate=1.0
@@ -123,10 +124,9 @@ def test_an_unknown_plugin_says_what_is_installed_and_what_to_install():
     host = Host.from_plugins({"radio": eye(), "words": words()})
     with pytest.raises(PluginError) as caught:
         host.has("describe", "raido")
-    assert str(caught.value) == (
-        "there is no plugin 'raido'. Did you mean 'radio'? Installed: radio, words. "
-        "To install it: pip install mimo-plugin-raido"
-    )
+    assert facts(caught.value) == [("plugin.not-installed", "", {"plugin": "raido"})]
+    assert "Did you mean 'radio'? Installed: radio, words. " in caught.value.text
+    assert caught.value.text.endswith("pip install mimo-plugin-raido")
 
 
 def _default(module, groups=None):

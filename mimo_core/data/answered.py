@@ -41,22 +41,33 @@ def check_answer(
         if fed:
             raise PluginError(
                 f"{hook} returned None, but samples have media for the module: {', '.join(fed)}; "
-                "return None only if no sample has any, on all ranks"
+                "return None only if no sample has any, on all ranks",
+                code="plugin.wrong-batch",
+                module=module.name,
             )
 
 
 def _check_sequences(module: Module, given: Mapping[str, Any] | None, hook: str) -> None:
     keys = (*_KEYS, "lengths") if module.packing else _KEYS
     if given is None:
-        raise PluginError(f"{hook} returned None; a language model's batch has {', '.join(keys)}")
+        raise PluginError(
+            f"{hook} returned None; a language model's batch has {', '.join(keys)}",
+            code="plugin.wrong-batch",
+            module=module.name,
+        )
     missing = [key for key in keys if given.get(key) is None]
     unknown = [key for key in given if key not in (*keys, *_OPTIONAL)]
     if missing or unknown:
         wrong = [f"lacks {', '.join(missing)}"] if missing else []
         wrong += [f"has unknown keys {', '.join(map(repr, unknown))}"] if unknown else []
         raise PluginError(
-            f"{hook} returned a batch that {' and '.join(wrong)}; it has {', '.join(keys)}"
+            f"{hook} returned a batch that {' and '.join(wrong)}; it has {', '.join(keys)}",
+            code="plugin.wrong-batch",
+            module=module.name,
+            missing=tuple(missing),
+            unknown=tuple(unknown),
         )
     shapes = {key: list(getattr(given[key], "shape", ())) for key in _KEYS}
     if len({tuple(shape) for shape in shapes.values()}) > 1:
-        raise PluginError(f"{hook} returned tensors of other shapes than each other: {shapes}")
+        message = f"{hook} returned tensors of other shapes than each other: {shapes}"
+        raise PluginError(message, code="plugin.wrong-batch", module=module.name, shapes=shapes)

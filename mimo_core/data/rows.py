@@ -35,5 +35,8 @@ def check_rows(rows: Any, counts: Sequence[int], width: int, title: str) -> None
             f"{title} put out rows of shape {list(rows.shape)}, expected {expected}: by hook "
             f"'describe' (positions) its samples take {list(counts)} positions, and the language "
             f"model is {width} wide; the tower and the projector of hook 'build_submodule' must "
-            "put out the same, or 'describe' must say what they put out"
+            "put out the same, or 'describe' must say what they put out",
+            code="plugin.wrong-rows",
+            shape=tuple(rows.shape),
+            expected=tuple(expected),
         )

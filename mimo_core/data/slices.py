@@ -14,7 +14,7 @@ from torch.utils.data import Dataset as TorchDataset
 from mimo_core.contract import Dataset, Module, Sample, Sequences
 from mimo_core.data.order import GlobalOrder, InOrder, augmentation_generator
 from mimo_core.data.sequence import SequenceBuilder, Tokens, has_labels
-from mimo_core.errors import PluginError, SampleError
+from mimo_core.errors import MimoError, PluginError, SampleError
 from mimo_core.layout import sample_slice
 
 
@@ -104,8 +104,12 @@ class SliceContext:
                 try:
                     arrays.append(medium.load(generator))
                 except Exception as error:
+                    cause = error.text if isinstance(error, MimoError) else error
                     raise SampleError(
-                        f"cannot decode {medium.kind} of {sample.key}: {error}"
+                        f"cannot decode {medium.kind} of {sample.key}: {cause}",
+                        code=getattr(error, "code", "") or "sample.undecodable",
+                        sample=sample.key,
+                        kind=medium.kind,
                     ) from error
                 self.decoded += 1
         return arrays
@@ -258,9 +262,10 @@ def sample_at(dataset: Dataset, index: int, source: str) -> Sample:
         *_, (frame, line) = traceback.walk_tb(error.__traceback__)
         place = f"{frame.f_code.co_filename}:{line}"
         said = f"{where} failed: {type(error).__name__}: {error} (at {place})"
-        raise PluginError(said) from error
+        raise PluginError(said, code="plugin.dataset-failed", sample=index) from error
     if not isinstance(sample, Sample):
-        raise PluginError(f"{where} gave a {type(sample).__name__}, not a Sample")
+        message = f"{where} gave a {type(sample).__name__}, not a Sample"
+        raise PluginError(message, code="plugin.wrong-answer", sample=index)
     return sample
 
 

@@ -46,7 +46,7 @@ def _all(disabled: Sequence[str]) -> Iterator[Finding]:
         host = Host.discover(disabled)
     except MimoError as error:
         host = None
-        yield Finding(section=SECTION, what="discovery", found=str(error), verdict="wrong")
+        yield Finding(section=SECTION, what="discovery", found=error.text, verdict="wrong")
     if host is not None:
         yield from packages.plugin_packages(host.records)
         yield from _plugins(host)
@@ -90,7 +90,7 @@ def _plugins(host: Host) -> Iterator[Finding]:
 
 
 def _environment(torch: dict[str, Any] | str) -> Iterator[Finding]:
-    wrong = dict(environment.mistakes(os.environ))
+    wrong = {name: problem.text for name, problem in environment.problems(os.environ)}
     if environment.PLATFORM not in wrong and (why := _no_gpu(torch)):
         wrong[environment.PLATFORM] = f"cuda, but {why}"
     for name in environment.NAMES:

@@ -42,7 +42,8 @@ def check() -> None:
     why = no_gpu()
     if wanted() == "cuda" and why is not None:
         raise MimoError(
-            f"{PLATFORM_VARIABLE}=cuda, but {why}; unset it, or run on a machine with a GPU"
+            f"{PLATFORM_VARIABLE}=cuda, but {why}; unset it, or run on a machine with a GPU",
+            code="platform.no-gpu",
         )
 
 
@@ -82,7 +83,10 @@ def select(local_rank: int = 0) -> RankPlatform:
 
         return CpuPlatform()
     if not available:
-        raise ValueError(f"{PLATFORM_VARIABLE}=cuda, but torch finds no GPU on this machine")
+        raise MimoError(
+            f"{PLATFORM_VARIABLE}=cuda, but torch finds no GPU on this machine",
+            code="platform.no-gpu",
+        )
     from mimo_core.platforms.cuda import CudaPlatform
 
     te = importlib.util.find_spec("transformer_engine") is not None

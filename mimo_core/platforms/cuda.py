@@ -12,6 +12,7 @@ import torch
 
 from mimo_core.contract import Precision
 from mimo_core.environment import EAGER, SHARE, switched_on
+from mimo_core.errors import MimoError
 from mimo_core.platforms import kernels
 from mimo_core.platforms.capturing import Capturing, DeviceGraph
 from mimo_core.platforms.mamba_ssm import import_kernels
@@ -43,10 +44,13 @@ class CudaPlatform:
         if self._shares:
             os.environ["NCCL_HOSTID"] = f"{socket.gethostname()}-{local_rank}"
         elif local_rank >= count:
-            raise ValueError(
+            raise MimoError(
                 f"local rank {local_rank} has no GPU: this machine has {count}; start at most "
                 f"{count} ranks on it, set {SHARE}=1 to try it with several on a GPU, or "
-                "MIMO_PLATFORM=cpu"
+                "MIMO_PLATFORM=cpu",
+                code="platform.too-few-gpus",
+                local_rank=local_rank,
+                gpus=count,
             )
         device = local_rank % count
         torch.cuda.set_device(device)

@@ -59,7 +59,10 @@ def _unique(points: Collection[EntryPoint]) -> dict[str, EntryPoint]:
             raise PluginError(
                 f"two plugins are named {point.name!r}: one from distribution {first!r} "
                 f"({found[point.name].value}), one from {second!r} ({point.value}). "
-                f"Uninstall one of them: pip uninstall {second}"
+                f"Uninstall one of them: pip uninstall {second}",
+                code="plugin.same-name",
+                plugin=point.name,
+                distributions=(first, second),
             )
         found[point.name] = point
     return found
@@ -74,5 +77,8 @@ def _check_installed(names: Sequence[str], installed: Collection[str], where: st
         if name not in installed:
             raise PluginError(
                 f"{where} names plugin {name!r}, which is not installed."
-                f"{suggestion(name, installed)} Installed: {', '.join(sorted(installed)) or 'none'}"
+                f"{suggestion(name, installed)} "
+                f"Installed: {', '.join(sorted(installed)) or 'none'}",
+                code="plugin.not-installed",
+                plugin=name,
             )

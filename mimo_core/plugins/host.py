@@ -8,6 +8,7 @@ import traceback
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NoReturn
 
+import attrs
 import pluggy
 
 from mimo_core.contract import Data, Module
@@ -94,14 +95,18 @@ class Host:
             raise PluginError(
                 f"there is no plugin {plugin!r}.{suggestion(plugin, self._records)} "
                 f"Installed: {', '.join(self._records) or 'none'}. "
-                f"To install it: pip install {discovery.DISTRIBUTION}{plugin}"
+                f"To install it: pip install {discovery.DISTRIBUTION}{plugin}",
+                code="plugin.not-installed",
+                plugin=plugin,
             )
         if record.state == "disabled":
-            raise PluginError(f"{record.title} is disabled: {record.why}")
+            message = f"{record.title} is disabled: {record.why}"
+            raise PluginError(message, code="plugin.disabled", plugin=plugin)
         if record.state == "broken":
-            raise PluginError(f"{record.title} cannot be used: {record.why}") from self._causes[
-                plugin
-            ]
+            message = f"{record.title} cannot be used: {record.why}"
+            cause = self._causes[plugin]
+            code = cause.code if isinstance(cause, MimoError) else "plugin.import-failed"
+            raise PluginError(message, code=code, plugin=plugin) from cause
         return record
 
     def has(self, hook: str, plugin: str) -> bool:
@@ -147,7 +152,12 @@ class Host:
         due = answers.expected(hook, arguments, answer)
         if due is not None:
             gave = "nothing (None)" if answer is None else answers.shown(answer)
-            raise PluginError(f"{self._call(hook, plugin, arguments)} gave {gave}, not {_a(due)}")
+            raise PluginError(
+                f"{self._call(hook, plugin, arguments)} gave {gave}, not {_a(due)}",
+                code="plugin.wrong-answer",
+                plugin=plugin,
+                hook=hook,
+            )
         return answer
 
     def named(self, hook: str, module: Module) -> str:
@@ -185,7 +195,9 @@ class Host:
         except (Exception, SystemExit) as error:
             self._causes[candidate.name] = error
             kind = "" if isinstance(error, PluginError) else f"{type(error).__name__}: "
-            return record(state="broken", why=f"{kind}{error}")
+            return record(
+                state="broken", why=f"{kind}{error.text if isinstance(error, MimoError) else error}"
+            )
         self._registered[candidate.name] = registered
         wraps = (f"{hook} (wraps)" for hook in registered.wrappers)
         return record(
@@ -204,7 +216,10 @@ class Host:
                 else f"; it implements {', '.join(sorted(own.implementations)) or 'no hook'}"
             )
             raise PluginError(
-                f"{self._records[plugin].title} does not implement hook {hook!r}{hint}"
+                f"{self._records[plugin].title} does not implement hook {hook!r}{hint}",
+                code="plugin.missing-hook",
+                plugin=plugin,
+                hooks=(hook,),
             )
         for name in wrappers:
             self.require(name)
@@ -236,14 +251,22 @@ class Host:
         wrapping = f" (around plugin {plugin!r})" if culprit != plugin else ""
         if isinstance(error, MimoError):
             # Written for users: where in the code it was raised is nothing to them.
-            raise PluginError(
-                f"{self._records[culprit].title}{wrapping}: {error}", error.path
+            raise PluginError.of(
+                attrs.evolve(
+                    problem, message=f"{self._records[culprit].title}{wrapping}: {problem.message}"
+                )
+                for problem in error.problems
             ) from error
         file = guilty[-1].co_filename if guilty else frames[-1][0].f_code.co_filename
         line = [line for frame, line in frames if frame.f_code.co_filename == file][-1]
         raise PluginError(
             f"{self._call(hook, culprit, arguments)} failed{wrapping}: "
-            f"{type(error).__name__}: {error} (at {file}:{line})"
+            f"{type(error).__name__}: {error} (at {file}:{line})",
+            code="plugin.hook-failed",
+            plugin=culprit,
+            hook=hook,
+            file=file,
+            line=line,
         ) from error
 
     def _call(self, hook: str, plugin: str, arguments: Mapping[str, Any]) -> str:

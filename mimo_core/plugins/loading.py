@@ -50,7 +50,8 @@ def load(importer: Callable[[], Any], check: Callable[[object], None]) -> Loaded
                 raise
             raise PluginError(
                 f"{type(error).__name__}: {error}; it may want a newer mimo-core (this is "
-                f"{core_version()}, contract {CONTRACT}) or reach into what is not public"
+                f"{core_version()}, contract {CONTRACT}) or reach into what is not public",
+                code="plugin.import-failed",
             ) from error
         finally:
             printed.pass_on()

@@ -95,7 +95,9 @@ def register(manager: pluggy.PluginManager, name: str, plugin: object) -> Regist
         if marks.get("hookwrapper"):
             raise PluginError(
                 f"{attribute}: hookwrapper=True is pluggy's old style; use "
-                "@hookimpl(wrapper=True), whose yield gives the result itself"
+                "@hookimpl(wrapper=True), whose yield gives the result itself",
+                code="plugin.wrong-hook",
+                hook=attribute,
             )
         _check(hook, function, specs, wraps=wraps)
         if wraps:
@@ -103,7 +105,9 @@ def register(manager: pluggy.PluginManager, name: str, plugin: object) -> Regist
         if hook in found[wraps]:
             raise PluginError(
                 f"two functions of this plugin {'wrap' if wraps else 'answer'} hook {hook!r}: "
-                f"{_defined(found[wraps][hook])} and {_defined(function)}; keep one"
+                f"{_defined(found[wraps][hook])} and {_defined(function)}; keep one",
+                code="plugin.wrong-hook",
+                hook=hook,
             )
         found[wraps][hook] = function
         setattr(parts[wraps], attribute, function)
@@ -123,7 +127,9 @@ def _check(
 ) -> None:
     if hook not in specs:
         raise PluginError(
-            f"there is no hook {hook!r}.{suggestion(hook, specs)} Hooks: {', '.join(specs)}"
+            f"there is no hook {hook!r}.{suggestion(hook, specs)} Hooks: {', '.join(specs)}",
+            code="plugin.unknown-hook",
+            hook=hook,
         )
     allowed = specs[hook]
     signature = f"{hook}({', '.join(allowed)})"
@@ -132,22 +138,30 @@ def _check(
         if parameter.kind in _REFUSED_KINDS:
             raise PluginError(
                 f"hook {hook!r} takes {shown}, which would hide a wrong argument name; "
-                f"name what it needs of {signature}"
+                f"name what it needs of {signature}",
+                code="plugin.wrong-hook",
+                hook=hook,
             )
         if parameter.name not in allowed:
             raise PluginError(
                 f"hook {hook!r} takes an argument {shown!r} that its specification lacks."
-                f"{suggestion(shown, allowed)} Name what it needs of {signature}"
+                f"{suggestion(shown, allowed)} Name what it needs of {signature}",
+                code="plugin.wrong-hook",
+                hook=hook,
             )
         if parameter.default is not parameter.empty:
             raise PluginError(
                 f"hook {hook!r} gives its argument {shown!r} a default, which could be "
-                f"passed in place of the value; write it without: {signature}"
+                f"passed in place of the value; write it without: {signature}",
+                code="plugin.wrong-hook",
+                hook=hook,
             )
         if parameter.kind is parameter.KEYWORD_ONLY:
             raise PluginError(
                 f"hook {hook!r} takes {shown!r} by keyword only, which pluggy does not pass; "
-                f"remove the * from the signature: {signature}"
+                f"remove the * from the signature: {signature}",
+                code="plugin.wrong-hook",
+                hook=hook,
             )
     if wraps != inspect.isgeneratorfunction(function):
         raise PluginError(
@@ -156,7 +170,9 @@ def _check(
                 "is marked wrapper=True but has no yield"
                 if wraps
                 else "yields, which only a wrapper does; mark it @hookimpl(wrapper=True)"
-            )
+            ),
+            code="plugin.wrong-hook",
+            hook=hook,
         )
 
 
@@ -164,13 +180,17 @@ def _check_wrapper(hook: str, specs: dict[str, tuple[str, ...]], marks: Any) -> 
     if not wrappable(specs[hook]):
         raise PluginError(
             f"hook {hook!r} cannot be wrapped: it is asked of a plugin, not for a module or the "
-            "data of a recipe, which name their wrappers"
+            "data of a recipe, which name their wrappers",
+            code="plugin.wrong-hook",
+            hook=hook,
         )
     for mark in ("tryfirst", "trylast"):
         if marks.get(mark):
             raise PluginError(
                 f"the wrapper of hook {hook!r} is marked {mark}=True; the recipe tells the order "
-                "of wrappers (the innermost first), so leave it out"
+                "of wrappers (the innermost first), so leave it out",
+                code="plugin.wrong-hook",
+                hook=hook,
             )
 
 

@@ -52,23 +52,32 @@ def check_contract(plugin: object, offered: str = CONTRACT) -> None:
     if stated is None:
         raise PluginError(
             f"it states no contract version; write {ATTRIBUTE} = {offered!r} beside its hooks: the "
-            "oldest contract that it runs with"
+            "oldest contract that it runs with",
+            code="plugin.contract",
+            offered=offered,
         )
     match = re.fullmatch(r"(\d+)\.(\d+)", stated) if isinstance(stated, str) else None
     if match is None:
-        raise PluginError(f"{ATTRIBUTE} = {stated!r}: expected a text such as {offered!r}")
+        message = f"{ATTRIBUTE} = {stated!r}: expected a text such as {offered!r}"
+        raise PluginError(message, code="plugin.contract", stated=stated, offered=offered)
     wanted = tuple(map(int, match.groups()))
     major, minor = map(int, offered.split("."))
     this = f"mimo-core {core_version()} offers contract {offered}"
     if wanted > (major, minor):
         raise PluginError(
             f"it was written for contract {stated}, but {this}; install a newer mimo-core, or an "
-            "older version of the plugin"
+            "older version of the plugin",
+            code="plugin.contract",
+            stated=stated,
+            offered=offered,
         )
     if wanted[0] < major:
         raise PluginError(
             f"it was written for contract {stated}, but {this}, which took things away since; "
-            "install a newer version of the plugin, or an older mimo-core"
+            "install a newer version of the plugin, or an older mimo-core",
+            code="plugin.contract",
+            stated=stated,
+            offered=offered,
         )
 
 

@@ -126,6 +126,10 @@ CODES: ErrorCodes = {
         "Ranks of one machine cannot reach each other.",
         "Start the loopback interface: `ip link set lo up`.",
     ),
+    "environment.system-error": (
+        "The system refused something, such as access to a file.",
+        "Correct what the message names.",
+    ),
     "environment.unreadable-file": (
         "A file is no regular file, is too large, or the system refuses to read it.",
         "Give a regular file, and correct its access.",

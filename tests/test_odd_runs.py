@@ -13,6 +13,7 @@ import pytest
 
 from mimo_core.checkpoints import TRACKER
 from mimo_core.cli import mimo, pretrain
+from mimo_core.errors import problems_in
 from mimo_core.launch import local
 from mimo_core.manifest import MANIFEST
 
@@ -107,4 +108,5 @@ def test_an_odd_part_of_a_run_folder_is_named_or_does_not_matter(
     if way != "resume" and not code:  # each needs the checkpoint
         return
     assert code == 2 and "odd" in said and len(said) < 1500, said
+    assert problems_in(said.strip())[0].code, "every refusal has a code"
     assert "Traceback" not in said and said.count("\n") <= 8, said

@@ -45,8 +45,5 @@ def test_a_gradient_that_is_not_finite_skips_the_step_on_all_ranks(planted: Run)
 
 def test_a_run_in_which_every_step_is_skipped_ends(planted: Run) -> None:
     assert planted.code == 1
-    assert (
-        "iterations 4 to 13 were all skipped: the gradient of vision is not finite"
-        in planted.errors
-    )
+    assert "iterations 4 to 13 " in planted.errors and "[run.steps-skipped]\n" in planted.errors
     assert (planted.folder / "checkpoints" / "iter_0000012").is_dir()

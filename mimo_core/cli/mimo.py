@@ -268,8 +268,11 @@ def main() -> None:
         try:
             check_arguments(sys.argv)
             app()
-        except (MimoError, OSError) as error:
+        except MimoError as error:
             show(error, sys.stderr)
+            sys.exit(2)
+        except OSError as error:
+            show(MimoError(str(error), code="environment.system-error"), sys.stderr)
             sys.exit(2)
         finally:
             out.flush()

@@ -9,6 +9,10 @@ import torch
 import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
+from mimo_core.plan import make_plan
+from mimo_core.train.going_on import start_notes
+from mimo_core.train.starting import starting_weights
+
 from .conftest import HERE, Run, start
 
 pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
@@ -86,6 +90,23 @@ def test_weights_that_are_loaded_need_no_memory_before(tiny: Run, tmp_path: Path
     assert refused.code == 2
     assert "init_model_with_meta_device" in refused.errors
     assert refused.errors.count("[recipe.conflict]") == 2
+
+
+def test_weights_that_fit_and_mean_another_model_are_reported(tiny: Run) -> None:
+    """By the plan, and by a run: ``History.notes``."""
+    plan = make_plan(
+        str(HERE / "recipes" / "tiny.yaml"),
+        [
+            f"checkpoint.start_from={tiny.folder}",
+            "modules.language.options.attention_heads=2",
+            "modules.language.freeze=[language]",
+        ],
+    )
+    found = starting_weights(plan, done=None)
+    assert found is not None and found.manifest is not None
+    assert start_notes(found.manifest, plan) == [
+        "checkpoint.start_from: modules.language.options.attention_heads: saved with 4, now 2"
+    ]
 
 
 def test_a_modules_factors_scale_its_learning_rate_and_weight_decay(

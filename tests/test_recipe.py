@@ -509,3 +509,22 @@ def test_a_recipe_made_in_python_keeps_the_same_rules():
         ("recipe.out-of-range", "modules.vision.grid.tp", {"value": 0, "least": 1}),
         ("recipe.out-of-range", "train.iterations", {"value": 0, "least": 1}),
     ]
+
+
+@pytest.mark.parametrize("number", ["010", "12:30", "-012", "1:00:00", "00"])
+def test_a_number_that_yaml_reads_in_base_8_or_60_is_no_number(number):
+    (problem,) = facts(refused(RECIPE, f"train.seed={number}"))
+    place = f"command line: train.seed={number}"
+    assert problem == (
+        "recipe.wrong-type",
+        place,
+        {"value": number, "expected": "an integer"},
+    )
+
+
+def test_a_float_of_any_options_class_is_finite():
+    loaded = load_text(RECIPE, "recipe.yaml")
+    for number in (float("inf"), float("-inf"), float("nan")):
+        with pytest.raises(RecipeError) as caught:
+            structure_options(loaded, ("data",), EyeOptions, {"scale": number})
+        assert (caught.value.code, caught.value.path) == ("recipe.out-of-range", ("data", "scale"))

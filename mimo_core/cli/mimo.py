@@ -56,6 +56,7 @@ def show_plan(
     from mimo_core.report.header import run_header
     from mimo_core.report.tables import memory_table, positions_table
     from mimo_core.sources import label_notes
+    from mimo_core.train.going_on import start_notes
     from mimo_core.train.starting import starting_weights
     from mimo_core.weights.beginning import directories, notes
 
@@ -76,6 +77,7 @@ def show_plan(
         *plan.data_notes,
         *label_notes(plan.preview),
         *notes(weights, saved),
+        *(start_notes(saved, plan) if saved else ()),
     ):
         console.print(line, highlight=False, soft_wrap=True)
     console.print("", memory_table(plan), sep="\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import types
 from collections.abc import Callable, Iterator, Mapping
@@ -64,6 +65,9 @@ def said_of(value: object) -> str:
 
 
 def _scalar(value: object, kind: type) -> object:
+    if isinstance(value, float) and kind is float and not math.isfinite(value):
+        message = f"expected a finite number, got {value}"
+        raise _Mismatch(message, code=rules.OUT_OF_RANGE, value=value)
     if type(value) is kind:
         return value
     if kind is float and type(value) is int:

@@ -39,6 +39,8 @@ CHANGES_MODEL = "changes_model"
 """In the metadata of a field of a plugin's options, ``False``: the same of an option."""
 _REDUCTION = ("overlap_grad_reduce", "ddp_bucket_size")
 """Of a module: what the checkpoint's keys and shapes do not depend on."""
+_OF_TRAINING = {"freeze", "learning_rate_factor", "weight_decay_factor", "packing", "weights"}
+"""Of a module: how it learns, not what it computes."""
 _MODULE, _DATA = plain(ModuleRecipe(plugin="")), plain(DataRecipe(plugin=""))
 RESHARDABLE = "fully_reshardable"
 """Megatron's name of an optimizer's state that any layout and precision can load."""
@@ -102,6 +104,21 @@ def module_differences(saved: Manifest, plan: Plan) -> list[str]:
             module = known[origin["module"]]
             module["options"] = _moved(module["options"], (was, origin["path"]), now)
     return _differences("modules", *modules)
+
+
+def start_notes(saved: Manifest, plan: Plan) -> list[str]:
+    """A line for each value with which a module computes otherwise with the weights of a
+    checkpoint than the run that saved them, though the weights fit.
+
+    Args:
+        saved: Of the checkpoint that the run starts with.
+        plan: What is run.
+    """
+    return [
+        f"checkpoint.start_from: {line}"
+        for line in module_differences(saved, plan)
+        if not _OF_TRAINING.intersection(line.partition(":")[0].split(".")[2:3])
+    ]
 
 
 def _how(field: str) -> bool:

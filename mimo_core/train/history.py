@@ -21,7 +21,7 @@ from mimo_core.train.adaptations import adapt_checkpoints
 from mimo_core.train.agreement import compare_directories
 from mimo_core.train.facts import changes, plugin_changes, same_place
 from mimo_core.train.fitting import Fitting
-from mimo_core.train.going_on import data_differences, module_differences
+from mimo_core.train.going_on import data_differences, module_differences, start_notes
 from mimo_core.train.integrity import check_format, compare_checksums
 from mimo_core.train.random_states import load_random_state
 from mimo_core.train.resume_changes import resume_changes, surroundings_changes
@@ -143,6 +143,7 @@ class History:
                     f"the weights of {self.weights.path} come from a run with another tokenizer: "
                     "their embedding knows other texts by these token ids"
                 )
+            yield from start_notes(self.weights.manifest, self.plan)
             yield from plugin_changes(self.weights.manifest, facts)
             yield from surroundings_changes(self.weights.manifest, facts)
 

@@ -64,6 +64,16 @@ class Options:
     """A broken line or image ends the run (``stop``), or is left out on all ranks alike
     (``skip``; then every image is decoded once before training, and the verdict remembered)."""
 
+    def __attrs_post_init__(self) -> None:
+        fields = {"id": self.id, "image": self.image, "text": self.text, "prompt": self.prompt}
+        for name in fields.values():
+            same = [other for other, field in fields.items() if field == name is not None]
+            if len(same) > 1:
+                raise ValueError(
+                    f"options {' and '.join(same)} name the same field {name!r}; a field has one "
+                    "role"
+                )
+
     @property
     def path(self) -> Path:
         """The file."""

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO, Protocol
 import attrs
 
 from mimo_core import MimoError, suggestion
-from mimo_plugin_captions.errors import Broken
+from mimo_plugin_captions.errors import Broken, shown
 from mimo_plugin_captions.options import Options
 
 SEPARATOR = "|"
@@ -87,9 +87,11 @@ class JsonLines:
     def values(self, raw: bytes) -> dict[str, Any]:
         text = _text(raw).rstrip()
         try:
-            values = json.loads(text)
+            values = json.loads(text, object_pairs_hook=_once)
         except json.JSONDecodeError as error:
             raise Broken(f"not JSON: {error.msg} (column {error.colno})") from None
+        except Broken:
+            raise
         except ValueError:
             digits = sys.get_int_max_str_digits()
             raise Broken(
@@ -100,6 +102,16 @@ class JsonLines:
         if not isinstance(values, dict):
             raise Broken(f"expected a JSON object {{...}}, got {type(values).__name__}")
         return values
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object, each of whose keys is given once."""
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = sorted({shown(key) for key in keys if keys.count(key) > 1})
+        raise Broken(f"{', '.join(map(repr, twice))} is given more than once")
+    return values
 
 
 class CommaSeparated:

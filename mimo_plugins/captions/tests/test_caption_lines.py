@@ -130,6 +130,8 @@ GOOD = {"id": "x", "text": "cat"}
     [
         ('{"id": 1, "text": "cat"', "not JSON: Expecting ',' delimiter (column 24)"),
         ("[1, 2]", "expected a JSON object {...}, got list"),
+        ('{"id": 1, "text": "cat", "text": "dog"}', "'text' is given more than once"),
+        ('{"id": 1, "text": "cat", "more": {"a": 1, "a": 2}}', "'a' is given more than once"),
         ({"text": "cat"}, "no field 'id'; filled are: 'text'. data.options.id names the field"),
         ({"id": 1, "txt": "cat"}, "no field 'text'; filled are: 'id', 'txt'. Did you mean 'txt'?"),
         (GOOD | {"text": None}, "no field 'text'"),
@@ -283,6 +285,8 @@ def test_a_named_image_field_that_no_line_has(tmp_path: Path) -> None:
         ("text", "", "must be the name of a field or column, not empty"),
         ("broken", "ignore", "expected one of 'stop', 'skip', got 'ignore'"),
         ("limit", 3, "unknown key 'limit'"),
+        ("prompt", "text", "options text and prompt name the same field 'text'"),
+        ("image", "id", "options id and image name the same field 'id'"),
     ],
 )
 def test_options_that_cannot_be(tmp_path: Path, key: str, value: Any, message: str) -> None:
@@ -291,5 +295,6 @@ def test_options_that_cannot_be(tmp_path: Path, key: str, value: Any, message: s
     options, problems = structure(Options, {"file": str(file)} | {key: value}, ("data", "options"))
     assert options is None
     (problem,) = problems
-    assert problem.path == ("data", "options", key)
+    where = () if "the same field" in message else (key,)
+    assert problem.path == ("data", "options", *where)
     assert message in problem.message

@@ -123,6 +123,6 @@ def test_a_tower_that_puts_out_other_rows_than_described_is_told_so(ranks):
             "module 'vision' put out rows of shape [9, 3], expected [3, 3]: by hook 'describe' "
             "(positions) its samples take [1, 2] positions, and the language model is 3 wide; the "
             "tower and the projector of hook 'build_submodule' must put out the same, or "
-            "'describe' must say what they put out"
+            "'describe' must say what they put out [plugin.wrong-rows]"
         )
         assert "rows of shape [3, 4], expected [3, 3]" in said["width"]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mimo_core import platforms, surroundings
+from mimo_core.errors import MimoError
 from mimo_core.memory import lacking_here
 from mimo_core.output import console as make_console
 from mimo_core.plan import make_plan
@@ -56,16 +57,22 @@ def pretrain(
     """
     asked = time.time()
     if run_dir is not None and not str(run_dir).strip():
-        raise ValueError(f"run_dir is an empty text ({run_dir!r}); name a folder, or leave it out")
+        raise MimoError(
+            f"run_dir is an empty text ({run_dir!r}); name a folder, or leave it out",
+            code="run.unusable-folder",
+            folder=str(run_dir),
+        )
     source = packaged.DEMO if recipe is None else recipe
     rank = Rank.from_environment()
     name = Path(source).stem if isinstance(source, str | Path) else "run"
     folder = RunFolder.fresh(name) if run_dir is None else RunFolder(Path(run_dir))
     if rank is not None:
         if max_restarts:
-            raise ValueError(
+            raise MimoError(
                 "max_restarts is for runs whose ranks mimo-pretrain starts itself; here torchrun "
-                "or srun did: give it to torchrun, or have the job requeued"
+                "or srun did: give it to torchrun, or have the job requeued",
+                code="launch.restarts",
+                max_restarts=max_restarts,
             )
         from mimo_core.launch.worker import run_rank
 

@@ -122,6 +122,10 @@ CODES: ErrorCodes = {
         "The path of the temporary folder is too long for a socket.",
         "Set a shorter `TMPDIR`.",
     ),
+    "environment.missing-variable": (
+        "An environment variable that ranks need is not set.",
+        "Start ranks by torchrun or srun, or set the variable that the message names.",
+    ),
     "environment.no-loopback": (
         "Ranks of one machine cannot reach each other.",
         "Start the loopback interface: `ip link set lo up`.",
@@ -189,6 +193,10 @@ CODES: ErrorCodes = {
     "launch.refused": (
         "Rank 0 refused a rank, whose number is taken or whose token is wrong.",
         "Give each rank its own `RANK`, and all the same `MIMO_TOKEN`.",
+    ),
+    "launch.restarts": (
+        "`max_restarts` is set, but torchrun or srun started the ranks.",
+        "Give it to torchrun, or have the scheduler requeue the job.",
     ),
     "launch.token": (
         "`MIMO_TOKEN` is too short, too long, or set on some ranks only.",
@@ -342,6 +350,10 @@ CODES: ErrorCodes = {
         "Hook `module_edges` returned an edge that cannot be in the graph.",
         "Report it to the author of the plugin; the message names the edge.",
     ),
+    "plugin.wrong-forward": (
+        "The tower or the projector of an encoder returned a wrong type, shape or width.",
+        "Correct the forward that the message names, or hook `describe`.",
+    ),
     "plugin.wrong-hook": (
         "A hook of a plugin has a signature or a mark that it cannot have.",
         "Change it as the message says.",
@@ -462,9 +474,17 @@ CODES: ErrorCodes = {
         "A sample has a medium that no encoder of the recipe reads.",
         "Add an encoder for its kind, or leave such media out of the data.",
     ),
+    "sample.no-labels": (
+        "A sample has no token to learn.",
+        "Mark text to be learned, raise `train.sequence_length`, or leave such samples out.",
+    ),
     "sample.no-positions": (
         "The plugin of an encoder cannot count the positions of a medium.",
         "Correct or leave out the sample that is named.",
+    ),
+    "sample.no-tokens": (
+        "The tokenizer has no tokens for the text of a sample.",
+        "Correct the text, or use a tokenizer that can read it.",
     ),
     "sample.too-long": (
         "A sample takes more positions than `train.sequence_length`.",
@@ -473,6 +493,18 @@ CODES: ErrorCodes = {
     "sample.undecodable": (
         "A medium of a sample cannot be decoded.",
         "Correct or remove the file that is named, or let the dataset skip broken samples.",
+    ),
+    "scaffold.folder-not-empty": (
+        "The folder for the new plugin exists and is not an empty folder.",
+        "Give another by `--directory`.",
+    ),
+    "scaffold.invalid-name": (
+        "The name cannot be that of a plugin.",
+        "Use small letters, digits and single hyphens, a letter first, and not too many.",
+    ),
+    "scaffold.name-in-use": (
+        "An installed plugin has this name.",
+        "Choose another name, or uninstall that plugin.",
     ),
     "tokenizer.damaged": (
         "A file of the tokenizer holds something that it must not hold.",

@@ -10,6 +10,8 @@ from contextlib import suppress
 
 import attrs
 
+from mimo_core.errors import MimoError
+
 _SLURM = {"RANK": "SLURM_PROCID", "WORLD_SIZE": "SLURM_NTASKS", "LOCAL_RANK": "SLURM_LOCALID"}
 
 
@@ -50,18 +52,23 @@ class Rank:
         else:
             return None
         try:
-            values = {name: int(environ[names[name]]) for name in _SLURM}
+            texts = {names[name]: environ[names[name]] for name in _SLURM}
         except KeyError as missing:
-            raise ValueError(
+            raise MimoError(
                 f"{names['RANK']} is set, but {missing} is not; start ranks by torchrun or srun, "
-                "or unset it to have mimo-pretrain start them"
+                "or unset it to have mimo-pretrain start them",
+                code="environment.missing-variable",
+                variable=missing.args[0],
             ) from None
+        values = {name: _number(names[name], texts[names[name]]) for name in _SLURM}
         for name in ("MASTER_ADDR", "MASTER_PORT"):
             if name not in environ:
-                raise ValueError(
+                raise MimoError(
                     f"{name} is not set; all ranks need the address and a free port of the first "
                     "node. Under SLURM: export MASTER_PORT=29500 MASTER_ADDR=$(scontrol show "
-                    'hostnames "$SLURM_JOB_NODELIST" | head -n 1)'
+                    'hostnames "$SLURM_JOB_NODELIST" | head -n 1)',
+                    code="environment.missing-variable",
+                    variable=name,
                 )
         return cls(
             rank=values["RANK"],
@@ -110,3 +117,15 @@ def free_port() -> int:
             probe.bind(("127.0.0.1", port))
             return port
     raise OSError(f"no free TCP port between {_PORTS.start} and {_PORTS.stop - 1}")
+
+
+def _number(variable: str, text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise MimoError(
+            f"{variable}={text}: expected a whole number",
+            code="environment.invalid-value",
+            variable=variable,
+            value=text,
+        ) from None

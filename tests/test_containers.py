@@ -74,6 +74,7 @@ def test_what_is_not_a_tensor_of_rows_is_refused_with_plugin_module_and_hook(
                 f"{word} returned "
             ), (case, said)
             assert given[name] in said and f"expected {due[part]}" in said, (case, said)
+            assert said.endswith(" [plugin.wrong-forward]"), (case, said)
 
 
 def test_features_of_another_width_than_described_are_refused(
@@ -81,4 +82,5 @@ def test_features_of_another_width_than_described_are_refused(
 ) -> None:
     for rank in contained:
         assert "returned a tensor of shape [2, 5, 6], expected rows" in rank["width"]
-        assert "with width 7, as hook 'describe' says" in rank["width"]
+        assert "with width 7" in rank["width"]
+        assert rank["width"].endswith(" [plugin.wrong-forward]")

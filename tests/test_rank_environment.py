@@ -8,6 +8,8 @@ import pytest
 
 from mimo_core.rank import Rank
 
+from .problems import refused
+
 MEETING = {"MASTER_ADDR": "node1", "MASTER_PORT": "29500"}
 TORCHRUN = {"RANK": "5", "LOCAL_RANK": "1", "WORLD_SIZE": "8", **MEETING}
 SLURM = {"SLURM_PROCID": "6", "SLURM_LOCALID": "2", "SLURM_NTASKS": "16", **MEETING}
@@ -62,18 +64,22 @@ def test_one_rank_speaks_on_every_screen(rank, local_rank, screen, speaks):
 
 
 @pytest.mark.parametrize(
-    ("environ", "said"),
+    ("environ", "variable"),
     [
-        (without(TORCHRUN, "WORLD_SIZE"), "RANK is set, but 'WORLD_SIZE' is not; start ranks by"),
-        (without(TORCHRUN, "MASTER_ADDR"), "MASTER_ADDR is not set; all ranks need the address"),
-        (without(TORCHRUN, "MASTER_PORT"), "MASTER_PORT is not set; all ranks need the address"),
-        (without(SLURM, "MASTER_ADDR"), "MASTER_ADDR is not set; .*scontrol show hostnames"),
-        (TORCHRUN | {"RANK": "two"}, "'two'"),
+        (without(TORCHRUN, "WORLD_SIZE"), "WORLD_SIZE"),
+        (without(TORCHRUN, "MASTER_ADDR"), "MASTER_ADDR"),
+        (without(TORCHRUN, "MASTER_PORT"), "MASTER_PORT"),
+        (without(SLURM, "MASTER_ADDR"), "MASTER_ADDR"),
     ],
 )
-def test_a_rank_that_is_half_set_is_told_what_lacks(environ, said):
-    with pytest.raises(ValueError, match=said):
+def test_a_rank_that_is_half_set_is_told_what_lacks(environ, variable):
+    with refused("environment.missing-variable", variable=variable):
         Rank.from_environment(environ)
+
+
+def test_a_rank_that_is_no_number_is_refused():
+    with refused("environment.invalid-value", variable="RANK", value="two"):
+        Rank.from_environment(TORCHRUN | {"RANK": "two"})
 
 
 def test_the_process_environment_is_read_and_written(monkeypatch: pytest.MonkeyPatch):

@@ -19,6 +19,7 @@ from mimo_core.plugins.discovery import GROUP
 from mimo_core.scaffold import KINDS, write_plugin
 
 from .overlay import ROOT
+from .problems import refused
 from .test_public_surface import private_imports
 
 LONGEST = "a" * 40
@@ -135,27 +136,29 @@ def test_no_word_of_a_template_is_left(written: dict[str, Path]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "code", "fact"),
     [
-        ("Tiny_Eye", "Did you mean 'tiny-eye'?"),
-        ("mimo-plugin-eye", "Did you mean 'eye'?"),
-        ("tiny--eye", "Did you mean 'tiny-eye'?"),
-        ("3d-eye", "Did you mean 'd-eye'?"),
-        ("äö", "begins with a letter"),
-        ("a" * 41, "has 41 letters"),
-        ("radio", "a plugin named 'radio' is installed already (mimo-plugin-radio 0.1.0)"),
+        ("Tiny_Eye", "scaffold.invalid-name", "Did you mean 'tiny-eye'?"),
+        ("mimo-plugin-eye", "scaffold.invalid-name", "Did you mean 'eye'?"),
+        ("tiny--eye", "scaffold.invalid-name", "Did you mean 'tiny-eye'?"),
+        ("3d-eye", "scaffold.invalid-name", "Did you mean 'd-eye'?"),
+        ("äö", "scaffold.invalid-name", ""),
+        ("a" * 41, "scaffold.invalid-name", "41"),
+        ("radio", "scaffold.name-in-use", "mimo-plugin-radio 0.1.0"),
     ],
 )
-def test_a_name_that_cannot_be_one_is_refused(name: str, said: str, tmp_path: Path) -> None:
-    with pytest.raises(PluginError) as caught:
+def test_a_name_that_cannot_be_one_is_refused(
+    name: str, code: str, fact: str, tmp_path: Path
+) -> None:
+    with refused(code, PluginError, name=name) as caught:
         write_plugin(name, "encoder", tmp_path / "new")
-    assert said in str(caught.value)
+    assert fact in caught.value.text
     assert not (tmp_path / "new").exists()
 
 
 def test_what_is_there_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "notes").write_text("mine")
-    with pytest.raises(PluginError, match="exists already and is not an empty folder"):
+    with refused("scaffold.folder-not-empty", PluginError, folder=str(tmp_path)):
         write_plugin("eye", "encoder", tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["notes"]
 

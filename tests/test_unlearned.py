@@ -26,6 +26,7 @@ from mimo_core.weights.checkpoint import Checkpoint
 
 from .conftest import Run, installed, start
 from .fake_plugins import RECIPE, host, pairs
+from .problems import refused
 from .test_parity import LAYOUTS, agreed, planned
 
 CUT = ("data.too_long=cut", "data.wrappers.unlearned={}")
@@ -160,7 +161,7 @@ def test_a_sample_has_labels_where_its_mask_has(prompt: int) -> None:
     if learned:
         refusing.build([sample(prompt)], [True])
         return
-    with pytest.raises(SampleError, match=rf"sample pairs/{prompt} has no learned token in its "):
+    with refused("sample.no-labels", SampleError, sample=f"pairs/{prompt}", most=16):
         refusing.build([sample(prompt)], [True])
 
 
@@ -171,9 +172,9 @@ def test_a_sample_has_labels_where_its_mask_has(prompt: int) -> None:
 )  # fmt: skip
 def test_a_sample_that_nothing_is_learned_of_is_refused(broken: Any, told: str) -> None:
     builder = SequenceBuilder(graph=plan_of(sample(1)).graph, length=16, broken=broken)
-    with pytest.raises(SampleError) as caught:
+    with refused("sample.no-labels", SampleError) as caught:
         builder.build([sample(4, loss=False)], [True])
-    assert str(caught.value).endswith(told)
+    assert caught.value.text.endswith(told)
 
 
 def test_the_plan_counts_labels_after_cutting() -> None:

@@ -137,7 +137,11 @@ class SequenceBuilder:
             raise SampleError(
                 f"sample {sample.key} takes {count - 1} positions, more than "
                 f"train.sequence_length = {self.length}; raise it, shorten the sample"
-                + (" (its media alone are too long)" if self.cut else ", or set data.too_long=cut")
+                + (" (its media alone are too long)" if self.cut else ", or set data.too_long=cut"),
+                code="sample.too-long",
+                sample=sample.key,
+                positions=count - 1,
+                most=self.length,
             )
         tokens: list[int] = []
         learn: list[float] = []
@@ -146,7 +150,13 @@ class SequenceBuilder:
             learn += [float(piece.learned)] * piece.size
         found = tokens[:most], learn[:most]
         if self.broken != "skip" and not has_labels(found):
-            raise SampleError(self._without_labels(sample, learn))
+            raise SampleError(
+                self._without_labels(sample, learn),
+                code="sample.no-labels",
+                sample=sample.key,
+                positions=len(learn) - 1,
+                most=self.length,
+            )
         return found
 
     def _without_labels(self, sample: Sample, learn: list[float]) -> str:

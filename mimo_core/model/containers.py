@@ -87,7 +87,11 @@ class EncoderContainer(ModalitySubmodules):
         if width is not None and rows.shape[-1] != width:
             raise PluginError(
                 f"{self._forward_of('tower')} returned a tensor of shape {list(rows.shape)}, "
-                f"expected {due} with width {width}, as hook 'describe' says"
+                f"expected {due} with width {width}, as hook 'describe' says",
+                code="plugin.wrong-forward",
+                forward=self._forward_of("tower"),
+                shape=tuple(rows.shape),
+                expected_width=width,
             )
         return rows.reshape(-1, rows.shape[-1])
 
@@ -164,7 +168,11 @@ class EncoderContainer(ModalitySubmodules):
         hidden = check_output(output, (3,), due, self._forward_of("tower"))
         if hidden.dtype != dtype:
             raise PluginError(
-                f"{self._forward_of('tower')} returned {hidden.dtype}, expected {due}"
+                f"{self._forward_of('tower')} returned {hidden.dtype}, expected {due}",
+                code="plugin.wrong-forward",
+                forward=self._forward_of("tower"),
+                dtype=str(hidden.dtype),
+                expected_dtype=str(dtype),
             )
         return hidden.contiguous()
 
@@ -218,11 +226,22 @@ def check_output(output: Any, dims: Sequence[int], due: str, where: str) -> torc
         given = f"{type(output).__name__}" if output is not None else "None"
         if isinstance(output, tuple | list):
             given += f" of {', '.join(type(one).__name__ for one in output) or 'nothing'}"
-        raise PluginError(f"{where} returned {given}, expected {due}")
+        raise PluginError(
+            f"{where} returned {given}, expected {due}",
+            code="plugin.wrong-forward",
+            forward=where,
+            type=given,
+            expected=due,
+        )
     if output.dim() not in dims or not output.is_floating_point():
         raise PluginError(
             f"{where} returned a tensor of shape {list(output.shape)} in {output.dtype}, "
-            f"expected {due}"
+            f"expected {due}",
+            code="plugin.wrong-forward",
+            forward=where,
+            shape=tuple(output.shape),
+            dtype=str(output.dtype),
+            expected=due,
         )
     return output
 

@@ -219,7 +219,11 @@ class Model(MimoModel):
             raise PluginError(
                 f"{titled(self.nodes[name])}, hook 'provide_batch' returned a batch with keys "
                 f"{', '.join(inputs) or '(none)'}, which do not fit the forward of {tower} (hook "
-                f"'build_submodule'): {error}"
+                f"'build_submodule'): {error}",
+                code="plugin.wrong-batch",
+                module=name,
+                keys=tuple(inputs),
+                tower=tower,
             ) from error
 
     def logits(

@@ -22,18 +22,27 @@ def check_name(name: str) -> None:
         raise PluginError(
             f"{name!r} is no name for a plugin: it is part of the distribution's name, so it "
             f"begins with a letter and has small letters, digits and single hyphens only."
-            f"{_instead(name)}"
+            f"{_instead(name)}",
+            code="scaffold.invalid-name",
+            name=name,
         )
     if len(name) > LONGEST:
         raise PluginError(
-            f"{name!r} has {len(name)} letters; a plugin's name has {LONGEST} at most"
+            f"{name!r} has {len(name)} letters; a plugin's name has {LONGEST} at most",
+            code="scaffold.invalid-name",
+            name=name,
+            letters=len(name),
+            most=LONGEST,
         )
     for point in entry_points(group=GROUP):
         if point.name == name:
             owner = f"{point.dist.name} {point.dist.version}" if point.dist else "unknown"
             raise PluginError(
                 f"a plugin named {name!r} is installed already ({owner}), and two of one name "
-                "cannot be used together; choose another name, or uninstall that one first"
+                "cannot be used together; choose another name, or uninstall that one first",
+                code="scaffold.name-in-use",
+                name=name,
+                distribution=owner,
             )
 
 

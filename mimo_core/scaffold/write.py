@@ -49,13 +49,18 @@ def write_plugin(name: str, kind: str, folder: Path | None = None) -> Written:
     if kind not in KINDS:
         raise PluginError(
             f"there is no kind of plugins {kind!r}.{suggestion(kind, KINDS)} "
-            f"Kinds: {', '.join(KINDS)}"
+            f"Kinds: {', '.join(KINDS)}",
+            code="command.unknown-kind",
+            kind=kind,
+            kinds=tuple(KINDS),
         )
     check_name(name)
     folder = folder or Path(f"{DISTRIBUTION}{name}")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise PluginError(
-            f"{folder} exists already and is not an empty folder; give another by --directory"
+            f"{folder} exists already and is not an empty folder; give another by --directory",
+            code="scaffold.folder-not-empty",
+            folder=str(folder),
         )
     values = _values(name, KINDS[kind])
     written = {path: text for top in (COMMON, kind) for path, text in _rendered(top, values)}

@@ -182,7 +182,10 @@ def _candidates(plugins: Sequence[Any]) -> Iterator[Candidate]:
         else:
             raise PluginError(
                 f"there is no plugin {plugin!r}.{suggestion(plugin, installed)} Installed: "
-                f"{', '.join(installed) or 'none'}. To try one that you write: pip install -e ."
+                f"{', '.join(installed) or 'none'}. To try one that you write: pip install -e .",
+                code="plugin.not-installed",
+                plugin=plugin,
+                installed=tuple(installed),
             )
     for name, partner in partners.partners().items():
         yield _object(name, partner)

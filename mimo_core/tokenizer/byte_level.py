@@ -34,7 +34,11 @@ class ByteLevel:
             return list(text.encode("utf-8"))
         except UnicodeEncodeError as error:
             place = ascii(text[error.start : error.start + 20])
-            raise SampleError(f"text cannot be written as UTF-8 at {place}: {error}") from error
+            raise SampleError(
+                f"text cannot be written as UTF-8 at {place}: {error}",
+                code="sample.no-tokens",
+                text=place,
+            ) from error
 
     def decode(self, ids: Sequence[int], *, start: bool = False) -> str:
         """The text of ids; bytes that are no UTF-8 become U+FFFD."""

@@ -79,7 +79,7 @@ class HuggingFace:
             encoding = self.backend.encode(text, add_special_tokens=False)
         except Exception as error:  # tokenizers raises no other
             said = f"the tokenizer has no ids for {text[:40]!r}: {error}"
-            raise SampleError(said) from error
+            raise SampleError(said, code="sample.no-tokens", text=text[:40]) from error
         ids: list[int] = encoding.ids
         cuts = self._cuts(text, ids, encoding) if self._reserved(ids) else []
         if not cuts:
@@ -102,7 +102,10 @@ class HuggingFace:
             if whole:
                 raise SampleError(
                     f"the tokenizer has no ids for {text[first:last]!r} in {text[:40]!r} but the "
-                    f"special token {self.backend.id_to_token(id_)!r}"
+                    f"special token {self.backend.id_to_token(id_)!r}",
+                    code="sample.no-tokens",
+                    text=text[first:last],
+                    token=self.backend.id_to_token(id_),
                 )
             cuts.append(first + 1)
         return cuts

@@ -331,25 +331,29 @@ def test_an_exception_carries_plugin_hook_module_and_cause():
     host = Host.from_plugins({"a": eye(rng_prefix=rng_prefix)})
     with pytest.raises(PluginError) as caught:
         host.ask("rng_prefix", "a", module=VISION)
-    said = str(caught.value)
-    assert said.startswith(
-        "plugin 'a' (mimo-plugin-a 0), hook 'rng_prefix' for module 'vision', failed: "
-        "KeyError: 'lost' (at "
-    )
-    assert f"{__file__}:{rng_prefix.__code__.co_firstlineno + 2})" in said
+    line = rng_prefix.__code__.co_firstlineno + 2
+    place = {"plugin": "a", "hook": "rng_prefix", "module": "vision", "file": __file__}
+    assert facts(caught.value) == [("plugin.hook-failed", "", {**place, "line": line})]
+    assert "mimo-plugin-a 0" in caught.value.text and "KeyError: 'lost'" in caught.value.text
     assert isinstance(caught.value.__cause__, KeyError)
     assert caught.traceback[-1].path != Path(__file__)
     assert caught.value.__cause__.__traceback__ is not None
 
 
 @pytest.mark.parametrize(
-    ("error", "said"),
+    ("error", "text"),
     [
-        (RecipeError("words.csv:3: empty"), "plugin 'a' (mimo-plugin-a 0): words.csv:3: empty"),
-        (SampleError("sample 7 is too long"), "sample 7 is too long"),
+        (
+            RecipeError("words.csv:3: empty", code="words.empty", line=3),
+            "plugin 'a' (mimo-plugin-a 0): words.csv:3: empty",
+        ),
+        (
+            SampleError("sample 7 is too long", code="sample.too-long", sample=7),
+            "sample 7 is too long",
+        ),
     ],
 )
-def test_what_a_plugin_says_to_users_is_told_without_its_place_in_the_code(error, said):
+def test_what_a_plugin_says_to_users_is_told_without_its_place_in_the_code(error, text):
     @hookimpl
     def rng_prefix(module):
         raise error
@@ -357,7 +361,7 @@ def test_what_a_plugin_says_to_users_is_told_without_its_place_in_the_code(error
     host = Host.from_plugins({"a": eye(rng_prefix=rng_prefix)})
     with pytest.raises(MimoError) as caught:
         host.ask("rng_prefix", "a", module=VISION)
-    assert str(caught.value) == said
+    assert (caught.value.text, facts(caught.value)) == (text, facts(error))
 
 
 @pytest.mark.parametrize("when", ["before", "after"])

@@ -259,20 +259,28 @@ class Host:
             ) from error
         file = guilty[-1].co_filename if guilty else frames[-1][0].f_code.co_filename
         line = [line for frame, line in frames if frame.f_code.co_filename == file][-1]
+        module = _module_name(arguments)
+        about: dict[str, Any] = {"module": module} if module else {}
         raise PluginError(
             f"{self._call(hook, culprit, arguments)} failed{wrapping}: "
             f"{type(error).__name__}: {error} (at {file}:{line})",
             code="plugin.hook-failed",
             plugin=culprit,
             hook=hook,
+            **about,
             file=file,
             line=line,
         ) from error
 
     def _call(self, hook: str, plugin: str, arguments: Mapping[str, Any]) -> str:
-        module = getattr(arguments.get("module"), "name", None)
+        module = _module_name(arguments)
         where = f" for module {module!r}" if module else ""
         return f"{self._records[plugin].title}, hook {hook!r}{where},"
+
+
+def _module_name(arguments: Mapping[str, Any]) -> str | None:
+    name: str | None = getattr(arguments.get("module"), "name", None)
+    return name
 
 
 def _code(function: Any) -> Any:

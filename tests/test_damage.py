@@ -19,6 +19,7 @@ from mimo_core.manifest import DAMAGED, FORMAT, MANIFEST, Manifest, read_manifes
 from mimo_core.recipe.structure import plain
 from mimo_core.run_folder import RunFolder
 from mimo_core.train.going_on import checkpoint_of
+from mimo_core.train.integrity import check_format
 from mimo_core.train.starting import starting_weights
 from mimo_core.weights.complete import WithLeftOut
 from mimo_core.weights.integrity import check_files
@@ -286,3 +287,19 @@ def test_a_recipe_error_is_not_damage(tmp_path: Path) -> None:
     checkpoint(tmp_path / "run" / "checkpoints", 30, recipe=plain(plan(tmp_path).recipe))
     with refused("checkpoint.beyond-end", RecipeError, iteration=30):
         checkpoint_of(plan(tmp_path), RunFolder(tmp_path / "run"))
+
+
+@pytest.mark.parametrize("parallel", ["", "_000", "_000_000"])
+def test_a_file_of_megatrons_old_format_is_refused_by_name(folder: Path, parallel: str) -> None:
+    """Also if the manifest lists it: Megatron would load it instead."""
+    path = folder / "iter_0000030"
+    saved = read_manifest(path)
+    (path / "metadata.json").write_text('{"sharded_backend": "torch_dist"}')
+    save(path, saved)
+    check_format(loadable(folder))
+    old = path / f"mp_rank_00{parallel}" / "model_optim_rng.pt"
+    old.parent.mkdir()
+    old.write_bytes(b"")
+    save(path, saved)
+    with refused("checkpoint.foreign-content", CheckpointError, file=str(old)):
+        check_format(loadable(folder))

@@ -12,9 +12,12 @@ from mimo_core.errors import CheckpointError
 from mimo_core.manifest import DAMAGED, damaged, unreadable
 from mimo_core.regular_files import UnreadableFile, read_json
 from mimo_core.weights.integrity import share_of
+from mimo_core.weights.restricted import FOREIGN
 
 _BACKEND = "torch_dist"
 """The format that Megatron saves tensors in."""
+_OLD_FORMAT = "mp_rank_00*/model_optim_rng.pt"
+"""Files of Megatron's old format. Megatron takes one for the checkpoint if it is there."""
 
 
 def compare_checksums(source: Newest) -> None:
@@ -41,7 +44,8 @@ def check_format(source: Newest) -> None:
     its files are. Called by all ranks.
 
     Raises:
-        CheckpointError: Megatron's description of the format is another one, or cannot be read.
+        CheckpointError: Megatron's description of the format is another one, or cannot be read;
+            or there is a file of Megatron's old format.
     """
     if source.manifest is None:
         return
@@ -62,3 +66,6 @@ def check_format(source: Newest) -> None:
             format=backend,
             expected=_BACKEND,
         )
+    for old in sorted(source.path.glob(_OLD_FORMAT)):
+        message = f"{old} is no file of a checkpoint of this program; remove it"
+        raise CheckpointError(message, code=FOREIGN, file=str(old))

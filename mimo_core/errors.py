@@ -140,6 +140,17 @@ def problems_in(text: str) -> list[Problem]:
     return found
 
 
+def code_of(error: BaseException, otherwise: str) -> str:
+    """The code of an error for users; ``otherwise`` for any other error, and where it has none.
+    Errors of other libraries may have a ``code`` of another kind."""
+    return (error.code if isinstance(error, MimoError) else "") or otherwise
+
+
+def values_of(error: BaseException) -> dict[str, Any]:
+    """The values of an error for users; none of any other error."""
+    return dict(error.values) if isinstance(error, MimoError) else {}
+
+
 def text_of(error: BaseException) -> str:
     """The message of any error, without codes."""
     return error.text if isinstance(error, MimoError) else str(error)
@@ -147,6 +158,9 @@ def text_of(error: BaseException) -> str:
 
 def nearest(word: str, candidates: Iterable[str]) -> str | None:
     """The candidate that the user probably meant by ``word``, or ``None`` if none is close."""
+    for candidate in sorted(candidates := tuple(candidates)):
+        if candidate != word and candidate.casefold() == word.casefold():
+            return candidate
     cutoff = 0.5 if len(word) < 4 else 0.6  # of two letters one may be wrong
     close = difflib.get_close_matches(word, sorted(candidates), n=5, cutoff=cutoff)
 

@@ -11,9 +11,11 @@ from collections.abc import Iterator, Sequence
 import attrs
 
 from mimo_core.contract import Media, Sample
-from mimo_core.errors import MimoError, PluginError, RecipeError, SampleError
+from mimo_core.errors import PluginError, RecipeError, SampleError, code_of, text_of
 from mimo_core.graph import Graph
 from mimo_core.plugins.answers import DUE_POSITIONS, counts_of, shown
+
+_UNCOUNTED = "sample.no-positions"
 
 
 @attrs.frozen(kw_only=True)
@@ -77,9 +79,8 @@ def media_positions(graph: Graph, encoder: str, sample: Sample) -> list[int]:
         answer = description.positions(media)
         counts = counts_of(answer)
     except ValueError as error:
-        message, code = _explained(error)
-        message = f"sample {sample.key}: {message}"
-        raise SampleError(message, code=code, sample=sample.key) from error
+        message = f"sample {sample.key}: {text_of(error)}"
+        raise SampleError(message, code=code_of(error, _UNCOUNTED), sample=sample.key) from error
     if counts is None or len(counts) != len(media):
         raise PluginError(
             f"sample {sample.key} has {len(media)} media of kind {description.accepts!r}, but "
@@ -162,8 +163,8 @@ def preview(
         length = sequence_length if cut else None
         found = tuple(count_positions(graph, sample, length) for sample in samples)
     except ValueError as error:
-        message, code = _explained(error)
-        raise RecipeError(message, ("data",), code=code) from error
+        code = code_of(error, _UNCOUNTED)
+        raise RecipeError(text_of(error), ("data",), code=code) from error
     for counts in found:
         if (sum(counts.encoders.values()) if cut else counts.total) > sequence_length:
             raise RecipeError(
@@ -192,13 +193,6 @@ def preview(
             samples=len(found),
         )
     return found
-
-
-def _explained(error: ValueError) -> tuple[str, str]:
-    """Message and code of an error of a plugin's ``positions``."""
-    if isinstance(error, MimoError):
-        return error.text, error.code or "sample.no-positions"
-    return str(error), "sample.no-positions"
 
 
 def label_notes(samples: Sequence[Counts]) -> list[str]:

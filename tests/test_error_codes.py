@@ -10,8 +10,17 @@ from pathlib import Path
 
 import pytest
 
-from mimo_core.error_codes import CODES, plugin_codes, reference
-from mimo_core.errors import MimoError, Problem, RecipeError, problems_in, text_of
+from mimo_core.error_codes import CODES
+from mimo_core.error_reference import plugin_codes, reference
+from mimo_core.errors import (
+    MimoError,
+    Problem,
+    RecipeError,
+    code_of,
+    problems_in,
+    text_of,
+    values_of,
+)
 from mimo_core.regular_files import UnreadableFile, open_regular
 
 ROOT = Path(__file__).parents[1]
@@ -46,7 +55,7 @@ def given_codes(folder: Path) -> set[str]:
 def test_the_page_is_up_to_date() -> None:
     page = ROOT / "docs" / "reference" / "errors.md"
     assert page.read_text(encoding="utf-8") == reference(plugin_codes()), (
-        "run: python -m mimo_core.error_codes > docs/reference/errors.md"
+        "run: python -m mimo_core.error_reference > docs/reference/errors.md"
     )
 
 
@@ -68,6 +77,17 @@ def test_every_code_has_a_cause_and_a_remedy() -> None:
         for code, explanation in codes.items():
             assert CODE.fullmatch(code), code
             assert all(text.endswith(".") and "|" not in text for text in explanation), code
+
+
+def test_a_code_of_another_library_is_no_code() -> None:
+    class HTTPError(Exception):
+        code = 404
+
+    assert code_of(HTTPError(), "sample.undecodable") == "sample.undecodable"
+    assert (
+        code_of(MimoError("a"), "x.b") == "x.b" and code_of(MimoError("a", code="x.a"), "") == "x.a"
+    )
+    assert values_of(HTTPError()) == {} and values_of(MimoError("a", file="f")) == {"file": "f"}
 
 
 def test_an_error_shows_its_code_behind_its_message_and_keeps_its_facts() -> None:

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset as TorchDataset
 from mimo_core.contract import Dataset, Module, Sample, Sequences
 from mimo_core.data.order import GlobalOrder, InOrder, augmentation_generator
 from mimo_core.data.sequence import SequenceBuilder, Tokens, has_labels
-from mimo_core.errors import MimoError, PluginError, SampleError
+from mimo_core.errors import PluginError, SampleError, code_of, text_of
 from mimo_core.layout import sample_slice
 
 
@@ -104,10 +104,9 @@ class SliceContext:
                 try:
                     arrays.append(medium.load(generator))
                 except Exception as error:
-                    cause = error.text if isinstance(error, MimoError) else error
                     raise SampleError(
-                        f"cannot decode {medium.kind} of {sample.key}: {cause}",
-                        code=getattr(error, "code", "") or "sample.undecodable",
+                        f"cannot decode {medium.kind} of {sample.key}: {text_of(error)}",
+                        code=code_of(error, "sample.undecodable"),
                         sample=sample.key,
                         kind=medium.kind,
                     ) from error

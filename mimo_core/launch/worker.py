@@ -21,7 +21,7 @@ from typing import IO, Any
 from mimo_core import platforms
 from mimo_core.checkpoints import checkpoint_path, newest, way_back
 from mimo_core.environment import THREADS
-from mimo_core.errors import CheckpointError, DiskFull, MimoError, RecipeError, text_of
+from mimo_core.errors import CheckpointError, DiskFull, RecipeError, code_of, text_of, values_of
 from mimo_core.files import append_to
 from mimo_core.launch.ending import (
     DISK_FULL,
@@ -209,11 +209,8 @@ def _explain(error: BaseException, folder: RunFolder, checkpoints: Path) -> None
         traceback.print_exception(error)
         path = checkpoint_path(checkpoints, done)
         message = f"{path}: {text_of(error)}; {way_back(checkpoints, done)}"
-        code, values = "checkpoint.not-loaded", {}
-        if isinstance(error, MimoError):
-            code, values = error.code or code, dict(error.values)
-        values["checkpoint"] = str(path)
-        raise RecipeError(message, code=code, **values) from None
+        values = {**values_of(error), "checkpoint": str(path)}
+        raise RecipeError(message, code=code_of(error, "checkpoint.not-loaded"), **values) from None
     kept = "there is no earlier one" if done is None else f"that of iteration {done} is whole"
     if "save_checkpoint" in functions:
         place = next(path for path in (checkpoints, *checkpoints.parents) if path.exists())

@@ -12,7 +12,7 @@ import attrs
 import pluggy
 
 from mimo_core.contract import Data, Module
-from mimo_core.errors import MimoError, PluginError, SampleError, suggestion
+from mimo_core.errors import MimoError, PluginError, SampleError, code_of, suggestion, text_of
 from mimo_core.plugins import answers, discovery
 from mimo_core.plugins.loading import load
 from mimo_core.plugins.records import Candidate, PluginRecord
@@ -105,7 +105,7 @@ class Host:
         if record.state == "broken":
             message = f"{record.title} cannot be used: {record.why}"
             cause = self._causes[plugin]
-            code = cause.code if isinstance(cause, MimoError) else "plugin.import-failed"
+            code = code_of(cause, "plugin.import-failed")
             raise PluginError(message, code=code, plugin=plugin) from cause
         return record
 
@@ -195,9 +195,7 @@ class Host:
         except (Exception, SystemExit) as error:
             self._causes[candidate.name] = error
             kind = "" if isinstance(error, PluginError) else f"{type(error).__name__}: "
-            return record(
-                state="broken", why=f"{kind}{error.text if isinstance(error, MimoError) else error}"
-            )
+            return record(state="broken", why=f"{kind}{text_of(error)}")
         self._registered[candidate.name] = registered
         wraps = (f"{hook} (wraps)" for hook in registered.wrappers)
         return record(

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from mimo_core.errors import CheckpointError, MimoError
+from mimo_core.errors import CheckpointError, MimoError, code_of, values_of
 from mimo_core.profile.recorder import span
 from mimo_core.profile.spans import Kind
 from mimo_core.termination import children_ignore
@@ -146,15 +146,11 @@ def _loading_named(stock: Callable[..., Any]) -> Callable[..., Any]:
         # torch's CheckpointException is a BaseException.
         except (Exception, CheckpointException) as error:
             cause = metadata_error() or _first_cause(error)
-            code, values = "checkpoint.not-loaded", {}
-            if isinstance(cause, MimoError):
-                code, values = cause.code or code, dict(cause.values)
-            values["folder"] = str(folder)
             raise MimoError(
                 f"the checkpoint in {folder} cannot be loaded: {_shown(cause)}. It must be whole, "
                 "and of the same modules with options that give the same shapes",
-                code=code,
-                **values,
+                code=code_of(cause, "checkpoint.not-loaded"),
+                **{**values_of(cause), "folder": str(folder)},
             ) from error
 
     return load_checkpoint

@@ -28,11 +28,16 @@ _SUMMARY_BYTES = 1 << 32
 """Of a summary at most: an iteration takes a few hundred."""
 
 
+def _not_an_option(path: Path) -> Path:
+    """The path, as commands read it that get it as a word."""
+    return path.absolute() if str(path).startswith("-") else path
+
+
 @attrs.frozen
 class RunFolder:
     """Paths of a run. Nothing is made until it is written."""
 
-    path: Path
+    path: Path = attrs.field(converter=_not_an_option)
 
     @classmethod
     def fresh(cls, name: str, base: Path | None = None) -> RunFolder:

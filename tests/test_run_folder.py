@@ -87,6 +87,12 @@ def test_a_damaged_summary_is_put_aside(tmp_path: Path) -> None:
     assert (tmp_path / "summary.damaged.json").read_text() == '{"a": '
 
 
+def test_a_name_that_looks_like_an_option_is_given_to_ranks_as_a_path() -> None:
+    folder = RunFolder(Path("-x"))
+    assert folder.path == Path.cwd() / "-x" and not str(folder.recipe).startswith("-")
+    assert RunFolder(Path("runs/-x")).path == Path("runs/-x")
+
+
 def test_a_folder_that_cannot_hold_checkpoints_is_told_before(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with refused("checkpoint.not-writable", folder=str(tmp_path / "file" / "inner")):

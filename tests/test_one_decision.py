@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -47,3 +48,19 @@ def test_a_run_in_which_every_step_is_skipped_ends(planted: Run) -> None:
     assert planted.code == 1
     assert "iterations 4 to 13 " in planted.errors and "[run.steps-skipped]\n" in planted.errors
     assert (planted.folder / "checkpoints" / "iter_0000012").is_dir()
+
+
+def test_a_run_whose_steps_were_all_skipped_has_not_finished(tmp_path: Path) -> None:
+    """Fewer steps than the limit of those in a row."""
+    site = installed("gradients", tmp_path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(os.environ, "GRADIENTS", "0 inf 1 99")
+        run = start(
+            "tiny",
+            "train.iterations=2",
+            *wrapping("gradients", "vision"),
+            folder=tmp_path / "run",
+            site=site,
+        )
+    assert run.code == 1 and not run.summary["finished"]
+    assert "every iteration was skipped" in run.errors and "[run.steps-skipped]\n" in run.errors

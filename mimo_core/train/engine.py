@@ -26,6 +26,7 @@ from mimo_core.plan import Plan
 from mimo_core.platforms.base import RankPlatform
 from mimo_core.profile.profile import Profile, asks_for_nothing
 from mimo_core.report.reporter import NO_LABELS, Iteration, Reporter, not_finite
+from mimo_core.report.screen import Answer
 from mimo_core.run_folder import RunFolder
 from mimo_core.sources import label_notes
 from mimo_core.termination import Termination
@@ -166,16 +167,29 @@ class Engine:
         answers = self._answers.gather()
         for feed in self._feeds.values():
             feed.close()
-        if self._reporter is None:
-            return None
+        untrained = None
+        if self._history.newest.manifest is None:
+            untrained = self._skipped.untrained()
+        summary = None
+        if self._reporter is not None:
+            more = {"ranks": ranks} if untrained is None else {"ranks": ranks, "finished": False}
+            summary = self._report_end(self._reporter, answers, more)
+        if untrained is not None:
+            dist.barrier()  # The summary is written.
+            raise untrained
+        return summary
+
+    def _report_end(
+        self, reporter: Reporter, answers: list[Answer], more: dict[str, Any]
+    ) -> dict[str, Any]:
         if (missed := self._profile.missed()) is not None:
-            self._reporter.note(missed)
+            reporter.note(missed)
         saved = newest(self.checkpoints)
         path = None if saved.manifest is None else str(saved.path)
         told_by = "SIGTERM" if self._stopped else None
-        told, tables = self._measures.of_all(self._reporter.steady, ranks)
-        more = {"ranks": ranks, "checkpoint": path, "stopped_by": told_by, **told}
-        return self._reporter.end(answers, more, tables)
+        told, tables = self._measures.of_all(reporter.steady, more["ranks"])
+        more = {**more, "checkpoint": path, "stopped_by": told_by, **told}
+        return reporter.end(answers, more, tables)
 
     def _dropout(self, module: str) -> float:
         config = self._build.config_of(module)

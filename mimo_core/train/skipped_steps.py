@@ -14,6 +14,8 @@ class SkippedSteps:
 
     def __init__(self) -> None:
         self._in_a_row = 0
+        self._cause: str | None = None
+        self._taken = False
 
     def count(self, row: Iteration) -> None:
         """Take an iteration into account. Called by all ranks, with the same cause.
@@ -22,16 +24,32 @@ class SkippedSteps:
             MimoError: too many steps in a row were skipped.
         """
         self._in_a_row = 0 if row.skipped is None else self._in_a_row + 1
+        self._taken |= row.skipped is None
+        self._cause = row.skipped
         if self._in_a_row < MOST_IN_A_ROW:
             return
-        other = "a smaller train.learning_rate or other data"
-        if row.skipped == NO_LABELS:
-            other = "a larger train.sequence_length or other data"
         raise MimoError(
             f"iterations {row.iteration - MOST_IN_A_ROW + 1} to {row.iteration} were all "
-            f"skipped: {row.skipped}; go on from the last checkpoint with {other} "
+            f"skipped: {row.skipped}; go on from the last checkpoint with {_remedy(row.skipped)} "
             "(weights were not changed by skipped steps)",
             code="run.steps-skipped",
             iteration=row.iteration,
             skipped=row.skipped,
         )
+
+    def untrained(self) -> MimoError | None:
+        """The error of a run whose steps were all skipped; the same on all ranks."""
+        if self._taken or self._cause is None:
+            return None
+        return MimoError(
+            f"every iteration was skipped, so nothing was trained: {self._cause}; start again "
+            f"with {_remedy(self._cause)}",
+            code="run.steps-skipped",
+            skipped=self._cause,
+        )
+
+
+def _remedy(cause: str | None) -> str:
+    if cause == NO_LABELS:
+        return "a larger train.sequence_length or other data"
+    return "a smaller train.learning_rate or other data"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal
 
 import attrs
@@ -16,6 +16,13 @@ from mimo_core.recipe.structure import structure
 
 _IMPLEMENTATION, _PARTS = "cuda_graph_impl", "cuda_graph_modules"
 CONFLICT = "megatron.conflict"
+_RANGES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
+    **dict.fromkeys(
+        ("adam_beta1", "adam_beta2"), (lambda beta: 0 <= beta < 1, "at least 0 and below 1")
+    ),
+    "adam_eps": (lambda eps: eps > 0, "above 0"),
+}
+"""Of flags: what ``torch.optim`` takes, which would refuse others on the ranks."""
 GRAPHED = ("mamba", "attn", "moe")
 """Parts whose kernels and shapes are the same in every microbatch, and wait for nothing."""
 
@@ -236,6 +243,9 @@ def _flag(flag: str, value: Any, owned: Mapping[str, str], graph: Graph) -> Prob
         return Problem(message, "recipe.out-of-range", values={"value": value, "least": 1})
     kind = stock.flag_types().get(flag)
     wrong = structure(kind, value)[1] if kind is not None else []
+    if not wrong and flag in _RANGES and not _RANGES[flag][0](value):
+        message = f"must be {_RANGES[flag][1]}, got {value}"
+        return Problem(message, "recipe.out-of-range", values={"value": value})
     return wrong[0] if wrong else None
 
 

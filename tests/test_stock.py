@@ -309,6 +309,10 @@ NOTHING_CAPTURED = (
             ("recipe.wrong-type", {"value": "abc", "expected": "an integer"}),
         ),
         ("megatron.ddp_bucket_size=0", ("recipe.out-of-range", {"value": 0, "least": 1})),
+        ("megatron.adam_beta1=1.5", ("recipe.out-of-range", {"value": 1.5})),
+        ("megatron.adam_beta2=-0.1", ("recipe.out-of-range", {"value": -0.1})),
+        ("megatron.adam_eps=0", ("recipe.out-of-range", {"value": 0})),
+        ("megatron.adam_eps=.inf", ("recipe.out-of-range", {"value": float("inf")})),
         (
             "megatron.log_throughput=5",
             ("recipe.wrong-type", {"value": 5, "expected": "true or false"}),

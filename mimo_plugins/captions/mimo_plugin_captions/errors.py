@@ -34,6 +34,11 @@ def told(options: Options, faults: Iterable[Fault], count: int, limit: int) -> l
     return [*lines, f"  … and {count - limit} more"] if count > limit else lines
 
 
+def same_id(name: str, first: int) -> str:
+    """Why a line is broken that has the id of an earlier one."""
+    return f"id {shown(name)!r} is that of line {first} too"
+
+
 def nothing_to_learn(options: Options) -> MimoError:
     """The error for a file without lines."""
     return MimoError(f"{options.path}: the file holds no lines to learn from")

@@ -13,7 +13,7 @@ import numpy as np
 
 from mimo_core import MimoError
 from mimo_plugin_captions.captions import Caption, caption_of
-from mimo_plugin_captions.errors import Broken, Fault, nothing_to_learn, shown
+from mimo_plugin_captions.errors import Broken, Fault, nothing_to_learn, same_id, shown
 from mimo_plugin_captions.image_files import ImageFile, look_at
 from mimo_plugin_captions.options import Options
 from mimo_plugin_captions.records import Record, Source, open_source
@@ -182,7 +182,7 @@ def _without_duplicates(index: Index, source: Source, options: Options, faults: 
         faults.told.append(
             (
                 int(index.lines[again]),
-                f"id {shown(name)!r} is that of line {index.lines[first]} too",
+                same_id(name, int(index.lines[first])),
             )
         )
     faults.count += int(is_again.sum())

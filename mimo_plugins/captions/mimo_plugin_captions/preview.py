@@ -8,7 +8,13 @@ from itertools import islice
 
 from mimo_core import Sample
 from mimo_plugin_captions.captions import caption_of
-from mimo_plugin_captions.errors import Broken, Fault, broken_lines, nothing_to_learn
+from mimo_plugin_captions.errors import (
+    Broken,
+    Fault,
+    broken_lines,
+    nothing_to_learn,
+    same_id,
+)
 from mimo_plugin_captions.longest import longest_after
 from mimo_plugin_captions.options import Options
 from mimo_plugin_captions.records import Record, Source, open_source
@@ -36,9 +42,14 @@ def preview_samples(options: Options) -> list[Sample]:
     samples: list[Sample] = []
     faults: list[Fault] = []
     record: Record | None = None
+    lines: dict[str, int] = {}
     for record in islice(source.records(), READ):
         try:
-            samples.append(_sample(record, source, options))
+            caption = caption_of(source.values(record.raw), options)
+            samples.append(sample_of(caption, record.line, options))
+            if (first := lines.setdefault(caption.id, record.line)) != record.line:
+                samples.pop()
+                raise Broken(same_id(caption.id, first))
         except Broken as error:
             faults.append((record.line, str(error)))
         if len(samples) == GOOD:

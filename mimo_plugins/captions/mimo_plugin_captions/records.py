@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -132,6 +133,11 @@ class CommaSeparated:
         twice = sorted({name for name in self._columns if self._columns.count(name) > 1})
         if twice:
             raise MimoError(f"{place}: the header has {', '.join(map(repr, twice))} more than once")
+        if len(self._columns) == 1 and (other := re.search("[;\t]", self._columns[0])):
+            raise MimoError(
+                f"{place}: the header has one column; its fields are separated by {other[0]!r}, "
+                "and a CSV file is read with commas: save it with commas, or as JSONL"
+            )
         for option, name in _named_columns(options):
             if name not in self._columns:
                 raise MimoError(

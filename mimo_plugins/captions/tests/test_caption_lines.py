@@ -18,7 +18,9 @@ from caption_files import (
     write_picture,
 )
 from mimo_plugin_captions.options import Options
+from mimo_plugin_captions.preview import preview_samples
 
+from mimo_core import MimoError
 from mimo_core.recipe.structure import structure
 
 
@@ -169,6 +171,9 @@ def test_a_broken_line_is_named(folder: Path, line: Any, message: str) -> None:
     assert f"{file}: 1 of 31 lines is broken:\n  captions.jsonl:31: " in str(caught.value)
     assert message in str(caught.value)
     assert "data.options.broken: skip" in str(caught.value)
+    with pytest.raises(MimoError) as planned:
+        preview_samples(Options(file=str(file)))
+    assert message in str(planned.value)
 
 
 def test_a_line_that_is_no_utf_8_is_named(tmp_path: Path) -> None:
@@ -238,6 +243,9 @@ def test_a_quote_that_is_not_closed_tells_how_far_it_goes(tmp_path: Path) -> Non
         ("id,text,text\n1,cat,dog\n", {}, "captions.csv:1: the header has 'text' more than once"),
         ("id,text\n1,cat\n", {"image": "file"}, "no column 'file'"),
         ("id,text\n1,cat\n", {"prompt": "question"}, "no column 'question'"),
+        ("ID,text\n1,cat\n", {}, "no column 'id', only 'ID', 'text'. Did you mean 'ID'?"),
+        ("id;text\n1;cat\n", {}, "its fields are separated by ';', and a CSV file is read with"),
+        ("id\ttext\n1\tcat\n", {}, "its fields are separated by '\\t'"),
     ],
 )
 def test_a_header_that_does_not_fit(

@@ -26,5 +26,5 @@ lint: $(READY)
 $(READY): pyproject.toml $(PLUGINS)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip setuptools
-	$(BIN)/pip install --quiet --no-build-isolation -e '.[dev]' $(foreach plugin,$(PLUGINS:/pyproject.toml=),-e ./$(plugin))
+	PYTHONWARNINGS=ignore $(BIN)/pip install --quiet --no-build-isolation -e '.[dev]' $(foreach plugin,$(PLUGINS:/pyproject.toml=),-e ./$(plugin))
 	touch $@

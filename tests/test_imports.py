@@ -17,6 +17,8 @@ PURE = (
     "weight_map.py",
     "hookspecs.py",
     "environment.py",
+    "error_codes.py",
+    "error_reference.py",
     "errors.py",
     "files.py",
     "json_types.py",
@@ -138,7 +140,16 @@ def test_a_fresh_process_that_plans_has_loaded_nothing_heavy():
 
 LAYERS = (
     (
-        *("contract", "weight_map", "hookspecs", "errors", "rank", "run_folder"),
+        *(
+            "contract",
+            "weight_map",
+            "hookspecs",
+            "errors",
+            "error_codes",
+            "error_reference",
+            "rank",
+            "run_folder",
+        ),
         *("checksums", "durable"),
         *("termination", "tokenizer", "environment", "json_types", "printable"),
         *(

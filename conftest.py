@@ -12,16 +12,16 @@ from pathlib import Path
 
 import pytest
 
-from mimo_core.environment import PLATFORM, THREADS
-from mimo_core.launch.ranks import WARM as OF_RUNS
-from mimo_core.nursery.client import PROGRAM
+from mimo_core.launch.fork_server.client import PROGRAM
+from mimo_core.launch.local_ranks import WARM as OF_RUNS
 from mimo_core.platforms import no_gpu
 from mimo_core.testing.ranks import WARM as OF_TESTS
+from mimo_core.utils.environment import PLATFORM, THREADS
 
 os.environ.setdefault(PLATFORM, "cpu")
 VISIBLE_GPUS = os.environ.get("CUDA_VISIBLE_DEVICES")
 
-NURSERIES = Path(__file__).parent / "tests" / "nurseries"
+NURSERIES = Path(__file__).parent / "tests" / "_fork_server"
 MORE = (
     "matplotlib.figure",
     "matplotlib.backends.backend_agg",
@@ -51,7 +51,7 @@ def one_import() -> Iterator[None]:
             pass_fds=[listener.fileno()],
             env=os.environ | {THREADS: os.environ.get(THREADS) or "1"},
         )
-    os.environ[PROGRAM] = shlex.join(["-I", "-S", str(NURSERIES / "ask.py"), name])
+    os.environ[PROGRAM] = shlex.join(["-I", "-S", str(NURSERIES / "request.py"), name])
     yield
     del os.environ[PROGRAM]
     server.kill()

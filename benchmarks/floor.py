@@ -23,11 +23,11 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.suite import SUITE, named
-from mimo_core.communicator.routes import edge_route
 from mimo_core.contract import LANGUAGE
+from mimo_core.distributed.routing import edge_route
 from mimo_core.errors import MimoError
-from mimo_core.plan import Plan, make_plan
-from mimo_core.work import an_encoder_learns, training_flops
+from mimo_core.planning.flops import an_encoder_learns, training_flops
+from mimo_core.planning.plan import Plan, make_plan
 
 BYTES = {"fp32": 4, "bf16": 2}
 SIZE = 8192

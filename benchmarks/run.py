@@ -25,7 +25,7 @@ from benchmarks.suite import SUITE, Benchmark, named
 from benchmarks.tables import notes, tables
 from mimo_core import platforms
 from mimo_core.errors import MimoError
-from mimo_core.plan import make_plan
+from mimo_core.planning.plan import make_plan
 
 _TOO_FEW_GPUS = "benchmark.too-few-gpus"
 app = typer.Typer(add_completion=False)

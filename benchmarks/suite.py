@@ -90,6 +90,6 @@ def named(name: str) -> Benchmark:
     for benchmark in SUITE:
         if benchmark.name == name:
             return benchmark
-    from mimo_core.plan import make_plan
+    from mimo_core.planning.plan import make_plan
 
     return Benchmark(name=Path(name).stem, recipe=name, ranks=make_plan(name).layout.world_size)

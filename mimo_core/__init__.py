@@ -2,7 +2,6 @@
 
 from typing import TYPE_CHECKING, Any
 
-from mimo_core.config_keys import ConfigKeys
 from mimo_core.contract import (
     CONTRACT,
     LANGUAGE,
@@ -25,9 +24,10 @@ from mimo_core.contract import (
     Weights,
 )
 from mimo_core.errors import MimoError, SampleError, suggestion
-from mimo_core.hookspecs import hookimpl
-from mimo_core.json_types import wrong_types
-from mimo_core.weight_map import Constant, Stored, WeightMap, WeightRule
+from mimo_core.plugins.config_keys import ConfigKeys
+from mimo_core.plugins.hookspecs import hookimpl
+from mimo_core.plugins.weight_map import Constant, Stored, WeightMap, WeightRule
+from mimo_core.utils.json_validation import wrong_types
 
 if TYPE_CHECKING:
     from mimo_core.api import pretrain

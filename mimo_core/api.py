@@ -7,18 +7,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mimo_core import platforms, surroundings
+from mimo_core import platforms
+from mimo_core.checkpoint.compatibility import checkpoint_of
 from mimo_core.errors import MimoError
-from mimo_core.memory import lacking_here
-from mimo_core.output import console as make_console
-from mimo_core.plan import make_plan
-from mimo_core.rank import Rank
-from mimo_core.recipe import packaged
-from mimo_core.run_folder import RunFolder
-from mimo_core.train.going_on import checkpoint_of
-from mimo_core.train.starting import starting_weights
-from mimo_core.weights.beginning import directories
-from mimo_core.weights.origins import check_origins
+from mimo_core.launch import preflight
+from mimo_core.launch.rank_env import Rank
+from mimo_core.planning.memory_estimate import lacking_here
+from mimo_core.planning.plan import make_plan
+from mimo_core.recipe import builtin
+from mimo_core.reporting.run_directory import RunFolder
+from mimo_core.utils.standard_streams import console as make_console
+from mimo_core.weights.frozen_sources import check_origins
+from mimo_core.weights.pretrained import directories
+from mimo_core.weights.warm_start import starting_weights
 
 if TYPE_CHECKING:
     from mimo_core.recipe import Recipe
@@ -62,7 +63,7 @@ def pretrain(
             code="run.unusable-folder",
             folder=str(run_dir),
         )
-    source = packaged.DEMO if recipe is None else recipe
+    source = builtin.DEMO if recipe is None else recipe
     rank = Rank.from_environment()
     name = Path(source).stem if isinstance(source, str | Path) else "run"
     folder = RunFolder.fresh(name) if run_dir is None else RunFolder(Path(run_dir))
@@ -74,7 +75,7 @@ def pretrain(
                 code="launch.restarts",
                 max_restarts=max_restarts,
             )
-        from mimo_core.launch.worker import run_rank
+        from mimo_core.launch.rank_main import run_rank
 
         size = rank.world_size
         summary: dict[str, Any] | None = run_rank(
@@ -87,8 +88,8 @@ def pretrain(
     folder.check()
     platforms.check()
     plan = make_plan(source, overrides, disabled=disabled)
-    from mimo_core.launch.local import launch
-    from mimo_core.report.header import run_header
+    from mimo_core.launch.launcher import launch
+    from mimo_core.reporting.header import run_header
 
     console = make_console()
     console.print(run_header(plan))
@@ -105,5 +106,5 @@ def pretrain(
     console.print(f"  run folder {folder.path}{begins}", highlight=False, soft_wrap=True)
     if lacks := lacking_here(plan.graph, plan.layout):
         console.print(f"  {lacks}", style="yellow", highlight=False, soft_wrap=True)
-    surroundings.check(plan.layout.world_size, local=True)
+    preflight.check(plan.layout.world_size, local=True)
     return launch(plan, folder, disabled, max_restarts, asked)

@@ -4,11 +4,11 @@ Together with ``mimo_core`` itself (the words and hooks, without torch) and ``mi
 this is all that a plugin may import: ``docs/plugins`` says what is promised of it.
 """
 
+from mimo_core.distributed.context_parallel import gather_positions, own_positions, whole_order
 from mimo_core.model.attention import PackedAttention
 from mimo_core.model.config import transformer_config
-from mimo_core.model.context import gather_positions, own_positions, whole_order
-from mimo_core.model.grouped_experts import grouped_moe_builder
-from mimo_core.model.local_experts import local_moe_builder
+from mimo_core.model.moe.grouped_experts import grouped_moe_builder
+from mimo_core.model.moe.local_experts import local_moe_builder
 from mimo_core.model.norm import RMSNorm
 
 __all__ = [

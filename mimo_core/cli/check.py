@@ -12,11 +12,11 @@ from rich.text import Text
 
 from mimo_core.errors import MimoError, suggestion
 from mimo_core.plugins import Host
-from mimo_core.recipe.structure import structure
-from mimo_core.testing.bench import REQUIRED, Bench, host_of, kinds_of
+from mimo_core.recipe.converter import structure
 from mimo_core.testing.checks import CHECKS, Check, checks_of
+from mimo_core.testing.conformance_case import Kind, Subject
+from mimo_core.testing.fixtures import REQUIRED, Bench, host_of, kinds_of
 from mimo_core.testing.outcome import Outcome, outcome_of
-from mimo_core.testing.subject import Kind, Subject
 
 _INVALID = "command.invalid-option"
 _JUDGES_OPTIONS = "options:round_trip"

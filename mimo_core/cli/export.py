@@ -9,15 +9,15 @@ from typing import Any
 
 import attrs
 
-from mimo_core.checkpoints import newest
+from mimo_core.checkpoint.directory import newest
+from mimo_core.checkpoint.manifest import MANIFEST, Incomplete, read_manifest
 from mimo_core.errors import MimoError, suggestion
-from mimo_core.graph import build_graph
-from mimo_core.manifest import MANIFEST, Incomplete, read_manifest
+from mimo_core.planning.model_graph import build_graph
 from mimo_core.plugins import Host
+from mimo_core.plugins.weight_map import WeightMap
 from mimo_core.recipe import LoadedRecipe, load_text
-from mimo_core.train.starting import checkpoints_of
-from mimo_core.weight_map import WeightMap
-from mimo_core.weights.beginning import weight_map
+from mimo_core.weights.pretrained import weight_map
+from mimo_core.weights.warm_start import checkpoints_of
 
 _INCOMPLETE = "checkpoint.incomplete"
 

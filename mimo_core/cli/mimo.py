@@ -19,12 +19,12 @@ import typer
 from mimo_core.cli import plugins
 from mimo_core.cli.options import Json, NoPlugin, path_given
 from mimo_core.errors import MimoError
-from mimo_core.output import Stream, explain, show, usable_streams
-from mimo_core.output import console as make_console
-from mimo_core.surroundings import check_arguments
+from mimo_core.launch.preflight import check_arguments
+from mimo_core.utils.standard_streams import Stream, explain, show, usable_streams
+from mimo_core.utils.standard_streams import console as make_console
 
 if TYPE_CHECKING:
-    from mimo_core.plan import Plan
+    from mimo_core.planning.plan import Plan
 
 app = typer.Typer(
     name="mimo",
@@ -51,14 +51,14 @@ def show_plan(
 ) -> None:
     """Checks a recipe and shows what it would run: its graph, its ranks and what each of them
     holds, and how full its sequences are."""
-    from mimo_core import environment
-    from mimo_core.plan import make_plan
-    from mimo_core.report.header import run_header
-    from mimo_core.report.tables import memory_table, positions_table
-    from mimo_core.sources import label_notes
-    from mimo_core.train.going_on import start_notes
-    from mimo_core.train.starting import starting_weights
-    from mimo_core.weights.beginning import directories, notes
+    from mimo_core.checkpoint.compatibility import start_notes
+    from mimo_core.planning.plan import make_plan
+    from mimo_core.planning.sequence_budget import label_notes
+    from mimo_core.reporting.header import run_header
+    from mimo_core.reporting.tables import memory_table, positions_table
+    from mimo_core.utils import environment
+    from mimo_core.weights.pretrained import directories, notes
+    from mimo_core.weights.warm_start import starting_weights
 
     environment.check(os.environ)
     plan = make_plan(recipe, overrides or (), disabled=no_plugin or ())
@@ -154,7 +154,7 @@ def export_weights(
 def plan_as_dict(plan: Plan) -> dict[str, Any]:
     """The plan as ``mimo plan --json`` prints it: of every rank its bytes, of every sample that
     the dataset's plugin shows its positions."""
-    from mimo_core.memory import rank_memory
+    from mimo_core.planning.memory_estimate import rank_memory
 
     graph, layout = plan.graph, plan.layout
     return {
@@ -236,7 +236,7 @@ def verify_recipe(
     Ends with status 1 where they differ by more than the order of fp32 sums explains.
     """
     from mimo_core import platforms
-    from mimo_core.launch.local import RunFailed
+    from mimo_core.launch.launcher import RunFailed
     from mimo_core.verify import verify
     from mimo_core.verify.table import verdict_as_dict, verdict_table
 

@@ -11,7 +11,7 @@ import attrs
 import typer
 
 from mimo_core.cli.options import Json, NoPlugin, path_given
-from mimo_core.output import console, show
+from mimo_core.utils.standard_streams import console, show
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -28,7 +28,7 @@ _STATE_COLOURS = {"usable": "green", "broken": "red", "disabled": "yellow"}
 def list_plugins(as_json: Json = False, no_plugin: NoPlugin = None) -> None:
     """Every installed plugin: distribution, version, hooks, and whether it can be used."""
     from mimo_core.plugins import Host
-    from mimo_core.recipe import packaged
+    from mimo_core.recipe import builtin
 
     records = Host.discover(no_plugin or ()).records
     if as_json:
@@ -36,7 +36,7 @@ def list_plugins(as_json: Json = False, no_plugin: NoPlugin = None) -> None:
     elif records:
         console().print(_table(records))
     else:
-        show(f"no plugins are installed; try: pip install {' '.join(packaged.distributions())}")
+        show(f"no plugins are installed; try: pip install {' '.join(builtin.distributions())}")
 
 
 @app.command("check")

@@ -10,8 +10,8 @@ import typer
 
 from mimo_core.cli.options import path_given
 from mimo_core.errors import MimoError
-from mimo_core.output import show, usable_streams
-from mimo_core.surroundings import check_arguments
+from mimo_core.launch.preflight import check_arguments
+from mimo_core.utils.standard_streams import show, usable_streams
 
 app = typer.Typer(add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False)
 
@@ -56,7 +56,7 @@ def pretrain(
     ] = 0,
 ) -> None:
     from mimo_core.api import pretrain as run
-    from mimo_core.launch.local import RunFailed
+    from mimo_core.launch.launcher import RunFailed
 
     recipe, overrides = _split(arguments or [])
     if profile:

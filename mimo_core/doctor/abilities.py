@@ -10,11 +10,11 @@ import psutil
 from mimo_core.doctor.findings import Finding
 from mimo_core.doctor.machine import kernel
 from mimo_core.errors import MimoError
-from mimo_core.memory import rank_memory
-from mimo_core.plan import make_plan
+from mimo_core.planning.memory_estimate import rank_memory
+from mimo_core.planning.plan import make_plan
 from mimo_core.platforms.kernels import KERNELS, REMEDY
 from mimo_core.plugins import Host
-from mimo_core.recipe import packaged
+from mimo_core.recipe import builtin
 
 SECTION = "can run"
 
@@ -51,7 +51,7 @@ def ranks(torch: dict[str, Any] | str) -> Iterator[Finding]:
 def recipes(host: Host, torch: dict[str, Any] | str) -> Iterator[Finding]:
     """The recipes of the package, by what is installed here."""
     gpus = [] if isinstance(torch, str) else [size for _, size in torch["gpus"]]
-    for name in packaged.names():
+    for name in builtin.names():
         what = f"recipe {name}"
         try:
             plan = make_plan(name, host=host)

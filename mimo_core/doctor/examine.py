@@ -8,12 +8,13 @@ from typing import Any
 
 import attrs
 
-from mimo_core import environment, platforms
+from mimo_core import platforms
 from mimo_core.doctor import abilities, machine, packages
 from mimo_core.doctor.findings import Finding, Verdict
 from mimo_core.errors import MimoError
 from mimo_core.plugins import Host
-from mimo_core.recipe import packaged
+from mimo_core.recipe import builtin
+from mimo_core.utils import environment
 
 SECTION = "plugins"
 
@@ -64,7 +65,7 @@ def _plugins(host: Host) -> Iterator[Finding]:
             what="plugins",
             found="none are installed",
             verdict="wrong",
-            remedy=f"pip install {' '.join(packaged.distributions())}",
+            remedy=f"pip install {' '.join(builtin.distributions())}",
         )
     for record in host.records:
         came = f"{record.distribution} {record.version}"

@@ -13,8 +13,8 @@ import attrs
 
 from mimo_core.errors import problems_in
 from mimo_core.launch.protocol import LONGEST_TEXT, Malformed, decode, integer
-from mimo_core.printable import printable
-from mimo_core.run_folder import RunFolder
+from mimo_core.reporting.run_directory import RunFolder
+from mimo_core.utils.terminal_text import printable
 
 _LINES = 15
 """Last lines of a log that are shown."""
@@ -55,7 +55,7 @@ class Failure:
     hung: bool = False
     """The process is there and does nothing, which other ranks have noticed."""
     screen: int = 0
-    """The screen that the rank writes to (:attr:`mimo_core.rank.Rank.screen`)."""
+    """The screen that the rank writes to (:attr:`mimo_core.launch.rank_env.Rank.screen`)."""
     error_code: str = ""
     """Of the error that ended the rank (``docs/reference/errors.md``); empty if it has none. The
     message ends with it."""

@@ -17,8 +17,8 @@ from typing import Any
 
 import attrs
 
-from mimo_core.activity import CURRENT, main_stack
 from mimo_core.launch.protocol import Malformed, integer
+from mimo_core.utils.activity import CURRENT, main_stack
 
 _INTERVAL_SECONDS = 5.0
 _BEATS = 6

@@ -15,7 +15,7 @@ from torch.distributed import rendezvous
 
 from mimo_core.errors import MimoError
 from mimo_core.launch.protocol import TOKEN
-from mimo_core.rank import Rank
+from mimo_core.launch.rank_env import Rank
 
 LOOPBACK = "127.0.0.1"
 _HUB = "mimo/hub"

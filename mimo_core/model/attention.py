@@ -14,7 +14,7 @@ from megatron.core.transformer.dot_product_attention import DotProductAttention
 from megatron.core.transformer.enums import AttnMaskType
 from megatron.core.transformer.transformer_config import TransformerConfig
 
-from mimo_core.model.context import own_positions, whole_order
+from mimo_core.distributed.context_parallel import own_positions, whole_order
 
 
 class PackedAttention(DotProductAttention):  # type: ignore[misc]
@@ -22,8 +22,8 @@ class PackedAttention(DotProductAttention):  # type: ignore[misc]
 
     Stands where a plugin's local layer spec has ``DotProductAttention``. Whole sequences that are
     not packed go the way they always did. A context-parallel rank gathers the keys and values of
-    all positions for the queries of its own (:mod:`mimo_core.model.context` says which these are);
-    their gradients are added up on the way back.
+    all positions for the queries of its own; their gradients are added up on the way back.
+    :mod:`mimo_core.distributed.context_parallel` has these positions.
     """
 
     def __init__(self, config: TransformerConfig, *args: Any, **kwargs: Any) -> None:

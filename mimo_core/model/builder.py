@@ -19,30 +19,30 @@ from megatron.training.models.dist_utils import (
     prepare_existing_model_chunks_for_distributed_training,
 )
 
+from mimo_core.checkpoint.manifest import Manifest
+from mimo_core.checkpoint.reader import Checkpoint
 from mimo_core.contract import LANGUAGE, Encoder, Module
-from mimo_core.graph import Graph
-from mimo_core.manifest import Manifest
-from mimo_core.model import layer_graphs
-from mimo_core.model.containers import EncoderContainer, container_spec
-from mimo_core.model.layer_graphs import capture_layers, check_parts
+from mimo_core.distributed.process_groups import Topology
+from mimo_core.distributed.seeding import seed_module
+from mimo_core.megatron_patches.meta_device import keep_attributes
+from mimo_core.megatron_patches.recompute import leave_parameters_alone
+from mimo_core.model.cuda_graphs import layers
+from mimo_core.model.cuda_graphs.encoder import TowerGraphs, asked_for
+from mimo_core.model.cuda_graphs.layers import capture_layers, check_parts
+from mimo_core.model.encoder_module import EncoderContainer, container_spec
 from mimo_core.model.loss import fuse_loss
-from mimo_core.model.materializing import keep_attributes
-from mimo_core.model.mimo import Model
-from mimo_core.model.platform_fields import read_here
+from mimo_core.model.mimo_model import Model
+from mimo_core.model.moe.routers import Routers, check_encoder, check_packing
+from mimo_core.model.platform_config import read_here
 from mimo_core.model.precision import InPrecision, check_statistics
-from mimo_core.model.recomputation import leave_parameters_alone
-from mimo_core.model.routers import Routers, check_encoder, check_packing
-from mimo_core.model.tower_graphs import TowerGraphs, asked_for
+from mimo_core.planning.model_graph import Graph
+from mimo_core.planning.plugin_answers import titled
 from mimo_core.platforms.base import RankPlatform
-from mimo_core.plugin_answers import titled
 from mimo_core.plugins import Host
-from mimo_core.rng import seed_module
-from mimo_core.topology import Topology
-from mimo_core.weights.beginning import weight_map
-from mimo_core.weights.checkpoint import Checkpoint
+from mimo_core.weights.compare import Match
+from mimo_core.weights.frozen_sources import Origins, keys_at, origins_of
 from mimo_core.weights.load import load_left_out, load_weights
-from mimo_core.weights.match import Match
-from mimo_core.weights.origins import Origins, keys_at, origins_of
+from mimo_core.weights.pretrained import weight_map
 
 
 @dataclass(kw_only=True)
@@ -128,7 +128,7 @@ class Builder(ModelBuilder[Model, BuildConfig]):
             capture_layers(language, topology.groups[LANGUAGE], config.platform)
         captured = [n for n, module in config.modules.items() if asked_for(module, config.platform)]
         if captured:
-            layer_graphs.prepare_generators(config.platform)
+            layers.prepare_generators(config.platform)
         encoders = {}
         for name in graph.encoders:
             parts = config.submodules[name]
@@ -230,7 +230,7 @@ def _capture_tower(model: Model, name: str, platform: RankPlatform) -> None:
     assert isinstance(container, EncoderContainer) and container.tower_is_fixed
     container.graphs = TowerGraphs(
         container.encoded,
-        capture=partial(layer_graphs.capture, platform),
+        capture=partial(layers.capture, platform),
         device=platform.device,
         module=name,
         tower=container.tower,

@@ -11,9 +11,9 @@ from megatron.core.transformer import TransformerConfig
 from megatron.core.transformer.enums import CudaGraphModule
 
 from mimo_core.contract import Module
-from mimo_core.model import tower_graphs
 from mimo_core.model.config_reads import watched_config
-from mimo_core.model.layer_graphs import experts_of_graphs
+from mimo_core.model.cuda_graphs import encoder
+from mimo_core.model.cuda_graphs.layers import experts_of_graphs
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -48,7 +48,7 @@ def transformer_config(
         params_dtype=dtype,
         pipeline_dtype=dtype,
         bf16=dtype is torch.bfloat16,
-        # One loss sum and one token count for all modules: see mimo_core.gradients.
+        # One loss sum and one token count for all modules: see mimo_core.train.finalize_grads.
         calculate_per_token_loss=True,
         # The cross-grid schedule of core refuses fixed shapes; with variable ones it asks for this
         # dispatcher, of models without experts too.
@@ -85,7 +85,7 @@ def _from_recipe(module: Module) -> dict[str, Any]:
 
     Graphs of an encoder's tower are not its layers' own, which would capture themselves.
     """
-    taken = () if module.is_language else (tower_graphs.FIELD,)
+    taken = () if module.is_language else (encoder.FIELD,)
     defaults = {field.name: field.default for field in dataclasses.fields(TransformerConfig)}
     return {
         name: type(default)[value] if isinstance(default := defaults[name], Enum) else value

@@ -13,7 +13,7 @@ from megatron.core.optimizer import ChainedOptimizer, OptimizerConfig, get_megat
 
 from mimo_core.contract import Module
 from mimo_core.model.config import DTYPES
-from mimo_core.model.mimo import Model
+from mimo_core.model.mimo_model import Model
 from mimo_core.optimizer.optimizer import Optimizer
 from mimo_core.optimizer.states import initialize_states, keep_padding, load_without_steps
 

@@ -13,11 +13,11 @@ from megatron.core.models.mimo.optimizer import MimoOptimizer
 from megatron.core.optimizer import OptimizerConfig
 from megatron.core.optimizer.clip_grads import count_zeros_fp32, get_grad_norm_fp32
 
-from mimo_core.activity import CURRENT
-from mimo_core.model.mimo import Model
+from mimo_core.checkpoint.keys import optimizer_prefix
+from mimo_core.model.mimo_model import Model
 from mimo_core.optimizer.states import keeps_steps_in_state
 from mimo_core.profile.recorder import span
-from mimo_core.weights.keys import optimizer_prefix
+from mimo_core.utils.activity import CURRENT
 
 STEP = "step"
 """Of Adam, in a module's state."""

@@ -10,8 +10,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mimo_core import environment
 from mimo_core.errors import MimoError
+from mimo_core.utils import environment
 
 if TYPE_CHECKING:
     from mimo_core.platforms.base import RankPlatform

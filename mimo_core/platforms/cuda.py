@@ -11,14 +11,14 @@ from typing import Any, Literal
 import torch
 
 from mimo_core.contract import Precision
-from mimo_core.environment import EAGER, SHARE, switched_on
 from mimo_core.errors import MimoError
 from mimo_core.platforms import kernels
-from mimo_core.platforms.capturing import Capturing, DeviceGraph
+from mimo_core.platforms.cuda_graph import Capturing, DeviceGraph
 from mimo_core.platforms.mamba_ssm import import_kernels
-from mimo_core.platforms.peak import peak_flops
-from mimo_core.platforms.stopwatches import DeviceStopwatch
-from mimo_core.platforms.triton_tuning import TritonTuning, keep_cache, threads
+from mimo_core.platforms.peak_flops import peak_flops
+from mimo_core.platforms.timers import DeviceStopwatch
+from mimo_core.platforms.triton.autotuner import TritonTuning, keep_cache, threads
+from mimo_core.utils.environment import EAGER, SHARE, switched_on
 
 
 class CudaPlatform:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from importlib.metadata import EntryPoint, entry_points
 
-from mimo_core.environment import NO_AUTOLOAD, PLUGINS, switched_on
 from mimo_core.errors import PluginError, suggestion
-from mimo_core.plugins.records import Candidate
+from mimo_core.plugins.record import Candidate
 from mimo_core.plugins.versions import check_contract
+from mimo_core.utils.environment import NO_AUTOLOAD, PLUGINS, switched_on
 
 GROUP = "mimo.plugins"
 DISTRIBUTION = "mimo-plugin-"

@@ -13,9 +13,9 @@ import pluggy
 
 from mimo_core.contract import Data, Module
 from mimo_core.errors import MimoError, PluginError, SampleError, code_of, suggestion, text_of
-from mimo_core.plugins import answers, discovery
+from mimo_core.plugins import discovery, result_validation
 from mimo_core.plugins.loading import load
-from mimo_core.plugins.records import Candidate, PluginRecord
+from mimo_core.plugins.record import Candidate, PluginRecord
 from mimo_core.plugins.registration import (
     Registered,
     new_manager,
@@ -147,11 +147,11 @@ class Host:
             raise
         except (Exception, SystemExit) as error:
             self._blame(asked, arguments, error)
-        if answer is None and hook in answers.MAY_BE_NONE:
+        if answer is None and hook in result_validation.MAY_BE_NONE:
             return None
-        due = answers.expected(hook, arguments, answer)
+        due = result_validation.expected(hook, arguments, answer)
         if due is not None:
-            gave = "nothing (None)" if answer is None else answers.shown(answer)
+            gave = "nothing (None)" if answer is None else result_validation.shown(answer)
             raise PluginError(
                 f"{self._call(hook, plugin, arguments)} gave {gave}, not {_a(due)}",
                 code="plugin.wrong-answer",

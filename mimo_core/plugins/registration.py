@@ -14,8 +14,8 @@ from typing import Any
 import attrs
 import pluggy
 
-from mimo_core import hookspecs
 from mimo_core.errors import PluginError, suggestion
+from mimo_core.plugins import hookspecs
 from mimo_core.plugins.versions import deprecated
 
 Function = Callable[..., Any]

@@ -11,21 +11,21 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from mimo_core.files import replace_text
-from mimo_core.plan import Plan
+from mimo_core.planning.plan import Plan
 from mimo_core.platforms.base import RankPlatform
-from mimo_core.profile.aligned import offset_to_rank_0
-from mimo_core.profile.chrome import chrome_trace
-from mimo_core.profile.clock import Offset
+from mimo_core.profile.breakdown import Figures
+from mimo_core.profile.chrome_trace import chrome_trace
+from mimo_core.profile.clock_alignment import offset_to_rank_0
+from mimo_core.profile.clock_sync import Offset
 from mimo_core.profile.collectives import recorded_collectives
-from mimo_core.profile.figures import Figures
-from mimo_core.profile.picture import draw_timeline
 from mimo_core.profile.recorder import Recorder, recording
 from mimo_core.profile.spans import RankTimeline, Timeline
 from mimo_core.profile.table import remarks, shares_table
+from mimo_core.profile.timeline_plot import draw_timeline
 from mimo_core.recipe.schema import ProfileRecipe
-from mimo_core.report.reporter import Reporter
-from mimo_core.run_folder import RunFolder
+from mimo_core.reporting.run_directory import RunFolder
+from mimo_core.reporting.summary import Reporter
+from mimo_core.utils.safe_files import replace_text
 
 _FILES = ("timeline.json", "timeline.png", "figures.json", "kernels-rank-*.json.gz")
 

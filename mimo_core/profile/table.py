@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from rich.table import Table
 from rich.text import Text
 
-from mimo_core.profile.figures import SHARES, Figures, mean
+from mimo_core.profile.breakdown import SHARES, Figures, mean
 
 _WORTH_TELLING = 0.1
 

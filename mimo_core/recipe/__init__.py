@@ -1,6 +1,6 @@
 """The recipe: a YAML file of a run, read into frozen attrs classes."""
 
-from mimo_core.recipe.load import LoadedRecipe, dump, load_recipe, load_text, structure_options
+from mimo_core.recipe.loader import LoadedRecipe, dump, load_recipe, load_text, structure_options
 from mimo_core.recipe.schema import (
     CheckpointRecipe,
     DataRecipe,

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 import attrs
 
 from mimo_core.errors import Problem
-from mimo_core.recipe.tree import Path
+from mimo_core.recipe.yaml_source import Path
 
 MESSAGE = "is an empty text; give a value, or leave it out"
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import attrs
 
 from mimo_core.contract import FreezePart, Grid, Precision, Train
-from mimo_core.recipe import rules
+from mimo_core.recipe import validators
 
 LayoutKind = Literal["disjoint", "colocated"]
 
@@ -170,9 +170,9 @@ class Recipe:
     that is a field of `TransformerConfig` acts on every module that does not set it itself."""
 
     def __attrs_post_init__(self) -> None:
-        problems = list(rules.whole(self))
+        problems = list(validators.whole(self))
         if problems:
-            raise rules.BrokenRules.of(
+            raise validators.BrokenRules.of(
                 attrs.evolve(problem, place=".".join(map(str, problem.path)))
                 for problem in problems
             )

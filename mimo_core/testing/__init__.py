@@ -3,8 +3,8 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from mimo_core.testing.conformance_case import Subject
 from mimo_core.testing.ranks import RankFailure, run_ranks
-from mimo_core.testing.subject import Subject
 
 if TYPE_CHECKING:
     from mimo_core.testing.conformance import Conformance

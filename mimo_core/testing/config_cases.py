@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mimo_core.config_keys import BOOKKEEPING, ConfigKeys
+from mimo_core.plugins.config_keys import BOOKKEEPING, ConfigKeys
 from mimo_core.testing.ranks import run_ranks
 
 if TYPE_CHECKING:

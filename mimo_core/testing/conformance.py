@@ -9,12 +9,12 @@ from typing import Any, get_args
 
 import pytest
 
-from mimo_core.testing.bench import Bench
 from mimo_core.testing.checks import Check, checks_of
 from mimo_core.testing.checks.description import planned
+from mimo_core.testing.conformance_case import Kind, Subject
+from mimo_core.testing.fixtures import Bench
 from mimo_core.testing.launch import on_ranks
 from mimo_core.testing.outcome import Outcome, outcome_of
-from mimo_core.testing.subject import Kind, Subject
 
 
 class Conformance(Subject):

@@ -35,9 +35,9 @@ def _plan(given: dict[str, Any]) -> dict[str, Any]:
     if told["import"]["error"] or given["recipe"] is None:
         return told
     from mimo_core.contract import LANGUAGE
-    from mimo_core.graph import build_graph
+    from mimo_core.planning.model_graph import build_graph
     from mimo_core.recipe import load_text
-    from mimo_core.testing.bench import host_of
+    from mimo_core.testing.fixtures import host_of
 
     host = host_of(given["plugins"])
     made: list[Any] = []
@@ -61,10 +61,10 @@ def _plan(given: dict[str, Any]) -> dict[str, Any]:
 
 
 def _samples(given: dict[str, Any]) -> dict[str, Any]:
-    from mimo_core.graph import build_graph
+    from mimo_core.planning.model_graph import build_graph
     from mimo_core.recipe import load_text
-    from mimo_core.testing.bench import host_of
     from mimo_core.testing.checks.datasets import SPLITS, fingerprint
+    from mimo_core.testing.fixtures import host_of
 
     host = host_of(given["plugins"])
     data = build_graph(load_text(given["recipe"], "recipe"), host).data
@@ -81,11 +81,11 @@ def _samples(given: dict[str, Any]) -> dict[str, Any]:
 
 def _answers(given: dict[str, Any]) -> dict[str, Any]:
     from mimo_core.contract import Media
-    from mimo_core.graph import build_graph
-    from mimo_core.plugin_answers import answers_of
+    from mimo_core.planning.model_graph import build_graph
+    from mimo_core.planning.plugin_answers import answers_of
+    from mimo_core.planning.sequence_budget import count_positions
     from mimo_core.recipe import load_text
-    from mimo_core.sources import count_positions
-    from mimo_core.testing.bench import host_of
+    from mimo_core.testing.fixtures import host_of
 
     host = host_of(given["plugins"])
     with contextlib.redirect_stdout(io.StringIO()):

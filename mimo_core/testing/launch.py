@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from mimo_core.testing.checks import Check, checks_of
+from mimo_core.testing.conformance_case import Subject
 from mimo_core.testing.outcome import Finding, Outcome, from_json
-from mimo_core.testing.progress import read_lines
+from mimo_core.testing.rank_results import read_lines
 from mimo_core.testing.ranks import RankFailure, run_ranks
-from mimo_core.testing.subject import Subject
 
 Pair = tuple[str, str]
 """A class, and a check of it."""
@@ -81,7 +81,7 @@ def _run_once(file: str, ranks: int, pairs: Sequence[Pair], outcomes: dict[Pair,
         given = {"file": file, "pairs": [list(pair) for pair in pairs], "folder": folder}
         ended = ""
         try:
-            run_ranks("mimo_core.testing.rig:run", ranks=ranks, timeout=_TIMEOUT, **given)
+            run_ranks("mimo_core.testing.rank_harness:run", ranks=ranks, timeout=_TIMEOUT, **given)
         except RankFailure as failure:
             ended = str(failure)
         # What the others say of a rank that died follows from its death.

@@ -14,9 +14,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from mimo_core.nursery import Child, Nursery
+from mimo_core.launch.fork_server import Child, Nursery
+from mimo_core.launch.rank_env import free_port
 from mimo_core.platforms import PLATFORM_VARIABLE
-from mimo_core.rank import free_port
 
 WARM = ("megatron.training.training", "megatron.core.models.mimo.model.base")
 """What the nursery of functions on ranks imports, where there is no GPU."""

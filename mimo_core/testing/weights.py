@@ -14,11 +14,11 @@ import torch
 from megatron.core.transformer.utils import sharded_state_dict_default
 from torch import Tensor, nn
 
+from mimo_core.checkpoint.keys import key_of, part_prefix
 from mimo_core.contract import FreezePart, Module
-from mimo_core.weight_map import WeightMap
-from mimo_core.weights.keys import key_of, part_prefix
+from mimo_core.plugins.weight_map import WeightMap
+from mimo_core.weights.compare import match
 from mimo_core.weights.load import load_weights, sharded_tensors, slice_of
-from mimo_core.weights.match import match
 
 Parts = Mapping[FreezePart, nn.Module]
 

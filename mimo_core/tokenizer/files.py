@@ -11,7 +11,7 @@ import attrs
 import tokenizers
 
 from mimo_core.errors import RecipeError, text_of
-from mimo_core.regular_files import read_bytes, read_json
+from mimo_core.utils.regular_files import read_bytes, read_json
 
 TOKENIZER = "tokenizer.json"
 CONFIG = "tokenizer_config.json"

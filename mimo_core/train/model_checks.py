@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from mimo_core.data.feed import Feed
-from mimo_core.model.mimo import Model
-from mimo_core.plan import Plan
-from mimo_core.report.reporter import Reporter
-from mimo_core.train.reached import Watch, had_work, unreached
-from mimo_core.train.same_copies import compare_batches, compare_weights
+from mimo_core.data.iterator import Feed
+from mimo_core.model.mimo_model import Model
+from mimo_core.planning.plan import Plan
+from mimo_core.reporting.summary import Reporter
+from mimo_core.train.replica_consistency import compare_batches, compare_weights
+from mimo_core.train.unused_parameters import Watch, had_work, unreached
 
 WATCHED_STEPS = 10
 """Steps after which a module that has had nothing to do is not watched any more."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mimo_core.errors import MimoError
-from mimo_core.report.reporter import NO_LABELS, Iteration
+from mimo_core.reporting.summary import NO_LABELS, Iteration
 
 MOST_IN_A_ROW = 10
 """Skipped steps in a row that end a run."""

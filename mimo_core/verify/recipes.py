@@ -10,7 +10,7 @@ import attrs
 
 from mimo_core.contract import Grid
 from mimo_core.recipe import Recipe
-from mimo_core.train.starting import META
+from mimo_core.weights.warm_start import META
 
 _REDUCTION = ("overlap_grad_reduce", "ddp_bucket_size")
 """How gradients are summed over ranks; of one rank there are none."""

@@ -16,18 +16,18 @@ from typing import Any
 import attrs
 
 from mimo_core import platforms
-from mimo_core.checkpoints import TRACKER
+from mimo_core.checkpoint.directory import TRACKER
 from mimo_core.errors import MimoError, RecipeError, problems_in
-from mimo_core.launch.local import RunFailed
-from mimo_core.memory import lacking_here
-from mimo_core.plan import make_plan
-from mimo_core.rank import Rank
+from mimo_core.launch.launcher import RunFailed
+from mimo_core.launch.rank_env import Rank
+from mimo_core.planning.memory_estimate import lacking_here
+from mimo_core.planning.plan import make_plan
 from mimo_core.recipe import Recipe, dump
-from mimo_core.run_folder import RunFolder
-from mimo_core.train.starting import starting_weights
+from mimo_core.reporting.run_directory import RunFolder
 from mimo_core.verify.compare import TOLERANCES, Verdict, compare_iterations
 from mimo_core.verify.recipes import judges, layouts, measured
-from mimo_core.weights.beginning import directories
+from mimo_core.weights.pretrained import directories
+from mimo_core.weights.warm_start import starting_weights
 
 STEPS = 3
 _STOPPED = "verify.stopped"

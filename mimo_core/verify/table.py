@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from mimo_core.run_folder import finite
+from mimo_core.reporting.run_directory import finite
 from mimo_core.verify.compare import Row, Verdict
 
 

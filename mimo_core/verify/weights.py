@@ -9,11 +9,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mimo_core.checkpoints import checkpoint_path
+from mimo_core.checkpoint.directory import checkpoint_path
+from mimo_core.checkpoint.keys import module_prefix, optimizer_prefix, part_prefix
+from mimo_core.checkpoint.reader import Checkpoint
 from mimo_core.contract import FreezePart
 from mimo_core.verify.compare import Row, relative
-from mimo_core.weights.checkpoint import Checkpoint
-from mimo_core.weights.keys import module_prefix, optimizer_prefix, part_prefix
 
 _LEAST = 2.0**-8
 """Share of its module's gradient by which a parameter's is judged at least: of what is exactly 0,

@@ -20,15 +20,15 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from mimo_core.checkpoint.keys import key_of, module_prefix
+from mimo_core.checkpoint.manifest import MANIFEST
 from mimo_core.contract import FreezePart
 from mimo_core.errors import MimoError
-from mimo_core.files import usual_mode
-from mimo_core.manifest import MANIFEST
-from mimo_core.weight_map import WeightMap, WeightRule
-from mimo_core.weights.complete import WithLeftOut
-from mimo_core.weights.directory import INDEX, WHOLE, Entry, read_directory
-from mimo_core.weights.keys import key_of, module_prefix
-from mimo_core.weights.match import Match, match
+from mimo_core.plugins.weight_map import WeightMap, WeightRule
+from mimo_core.utils.safe_files import usual_mode
+from mimo_core.weights.checkpoint_with_frozen import WithLeftOut
+from mimo_core.weights.compare import Match, match
+from mimo_core.weights.safetensors_dir import INDEX, WHOLE, Entry, read_directory
 
 _AT_CHECKPOINT = "export.at-checkpoint"
 MOST_BYTES = 5_000_000_000

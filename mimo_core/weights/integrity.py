@@ -6,9 +6,15 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from mimo_core.checkpoint.manifest import (
+    DAMAGED,
+    Incomplete,
+    Manifest,
+    damaged_files,
+    read_manifest,
+)
 from mimo_core.errors import CheckpointError
-from mimo_core.manifest import DAMAGED, Incomplete, Manifest, damaged_files, read_manifest
-from mimo_core.weights.origins import FROZEN, origins_of
+from mimo_core.weights.frozen_sources import FROZEN, origins_of
 
 
 def checkpoints_read(folder: Path, saved: Manifest) -> list[tuple[Path, Manifest]]:

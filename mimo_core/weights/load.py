@@ -11,11 +11,11 @@ from megatron.core.dist_checkpointing.mapping import ShardedTensor, ShardedTenso
 from safetensors import safe_open
 from torch import Tensor
 
+from mimo_core.checkpoint.keys import key_of, module_prefix, part_prefix
+from mimo_core.checkpoint.reader import Checkpoint
 from mimo_core.errors import PluginError
-from mimo_core.weight_map import WeightMap, WeightRule
-from mimo_core.weights.checkpoint import Checkpoint
-from mimo_core.weights.keys import key_of, module_prefix, part_prefix
-from mimo_core.weights.match import Match
+from mimo_core.plugins.weight_map import WeightMap, WeightRule
+from mimo_core.weights.compare import Match
 
 Place = tuple[str, tuple[int, ...]]
 """A whole tensor of a checkpoint: its key, and its place on the axes it is stacked on."""

@@ -58,7 +58,7 @@ def come_to(place: str) -> None:
 def terminate_all() -> None:
     """SIGTERM to every process of the job, the launcher and this one included, as SLURM does."""
     launcher = psutil.Process().parent()
-    while launcher is not None and "mimo_core.nursery" in launcher.cmdline():
+    while launcher is not None and "mimo_core.launch.fork_server" in launcher.cmdline():
         # Ranks and their workers have the command line of the process that they are forked from.
         launcher = launcher.parent()
     assert launcher is not None

@@ -3,7 +3,7 @@
 What is where is told by position in the run (4 samples a microbatch, 4 microbatches a step), not
 by the number of the sample, so that a step can be known to have no picture of a kind at all.
 Installed by the tests that use it. Where ``MIMO_TEST_OPERATIONS`` names a folder, every rank
-records its operations there (``tests/order``), from before its first process group.
+records its operations there (``tests/deadlock_simulator``), from before its first process group.
 """
 
 import contextlib

@@ -10,11 +10,11 @@ from typing import Any, Literal, NoReturn
 
 import torch
 
-from mimo_core import environment
 from mimo_core.contract import Precision
-from mimo_core.platforms.cpu import megatron_view
-from mimo_core.platforms.peak import peak_flops
-from mimo_core.platforms.stopwatches import HostStopwatch
+from mimo_core.platforms.cpu import import_hook
+from mimo_core.platforms.peak_flops import peak_flops
+from mimo_core.platforms.timers import HostStopwatch
+from mimo_core.utils import environment
 
 
 class CpuPlatform:
@@ -27,7 +27,7 @@ class CpuPlatform:
 
     def __init__(self) -> None:
         torch.set_num_threads(environment.threads(os.environ))
-        megatron_view.install()
+        import_hook.install()
         # The tracker compares the host's and the device's generator, which are one here.
         logging.getLogger("megatron.core.tensor_parallel.random").addFilter(_other_than_rng_drift)
 

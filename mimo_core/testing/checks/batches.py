@@ -10,9 +10,9 @@ import numpy as np
 import torch
 
 from mimo_core.contract import Sample
-from mimo_core.model.routers import PADDING
+from mimo_core.model.moe.routers import PADDING
 from mimo_core.testing.outcome import Finding
-from mimo_core.testing.rig import Built, Rig
+from mimo_core.testing.rank_harness import Built, Rig
 
 _KEYS = ("input_ids", "labels", "loss_mask", "position_ids")
 _OF_EXPERTS = (PADDING,)

@@ -12,7 +12,7 @@ from megatron.core.transformer.spec_utils import ModuleSpec
 
 from mimo_core.contract import Encoder
 from mimo_core.testing.outcome import Finding
-from mimo_core.testing.rig import Built, Rig
+from mimo_core.testing.rank_harness import Built, Rig
 
 
 def builds(rig: Rig) -> Iterator[Finding]:

@@ -9,7 +9,7 @@ from typing import Any, get_args
 import numpy as np
 
 from mimo_core.contract import Data, Dataset, Media, Sample, Split, Text
-from mimo_core.testing.bench import Bench
+from mimo_core.testing.fixtures import Bench
 from mimo_core.testing.outcome import Finding, NotDeclared
 
 SPLITS: tuple[Split, ...] = get_args(Split)

@@ -9,12 +9,12 @@ import attrs
 import yaml
 
 from mimo_core.contract import LANGUAGE, Description, Grid, Media
-from mimo_core.graph import build_graph
-from mimo_core.plugins.answers import DUE_POSITIONS, counts_of, shown
+from mimo_core.planning.megatron_validation import GRAPHED
+from mimo_core.planning.model_graph import build_graph
+from mimo_core.plugins.result_validation import DUE_POSITIONS, counts_of, shown
 from mimo_core.recipe import load_text
-from mimo_core.recipe.stock import transformer_fields
-from mimo_core.stock_settings import GRAPHED
-from mimo_core.testing.bench import ENCODER, Bench
+from mimo_core.recipe.megatron_schema import transformer_fields
+from mimo_core.testing.fixtures import ENCODER, Bench
 from mimo_core.testing.outcome import Finding
 
 _SIZES = {field.name for field in attrs.fields(Grid)} - {"first_rank"}

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import torch
 
 from mimo_core.contract import Sample
-from mimo_core.sources import media_positions
+from mimo_core.planning.sequence_budget import media_positions
 from mimo_core.testing.outcome import Finding
-from mimo_core.testing.rig import Built, Rig
+from mimo_core.testing.rank_harness import Built, Rig
 
 
 @torch.no_grad()

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from mimo_core.errors import PluginError
 from mimo_core.plugins.registration import new_manager, register
 from mimo_core.plugins.versions import check_contract
-from mimo_core.testing.bench import REQUIRED, Bench
+from mimo_core.testing.fixtures import REQUIRED, Bench
 from mimo_core.testing.outcome import Finding
 
 

@@ -9,9 +9,9 @@ from typing import Any, get_type_hints
 import attrs
 import yaml
 
-from mimo_core.recipe.reference import docstrings
-from mimo_core.recipe.structure import plain, structure
-from mimo_core.testing.bench import Bench
+from mimo_core.recipe.converter import plain, structure
+from mimo_core.recipe.docgen import docstrings
+from mimo_core.testing.fixtures import Bench
 from mimo_core.testing.outcome import Finding, NotDeclared
 
 

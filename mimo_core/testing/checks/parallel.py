@@ -11,9 +11,9 @@ import torch.distributed as dist
 from megatron.core.dist_checkpointing.mapping import is_main_replica
 from torch import Tensor
 
-from mimo_core.testing.checks.learning import batch_of, learn
+from mimo_core.testing.checks.gradients import batch_of, learn
 from mimo_core.testing.outcome import Finding
-from mimo_core.testing.rig import Built, Rig
+from mimo_core.testing.rank_harness import Built, Rig
 from mimo_core.testing.weights import put_gradients
 
 Place = tuple[str, tuple[int, ...]]

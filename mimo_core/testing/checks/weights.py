@@ -11,12 +11,12 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from mimo_core.testing.checks.learning import shake
-from mimo_core.testing.checks.saving import same_model
+from mimo_core.plugins.weight_map import WeightMap, WeightRule
+from mimo_core.testing.checks.checkpoints import same_model
+from mimo_core.testing.checks.gradients import shake
 from mimo_core.testing.outcome import Finding, NotDeclared
-from mimo_core.testing.rig import Built, Rig
+from mimo_core.testing.rank_harness import Built, Rig
 from mimo_core.testing.weights import read_parts, tensors_as_in_files, unnamed
-from mimo_core.weight_map import WeightMap, WeightRule
 
 
 def named(rig: Rig) -> Iterator[Finding]:

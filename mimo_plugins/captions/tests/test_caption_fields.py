@@ -12,7 +12,7 @@ from mimo_plugin_captions.preview import GOOD, preview_samples
 from PIL import Image
 
 from mimo_core.errors import MimoError
-from mimo_core.plan import make_plan
+from mimo_core.planning.plan import make_plan
 
 HERE = Path(__file__).parent
 RECIPE = str(HERE / "captions_run.yaml")

@@ -21,7 +21,7 @@ from mimo_plugin_captions.options import Options
 from mimo_plugin_captions.preview import preview_samples
 
 from mimo_core import MimoError
-from mimo_core.recipe.structure import structure
+from mimo_core.recipe.converter import structure
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from caption_files import plain_lines, preview, said, write_lines
 
-from mimo_core.plan import make_plan
+from mimo_core.planning.plan import make_plan
 
 LONG = {"id": "long", "text": "long " * 200}
 

@@ -11,7 +11,7 @@ from mimo_plugin_captions import plugin
 from mimo_plugin_captions.options import Options
 
 from mimo_core import Data
-from mimo_core.plan import make_plan
+from mimo_core.planning.plan import make_plan
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 

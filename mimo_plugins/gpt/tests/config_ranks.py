@@ -18,7 +18,7 @@ from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM
 
 from mimo_core.contract import Grid
 from mimo_core.testing.config_cases import ABSENT, cases, fill, unknown_fields
-from mimo_core.weights.match import match
+from mimo_core.weights.compare import match
 
 LLAMA3 = {
     "rope_type": "llama3",

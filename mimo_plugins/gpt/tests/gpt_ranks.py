@@ -17,8 +17,8 @@ from mimo_plugin_gpt import plugin
 from torch import Tensor, nn
 
 from mimo_core.contract import Grid
+from mimo_core.distributed.process_groups import build_topology
 from mimo_core.testing.weights import read_parts
-from mimo_core.topology.groups import build_topology
 
 
 @cache

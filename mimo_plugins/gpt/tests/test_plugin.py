@@ -12,14 +12,14 @@ from gpt_modules import FAMILIES, ROWS, SEQUENCE, language_module
 from mimo_plugin_gpt import plugin
 from mimo_plugin_gpt.options import Options
 
-import mimo_core.hookspecs
+import mimo_core.plugins.hookspecs
 from mimo_core.contract import Grid, Sequences
-from mimo_core.recipe.stock import transformer_fields
+from mimo_core.recipe.megatron_schema import transformer_fields
 
 
 def test_every_hook_is_one_of_the_host() -> None:
-    host = pluggy.PluginManager(mimo_core.hookspecs.PROJECT)
-    host.add_hookspecs(mimo_core.hookspecs)
+    host = pluggy.PluginManager(mimo_core.plugins.hookspecs.PROJECT)
+    host.add_hookspecs(mimo_core.plugins.hookspecs)
     host.register(EntryPoint("gpt", "mimo_plugin_gpt.plugin", "mimo.plugins").load())
     host.check_pending()
     assert host.hook.options() is Options

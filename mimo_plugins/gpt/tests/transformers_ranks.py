@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from mimo_core.contract import Grid
-from mimo_core.model.context import own_positions
+from mimo_core.distributed.context_parallel import own_positions
 from mimo_core.model.packing import packing_kwargs
 from mimo_core.testing.weights import put_gradients, tensors_as_in_files, unnamed
 from mimo_core.weights.load import sharded_tensors

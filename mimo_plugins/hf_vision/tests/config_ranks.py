@@ -17,8 +17,9 @@ from transformers import CONFIG_MAPPING, AutoModel
 from transformers.activations import ACT2FN
 
 from mimo_core import Grid, Media
+from mimo_core.distributed.process_groups import build_topology
+from mimo_core.distributed.seeding import seed_module
 from mimo_core.errors import MimoError
-from mimo_core.rng import seed_module
 from mimo_core.testing.config_cases import (
     ABSENT,
     cases,
@@ -27,7 +28,6 @@ from mimo_core.testing.config_cases import (
     unknown_fields,
 )
 from mimo_core.testing.weights import read_parts
-from mimo_core.topology import build_topology
 
 _INNER = {"intermediate_size": 24}
 _VALUES: dict[str, list[Any]] = {

@@ -20,9 +20,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import CONFIG_MAPPING, AutoModel
 
 from mimo_core import Grid, Media, Sample
-from mimo_core.rng import seed_module
+from mimo_core.distributed.process_groups import build_topology
+from mimo_core.distributed.seeding import seed_module
 from mimo_core.testing.weights import gradients_as_in_files, put_gradients, read_parts, unnamed
-from mimo_core.topology import build_topology
 
 CASES: dict[str, dict[str, Any]] = {
     "clip": {},

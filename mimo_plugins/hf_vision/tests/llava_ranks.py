@@ -17,11 +17,11 @@ from mimo_plugin_hf_vision.plugin import build_submodule, weight_map
 from transformers import CONFIG_MAPPING, LlavaConfig, LlavaForConditionalGeneration
 
 from mimo_core import Grid
+from mimo_core.distributed.process_groups import build_topology
+from mimo_core.distributed.seeding import seed_module
 from mimo_core.errors import MimoError
-from mimo_core.rng import seed_module
 from mimo_core.testing.config_cases import ABSENT, cases, fill
 from mimo_core.testing.weights import read_parts
-from mimo_core.topology import build_topology
 
 BASE: dict[str, Any] = {
     "model_type": "llava",

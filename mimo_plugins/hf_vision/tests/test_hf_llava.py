@@ -80,7 +80,7 @@ def test_weights_of_a_tower_that_differs_in_any_key_are_refused_by_name(
         *("pooler_act", "pooler_output_size", "apply_layernorm", "reshape_hidden_states"),
         *("stage_names", "out_features", "out_indices", "vision_use_head", "use_mask_token"),
     }
-    from mimo_core.config_keys import BOOKKEEPING
+    from mimo_core.plugins.config_keys import BOOKKEEPING
 
     for key, value in whole.items():
         if key in harmless | BOOKKEEPING:

@@ -20,13 +20,13 @@ from safetensors.numpy import save_file
 
 from mimo_core import Media
 from mimo_core.errors import MimoError
-from mimo_core.plan import make_plan
+from mimo_core.planning.plan import make_plan
 
 RECIPE = Path(__file__).with_name("hf_run.yaml")
 PLAN = """
 import sys
-from mimo_core.plan import make_plan
-from mimo_core.weights.beginning import directories, notes
+from mimo_core.planning.plan import make_plan
+from mimo_core.weights.pretrained import directories, notes
 places = [f"modules.vision.{key}={sys.argv[2]}" for key in ("options.model", "weights")]
 plan = make_plan(sys.argv[1], places)
 print(*notes(directories(plan, None)), sep="|")

@@ -24,9 +24,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from mimo_core import Encoder, Grid, Module
+from mimo_core.distributed.process_groups import build_topology
 from mimo_core.errors import MimoError
 from mimo_core.testing.weights import put_gradients, read_parts, tensors_as_in_files, unnamed
-from mimo_core.topology import build_topology
 from mimo_core.weights.load import sharded_tensors
 
 RANK, ALPHA = 3, 12.0

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from mimo_core import Flops, Media, Sample
-from mimo_core.plan import Plan, make_plan
-from mimo_core.work import Workload
+from mimo_core.planning.flops import Workload
+from mimo_core.planning.plan import Plan, make_plan
 
 RECIPE = Path(__file__).with_name("adapters.yaml")
 

@@ -101,7 +101,7 @@ def test_only_the_parts_that_are_named_are_adapted_and_do_not_learn():
 
 
 def test_no_line_of_the_core_or_of_another_plugin_knows_it():
-    flags = ROOT / "mimo_core" / "recipe" / "stock_flags.py"  # Megatron's own flags
+    flags = ROOT / "mimo_core" / "recipe" / "megatron_flags.py"  # Megatron's own flags
     for source in {*(ROOT / "mimo_core").rglob("*.py")} - {flags}:
         assert not re.search(r"lora", source.read_text(), re.IGNORECASE), source
     for folder in (ROOT / "mimo_plugins").iterdir():

@@ -12,7 +12,7 @@ import pytest
 from lora_modules import transformers_module
 
 from mimo_core import MimoError
-from mimo_core.plan import make_plan
+from mimo_core.planning.plan import make_plan
 from mimo_core.plugins import Host
 
 RECIPE = Path(__file__).with_name("adapters.yaml")
@@ -88,7 +88,7 @@ def test_a_plugin_that_cannot_name_its_weights_leaves_targets_to_the_ranks(
 
 def test_the_plan_has_the_names_without_torch() -> None:
     code = (
-        "import sys; from mimo_core.plan import make_plan; "
+        "import sys; from mimo_core.planning.plan import make_plan; "
         f"make_plan({str(RECIPE)!r}); print('torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -16,11 +16,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import mimo_core
+from mimo_core.checkpoint.reader import Checkpoint
 from mimo_core.cli import mimo
 from mimo_core.cli.export import find_checkpoint, modules_to_write
 from mimo_core.errors import MimoError
 from mimo_core.recipe import load_recipe
-from mimo_core.weights.checkpoint import Checkpoint
 from mimo_core.weights.export import export
 
 RECIPE = Path(__file__).with_name("adapters.yaml")

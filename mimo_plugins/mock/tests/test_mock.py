@@ -16,7 +16,7 @@ from mimo_plugin_mock.pixels import BLOCK, pixels
 
 from mimo_core import Data, Dataset, Sample, Text
 from mimo_core.errors import RecipeError
-from mimo_core.plan import make_plan
+from mimo_core.planning.plan import make_plan
 from mimo_core.recipe import load_text, structure_options
 
 VARIED = {

@@ -11,7 +11,7 @@ from nemotron_ranks import Built, gradient_error
 from torch import Tensor
 
 from mimo_core.contract import Grid
-from mimo_core.model.context import own_positions
+from mimo_core.distributed.context_parallel import own_positions
 from mimo_core.model.packing import packing_kwargs
 
 OPTIONS = {"router_aux_loss": 0.01}

@@ -180,7 +180,7 @@ def on_cpus(platform: Any) -> list[Any]:
     graphs, and which of the fields the model still has."""
     from types import SimpleNamespace
 
-    from mimo_core.model.platform_fields import notes
+    from mimo_core.model.platform_config import notes
 
     options = {"pattern": "*-E", "hidden_size": 32, "attention_heads": 4}
     fused = ("apply_rope_fusion", "moe_permute_fusion", "moe_router_fusion")
@@ -201,7 +201,7 @@ def captures_nothing(platform: Any, patterns: list[str]) -> list[list[str]]:
     from megatron.core.transformer.enums import CudaGraphModule
     from megatron.core.transformer.module import GraphableMegatronModule
 
-    from mimo_core.model.layer_graphs import check_parts
+    from mimo_core.model.cuda_graphs.layers import check_parts
 
     told = []
     for pattern in patterns:
@@ -230,7 +230,7 @@ def in_evaluation(platform: Any) -> list[str]:
     """Who runs a layer that has a manager of graphs, in training and in evaluation."""
     from megatron.core.transformer import cuda_graphs
 
-    from mimo_core.model.layer_graphs import manager_of
+    from mimo_core.model.cuda_graphs.layers import manager_of
 
     called = []
 
@@ -256,9 +256,9 @@ def in_evaluation(platform: Any) -> list[str]:
 def _model(platform: Any, options: dict[str, Any], length: int, fields: Any) -> tuple[Any, int]:
     from megatron.core.distributed import DistributedDataParallelConfig
 
+    from mimo_core.distributed.process_groups import build_topology
     from mimo_core.model.builder import BuildConfig, Builder
-    from mimo_core.plan import make_plan
-    from mimo_core.topology import build_topology
+    from mimo_core.planning.plan import make_plan
 
     here = "modules.language"
     with tempfile.TemporaryDirectory() as folder:

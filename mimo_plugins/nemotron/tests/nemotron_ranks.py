@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from mimo_core.contract import Grid
+from mimo_core.distributed.process_groups import build_topology
 from mimo_core.testing.weights import unnamed
-from mimo_core.topology.groups import build_topology
 
 
 class Built:

@@ -8,7 +8,7 @@ from mimo_plugin_nemotron.options import Options
 from nemotron_modules import VOCABULARY, language_module
 
 from mimo_core.contract import Sequences
-from mimo_core.recipe.stock import transformer_fields
+from mimo_core.recipe.megatron_schema import transformer_fields
 
 
 def test_description() -> None:

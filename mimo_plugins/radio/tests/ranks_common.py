@@ -15,8 +15,8 @@ from mimo_plugin_radio.plugin import build_submodule, weight_map
 from safetensors.torch import load_file
 
 from mimo_core import Grid
+from mimo_core.distributed.process_groups import build_topology
 from mimo_core.testing.weights import gradients_as_in_files, put_gradients, read_parts
-from mimo_core.topology import build_topology
 
 
 def make_groups(grids: dict[str, Grid], platform: Any) -> dict[str, Any]:

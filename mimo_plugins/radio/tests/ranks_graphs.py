@@ -10,8 +10,8 @@ from radio_tiny import tiny_module
 from ranks_common import build_model, make_groups, random_batch
 
 from mimo_core import Grid
-from mimo_core.model import layer_graphs
-from mimo_core.model.tower_graphs import TowerGraphs
+from mimo_core.model.cuda_graphs import layers
+from mimo_core.model.cuda_graphs.encoder import TowerGraphs
 
 EVEN, UNEVEN = [(32, 48)] * 3, [(32, 48), (64, 32), (16, 16)]
 
@@ -69,7 +69,7 @@ def _until_captured(graphs: TowerGraphs, batch: dict[str, Any]) -> int:
 def alike(platform: Any, flash: bool, resolution: str) -> dict[str, Any]:
     """Rows of two towers with the same weights, one behind graphs, of twelve comings of two shapes
     each: always other pixels."""
-    layer_graphs.prepare_generators(platform)
+    layers.prepare_generators(platform)
     groups = make_groups({"vision": Grid()}, platform)["vision"]
     options = {"flash_attention": True} if flash else {}
     module = tiny_module(
@@ -77,7 +77,7 @@ def alike(platform: Any, flash: bool, resolution: str) -> dict[str, Any]:
     )
     plain, kept = (_tower(module, groups, platform) for _ in range(2))
     kept.load_state_dict(plain.state_dict())
-    graphs = _graphs(kept, platform, partial(layer_graphs.capture, platform))
+    graphs = _graphs(kept, platform, partial(layers.capture, platform))
     found, drawn = [], []
     shapes = (EVEN, UNEVEN) if resolution == "dynamic" else ([(16, 16)] * 3, [(16, 16)] * 2)
     for coming in range(12):

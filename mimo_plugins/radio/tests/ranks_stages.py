@@ -19,7 +19,7 @@ from radio_tiny import LANGUAGE_WIDTH, tiny_module
 from ranks_common import largest_gap, make_groups, random_batch
 
 from mimo_core import Grid
-from mimo_core.model.containers import TOWER, EncoderContainer, container_spec
+from mimo_core.model.encoder_module import TOWER, EncoderContainer, container_spec
 
 LAYERS = 4
 SQUARES, RECTANGLES = [(16, 16)] * 2, [(16, 24), (8, 8), (40, 8)]

@@ -9,7 +9,7 @@ import torch
 from mimo_plugin_radio import tower
 from mimo_plugin_radio.even import OFTEN
 
-from mimo_core.model import tower_graphs
+from mimo_core.model.cuda_graphs import encoder
 from mimo_core.testing import run_ranks
 
 RANK_FUNCTIONS = Path(__file__).with_name("ranks_graphs.py")
@@ -18,7 +18,7 @@ RANK_FUNCTIONS = Path(__file__).with_name("ranks_graphs.py")
 def test_pictures_of_one_size_are_captured_when_they_are_a_batch() -> None:
     """And have been one: kernels are planned for each shape of a batch when it first is one."""
     (comings,) = run_ranks(f"{RANK_FUNCTIONS}:comings")
-    late, soon = OFTEN + 1, tower_graphs.OFTEN
+    late, soon = OFTEN + 1, encoder.OFTEN
     assert comings == {"False": [late, soon], "True": [soon, soon]}
 
 

@@ -16,7 +16,7 @@ from mimo_plugin_spoken_digits.options import Options, Shares
 from spoken_tones import make_voice
 
 from mimo_core import Data
-from mimo_core.data.order import GlobalOrder
+from mimo_core.data.sampler import GlobalOrder
 
 HERE = Path(__file__).parent
 ITERATIONS, SAMPLES, MICROBATCH, HELD_OUT, SEED = 4, 16, 2, 16, 1234

@@ -11,7 +11,7 @@ from megatron.core.transformer.spec_utils import build_module
 from mimo_plugin_whisper.plugin import build_submodule
 
 from mimo_core import Grid
-from mimo_core.topology import build_topology
+from mimo_core.distributed.process_groups import build_topology
 
 
 def make_groups(grids: dict[str, Grid], platform: Any) -> dict[str, Any]:

@@ -1,0 +1,1 @@
+"""Checkpoints on disk: which exist, what they hold, and whether their files are intact."""

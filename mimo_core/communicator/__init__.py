@@ -1,1 +1,0 @@
-"""Activations and gradients between pipeline stages and between modules."""

@@ -1,0 +1,1 @@
+"""Process groups, seeds, and messages between ranks: within and between modules."""

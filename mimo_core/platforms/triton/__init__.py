@@ -1,0 +1,1 @@
+"""Triton kernels: faster autotuning and parallel compilation."""

@@ -1,0 +1,135 @@
+"""Plugins that stand beside the one under test: the least that makes a recipe whole."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import attrs
+
+from mimo_core.contract import (
+    CONTRACT,
+    LANGUAGE,
+    Dataset,
+    Description,
+    Edge,
+    Encoder,
+    Sample,
+    Text,
+    Weights,
+)
+from mimo_core.plugins.hookspecs import hookimpl
+
+LANGUAGE_PARTNER = "conformance-language"
+ENCODER_PARTNER = "conformance-encoder"
+DATA_PARTNER = "conformance-data"
+
+ROWS = 3
+"""Positions of a medium of the encoder."""
+
+
+@attrs.frozen(kw_only=True)
+class Width:
+    """Options of both partners."""
+
+    hidden_size: int
+    """Width of the module."""
+
+
+def _language() -> SimpleNamespace:
+    """A language model that is one table of embeddings."""
+
+    @hookimpl
+    def options():  # type: ignore[no-untyped-def]
+        return Width
+
+    @hookimpl
+    def describe(module):  # type: ignore[no-untyped-def]
+        width = module.options.hidden_size
+        weights = Weights(parameters=module.vocabulary_size * width, part="language")
+        return Description(width=width, layers=1, heads=1, weights=(weights,))
+
+    @hookimpl
+    def rng_prefix(module):  # type: ignore[no-untyped-def]
+        return "conformance-language."
+
+    @hookimpl
+    def build_submodule(module, groups, platform):  # type: ignore[no-untyped-def]
+        from mimo_core.testing.stub_models import language_spec
+
+        return language_spec(module, groups)
+
+    @hookimpl
+    def provide_batch(module, samples, context):  # type: ignore[no-untyped-def]
+        raise AssertionError("the partner is given no batch")
+
+    return _plugin(locals())
+
+
+def _encoder() -> SimpleNamespace:
+    """An encoder whose every medium takes ``ROWS`` positions; a medium holds its own rows."""
+
+    @hookimpl
+    def options():  # type: ignore[no-untyped-def]
+        return Width
+
+    @hookimpl
+    def describe(module):  # type: ignore[no-untyped-def]
+        return Description(
+            width=module.options.hidden_size,
+            layers=1,
+            heads=1,
+            weights=(Weights(parameters=1),),
+            accepts="rows",
+            positions=lambda media: [ROWS] * len(media),
+        )
+
+    @hookimpl
+    def module_edges(module, modules):  # type: ignore[no-untyped-def]
+        return [Edge(source=module.name, target=LANGUAGE, placeholder="<conformance>")]
+
+    @hookimpl
+    def rng_prefix(module):  # type: ignore[no-untyped-def]
+        return "conformance-encoder."
+
+    @hookimpl
+    def build_submodule(module, groups, platform):  # type: ignore[no-untyped-def]
+        from mimo_core.testing.stub_models import encoder_parts
+
+        parts: Encoder = encoder_parts(module, groups)
+        return parts
+
+    @hookimpl
+    def provide_batch(module, samples, context):  # type: ignore[no-untyped-def]
+        raise AssertionError("the partner is given no batch")
+
+    return _plugin(locals())
+
+
+class _OneSample:
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, index: int) -> Sample:
+        return Sample(key="conformance/0", parts=(Text(text="a", loss=True),))
+
+
+def _data() -> SimpleNamespace:
+    @hookimpl
+    def build_dataset(data, split) -> Dataset:  # type: ignore[no-untyped-def]
+        return _OneSample()
+
+    return _plugin(locals())
+
+
+def _plugin(hooks: dict[str, Any]) -> SimpleNamespace:
+    return SimpleNamespace(mimo_contract=CONTRACT, **hooks)
+
+
+def partners() -> dict[str, object]:
+    """All of them, by the names that recipes use."""
+    return {LANGUAGE_PARTNER: _language(), ENCODER_PARTNER: _encoder(), DATA_PARTNER: _data()}
+
+
+PARTNERS: Sequence[str] = (LANGUAGE_PARTNER, ENCODER_PARTNER, DATA_PARTNER)

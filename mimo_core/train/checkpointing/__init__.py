@@ -1,0 +1,1 @@
+"""Saves checkpoints and resumes from them, on all ranks."""

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset as TorchDataset
 from mimo_core.contract import Dataset, Module, Sample, Sequences
 from mimo_core.data.sampler import GlobalOrder, InOrder, augmentation_generator
 from mimo_core.data.sequence_builder import SequenceBuilder, Tokens, has_labels
-from mimo_core.errors import PluginError, SampleError, code_of, text_of
+from mimo_core.errors import PluginError, SampleError, code_of, text_of, values_of
 from mimo_core.planning.rank_layout import sample_slice
 
 
@@ -260,8 +260,9 @@ def sample_at(dataset: Dataset, index: int, source: str) -> Sample:
     except Exception as error:
         *_, (frame, line) = traceback.walk_tb(error.__traceback__)
         place = f"{frame.f_code.co_filename}:{line}"
-        said = f"{where} failed: {type(error).__name__}: {error} (at {place})"
-        raise PluginError(said, code="plugin.dataset-failed", sample=index) from error
+        said = f"{where} failed: {type(error).__name__}: {text_of(error)} (at {place})"
+        code = code_of(error, "plugin.dataset-failed")
+        raise PluginError(said, code=code, **{**values_of(error), "sample": index}) from error
     if not isinstance(sample, Sample):
         message = f"{where} gave a {type(sample).__name__}, not a Sample"
         raise PluginError(message, code="plugin.wrong-answer", sample=index)

@@ -404,6 +404,10 @@ CODES: ErrorCodes = {
         "A size is no multiple of what it is divided into.",
         "Use one of the numbers that the message names.",
     ),
+    "recipe.not-an-encoder": (
+        "A module other than `language` uses a plugin that makes a language model.",
+        "Name the module `language`, or use the plugin of an encoder.",
+    ),
     "recipe.not-found": (
         "There is no recipe of this name.",
         "Correct the path, or use a name of the package; the message lists them.",
@@ -487,6 +491,10 @@ CODES: ErrorCodes = {
     "sample.undecodable": (
         "A medium of a sample cannot be decoded.",
         "Correct or remove the file that is named, or let the dataset skip broken samples.",
+    ),
+    "sample.wrong-medium": (
+        "A medium has another type or shape than its encoder reads, or than its metadata says.",
+        "Correct `Media.load` or `Media.shape` in the dataset.",
     ),
     "scaffold.folder-not-empty": (
         "The folder for the new plugin exists and is not an empty folder.",

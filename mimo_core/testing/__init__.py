@@ -8,6 +8,7 @@ from mimo_core.testing.ranks import RankFailure, run_ranks
 
 if TYPE_CHECKING:
     from mimo_core.testing.conformance import Conformance
+    from mimo_core.testing.expected_errors import raises_code
     from mimo_core.testing.weights import gradients_as_in_files, read_parts, tensors_as_in_files
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "RankFailure",
     "Subject",
     "gradients_as_in_files",
+    "raises_code",
     "read_parts",
     "run_ranks",
     "tensors_as_in_files",
@@ -23,6 +25,7 @@ __all__ = [
 _LATER = {
     "Conformance": "conformance",
     "gradients_as_in_files": "weights",
+    "raises_code": "expected_errors",
     "read_parts": "weights",
     "tensors_as_in_files": "weights",
 }

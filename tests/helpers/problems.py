@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
-import pytest
-
 from mimo_core.errors import MimoError
+from mimo_core.testing import raises_code as refused
+
+__all__ = ["LONG", "facts", "refused"]
 
 LONG = ("known", "choices")
 """Values that list all that is allowed."""
@@ -24,15 +23,3 @@ def facts(error: MimoError) -> list[tuple[str, str, dict[str, Any]]]:
         )
         for problem in error.problems
     ]
-
-
-@contextmanager
-def refused(
-    code: str, kind: type[MimoError] = MimoError, /, **values: Any
-) -> Iterator[pytest.ExceptionInfo[MimoError]]:
-    """Expect an error of this code, with these values among its own."""
-    with pytest.raises(kind) as caught:
-        yield caught
-    found = caught.value
-    assert found.code == code, found
-    assert values == {name: found.values.get(name) for name in values}, found.values

@@ -6,6 +6,8 @@ import ast
 import errno
 import pickle
 import re
+from collections.abc import Collection
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
@@ -28,28 +30,39 @@ from ..helpers.paths import ROOT
 CODE = re.compile(r"[a-z][a-z0-9_-]*\.[a-z][a-z0-9-]*")
 
 
-def codes_in(folder: Path) -> set[str]:
+AREAS = {code.partition(".")[0] for code in CODES}
+
+
+def sources(folder: Path) -> list[Path]:
+    """The Python files of a folder, without tests and lists of codes."""
+    lists = (ROOT / "mimo_core" / "errors" / "codes.py", "error_codes.py")
+    return [
+        path
+        for path in folder.rglob("*.py")
+        if "tests" not in path.parts and path not in lists and path.name not in lists
+    ]
+
+
+def codes_in(folder: Path, areas: Collection[str] = AREAS) -> set[str]:
     """Texts of the source that have the form of a code and an area of one."""
-    areas = {code.partition(".")[0] for code in CODES}
     return {
         node.value
-        for path in folder.rglob("*.py")
-        if path.name != "error_codes.py" and "tests" not in path.parts
+        for path in sources(folder)
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if isinstance(node, ast.Constant) and isinstance(node.value, str)
-        if re.fullmatch(r"[a-z]+\.[a-z]+(-[a-z0-9]+)*", node.value)
-        and node.value.partition(".")[0] in areas
+        if CODE.fullmatch(node.value) and node.value.partition(".")[0] in areas
     }
 
 
 def given_codes(folder: Path) -> set[str]:
     """What errors and problems are made with, where the source says it."""
     return {
-        node.value.value
-        for path in folder.rglob("*.py")
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-        if isinstance(node, ast.keyword) and node.arg == "code"
-        if isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+        node.value
+        for path in sources(folder)
+        for given in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(given, ast.keyword) and given.arg == "code"
+        for node in ast.walk(given.value)
+        if isinstance(node, ast.Constant) and CODE.fullmatch(str(node.value))
     }
 
 
@@ -61,16 +74,29 @@ def test_the_page_is_up_to_date() -> None:
 
 
 def test_every_code_of_the_core_is_in_use_and_explained() -> None:
-    used = codes_in(ROOT / "mimo_core") | codes_in(ROOT / "benchmarks")
+    core, benchmarks, plugins = (
+        ROOT / name for name in ("mimo_core", "benchmarks", "mimo_plugins")
+    )
+    used = codes_in(core) | codes_in(benchmarks) | codes_in(plugins)
     assert CODES.keys() <= used, sorted(CODES.keys() - used)
-    given = given_codes(ROOT / "mimo_core") | given_codes(ROOT / "benchmarks")
-    missing = given - CODES.keys() - {""}
-    assert not missing, sorted(missing)
+    given = given_codes(core) | given_codes(benchmarks)
+    assert given <= CODES.keys(), sorted(given - CODES.keys())
 
 
-@pytest.mark.parametrize("plugin", plugin_codes())
-def test_codes_of_a_plugin_begin_with_its_name(plugin: str) -> None:
-    assert all(code.startswith(f"{plugin}.") for code in plugin_codes()[plugin])
+BUNDLED = {
+    entry.name: ROOT / "mimo_plugins" / entry.name.replace("-", "_")
+    for entry in entry_points(group="mimo.plugins")
+    if (ROOT / "mimo_plugins" / entry.name.replace("-", "_")).is_dir()
+}
+
+
+@pytest.mark.parametrize("plugin", BUNDLED)
+def test_every_code_of_a_plugin_is_in_use_and_explained(plugin: str) -> None:
+    listed = plugin_codes().get(plugin, {})
+    assert all(code.startswith(f"{plugin}.") for code in listed)
+    assert codes_in(BUNDLED[plugin], [plugin]) == listed.keys()
+    given = given_codes(BUNDLED[plugin])
+    assert given <= {*listed, *CODES}, sorted(given - {*listed, *CODES})
 
 
 def test_every_code_has_a_cause_and_a_remedy() -> None:

@@ -69,7 +69,12 @@ class Captions:
         try:
             return sample_of(caption, line, self._options)
         except Broken as error:
-            raise MimoError(f"{self._options.place(line)}: {error}{self._way_out}") from None
+            raise MimoError(
+                f"{self._options.place(line)}: {error}{self._way_out}",
+                code="captions.file-changed" if self.broken == "skip" else "captions.broken-lines",
+                file=str(self._options.path),
+                lines=(line,),
+            ) from None
 
     @property
     def _way_out(self) -> str:
@@ -91,7 +96,12 @@ def build(options: Options, split: Split) -> Captions:
         raise MimoError(
             f"{options.path}: none of {len(index)} samples is in the {split} split, which a hash "
             f"of the id decides with data.options.held_out = {options.held_out}; "
-            f"{'raise' if split == 'validation' else 'lower'} it, or give more samples"
+            f"{'raise' if split == 'validation' else 'lower'} it, or give more samples",
+            code="captions.empty-split",
+            file=str(options.path),
+            split=split,
+            samples=len(index),
+            held_out=options.held_out,
         )
     return Captions(index=index, members=members, source=source, options=options, note=note)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from mimo_core import MimoError
 from mimo_plugin_captions.options import Options
@@ -41,13 +41,23 @@ def same_id(name: str, first: int) -> str:
 
 def nothing_to_learn(options: Options) -> MimoError:
     """The error for a file without lines."""
-    return MimoError(f"{options.path}: the file holds no lines to learn from")
+    return MimoError(
+        f"{options.path}: the file holds no lines to learn from",
+        code="captions.empty-file",
+        file=str(options.path),
+    )
 
 
-def broken_lines(options: Options, faults: Iterable[Fault], count: int, read: str) -> MimoError:
+def broken_lines(options: Options, faults: Sequence[Fault], count: int, read: str) -> MimoError:
     """The error for ``count`` broken lines of those that were ``read``, such as ``136 lines``."""
     way_out = "mend or remove them"
     if options.broken == "stop":
         way_out += ", or leave them out with data.options.broken: skip"
     head = f"{options.path}: {count} of {read} {'is' if count == 1 else 'are'} broken:"
-    return MimoError("\n".join([head, *told(options, faults, count, SHOWN), way_out]))
+    return MimoError(
+        "\n".join([head, *told(options, faults, count, SHOWN), way_out]),
+        code="captions.broken-lines",
+        file=str(options.path),
+        count=count,
+        lines=tuple(line for line, _ in sorted(faults)[:SHOWN]),
+    )

@@ -107,7 +107,12 @@ def read_index(options: Options) -> tuple[Index, Faults]:
     index = Index(**arrays)
     if options.image is not None and not len(index.images) and not faults.count:
         raise MimoError(
-            f"{options.path}: no line has the field {options.image!r} that data.options.image names"
+            f"{options.path}: no line has the field {options.image!r} that data.options.image "
+            "names",
+            code="captions.unknown-field",
+            file=str(options.path),
+            field=options.image,
+            option="image",
         )
     return _without_duplicates(index, source, options, faults), faults
 
@@ -124,7 +129,10 @@ def read_caption(index: Index, place: int, source: Source, options: Options) -> 
     if hashed(raw) != index.contents[place]:
         raise MimoError(
             f"{options.place(int(index.lines[place]))}: the line has changed since the run began; "
-            "leave the file as it is while a run reads it (lines may be added at its end)"
+            "leave the file as it is while a run reads it (lines may be added at its end)",
+            code="captions.file-changed",
+            file=str(options.path),
+            line=int(index.lines[place]),
         )
     return caption_of(source.values(raw), options)
 

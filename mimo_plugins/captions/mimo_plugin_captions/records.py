@@ -124,26 +124,51 @@ class CommaSeparated:
         self._image_fields = options.image_fields
         header = next(self._all(), None)
         if header is None:
-            raise MimoError(f"{self._path}: the file is empty; a CSV file begins with a header")
+            raise MimoError(
+                f"{self._path}: the file is empty; a CSV file begins with a header",
+                code="captions.invalid-header",
+                file=str(self._path),
+            )
         place = options.place(header.line)
         try:
             self._columns = _fields(header.raw)
         except Broken as error:
-            raise MimoError(f"{place}: the header cannot be read: {error}") from None
+            raise MimoError(
+                f"{place}: the header cannot be read: {error}",
+                code="captions.invalid-header",
+                file=str(self._path),
+                line=header.line,
+            ) from None
         twice = sorted({name for name in self._columns if self._columns.count(name) > 1})
         if twice:
-            raise MimoError(f"{place}: the header has {', '.join(map(repr, twice))} more than once")
+            raise MimoError(
+                f"{place}: the header has {', '.join(map(repr, twice))} more than once",
+                code="captions.invalid-header",
+                file=str(self._path),
+                line=header.line,
+                columns=tuple(twice),
+            )
         if len(self._columns) == 1 and (other := re.search("[;\t]", self._columns[0])):
             raise MimoError(
                 f"{place}: the header has one column; its fields are separated by {other[0]!r}, "
-                "and a CSV file is read with commas: save it with commas, or as JSONL"
+                "and a CSV file is read with commas: save it with commas, or as JSONL",
+                code="captions.invalid-header",
+                file=str(self._path),
+                line=header.line,
+                separator=other[0],
             )
         for option, name in _named_columns(options):
             if name not in self._columns:
                 raise MimoError(
                     f"{place}: the header has no column {name!r}, only "
                     f"{', '.join(map(repr, self._columns))}.{suggestion(name, self._columns)} "
-                    f"data.options.{option} names the column"
+                    f"data.options.{option} names the column",
+                    code="captions.unknown-field",
+                    file=str(self._path),
+                    line=header.line,
+                    field=name,
+                    option=option,
+                    columns=tuple(self._columns),
                 )
 
     def records(self) -> Iterator[Record]:
@@ -231,7 +256,13 @@ def _lines(path: Path) -> Iterator[tuple[int, int, bytes]]:
         offset = 0
         for number, raw in enumerate(iter(lambda: file.readline(LINE_LIMIT + 1), b""), 1):
             if len(raw) > LINE_LIMIT:
-                raise MimoError(f"{path}: line {number} has more than {LINE_LIMIT:,} bytes")
+                raise MimoError(
+                    f"{path}: line {number} has more than {LINE_LIMIT:,} bytes",
+                    code="captions.line-too-long",
+                    file=str(path),
+                    line=number,
+                    limit_bytes=LINE_LIMIT,
+                )
             mark = len(_BOM) if number == 1 and raw.startswith(_BOM) else 0
             yield number, offset + mark, raw[mark:]
             offset += len(raw)

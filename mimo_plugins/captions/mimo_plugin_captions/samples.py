@@ -46,7 +46,12 @@ def _medium(image: str, place: str, options: Options) -> Media:
 
 def unreadable(place: str, image: str, error: OSError) -> MimoError:
     """The error for an image that may be whole, but cannot be read."""
-    return MimoError(f"{place}: image {shown(image)} cannot be read: {error.strerror or error}")
+    return MimoError(
+        f"{place}: image {shown(image)} cannot be read: {error.strerror or error}",
+        code="captions.unreadable-image",
+        place=place,
+        image=image,
+    )
 
 
 def _load(

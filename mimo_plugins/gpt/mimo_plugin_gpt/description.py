@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from mimo_core import Description, Module, Weights
+from mimo_core import Description, MimoError, Module, Weights
 from mimo_plugin_gpt import owned
 from mimo_plugin_gpt.config_json import notes
 from mimo_plugin_gpt.options import Options
@@ -22,11 +22,15 @@ def describe(module: Module) -> Description:
     shape = options.shape
     rows = embedding_rows(module)
     if shape.tie_embeddings and module.grid.pp > 1:
-        raise ValueError(
+        raise MimoError(
             f"modules.{module.name}: tie_embeddings with pp {module.grid.pp} cannot be saved by "
             "megatron-core 0.19 (LanguageModule.tie_embeddings_and_output_weights_state_dict reads "
             "global groups that a run of several grids has not); set pp to 1, or "
-            "tie_embeddings=false for a model that begins fresh"
+            "tie_embeddings=false for a model that begins fresh",
+            code="recipe.conflict",
+            module=module.name,
+            keys=("options.tie_embeddings", "grid.pp"),
+            pp=module.grid.pp,
         )
     return Description(
         width=shape.hidden_size,
@@ -54,12 +58,15 @@ def embedding_rows(module: Module) -> int:
     """Rows of the module's embedding.
 
     Raises:
-        ValueError: the module has no vocabulary: it is not the language model.
+        MimoError: the module has no vocabulary: it is not the language model.
     """
     if module.vocabulary_size is None:
-        raise ValueError(
+        raise MimoError(
             f"module {module.name!r} has no vocabulary: plugin {module.plugin!r} makes a language "
-            "model, so use it for the module named 'language'"
+            "model, so use it for the module named 'language'",
+            code="recipe.not-an-encoder",
+            module=module.name,
+            plugin=module.plugin,
         )
     options: Options = module.options
     return options.embedding_rows(module.vocabulary_size)

@@ -11,7 +11,7 @@ from megatron.core.process_groups_config import ProcessGroupCollection
 from megatron.core.transformer import TransformerConfig
 from megatron.core.transformer.spec_utils import ModuleSpec
 
-from mimo_core import Module, Platform
+from mimo_core import MimoError, Module, Platform
 from mimo_core.building import grouped_moe_builder, transformer_config
 from mimo_plugin_gpt.description import embedding_rows, shape_of
 from mimo_plugin_gpt.options import Options
@@ -52,13 +52,17 @@ def model_config(module: Module, platform: Platform) -> TransformerConfig:
     """The model's ``TransformerConfig`` on the module's grid.
 
     Raises:
-        ValueError: the precision cannot be on this platform.
+        MimoError: the precision cannot be on this platform.
     """
     if platform.transformer_engine and module.grid.cp > 1 and module.precision == "fp32":
-        raise ValueError(
+        raise MimoError(
             f"modules.{module.name}: cp {module.grid.cp} needs bf16 on a GPU: TransformerEngine "
             "has no kernel of context parallelism for fp32; set precision: bf16, or "
-            f"modules.{module.name}.grid.cp to 1"
+            f"modules.{module.name}.grid.cp to 1",
+            code="recipe.conflict",
+            module=module.name,
+            keys=("precision", "grid.cp"),
+            cp=module.grid.cp,
         )
     defaults: dict[str, Any] = {}
     if shape_of(module).experts:

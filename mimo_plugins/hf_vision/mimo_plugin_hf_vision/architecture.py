@@ -103,7 +103,12 @@ def architecture(options: Options) -> Architecture:
             source = f"{file} says {whole.LAYER} "
         raise MimoError(
             f"{source}{layer}: {options.model} has {found.layers} layers, "
-            f"so {states} hidden states: give -{states} to {found.layers}"
+            f"so {states} hidden states: give -{states} to {found.layers}",
+            code="hf-vision.invalid-value",
+            file=str(file),
+            key="select_layer",
+            value=layer,
+            hidden_states=states,
         )
     tokens = options.tokens or whole.tokens(file, found.rows, found.class_tokens) or "patches"
     return attrs.evolve(found, select_layer=layer, tokens=tokens)
@@ -117,9 +122,20 @@ def _read(model: str, revision: str | None, given_tokens: int | None) -> Archite
     part = whole.tower_of(file, held)
     said, model_type, at = part.said, part.model_type, part.at.rstrip(".") or None
     if not model_type:
-        raise MimoError(f"{file} says no model_type of a vision tower")
+        raise MimoError(
+            f"{file} says no model_type of a vision tower",
+            code="hf-vision.missing-key",
+            file=str(file),
+            key="model_type",
+        )
     if wrong := list(config_tables.mistakes(model_type, said, part.at)):
-        raise MimoError(f"{file} {'; '.join(wrong)}")
+        raise MimoError(
+            f"{file} {'; '.join(wrong)}",
+            code="hf-vision.unsupported-model",
+            file=str(file),
+            model_type=model_type,
+            mistakes=tuple(wrong),
+        )
     known = config_tables.KEYS.get(model_type)
     config = {
         **(known.defaults if known else {}),
@@ -130,12 +146,20 @@ def _read(model: str, revision: str | None, given_tokens: int | None) -> Archite
         raise MimoError(
             f"{file} (model_type {model_type!r}) says no "
             f"{', '.join(missing)}: hf-vision reads towers of transformer layers of one width that "
-            "cut pictures into patches, such as SigLIP, CLIP or DINOv2"
+            "cut pictures into patches, such as SigLIP, CLIP or DINOv2",
+            code="hf-vision.unsupported-model",
+            file=str(file),
+            model_type=model_type,
+            missing=tuple(missing),
         )
     check_types(file, said, _TYPES, at)
     if config.get("num_channels", 3) != 3:
         raise MimoError(
-            f"{file} says {part.at}num_channels {config['num_channels']}; pictures have 3 here"
+            f"{file} says {part.at}num_channels {config['num_channels']}; pictures have 3 here",
+            code="hf-vision.unsupported-model",
+            file=str(file),
+            key="num_channels",
+            value=config["num_channels"],
         )
     for key in _COUNTS:
         _check_count(file, key, config.get(key))
@@ -146,7 +170,11 @@ def _read(model: str, revision: str | None, given_tokens: int | None) -> Archite
         raise MimoError(
             f"{file}: of model_type {model_type!r} it is not known how many "
             "class and register tokens come before a picture's patches; set the option "
-            "class_tokens"
+            "class_tokens",
+            code="hf-vision.missing-key",
+            file=str(file),
+            key="class_tokens",
+            model_type=model_type,
         )
     return Architecture(
         directory=directory,
@@ -161,8 +189,27 @@ def _read(model: str, revision: str | None, given_tokens: int | None) -> Archite
 def _check_count(file: Path, key: str, value: int | list[int] | None) -> None:
     """Whether sizes are above 0; of height and width there are two."""
     if isinstance(value, list) and len(value) != 2:
-        raise MimoError(f"{file} says {key} {value}; expected one number, or height and width")
+        raise MimoError(
+            f"{file} says {key} {value}; expected one number, or height and width",
+            code="hf-vision.invalid-value",
+            file=str(file),
+            key=key,
+            value=value,
+        )
     if value is not None and min(value if isinstance(value, list) else [value]) < 1:
-        raise MimoError(f"{file} says {key} {value}; expected 1 or more")
+        raise MimoError(
+            f"{file} says {key} {value}; expected 1 or more",
+            code="hf-vision.invalid-value",
+            file=str(file),
+            key=key,
+            value=value,
+        )
     if key == "num_hidden_layers" and isinstance(value, int) and value > MOST_LAYERS:
-        raise MimoError(f"{file} says {key} {value}; expected {MOST_LAYERS:,} or fewer")
+        raise MimoError(
+            f"{file} says {key} {value}; expected {MOST_LAYERS:,} or fewer",
+            code="hf-vision.invalid-value",
+            file=str(file),
+            key=key,
+            value=value,
+            most=MOST_LAYERS,
+        )

@@ -52,17 +52,34 @@ def read_json(file: Path) -> dict[str, Any]:
         _check_regular(file)
         held = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise MimoError(f"{file.parent} has no {file.name}; it is no model's directory") from None
+        raise MimoError(
+            f"{file.parent} has no {file.name}; it is no model's directory",
+            code="weights.not-found",
+            directory=str(file.parent),
+            file=file.name,
+        ) from None
     except MimoError:
         raise
     except OSError as error:
-        raise MimoError(f"{file} cannot be read: {error.strerror}") from error
+        raise MimoError(
+            f"{file} cannot be read: {error.strerror}", code="weights.unreadable", file=str(file)
+        ) from error
     except RecursionError:
-        raise MimoError(f"{file} holds no JSON that can be read: nested too deeply") from None
+        raise MimoError(
+            f"{file} holds no JSON that can be read: nested too deeply",
+            code="weights.damaged",
+            file=str(file),
+        ) from None
     except ValueError as error:
-        raise MimoError(f"{file} holds no JSON ({str(error)[-200:]})") from error
+        raise MimoError(
+            f"{file} holds no JSON ({str(error)[-200:]})", code="weights.damaged", file=str(file)
+        ) from error
     if not isinstance(held, dict):
-        raise MimoError(f"{file} holds {type(held).__name__}, not an object")
+        raise MimoError(
+            f"{file} holds {type(held).__name__}, not an object",
+            code="weights.damaged",
+            file=str(file),
+        )
     return held
 
 
@@ -78,9 +95,17 @@ def tensor_headers(file: Path) -> dict[str, tuple[int, ...]]:
             names = tensors.keys()
             return {name: tuple(tensors.get_slice(name).get_shape()) for name in names}
     except OSError as error:
-        raise MimoError(f"{file} cannot be read: {error.strerror or error}") from error
+        raise MimoError(
+            f"{file} cannot be read: {error.strerror or error}",
+            code="weights.unreadable",
+            file=str(file),
+        ) from error
     except SafetensorError as error:
-        raise MimoError(f"{file} is damaged, or no safetensors file ({error})") from error
+        raise MimoError(
+            f"{file} is damaged, or no safetensors file ({error})",
+            code="weights.damaged",
+            file=str(file),
+        ) from error
 
 
 def _check_regular(file: Path, most_bytes: int | None = _MOST_BYTES) -> None:
@@ -91,9 +116,18 @@ def _check_regular(file: Path, most_bytes: int | None = _MOST_BYTES) -> None:
     """
     found = file.stat()
     if not stat.S_ISREG(found.st_mode):
-        raise MimoError(f"{file} is a folder, a pipe or a device, not a file")
+        raise MimoError(
+            f"{file} is a folder, a pipe or a device, not a file",
+            code="weights.unreadable",
+            file=str(file),
+        )
     if most_bytes is not None and found.st_size > most_bytes:
-        raise MimoError(f"{file} has {found.st_size:,} bytes, too many for a model's config")
+        raise MimoError(
+            f"{file} has {found.st_size:,} bytes, too many for a model's config",
+            code="weights.unreadable",
+            file=str(file),
+            size_bytes=found.st_size,
+        )
 
 
 def check_types(
@@ -108,7 +142,12 @@ def check_types(
     values = {place + key: value for key, value in said.items()}
     kinds = {place + key: kind for key, kind in due.items()}
     if wrong := list(wrong_types(values, kinds)):
-        raise MimoError(f"{file} {'; '.join(wrong)}")
+        raise MimoError(
+            f"{file} {'; '.join(wrong)}",
+            code="hf-vision.invalid-value",
+            file=str(file),
+            mistakes=tuple(wrong),
+        )
 
 
 @cache
@@ -118,11 +157,19 @@ def _find(model: str, revision: str | None, patterns: tuple[str, ...], needed: s
         if revision is not None:
             raise MimoError(
                 f"hf-vision option revision={revision}: {model} is a directory, which has none; "
-                "leave it out, or give the name on the hub"
+                "leave it out, or give the name on the hub",
+                code="recipe.conflict",
+                keys=("model", "revision"),
+                directory=model,
+                revision=revision,
             )
         return path
     if not _HUB_NAME.fullmatch(model) or model.startswith("."):
-        raise MimoError(f"{model}: there is no such directory (from {Path.cwd()})")
+        raise MimoError(
+            f"{model}: there is no such directory (from {Path.cwd()})",
+            code="weights.not-found",
+            directory=model,
+        )
     from huggingface_hub import snapshot_download
 
     why = ""
@@ -149,5 +196,9 @@ def _find(model: str, revision: str | None, patterns: tuple[str, ...], needed: s
         f"{model!r}{at} is no directory (from {Path.cwd()}), is not in this machine's Hugging Face "
         f"cache, and cannot be downloaded: {why}. On a machine with network: hf download {model} "
         f"{flag}{' '.join(f'--include {pattern!r}' for pattern in (*SMALL, *WEIGHTS))} "
-        "--local-dir DIR; copy DIR here and name it instead"
+        "--local-dir DIR; copy DIR here and name it instead",
+        code="hf-vision.not-downloaded",
+        model=model,
+        revision=revision,
+        cause=why,
     )

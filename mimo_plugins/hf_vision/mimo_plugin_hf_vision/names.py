@@ -35,7 +35,9 @@ def weight_map(module: Module) -> WeightMap:
         raise MimoError(
             f"{tower.directory} has no safetensors, from which alone names of a "
             f"{tower.model_type!r} tower can be told; name a directory that has them under "
-            "options.model"
+            "options.model",
+            code="weights.not-found",
+            directory=str(tower.directory),
         )
     assert module.language_width is not None
     return WeightMap(

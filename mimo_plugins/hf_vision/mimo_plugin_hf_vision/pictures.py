@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+from mimo_core import MimoError
 from mimo_plugin_hf_vision.preprocessing import Preprocessing
 from mimo_plugin_hf_vision.processors import BICUBIC, BILINEAR
 
@@ -24,7 +25,7 @@ def picture_batch(pictures: Sequence[np.ndarray], how: Preprocessing) -> dict[st
         ``pixel_values``: float32 ``[B, 3, *how.size]``.
 
     Raises:
-        ValueError: a picture is not uint8 ``[height, width, 3]``.
+        MimoError: a picture is not uint8 ``[height, width, 3]``.
     """
     pixels = np.stack([_cropped(picture, how) for picture in pictures])
     if not how.scaled_first:
@@ -43,9 +44,12 @@ def _scaled(pixels: np.ndarray, how: Preprocessing) -> np.ndarray:
 def _cropped(picture: np.ndarray, how: Preprocessing) -> np.ndarray:
     """``[*how.size, 3]``: uint8, or float32 where it was scaled first."""
     if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
-        raise ValueError(
+        raise MimoError(
             f"a picture for hf-vision is {picture.dtype} {list(picture.shape)}: expected uint8 "
-            "[height, width, 3]; convert it where the dataset's Media.load decodes it"
+            "[height, width, 3]; convert it where the dataset's Media.load decodes it",
+            code="sample.wrong-medium",
+            dtype=str(picture.dtype),
+            shape=picture.shape,
         )
     height, width = picture.shape[:2]
     size = how.resize or (height, width)

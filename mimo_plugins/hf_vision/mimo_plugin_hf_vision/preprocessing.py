@@ -79,18 +79,35 @@ def preprocessing(tower: Architecture, options: Options) -> Preprocessing:
         if missing:
             raise MimoError(
                 f"{file} says {flag}, but no {', '.join(missing)}: null is no value; set it, or "
-                "remove the key for the processor's default"
+                "remove the key for the processor's default",
+                code="hf-vision.missing-key",
+                file=str(file),
+                key=flag,
+                missing=tuple(missing),
             )
     scaled_first = kind == SCALED_FIRST
     if scaled_first and said["do_center_crop"]:
-        raise MimoError(f"{file} says do_center_crop true; hf-vision does not crop for {kind}")
+        raise MimoError(
+            f"{file} says do_center_crop true; hf-vision does not crop for {kind}",
+            code="hf-vision.unsupported-processor",
+            file=str(file),
+            key="do_center_crop",
+            value=True,
+            processor=kind,
+        )
     if scaled_first and said["do_normalize"]:
         _check_floats(file, kind, said)
     filters = (BILINEAR, BICUBIC) if scaled_first else _FILTERS
     if said["do_resize"] and said["resample"] not in filters:
         raise MimoError(
             f"{file} says resample {said['resample']}; {kind} is read with "
-            f"{', '.join(map(str, filters))} (Pillow's numbers of filters)"
+            f"{', '.join(map(str, filters))} (Pillow's numbers of filters)",
+            code="hf-vision.unsupported-processor",
+            file=str(file),
+            key="resample",
+            value=said["resample"],
+            choices=tuple(filters),
+            processor=kind,
         )
     resize, crop = _sizes(said, options, file)
     mean, std = options.mean or (0.0, 0.0, 0.0), options.std or (1.0, 1.0, 1.0)
@@ -113,12 +130,22 @@ def _check_floats(file: Path, kind: str, said: Mapping[str, Any]) -> None:
     if not said["do_rescale"]:
         raise MimoError(
             f"{file} says do_normalize true, but not do_rescale; {kind} normalises scaled pixels "
-            "only: set do_rescale to true, or do_normalize to false"
+            "only: set do_rescale to true, or do_normalize to false",
+            code="hf-vision.unsupported-processor",
+            file=str(file),
+            key="do_normalize",
+            value=True,
+            processor=kind,
         )
     if isinstance(said["rescale_factor"], int):
         raise MimoError(
             f"{file} says rescale_factor {said['rescale_factor']}, from which {kind} makes whole "
-            "numbers that it cannot normalise; give it a decimal point"
+            "numbers that it cannot normalise; give it a decimal point",
+            code="hf-vision.unsupported-processor",
+            file=str(file),
+            key="rescale_factor",
+            value=said["rescale_factor"],
+            processor=kind,
         )
 
 
@@ -146,7 +173,11 @@ def _sizes(
         if crop is None:
             raise MimoError(
                 f"{file} says do_center_crop, but crop_size {said.get('crop_size')!r} is no height "
-                "and width of 1 or more; set crop_size"
+                "and width of 1 or more; set crop_size",
+                code="hf-vision.invalid-value",
+                file=str(file),
+                key="crop_size",
+                value=said.get("crop_size"),
             )
     resize = _resize(said["size"], square=said["default_to_square"]) if said["do_resize"] else None
     if side is not None:
@@ -161,7 +192,10 @@ def _sizes(
         shown = {key: said[key] for key in ("do_resize", "size", "crop_size") if key in said}
         raise MimoError(
             f"{file} says {shown}, which does not give all pictures one size; set the option "
-            "image_size"
+            "image_size",
+            code="hf-vision.several-sizes",
+            file=str(file),
+            given=shown,
         )
     return resize, crop
 
@@ -192,9 +226,18 @@ def _triple(option: Triple | None, said: Any, name: str, file: Path) -> Triple:
     if said is None:
         raise MimoError(
             f"{file} {'says no' if file.exists() else 'is not there to say the'} image_{name} of "
-            f"three colours; set the option {name}"
+            f"three colours; set the option {name}",
+            code="hf-vision.missing-key",
+            file=str(file),
+            key=f"image_{name}",
         )
     values = [said] * 3 if isinstance(said, int | float) else said
     if why := wrong_colours(values, divisor=name == "std"):
-        raise MimoError(f"{file} says image_{name} {said!r}: {why}; set the option {name}")
+        raise MimoError(
+            f"{file} says image_{name} {said!r}: {why}; set the option {name}",
+            code="hf-vision.invalid-value",
+            file=str(file),
+            key=f"image_{name}",
+            value=said,
+        )
     return (float(values[0]), float(values[1]), float(values[2]))

@@ -127,13 +127,22 @@ def processor_of(directory: Path) -> tuple[Path, str, dict[str, Any]] | None:
         if key not in known:
             raise MimoError(
                 f"{file} says {key} {_shown(value)}, which hf-vision does not know; remove the key "
-                f"if pixels do not depend on it (it knows {', '.join(sorted({*READ, *ONLY}))})"
+                f"if pixels do not depend on it (it knows {', '.join(sorted({*READ, *ONLY}))})",
+                code="hf-vision.unsupported-processor",
+                file=str(file),
+                key=key,
+                value=value,
             )
         if key in ONLY and value not in ONLY[key][0]:
             only, why = ONLY[key]
             raise MimoError(
                 f"{file} says {key} {_shown(value)}, but {why}; set it to "
-                f"{' or '.join(map(_shown, only))} if that is what the tower was trained on"
+                f"{' or '.join(map(_shown, only))} if that is what the tower was trained on",
+                code="hf-vision.unsupported-processor",
+                file=str(file),
+                key=key,
+                value=value,
+                choices=tuple(only),
             )
     used = {**DEFAULTS[kind], **{key: values[key] for key in READ if key in values}}
     return file, kind, {k: v for k, v in used.items() if k in READ and v is not None}
@@ -173,7 +182,11 @@ def _kind(file: Path, values: Mapping[str, Any]) -> str:
         if model not in _OF_MODEL:
             raise MimoError(
                 f"{file} says no image_processor_type, and of model_type {model!r} it is not known "
-                f"which one reads pictures; add one of {', '.join(DEFAULTS)}"
+                f"which one reads pictures; add one of {', '.join(DEFAULTS)}",
+                code="hf-vision.missing-key",
+                file=str(file),
+                key="image_processor_type",
+                model_type=model,
             )
         return _OF_MODEL[model]
     kind = str(name).removesuffix("Fast").removesuffix("Pil")
@@ -181,7 +194,11 @@ def _kind(file: Path, values: Mapping[str, Any]) -> str:
         raise MimoError(
             f"{file}: hf-vision does not read pictures as {name} does; it reads "
             f"{', '.join(DEFAULTS)}: set image_processor_type to one of them if it makes the "
-            "pixels that the tower was trained on"
+            "pixels that the tower was trained on",
+            code="hf-vision.unsupported-processor",
+            file=str(file),
+            key="image_processor_type",
+            value=name,
         )
     return kind
 

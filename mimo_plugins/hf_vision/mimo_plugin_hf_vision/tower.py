@@ -47,7 +47,7 @@ class Tower(MegatronModule):  # type: ignore[misc]
         pg_collection: Process groups of the module on this rank.
 
     Raises:
-        ValueError: transformers has no such model, or it gives other rows than were declared.
+        MimoError: transformers has no such model, or it gives other rows than were declared.
     """
 
     def __init__(
@@ -136,9 +136,12 @@ class Reading:
 def _model(found: Architecture, options: Options, *, meta: bool = False) -> PreTrainedModel:
     """The model with fresh weights, or (meta) without any."""
     if found.model_type not in CONFIG_MAPPING:
-        raise ValueError(
+        raise MimoError(
             f"{found.directory}: this transformers has no model_type {found.model_type!r}; install "
-            "a newer one. Code that comes with a model's files is not run"
+            "a newer one. Code that comes with a model's files is not run",
+            code="hf-vision.unsupported-model",
+            file=str(found.directory / "config.json"),
+            model_type=found.model_type,
         )
     given = {} if options.attention is None else {"attn_implementation": options.attention}
     try:
@@ -155,7 +158,10 @@ def _refused(found: Architecture, error: Exception) -> MimoError:
     said = " ".join(f"{type(error).__name__}: {error}".split())
     return MimoError(
         f"transformers cannot build the tower of {found.directory / 'config.json'} (model_type "
-        f"{found.model_type!r}): {said}"
+        f"{found.model_type!r}): {said}",
+        code="hf-vision.unsupported-model",
+        file=str(found.directory / "config.json"),
+        model_type=found.model_type,
     )
 
 
@@ -169,10 +175,14 @@ def _unread(model: PreTrainedModel, reading: Reading, size: Size, rows: int) -> 
     """
     features = reading.features(model, torch.empty(1, 3, *size, device="meta"))
     if list(features.shape) != [1, rows, model.config.hidden_size]:
-        raise ValueError(
+        raise MimoError(
             f"{type(model).__name__} makes {list(features.shape)} of a picture of {list(size)} "
             f"where {[1, rows, model.config.hidden_size]} were expected; the option class_tokens "
-            "says how many tokens are no patches"
+            "says how many tokens are no patches",
+            code="hf-vision.other-positions",
+            found=tuple(features.shape),
+            expected=(1, rows, model.config.hidden_size),
+            image=tuple(size),
         )
     parameters: Mapping[str, torch.Tensor] = dict(model.named_parameters())
     gradients = torch.autograd.grad(features.sum(), list(parameters.values()), allow_unused=True)

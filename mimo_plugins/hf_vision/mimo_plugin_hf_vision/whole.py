@@ -100,7 +100,11 @@ def select_layer(file: Path, rows: Mapping[str, Any]) -> int | None:
     layer = rows.get(LAYER)
     if isinstance(layer, list):
         raise MimoError(
-            f"{file} says {LAYER} {layer}: rows are of one layer here; set the option select_layer"
+            f"{file} says {LAYER} {layer}: rows are of one layer here; set the option select_layer",
+            code="hf-vision.unsupported-rows",
+            file=str(file),
+            key=LAYER,
+            value=layer,
         )
     return layer
 
@@ -115,12 +119,24 @@ def tokens(file: Path, rows: Mapping[str, Any], num_class_tokens: int) -> Tokens
     if strategy is None:
         return None
     if strategy not in _TOKENS:
-        raise MimoError(f"{file} says {STRATEGY} {strategy!r}; read are default and full")
+        raise MimoError(
+            f"{file} says {STRATEGY} {strategy!r}; read are default and full",
+            code="hf-vision.unsupported-rows",
+            file=str(file),
+            key=STRATEGY,
+            value=strategy,
+            choices=tuple(_TOKENS),
+        )
     if strategy == "default" and num_class_tokens != 1:
         raise MimoError(
             f"{file} says {STRATEGY} 'default', which leaves out a picture's first row, but its "
             f"tower has {num_class_tokens} class and register tokens before the patches; set the "
-            "option tokens"
+            "option tokens",
+            code="hf-vision.unsupported-rows",
+            file=str(file),
+            key=STRATEGY,
+            value=strategy,
+            class_tokens=num_class_tokens,
         )
     return _TOKENS[strategy]
 

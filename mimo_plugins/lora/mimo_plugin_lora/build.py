@@ -42,6 +42,9 @@ def adapted(
                 f"module {module.name!r} has the core's own affine {part}, which can only learn "
                 "as a whole; leave it out",
                 place(module, "parts"),
+                code="lora.not-adaptable",
+                module=module.name,
+                part=part,
             )
         changed[fields[part]] = _spec(spec, part, module, groups)
     return attrs.evolve(parts, **changed)
@@ -55,6 +58,9 @@ def _spec(
         raise MimoError(
             f"the {part} of module {module.name!r} is {spec!r}, not the ModuleSpec of a class",
             place(module),
+            code="lora.not-adaptable",
+            module=module.name,
+            part=part,
         )
     made = type(base.__name__, (AdaptedPart, base), {"lora": (part, module, groups)})
     return dataclasses.replace(spec, module=made)
@@ -144,9 +150,9 @@ def _check(
     targets = options_of(module).targets
     linear = [name for name, (_, layer) in named.items() if kind_of(layer) is not None]
     wrong = {
-        name: said
+        name: error
         for name, (_, layer) in named.items()
-        if is_target(name, targets) and (said := _wrong(module, name, layer)) is not None
+        if is_target(name, targets) and (error := _wrong(module, name, layer)) is not None
     }
     found: list[Any] = [(linear, wrong)]
     group = groups.tp_ep_pp
@@ -154,23 +160,30 @@ def _check(
         found *= group.size()
         dist.all_gather_object(found, (linear, wrong), group=group)
     for _, theirs in found:
-        for said in theirs.values():
-            raise MimoError(said)
+        for error in theirs.values():
+            raise _placed(error)
     missing = unmatched(module, [name for theirs, _ in found for name in theirs])
-    if missing:
-        raise MimoError(_at(module, missing))
+    if missing is not None:
+        raise _placed(missing)
 
 
-def _at(module: Module, said: str, key: str = "targets") -> str:
-    return f"{'.'.join(place(module, key))}: {said}"
+def _placed(error: MimoError) -> MimoError:
+    """The error with the keys of the recipe in its message: a rank does not add their place."""
+    keys = ".".join(map(str, error.path))
+    return MimoError(f"{keys}: {error.text}", code=error.code, **error.values)
 
 
-def _wrong(module: Module, name: str, layer: Any) -> str | None:
-    """Why a layer that a pattern names cannot be adapted."""
+def _wrong(module: Module, name: str, layer: Any) -> MimoError | None:
+    """The error where a layer that a pattern names cannot be adapted."""
     if (said := _refused(layer)) is not None:
-        return _at(module, f"a pattern names {name!r}, which {said}")
-    said = excess(name, options_of(module).rank, *whole_shape(layer))
-    return None if said is None else _at(module, said, "rank")
+        return MimoError(
+            f"a pattern names {name!r}, which {said}",
+            place(module, "targets"),
+            code="lora.not-adaptable",
+            module=module.name,
+            layer=name,
+        )
+    return excess(module, name, *whole_shape(layer))
 
 
 def _refused(layer: Any) -> str | None:

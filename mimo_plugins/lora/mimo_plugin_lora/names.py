@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 
-from mimo_core import Module, suggestion
+from mimo_core import MimoError, Module, suggestion
 from mimo_plugin_lora.options import NAME, options_of
 
 _STACKS = ("layers", "experts")
@@ -48,8 +48,8 @@ def is_target(name: str, targets: Iterable[str]) -> bool:
     return any(fnmatchcase(name, target) for target in targets)
 
 
-def unmatched(module: Module, names: Iterable[str]) -> str | None:
-    """What is wrong where a pattern names no layer, with the names that there are."""
+def unmatched(module: Module, names: Iterable[str]) -> MimoError | None:
+    """The error where a pattern names no layer, with the names that there are."""
     names = [*names]
     known = sorted({re.sub(r"\.\d+(?=\.|$)", ".*", name) for name in names})
     for target in options_of(module).targets:
@@ -60,21 +60,33 @@ def unmatched(module: Module, names: Iterable[str]) -> str | None:
             f" and {len(known) - _SHOWN} more" if len(known) > _SHOWN else ""
         )
         last = {name.rpartition(".")[2] for name in known}
-        return (
+        return MimoError(
             f"{target!r} names no linear layer of module {module.name!r}."
-            f"{suggestion(target.rpartition('.')[2], last)} Its layers: {shown or 'none'}"
+            f"{suggestion(target.rpartition('.')[2], last)} Its layers: {shown or 'none'}",
+            place(module, "targets"),
+            code="lora.no-such-layer",
+            module=module.name,
+            target=target,
+            known=tuple(known),
         )
     return None
 
 
-def excess(name: str, rank: int, rows: int, columns: int) -> str | None:
-    """What is wrong where an adapter's rank exceeds that of its layer, all tp ranks together."""
+def excess(module: Module, name: str, rows: int, columns: int) -> MimoError | None:
+    """The error where an adapter's rank exceeds that of its layer, all tp ranks together."""
+    rank = options_of(module).rank
     if rank <= min(rows, columns):
         return None
-    return (
+    return MimoError(
         f"rank {rank} exceeds the smaller side of {name!r}, which is {rows} x {columns} (out x "
         f"in): no sum of its adapter has a rank above {min(rows, columns)}; give a smaller rank, "
-        "or leave the layer out of targets"
+        "or leave the layer out of targets",
+        place(module, "rank"),
+        code="lora.rank-too-large",
+        module=module.name,
+        layer=name,
+        rank=rank,
+        most=min(rows, columns),
     )
 
 

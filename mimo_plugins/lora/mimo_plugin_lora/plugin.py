@@ -38,12 +38,19 @@ def describe(module: Module) -> Generator[None, Description, Description]:
             raise MimoError(
                 f"module {module.name!r} has no part {part!r}; its parts: {', '.join(own)}",
                 place(module, "parts"),
+                code="recipe.unknown-choice",
+                module=module.name,
+                value=part,
+                choices=tuple(own),
             )
         if part in module.freeze:
             raise MimoError(
                 f"{part!r} is frozen, and {NAME} is to adapt it: adapters learn while the weights "
                 f"that they adapt do not, so leave {part!r} out of freeze",
                 ("modules", module.name, "freeze"),
+                code="recipe.conflict",
+                module=module.name,
+                part=part,
             )
     weights = tuple(
         attrs.evolve(weights, frozen=weights.frozen or weights.part in parts)

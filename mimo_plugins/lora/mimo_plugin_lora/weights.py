@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from mimo_core import MimoError, Module, Stored, WeightMap, WeightRule
-from mimo_plugin_lora.names import excess, is_target, numbered, place, split_key, unmatched
+from mimo_core import Module, Stored, WeightMap, WeightRule
+from mimo_plugin_lora.names import excess, is_target, numbered, split_key, unmatched
 from mimo_plugin_lora.options import options_of, parts_of
 
 if TYPE_CHECKING:
@@ -33,9 +33,9 @@ def with_adapters(weights: WeightMap, module: Module) -> WeightMap:
     """
     parts = parts_of(module)
     named = [rule for rule in weights.rules if rule.part in parts]
-    said = unmatched(module, (name for rule in named for name in _layers(rule)))
-    if said:
-        raise MimoError(said, place(module, "targets"))
+    error = unmatched(module, (name for rule in named for name in _layers(rule)))
+    if error is not None:
+        raise error
     rules = (_with_adapters(rule, module) if rule.part in parts else rule for rule in weights.rules)
     return attrs.evolve(weights, rules=tuple(rules))
 
@@ -58,9 +58,9 @@ def _with_adapters(rule: WeightRule, module: Module) -> WeightRule:
         if not is_target(name, options.targets):
             continue
         shapes = [rule.stored[at].shape for at, _ in pieces]
-        said = excess(name, options.rank, sum(rows for rows, _ in shapes), shapes[0][1])
-        if said:
-            raise MimoError(said, place(module, "rank"))
+        error = excess(module, name, sum(rows for rows, _ in shapes), shapes[0][1])
+        if error is not None:
+            raise error
         first = len(stored)
         stored.append(Stored(key=f"{name}.lora_a", shape=(options.rank, shapes[0][1])))
         for (_, piece), (rows, _columns) in zip(pieces, shapes, strict=True):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from mimo_core import Description, Module, Weights
+from mimo_core import Description, MimoError, Module, Weights
 from mimo_plugin_nemotron import owned
 from mimo_plugin_nemotron.options import CONVOLUTION_WIDTH, Options
 
@@ -22,11 +22,15 @@ def describe(module: Module) -> Description:
     vocabulary = embedding_rows(module)
     hidden = options.hidden_size
     if options.tie_embeddings and module.grid.pp > 1:
-        raise ValueError(
+        raise MimoError(
             f"modules.{module.name}: tie_embeddings with pp {module.grid.pp} cannot be saved by "
             "megatron-core 0.19 (LanguageModule.tie_embeddings_and_output_weights_state_dict reads "
             "global groups that a run of several grids has not); leave tie_embeddings out, or set "
-            "pp to 1"
+            "pp to 1",
+            code="recipe.conflict",
+            module=module.name,
+            keys=("options.tie_embeddings", "grid.pp"),
+            pp=module.grid.pp,
         )
     _check_groups(module)
     parallel = {"tp", "cp", "pp", "dp"}
@@ -53,10 +57,15 @@ def _check_groups(module: Module) -> None:
     groups = options.mamba_groups // module.grid.tp
     cp = module.grid.cp
     if "M" in options.pattern and groups and groups % cp and cp % groups:
-        raise ValueError(
+        raise MimoError(
             f"modules.{module.name}.grid.cp: {cp} context-parallel ranks cannot share {groups} "
             f"Mamba2 groups (mamba_groups {options.mamba_groups} / tp {module.grid.tp}); let cp "
-            "divide that, or be a multiple of it"
+            "divide that, or be a multiple of it",
+            code="layout.does-not-divide",
+            module=module.name,
+            size="cp",
+            value=cp,
+            groups=groups,
         )
 
 
@@ -64,12 +73,15 @@ def embedding_rows(module: Module) -> int:
     """Rows of the module's embedding.
 
     Raises:
-        ValueError: the module has no vocabulary: it is not the language model.
+        MimoError: the module has no vocabulary: it is not the language model.
     """
     if module.vocabulary_size is None:
-        raise ValueError(
+        raise MimoError(
             f"module {module.name!r} has no vocabulary: plugin {module.plugin!r} makes a language "
-            "model, so use it for the module named 'language'"
+            "model, so use it for the module named 'language'",
+            code="recipe.not-an-encoder",
+            module=module.name,
+            plugin=module.plugin,
         )
     options: Options = module.options
     return options.embedding_rows(module.vocabulary_size)

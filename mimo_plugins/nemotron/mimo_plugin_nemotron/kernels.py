@@ -15,7 +15,7 @@ import sys
 import types
 from typing import Any
 
-from mimo_core import Platform
+from mimo_core import MimoError, Platform
 from mimo_plugin_nemotron import mixer
 
 MIXER = "megatron.core.ssm.mamba_mixer"
@@ -27,15 +27,17 @@ def provide(platform: Platform) -> None:
     """Make ``MambaMixer`` usable on this platform.
 
     Raises:
-        ImportError: the platform has a GPU, but ``mamba_ssm`` or ``causal_conv1d``, of which its
+        MimoError: the platform has a GPU, but ``mamba_ssm`` or ``causal_conv1d``, of which its
             kernel is made, is not installed.
     """
     if platform.name == "cuda":
         missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
         if missing:
-            raise ImportError(
+            raise MimoError(
                 "Mamba2 layers (M in the pattern) need mamba_ssm and causal_conv1d on a GPU; not "
-                f"installed: {', '.join(missing)}. pip install 'mimo-core[gpu]'"
+                f"installed: {', '.join(missing)}. pip install 'mimo-core[gpu]'",
+                code="nemotron.no-kernels",
+                missing=tuple(missing),
             )
         return
     for name, contents in _modules().items():

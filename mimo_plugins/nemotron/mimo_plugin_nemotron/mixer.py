@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mimo_core import MimoError
 from mimo_plugin_nemotron import scan
 
 _UNLIMITED = (0.0, float("inf"))
@@ -110,7 +111,7 @@ def mamba_split_conv1d_scan_combined(
         ``[B, S, H P]`` in the dtype of ``zxbcdt``.
 
     Raises:
-        ValueError: an argument is set that the CPU's operation has no meaning for.
+        MimoError: an argument is set that the CPU's operation has no meaning for.
     """
     unsupported = {
         "initial_states": initial_states,
@@ -120,9 +121,11 @@ def mamba_split_conv1d_scan_combined(
         "activation": None if activation in ("silu", "swish") else activation,
     }
     if given := [name for name, value in unsupported.items() if value is not None]:
-        raise ValueError(
+        raise MimoError(
             f"the Mamba2 scan on a CPU does not know {', '.join(given)}: leave them at their "
-            "defaults, or train on a GPU with mamba_ssm"
+            "defaults, or train on a GPU with mamba_ssm",
+            code="nemotron.cpu-scan",
+            arguments=tuple(given),
         )
     heads = A.shape[0]
     width = headdim if headdim is not None else D.shape[1]

@@ -11,7 +11,7 @@ from megatron.core.process_groups_config import ProcessGroupCollection
 from megatron.core.transformer import TransformerConfig
 from megatron.core.transformer.spec_utils import ModuleSpec
 
-from mimo_core import Module, Platform
+from mimo_core import MimoError, Module, Platform
 from mimo_core.building import grouped_moe_builder, transformer_config
 from mimo_plugin_nemotron import kernels
 from mimo_plugin_nemotron.description import embedding_rows
@@ -49,7 +49,7 @@ def hybrid_config(module: Module, platform: Platform) -> TransformerConfig:
     """The model's ``TransformerConfig`` on the module's grid.
 
     Raises:
-        ValueError: what the recipe wants recomputed, or the precision, cannot be on this platform.
+        MimoError: what the recipe wants recomputed, or the precision, cannot be on this platform.
     """
     defaults: dict[str, Any] = {}
     if "E" in module.options.pattern:
@@ -67,10 +67,14 @@ def hybrid_config(module: Module, platform: Platform) -> TransformerConfig:
     config = transformer_config(module, sequence_parallel=True, **fields, **defaults)
     shared = module.grid.cp > 1 and "*" in module.options.pattern
     if platform.transformer_engine and shared and module.precision == "fp32":
-        raise ValueError(
+        raise MimoError(
             f"modules.{module.name}: attention (* in the pattern) with cp {module.grid.cp} needs "
             "bf16 on a GPU: TransformerEngine has no kernel of context parallelism for fp32; set "
-            f"precision: bf16, or modules.{module.name}.grid.cp to 1"
+            f"precision: bf16, or modules.{module.name}.grid.cp to 1",
+            code="recipe.conflict",
+            module=module.name,
+            keys=("precision", "grid.cp"),
+            cp=module.grid.cp,
         )
     return config
 

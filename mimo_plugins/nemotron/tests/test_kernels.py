@@ -6,6 +6,8 @@ import sys
 import pytest
 from mimo_plugin_nemotron import kernels
 
+from mimo_core.testing import raises_code
+
 
 class Cuda:
     name = "cuda"
@@ -19,8 +21,9 @@ def test_a_gpu_without_the_kernels_is_told_what_to_install(
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name: None if name == missing else object()
     )
-    with pytest.raises(ImportError, match=rf"{missing}\. pip install 'mimo-core\[gpu\]'"):
+    with raises_code("nemotron.no-kernels", missing=(missing,)) as caught:
         kernels.provide(Cuda())  # type: ignore[arg-type]
+    assert "pip install 'mimo-core[gpu]'" in caught.value.text
 
 
 def test_on_a_gpu_nothing_is_touched(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,8 @@ from mimo_plugin_nemotron import mixer, scan
 from scan_reference import gated_mixer, gated_norm, numbered, recurrence
 from torch import Tensor
 
+from mimo_core.testing import raises_code
+
 
 def scan_inputs(length: int, *, batch: int = 2, heads: int = 4, groups: int = 2) -> list[Tensor]:
     generator = torch.Generator().manual_seed(length)
@@ -241,7 +243,7 @@ def test_bfloat16_in_and_out() -> None:
 
 
 def test_what_a_cpu_cannot_do_is_refused_by_name() -> None:
-    with pytest.raises(ValueError, match=r"activation.*mamba_ssm"):
+    with raises_code("nemotron.cpu-scan", arguments=("activation",)):
         mixer.mamba_split_conv1d_scan_combined(
             **mixer_inputs(4), chunk_size=4, headdim=WIDTH, ngroups=GROUPS, activation="relu"
         )

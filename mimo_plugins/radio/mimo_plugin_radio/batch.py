@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 
-from mimo_core import Sample
+from mimo_core import MimoError, Sample
 from mimo_plugin_radio.options import Options
 from mimo_plugin_radio.sizes import Size, picture_sizes
 
@@ -26,7 +26,7 @@ def image_batch(pictures: Sequence[np.ndarray], options: Options) -> dict[str, A
         bilinearly, antialiased, its aspect ratio given up.
 
     Raises:
-        ValueError: a picture is not uint8 ``[height, width, 3]``.
+        MimoError: a picture is not uint8 ``[height, width, 3]``.
     """
     size = (options.image_side, options.image_side)
     return {"images": torch.cat([_pixels(picture, size, options) for picture in pictures])}
@@ -46,16 +46,20 @@ def packed_batch(
         order, in each colour after colour; and what :func:`packed_sizes` tells of them.
 
     Raises:
-        ValueError: a picture is not uint8 ``[height, width, 3]``, or not of the shape that its
+        MimoError: a picture is not uint8 ``[height, width, 3]``, or not of the shape that its
             metadata says.
     """
     sizes = []
     for (key, shape, size), picture in zip(_sized(samples, options), pictures, strict=True):
         if picture.shape[:2] != shape:
-            raise ValueError(
+            raise MimoError(
                 f"a picture of sample {key} decodes to {list(picture.shape)}, but its metadata "
                 f"says (height, width) = {shape}, from which sequence positions are counted; mend "
-                "Media.shape, or let the augmentation keep the shape"
+                "Media.shape, or let the augmentation keep the shape",
+                code="sample.wrong-medium",
+                sample=key,
+                shape=picture.shape,
+                expected=shape,
             )
         sizes.append(size)
     patches = [
@@ -92,9 +96,12 @@ def _sized(
 def _pixels(picture: np.ndarray, size: Size, options: Options) -> torch.Tensor:
     """Float32 ``[1, 3, *size]``, normalised."""
     if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
-        raise ValueError(
+        raise MimoError(
             f"a picture for radio is {picture.dtype} {list(picture.shape)}: expected uint8 "
-            "[height, width, 3]; convert it where the dataset's Media.load decodes it"
+            "[height, width, 3]; convert it where the dataset's Media.load decodes it",
+            code="sample.wrong-medium",
+            dtype=str(picture.dtype),
+            shape=picture.shape,
         )
     pixels = torch.from_numpy(np.ascontiguousarray(picture)).permute(2, 0, 1)[None]
     if picture.shape[:2] != size:

@@ -13,7 +13,7 @@ import attrs
 import torch
 from megatron.core.packed_seq_params import PackedSeqParams
 
-from mimo_core import Module
+from mimo_core import MimoError, Module
 from mimo_plugin_radio.flash_mend import mend
 from mimo_plugin_radio.heads import cut, fill, side_by_side
 
@@ -44,20 +44,26 @@ def kernels(module: Module) -> Kernels:
     """flash-attn-4's, on this GPU.
 
     Raises:
-        ValueError: it is not installed, this GPU is of another kind, or the module is to be
+        MimoError: it is not installed, this GPU is of another kind, or the module is to be
             deterministic.
     """
     place = f"modules.{module.name}.options.flash_attention"
     if module.megatron.get("deterministic_mode"):
-        raise ValueError(
+        raise MimoError(
             f"{place}: does not go with megatron.deterministic_mode: its backward adds gradients "
-            "in no fixed order; leave one of both out"
+            "in no fixed order; leave one of both out",
+            code="recipe.conflict",
+            module=module.name,
+            keys=("options.flash_attention", "megatron.deterministic_mode"),
         )
     capability = torch.cuda.get_device_capability()
     if capability[0] != 9:
-        raise ValueError(
+        raise MimoError(
             f"{place}: its kernels are known to be right on Hopper GPUs (compute capability 9.x); "
-            f"this one is {'.'.join(map(str, capability))}. Leave it out"
+            f"this one is {'.'.join(map(str, capability))}. Leave it out",
+            code="radio.no-flash-attention",
+            module=module.name,
+            compute_capability=capability,
         )
     os.environ.setdefault(_KEEPS, "1")
     try:
@@ -66,9 +72,11 @@ def kernels(module: Module) -> Kernels:
         mended = mend(interface)
         _keep_compiled(interface)
     except ImportError as error:
-        raise ValueError(
+        raise MimoError(
             f"{place}: cannot import flash-attn-4 ({error}); "
-            "pip install --pre 'flash-attn-4[cu13]', or leave it out"
+            "pip install --pre 'flash-attn-4[cu13]', or leave it out",
+            code="radio.no-flash-attention",
+            module=module.name,
         ) from error
     sizes = tuple(sorted((*SIZES, 80))) if mended else SIZES
     return Kernels(found.flash_attn_varlen_func, found.flash_attn_func, sizes)

@@ -20,6 +20,7 @@ import math
 from collections.abc import Sequence
 from functools import lru_cache
 
+from mimo_core import MimoError
 from mimo_plugin_radio.options import Options
 
 Size = tuple[int, int]
@@ -33,7 +34,7 @@ def picture_sizes(shapes: Sequence[tuple[int, ...]], options: Options) -> list[S
         shapes: ``(height, width)`` of all pictures of the sample, from their metadata.
 
     Raises:
-        ValueError: dynamic resolution, and a shape is no ``(height, width)``, or even the smallest
+        MimoError: dynamic resolution, and a shape is no ``(height, width)``, or even the smallest
             grids of the pictures together take more than ``sample_positions``.
     """
     if options.resolution == "fixed":
@@ -44,9 +45,11 @@ def picture_sizes(shapes: Sequence[tuple[int, ...]], options: Options) -> list[S
 
 def _checked(shape: tuple[int, ...]) -> Size:
     if len(shape) != 2 or min(shape) < 1:
-        raise ValueError(
+        raise MimoError(
             f"metadata of a picture says shape {tuple(shape)}: radio in dynamic resolution needs "
-            "(height, width) in pixels, each 1 or more; mend it where the dataset makes its Media"
+            "(height, width) in pixels, each 1 or more; mend it where the dataset makes its Media",
+            code="sample.no-positions",
+            shape=tuple(shape),
         )
     return (shape[0], shape[1])
 
@@ -68,11 +71,15 @@ def _sample_grids(pictures: tuple[Size, ...], options: Options) -> list[Size]:
 
     fitting = scaled(0.0)
     if _positions(fitting, options) > budget:
-        raise ValueError(
+        raise MimoError(
             f"the {len(pictures)} pictures of a sample take {_positions(fitting, options)} "
             f"sequence positions at the least (min_positions={options.least_positions} each, in "
             f"whole rows and columns), more than radio option sample_positions={budget}; raise it, "
-            "lower min_positions, or give the sample fewer pictures"
+            "lower min_positions, or give the sample fewer pictures",
+            code="sample.no-positions",
+            positions=_positions(fitting, options),
+            images=len(pictures),
+            sample_positions=budget,
         )
     low, high = 0.0, 1.0
     for _ in range(16):

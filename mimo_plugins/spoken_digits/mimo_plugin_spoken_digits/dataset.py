@@ -127,7 +127,12 @@ def _check_lengths(voices: tuple[str, ...], options: Options) -> None:
             if longest > length(options.seconds, recording.rate) / recording.rate:
                 raise MimoError(
                     f"spoken-digits: {digit} of {voice} takes {longest:.2f} s at the slowest, more "
-                    f"than seconds={options.seconds}; raise data.options.seconds"
+                    f"than seconds={options.seconds}; raise data.options.seconds",
+                    code="spoken-digits.long-recording",
+                    voice=voice,
+                    digit=digit,
+                    duration_seconds=longest,
+                    seconds=options.seconds,
                 )
 
 

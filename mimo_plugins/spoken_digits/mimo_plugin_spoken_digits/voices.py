@@ -49,7 +49,11 @@ def files(voice: str) -> list[Path]:
                 "on Debian or Ubuntu `apt-get install asterisk-core-sounds-en-wav` puts them "
                 f"there; or set data.options.voices: {way_out}"
             )
-        raise MimoError(f"spoken-digits: no recording {missing[0]}; {way_out}")
+        raise MimoError(
+            f"spoken-digits: no recording {missing[0]}; {way_out}",
+            code="spoken-digits.no-recording",
+            file=str(missing[0]),
+        )
     return paths
 
 
@@ -80,7 +84,11 @@ def _read(path: Path) -> Recording:
     loudness = np.abs(mono)
     loudest = loudness.max(initial=0)
     if not loudest:
-        raise MimoError(f"spoken-digits: recording {path} is silent; put another in its place")
+        raise MimoError(
+            f"spoken-digits: recording {path} is silent; put another in its place",
+            code="spoken-digits.silent-recording",
+            file=str(path),
+        )
     heard = np.flatnonzero(loudness > QUIET * loudest)
     spoken = mono[heard[0] : heard[-1] + 1] / loudest
     return Recording(waveform=spoken.astype(np.float32), rate=rate)
@@ -98,5 +106,7 @@ def _opened(path: Path) -> Iterator[wave.Wave_read]:
         raise MimoError(
             f"spoken-digits: recording {path} is no WAV file of 16-bit PCM "
             f"({str(error) or 'it ends too early'}); convert it, for instance with "
-            "`ffmpeg -i IN -c:a pcm_s16le OUT.wav`"
+            "`ffmpeg -i IN -c:a pcm_s16le OUT.wav`",
+            code="spoken-digits.unreadable-recording",
+            file=str(path),
         ) from error

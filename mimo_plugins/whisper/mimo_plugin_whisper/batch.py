@@ -9,7 +9,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from mimo_core import Sample
+from mimo_core import MimoError, Sample
 from mimo_plugin_whisper.mel import log_mel, resampled
 from mimo_plugin_whisper.options import POSITION, Options
 from mimo_plugin_whisper.windows import window_positions
@@ -29,16 +29,21 @@ def sound_batch(
         ones; and what :func:`window_sizes` tells of them.
 
     Raises:
-        ValueError: a sound is not float32, or not of the length that its metadata says.
+        MimoError: a sound is not float32, or not of the length that its metadata says.
     """
     mels: list[torch.Tensor] = []
     positions: list[int] = []
     for (key, shape, windows), sound in zip(_cut(samples, options), sounds, strict=True):
         if sound.dtype != np.float32 or sound.shape != shape[:1]:
-            raise ValueError(
+            raise MimoError(
                 f"a sound of sample {key} is {sound.dtype} {list(sound.shape)}: expected float32 "
                 f"[{shape[0]}], mono between -1 and 1, of the length in its metadata; mend the "
-                "dataset's Media.load or Media.shape"
+                "dataset's Media.load or Media.shape",
+                code="sample.wrong-medium",
+                sample=key,
+                dtype=str(sound.dtype),
+                shape=sound.shape,
+                expected=shape[:1],
             )
         waveform = resampled(torch.from_numpy(np.ascontiguousarray(sound)), shape[1])
         padded = F.pad(waveform, (0, sum(windows) * POSITION - len(waveform)))

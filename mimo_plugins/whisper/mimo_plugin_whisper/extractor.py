@@ -67,7 +67,12 @@ def checked_directory(options: Options, source: str) -> Path:
         wrong = list(mistakes(said, options))
         if wrong:
             where = f"{file}, {key}" if key else str(file)
-            raise MimoError("; ".join(f"{where}: {one}" for one in wrong))
+            raise MimoError(
+                "; ".join(f"{where}: {one}" for one in wrong),
+                code="whisper.other-frames",
+                file=str(file),
+                mistakes=tuple(wrong),
+            )
         break
     return directory
 
@@ -104,14 +109,26 @@ def mistakes(said: Mapping[str, Any], options: Options) -> Iterator[str]:
 def _read(file: Path) -> dict[str, Any]:
     try:
         if not file.is_file() or file.stat().st_size > _MOST_BYTES:
-            raise MimoError(f"{file} is no regular file of a configuration's size")
+            raise MimoError(
+                f"{file} is no regular file of a configuration's size",
+                code="weights.unreadable",
+                file=str(file),
+            )
         held = json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
-        raise MimoError(f"{file} cannot be read: {error.strerror}") from error
+        raise MimoError(
+            f"{file} cannot be read: {error.strerror}", code="weights.unreadable", file=str(file)
+        ) from error
     except MimoError:
         raise
     except (ValueError, RecursionError) as error:
-        raise MimoError(f"{file} holds no JSON ({str(error)[-200:]})") from error
+        raise MimoError(
+            f"{file} holds no JSON ({str(error)[-200:]})", code="weights.damaged", file=str(file)
+        ) from error
     if not isinstance(held, dict):
-        raise MimoError(f"{file} holds {type(held).__name__}, not an object")
+        raise MimoError(
+            f"{file} holds {type(held).__name__}, not an object",
+            code="weights.damaged",
+            file=str(file),
+        )
     return held

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mimo_core import MimoError
 from mimo_plugin_whisper.options import POSITION, SAMPLE_RATE, Options
 
 
@@ -20,12 +21,14 @@ def window_positions(shape: tuple[int, ...], options: Options) -> list[int]:
         shape: ``(samples, samples a second)`` from the sound's metadata.
 
     Raises:
-        ValueError: the shape is something else.
+        MimoError: the shape is something else.
     """
     if len(shape) != 2 or min(shape) < 1:
-        raise ValueError(
+        raise MimoError(
             f"metadata of a sound says shape {tuple(shape)}: whisper needs (samples, samples a "
-            "second), each 1 or more; mend it where the dataset makes its Media"
+            "second), each 1 or more; mend it where the dataset makes its Media",
+            code="sample.no-positions",
+            shape=tuple(shape),
         )
     whole, left = divmod(resampled_length(*shape), options.window_positions * POSITION)
     windows = [options.window_positions] * whole

@@ -45,11 +45,12 @@ class Captions:
         self.note = note
         self.broken = options.broken
         content = hashlib.blake2b(digest_size=16)
-        for column in (index.lines, index.contents, index.image_bytes):
+        for column in (index.lines, index.contents, index.image_contents):
             content.update(column[members].tobytes())
         self.digest = content.hexdigest()
-        """Of lines and their numbers, and of the sizes of image files; so also of what is left
-        out."""
+        """Hash of the lines, their numbers, and the contents of image files as far as
+        :class:`~mimo_plugin_captions.image_files.ImageFile` has them; what is left out changes it
+        too."""
 
     def __len__(self) -> int:
         return len(self._members)

@@ -8,13 +8,16 @@ import os
 import stat
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor
-from hashlib import blake2b
 from itertools import batched, chain
 from pathlib import Path
 
 import attrs
+import xxhash
 
 from mimo_plugin_captions.errors import Broken
+
+COMPARED = 16 << 10
+"""Bytes at the beginning and at the end of an image file that its content is compared by."""
 
 _TOGETHER = 64
 
@@ -23,14 +26,15 @@ _NO_SUCH_FILE = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)
 
 @attrs.frozen(kw_only=True)
 class ImageFile:
-    """What is known of an image without opening it."""
+    """What is known of an image without decoding it."""
 
     missing: str = ""
     """Why there is no such file; empty where there is."""
-    size: int = 0
-    """Bytes."""
+    content: int = 0
+    """64-bit hash of the size, the first and the last :data:`COMPARED` bytes: the same for a copy
+    elsewhere."""
     fingerprint: int = 0
-    """64 bits of path, size and time of change: another, where the file has changed."""
+    """64-bit hash of the path, the time of modification and ``content``."""
 
 
 def regular_file(path: str | Path, root: Path) -> os.stat_result:
@@ -67,10 +71,27 @@ def _look(root: Path, folder: str, image: str) -> ImageFile | OSError:
     path = os.path.join(folder, image)
     try:
         found = regular_file(path, root)
+        content = _content(path, found.st_size)
     except Broken as error:
         return ImageFile(missing=str(error))
+    except FileNotFoundError:
+        return ImageFile(missing=f"there is no such file in {root}")
     except OSError as error:
         return error
-    told = f"{path}\0{found.st_size}\0{found.st_mtime_ns}".encode(errors="surrogateescape")
-    fingerprint = int.from_bytes(blake2b(told, digest_size=8).digest(), "little")
-    return ImageFile(size=found.st_size, fingerprint=fingerprint)
+    identity = f"{path}\0{found.st_mtime_ns}\0{content}".encode(errors="surrogateescape")
+    return ImageFile(content=content, fingerprint=xxhash.xxh3_64_intdigest(identity))
+
+
+def _content(path: str, size: int) -> int:
+    """See :attr:`ImageFile.content`.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    with open(path, "rb", buffering=0) as file:
+        content = xxhash.xxh3_64(b"%d\0" % size)
+        content.update(file.read(COMPARED))
+        if size > COMPARED:
+            file.seek(max(COMPARED, size - COMPARED))
+            content.update(file.read(COMPARED))
+    return content.intdigest()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import struct
 from array import array
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +27,10 @@ KEPT = 1000
 """Faults that are remembered with their reasons; of all, their number."""
 
 
+_HASHES = ("ids", "contents", "image_contents", "images")
+"""Columns of the index that hold hashes."""
+
+
 @attrs.frozen(kw_only=True, eq=False)
 class Index:
     """The good records of a file, in its order; every array has one entry for each."""
@@ -40,8 +45,8 @@ class Index:
     """uint64: hash of its id."""
     contents: np.ndarray
     """uint64: hash of its bytes."""
-    image_bytes: np.ndarray
-    """int64: size of all its image files together."""
+    image_contents: np.ndarray
+    """uint64: hash of the contents of its image files, in their order."""
     image_counts: np.ndarray
     """int64."""
     images: np.ndarray
@@ -86,8 +91,7 @@ def read_index(options: Options) -> tuple[Index, Faults]:
     """
     source = open_source(options)
     columns = {
-        field.name: array("Q" if field.name in ("ids", "contents", "images") else "q")
-        for field in attrs.fields(Index)
+        field.name: array("Q" if field.name in _HASHES else "q") for field in attrs.fields(Index)
     }
     faults = Faults(records=0)
     with ThreadPoolExecutor(max_workers=16) as pool:
@@ -170,7 +174,9 @@ def _enter(
     columns["lengths"].append(len(record.raw))
     columns["ids"].append(hashed(caption.id.encode()))
     columns["contents"].append(hashed(record.raw))
-    columns["image_bytes"].append(sum(file.size for file in found))
+    columns["image_contents"].append(
+        hashed(b"".join(struct.pack("<Q", file.content) for file in found))
+    )
     columns["image_counts"].append(len(found))
     columns["images"].extend(file.fingerprint for file in found)
 

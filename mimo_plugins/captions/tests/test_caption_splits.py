@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from caption_files import cut, dataset, plain_lines, said, write_lines, write_picture
+from mimo_plugin_captions.image_files import COMPARED
 
 from mimo_core import Dataset, Split
 
@@ -106,9 +107,23 @@ def _break_a_picture(file: Path) -> None:
     (file.parent / "7.png").write_bytes(bytes((file.parent / "7.png").stat().st_size))
 
 
+def _replace_a_picture_by_one_of_the_same_size_and_time(file: Path) -> None:
+    path = file.parent / "7.png"
+    before = path.stat()
+    for seed in range(1000, 2000):  # the sizes of compressed pictures vary
+        write_picture(path, 4, 4, seed=seed)
+        if path.stat().st_size == before.st_size:
+            break
+    assert path.stat().st_size == before.st_size
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
 @pytest.mark.parametrize(
     "change",
-    [_change_a_text, _change_a_path, _change_a_picture, _change_an_id, _break_a_picture],
+    [
+        *(_change_a_text, _change_a_path, _change_a_picture, _change_an_id, _break_a_picture),
+        _replace_a_picture_by_one_of_the_same_size_and_time,
+    ],
 )
 def test_the_digest_tells_other_samples(pictured: Path, tmp_path: Path, change: Any) -> None:
     """Two machines with copies of the same files agree; where one differs, they do not."""
@@ -122,6 +137,26 @@ def test_the_digest_tells_other_samples(pictured: Path, tmp_path: Path, change: 
     change(third)
     splits = [dataset(third, split, broken="skip").digest for split in SPLITS]
     assert splits != [dataset(pictured, split, broken="skip").digest for split in SPLITS]
+
+
+@pytest.mark.parametrize(
+    ("size", "place"),
+    [
+        *((2 * COMPARED, place) for place in (0, COMPARED - 1, COMPARED, 2 * COMPARED - 1)),
+        *((9 * COMPARED + 5, place) for place in (0, COMPARED - 1, 8 * COMPARED + 5, -1)),
+    ],
+)
+def test_the_digest_covers_both_ends_of_image_files(tmp_path: Path, size: int, place: int) -> None:
+    """Of images of up to twice the compared bytes every byte counts."""
+    content = bytearray(size)
+    digests = []
+    for folder in (tmp_path / "first", tmp_path / "second"):
+        line = {"id": 1, "text": "a text", "image": "1.jpg"}
+        file = write_lines(folder / "captions.jsonl", [line])
+        (folder / "1.jpg").write_bytes(content)
+        digests.append(dataset(file, held_out=0.01).digest)
+        content[place] = 1
+    assert digests[0] != digests[1]
 
 
 def test_a_line_that_changes_under_a_run_is_named(tmp_path: Path) -> None:

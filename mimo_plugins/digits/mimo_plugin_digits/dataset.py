@@ -9,7 +9,7 @@ import numpy as np
 
 from mimo_core import Data, Media, Sample, Split, Text
 from mimo_plugin_digits.options import WORDS, Options, options_of
-from mimo_plugin_digits.pictures import labels, picture
+from mimo_plugin_digits.pictures import labels, originals_digest, picture
 
 
 class Digits:
@@ -26,6 +26,12 @@ class Digits:
         if self._options.shuffle_pictures:
             order = derangement(len(self._members), data.seed)
             self._pictures = [self._members[place] for place in order]
+        content = hashlib.sha256(f"{split} {self._options}".encode())
+        for numbers in (self._members, self._pictures):
+            content.update(np.array(numbers, dtype=np.int64).tobytes())
+        content.update(originals_digest())
+        self.digest = content.hexdigest()
+        """Hash of the options, the order of the samples, and scikit-learn's pictures and labels."""
 
     def __len__(self) -> int:
         return len(self._members)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -31,6 +32,14 @@ def _digits() -> tuple[np.ndarray, np.ndarray]:
 def labels() -> list[int]:
     """The digit that each picture shows, in scikit-learn's order."""
     return [int(label) for label in _digits()[1]]
+
+
+def originals_digest() -> bytes:
+    """Hash of all pictures and labels."""
+    content = hashlib.sha256()
+    for array in _digits():
+        content.update(array.astype(np.uint8).tobytes())
+    return content.digest()
 
 
 def picture(

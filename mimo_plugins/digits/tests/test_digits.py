@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from mimo_plugin_digits import plugin
+from mimo_plugin_digits import pictures, plugin
 from mimo_plugin_digits.dataset import derangement, split_members
 from mimo_plugin_digits.options import WORDS, Options
 from sklearn.datasets import load_digits
@@ -23,6 +23,11 @@ FIRST_HELD_OUT = [416, 1727, 585, 1514]
 def _dataset(split: Any = "train", seed: int = 1, **options: Any) -> Dataset:
     data = Data(plugin="digits", options=Options(**options), seed=seed)
     return plugin.build_dataset(data, split)
+
+
+def _digest(split: Any = "train", seed: int = 1, **options: Any) -> str:
+    dataset: Any = _dataset(split, seed, **options)
+    return dataset.digest
 
 
 def _medium(sample: Sample) -> Media:
@@ -92,6 +97,19 @@ def test_samples_pair_picture_and_caption() -> None:
             assert _digit(sample) == digits.target[original]
             expected = np.rint(digits.images[original] * 255 / 16)
             np.testing.assert_array_equal(_medium(sample).load(None)[:, :, 1], expected)
+
+
+def test_the_digest_covers_originals_options_and_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    known = [
+        *(_digest(), _digest("validation"), _digest(size=8), _digest(shift=2)),
+        *(_digest(shuffle_pictures=True, seed=seed) for seed in (1, 2)),
+    ]
+    assert len(set(known)) == len(known)
+    assert _digest(seed=2) == _digest(seed=1)
+    images, targets = pictures._digits()
+    for changed in ((16 - images, targets), (images, targets[::-1])):
+        monkeypatch.setattr(pictures, "_digits", lambda changed=changed: changed)
+        assert _digest() not in known
 
 
 def test_pictures_are_colour_of_the_size_asked_and_smooth() -> None:

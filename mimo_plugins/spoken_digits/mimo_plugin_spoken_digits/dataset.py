@@ -99,7 +99,8 @@ class SpokenDigits:
 
     def _digest(self) -> str:
         told = attrs.evolve(self._options, voices=("",), held_out_voices=())
-        hashed = hashlib.sha256(f"{self._split} {told}".encode())
+        hashed = hashlib.sha256(f"{self._split} {told} {self._digits.digest}".encode())
+        hashed.update(np.array(self._heard, dtype=np.int64).tobytes())
         for voice in self._voices:
             for recording in recordings(voice):
                 hashed.update(f"{recording.rate}".encode())

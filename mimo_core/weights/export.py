@@ -20,12 +20,13 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from mimo_core.checkpoint.keys import key_of, module_prefix
+from mimo_core.checkpoint.keys import key_of
 from mimo_core.checkpoint.manifest import MANIFEST
 from mimo_core.contract import FreezePart
 from mimo_core.errors import MimoError
 from mimo_core.plugins.weight_map import WeightMap, WeightRule
 from mimo_core.utils.safe_files import usual_mode
+from mimo_core.weights.checkpoint_fit import misfits
 from mimo_core.weights.checkpoint_with_frozen import WithLeftOut
 from mimo_core.weights.compare import Match, match
 from mimo_core.weights.safetensors_dir import INDEX, WHOLE, Entry, read_directory
@@ -82,7 +83,11 @@ def export(
     """
     _check_out(out)
     checkpoint = WithLeftOut(folder, maps, moved)
-    mistakes = [said for name in maps for said in _absent(checkpoint, name, maps[name])]
+    mistakes = [
+        line
+        for name, weights in maps.items()
+        for line in misfits(name, weights, checkpoint.keys, checkpoint.shape)
+    ]
     if mistakes:
         message = _lines(f"{folder} does not hold what the recipe says", mistakes)
         raise MimoError(
@@ -158,24 +163,6 @@ def _cannot_make(out: Path, error: OSError) -> MimoError:
 
 def _lines(said: str, lines: Sequence[str]) -> str:
     return said + ":\n" + "\n".join(f"  {line}" for line in lines)
-
-
-def _absent(checkpoint: WithLeftOut, module: str, weights: WeightMap) -> Iterator[str]:
-    """What of a module the checkpoint lacks, or has and the map does not."""
-    keys = set()
-    for rule in weights.rules:
-        for stored in rule.stored:
-            key = key_of(module, rule, stored)
-            keys.add(key)
-            shape = checkpoint.shape(key, stored.index)
-            at = f"{key} {list(stored.index)}" if stored.index else key
-            if shape is None:
-                yield f"lacks {at}"
-            elif shape != stored.shape:
-                yield f"{at} is {list(shape)}, but the recipe's is {list(stored.shape)}"
-    for key in sorted(checkpoint.keys - keys):
-        if key.startswith(module_prefix(module)):
-            yield f"has {key}, of which the plugin's weight_map tells no name"
 
 
 def _matches(like: Path, maps: Mapping[str, WeightMap]) -> dict[str, Match]:

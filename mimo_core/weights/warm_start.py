@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from mimo_core.checkpoint.compatibility import module_differences
 from mimo_core.checkpoint.directory import Newest, newest
 from mimo_core.checkpoint.manifest import Manifest
 from mimo_core.errors import Problem
 from mimo_core.planning.plan import Plan
 from mimo_core.recipe import load_recipe
 from mimo_core.reporting.run_directory import RunFolder
+from mimo_core.weights.checkpoint_fit import misfits_of_start
 from mimo_core.weights.frozen_sources import origins_of
 
+_SHOWN = 8
+"""Tensors of a module that a message lists."""
 META = "init_model_with_meta_device"
 """Field of ``TransformerConfig``: build without memory for weights, which must be loaded then."""
 
@@ -24,8 +28,9 @@ def starting_weights(plan: Plan, done: int | None) -> Newest | None:
         done: Iterations of the checkpoint that the run goes on from; it has all weights then.
 
     Raises:
-        RecipeError: ``checkpoint.start_from`` holds no complete checkpoint, or a module is given
-            weights that it has of it; or weights would be left without values.
+        RecipeError: ``checkpoint.start_from`` holds no complete checkpoint, or one whose tensors do
+            not fit the model; a module is given weights that it has of it; or weights would be left
+            without values.
         CheckpointError: the newest checkpoint there is damaged, or of another format.
     """
     if done is not None:
@@ -45,7 +50,36 @@ def starting_weights(plan: Plan, done: int | None) -> Newest | None:
         message = f"{given!r} holds no complete checkpoint{told}"
         raise plan.loaded.error([Problem(message, "checkpoint.incomplete", path)])
     _refuse_two_sources(plan, found.manifest)
+    _refuse_misfits(plan, given, found.manifest)
     return found
+
+
+def _refuse_misfits(plan: Plan, given: str, saved: Manifest) -> None:
+    found = misfits_of_start(plan, saved)
+    if not found:
+        return
+    lines = []
+    for name, of_module in found.items():
+        lines += [f"  {name}: {line}" for line in of_module[:_SHOWN]]
+        if len(of_module) > _SHOWN:
+            lines.append(f"  {name}: and {len(of_module) - _SHOWN} more")
+    differences = module_differences(saved, plan)
+    if differences:
+        lines += ["values of the recipe that differ:", *(f"  {line}" for line in differences)]
+    message = "\n".join(
+        [
+            f"{given!r} does not fit the model:",
+            *lines,
+            "use the values that it was saved with, or start without its weights",
+        ]
+    )
+    problem = Problem(
+        message,
+        "checkpoint.other-model",
+        ("checkpoint", "start_from"),
+        values={"checkpoint": given, "modules": tuple(found), "differences": tuple(differences)},
+    )
+    raise plan.loaded.error([problem])
 
 
 def _refuse_two_sources(plan: Plan, saved: Manifest) -> None:

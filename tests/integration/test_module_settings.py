@@ -10,10 +10,12 @@ import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from mimo_core.checkpoint.compatibility import start_notes
+from mimo_core.errors import RecipeError
 from mimo_core.planning.plan import make_plan
 from mimo_core.weights.warm_start import starting_weights
 
 from ..helpers.paths import RECIPES, ROOT
+from ..helpers.problems import refused
 from ..helpers.runs import Run, start
 
 pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
@@ -108,6 +110,32 @@ def test_weights_that_fit_and_mean_another_model_are_reported(tiny: Run) -> None
     assert start_notes(found.manifest, plan) == [
         "checkpoint.start_from: modules.language.options.attention_heads: saved with 4, now 2"
     ]
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        *("vision.options.hidden_size=32", "vision.options.layers=2"),
+        *("vision.options.patch_size=8", "vision.options.class_tokens=2"),
+        *("vision.options.projector_hidden_size=64", "vision.options.max_image_size=48"),
+        *("language.options.hidden_size=64", 'language.options.pattern="M*-EE"'),
+        *('language.options.pattern="M*E-"', "language.options.mamba_state=16"),
+        *("language.options.mamba_heads=8", "language.options.experts=8"),
+        "language.options.expert_ffn_hidden_size=64",
+    ],
+)
+def test_weights_of_other_shapes_are_refused_without_ranks(tiny: Run, changed: str) -> None:
+    """By the plan: every option that changes the shape or the name of a tensor."""
+    given = [f"checkpoint.start_from={tiny.folder}", f"modules.{changed}"]
+    plan = make_plan(str(RECIPES / "tiny.yaml"), given)
+    module, key = changed.partition(".")[0], changed.partition("=")[0]
+    with refused("checkpoint.other-model", RecipeError) as caught:
+        starting_weights(plan, done=None)
+    assert module in caught.value.values["modules"]
+    assert any(
+        line.startswith(f"modules.{key}: saved with ")
+        for line in caught.value.values["differences"]
+    )
 
 
 def test_a_modules_factors_scale_its_learning_rate_and_weight_decay(

@@ -34,6 +34,7 @@ PURE = (
     "checkpoint/manifest.py",
     "checkpoint/resume_changes.py",
     "weights/__init__.py",
+    "weights/checkpoint_fit.py",
     "weights/compare.py",
     "weights/pretrained.py",
     "weights/safetensors_dir.py",

@@ -9,16 +9,19 @@ from typing import Any
 import attrs
 import pytest
 
+from mimo_core import Description, Weights, hookimpl
 from mimo_core.checkpoint.compatibility import checkpoint_of
 from mimo_core.checkpoint.directory import TRACKER
 from mimo_core.checkpoint.manifest import read_manifest, write_manifest
 from mimo_core.errors import RecipeError
 from mimo_core.planning.plan import Plan, make_plan
+from mimo_core.plugins import Host
+from mimo_core.plugins.weight_map import Stored, WeightMap, WeightRule
 from mimo_core.recipe.converter import plain
 from mimo_core.reporting.run_directory import RunFolder
 from mimo_core.weights.warm_start import starting_weights
 
-from ..helpers.fake_plugins import RECIPE, host
+from ..helpers.fake_plugins import RECIPE, eye, host, words
 from ..helpers.problems import refused
 from .test_checkpoint_directory import checkpoint, manifest, save
 
@@ -237,3 +240,98 @@ def test_weights_without_values_are_refused(saved: Path, tmp_path: Path, place: 
     assert caught.value.path[-2:] == ("megatron", "init_model_with_meta_device")
     begin = f"checkpoint.start_from={saved}"
     assert starting_weights(plan(tmp_path, meta, begin), done=None) is not None
+
+
+def _with_map(shape: tuple[int, ...], *, index: tuple[int, ...] = ()) -> Any:
+    rule = WeightRule(
+        part="language",
+        stored=(Stored(key="layers.weight", shape=shape, index=index),),
+        files={"weight": shape},
+    )
+
+    @hookimpl
+    def weight_map(module: Any) -> WeightMap:
+        return WeightMap(rules=(rule,))
+
+    return host(words=words(weight_map=weight_map))
+
+
+def _start(folder: Path, tensors: dict[str, list[int]], of: Host) -> Any:
+    saved = checkpoint(
+        folder / "run" / "checkpoints",
+        3,
+        tensors={key: {"shape": shape, "dtype": "float32"} for key, shape in tensors.items()},
+    )
+    (saved.parent / TRACKER).write_text("3")
+    recipe = folder / "recipe.yaml"
+    recipe.write_text(RECIPE)
+    wanted = make_plan(recipe, [f"checkpoint.start_from={folder / 'run'}"], host=of)
+    return starting_weights(wanted, done=None)
+
+
+KEY = "language_model.layers.weight"
+
+
+@pytest.mark.parametrize(
+    ("tensors", "line"),
+    [
+        ({KEY: [6, 8, 4]}, None),
+        ({KEY: [6, 8, 4], "mimo.language.optimizer.state.exp_avg.x": [1]}, None),
+        ({KEY: [6, 8, 5]}, f"language: {KEY} [5] is [8, 5], but the recipe's is [8, 4]"),
+        ({KEY: [5, 8, 4]}, f"language: lacks {KEY} [5]"),
+        ({}, f"language: lacks {KEY} [5]"),
+        ({KEY: [6, 8, 4], f"{KEY}2": [1]}, f"language: has {KEY}2, of which"),
+    ],
+)
+def test_tensors_that_do_not_fit_the_map_are_refused_before_ranks(
+    tmp_path: Path, tensors: dict[str, list[int]], line: str | None
+) -> None:
+    of = _with_map((8, 4), index=(5,))
+    if line is None:
+        assert _start(tmp_path, tensors, of) is not None
+        return
+    with refused("checkpoint.other-model", RecipeError, modules=("language",)) as caught:
+        _start(tmp_path, tensors, of)
+    assert caught.value.path == ("checkpoint", "start_from")
+    assert f"\n  {line}" in caught.value.text
+
+
+def test_without_a_map_what_plugins_describe_is_compared(saved: Path, tmp_path: Path) -> None:
+    @hookimpl
+    def describe(module: Any) -> Description:
+        size = module.options.patch_size
+        return Description(
+            width=8,
+            layers=4,
+            heads=8,
+            weights=(Weights(parameters=100 * size),),
+            accepts="image",
+            positions=lambda media: [4] * len(media),
+            parallel=frozenset({"tp", "dp"}),
+        )
+
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(RECIPE)
+    start = f"checkpoint.start_from={saved}"
+    of = host(eye=eye(describe=describe))
+    wanted = make_plan(recipe, [start, "modules.vision.options.patch_size=16"], host=of)
+    with refused("checkpoint.other-model", RecipeError, modules=("vision",)) as caught:
+        starting_weights(wanted, done=None)
+    assert "\n  vision: parameters: saved with 1400, now 1600" in caught.value.text
+    assert caught.value.values["differences"] == (
+        "modules.vision.options.patch_size: saved with 14, now 16",
+    )
+    fits = make_plan(recipe, [start, "modules.vision.options.scale=2.0"], host=of)
+    assert starting_weights(fits, done=None) is not None
+
+
+def test_a_module_that_the_checkpoint_lacks_is_refused(tmp_path: Path) -> None:
+    recipe = plain(plan(tmp_path).recipe)
+    del recipe["modules"]["vision"]
+    layout = manifest(3).layout
+    layout = {**layout, "modules": {"language": layout["modules"]["language"]}}
+    path = checkpoint(tmp_path / "run" / "checkpoints", 3, recipe=recipe, layout=layout)
+    (path.parent / TRACKER).write_text("3")
+    with refused("checkpoint.other-model", RecipeError) as caught:
+        starting_weights(plan(tmp_path, f"checkpoint.start_from={tmp_path / 'run'}"), done=None)
+    assert "\n  vision: the checkpoint does not have it" in caught.value.text

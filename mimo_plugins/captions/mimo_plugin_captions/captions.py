@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -15,6 +16,13 @@ from mimo_plugin_captions.options import Options
 MARKER = "<image>"
 """Stands in a text where a picture goes."""
 
+_LIKE_MARKER = re.compile(
+    r"<\s*[|/]?\s*(?:image|img)s?(?:[\s_-]?(?:\d+|pad|token|placeholder))?\s*[|/]?\s*>"
+    r"|\[\s*(?:image|img)\s*\]|\{\s*(?:image|img)\s*\}",
+    re.IGNORECASE,
+)
+"""What other programs write for :data:`MARKER`, and what is typed by mistake."""
+
 
 @attrs.frozen(kw_only=True)
 class Caption:
@@ -25,6 +33,12 @@ class Caption:
     """Paths as written."""
     prompt: str
     text: str
+
+    @property
+    def like_markers(self) -> tuple[str, ...]:
+        """What looks like a marker and is learned or read as characters, in its order."""
+        found = _LIKE_MARKER.findall(self.prompt) + _LIKE_MARKER.findall(self.text)
+        return tuple(spelling for spelling in found if spelling != MARKER)
 
     def parts(self) -> Iterator[Text | int]:
         """The pieces in the order of the sequence; a number stands for that image.
@@ -59,9 +73,16 @@ def caption_of(values: Mapping[str, Any], options: Options) -> Caption:
         raise Broken(f"field {options.text!r} is empty: there is nothing to learn")
     markers = caption.prompt.count(MARKER) + caption.text.count(MARKER)
     if markers and markers != len(caption.images):
+        others = f" (it has {shown(caption.like_markers[0])} too)" if caption.like_markers else ""
         raise Broken(
-            f"{_many(markers, 'marker')} {MARKER} for {_many(len(caption.images), 'image')}; "
-            "give one for each, or none: then the images come first"
+            f"{_many(markers, 'marker')} {MARKER} for {_many(len(caption.images), 'image')}"
+            f"{others}; give one for each, or none: then the images come first"
+        )
+    if caption.images and not markers and caption.like_markers:
+        raise Broken(
+            f"{_many(len(caption.images), 'image')} and {shown(caption.like_markers[0])}, which is "
+            f"no marker and would be characters after the images; write {MARKER} where an image "
+            "goes, or remove it: then the images come first"
         )
     return caption
 

@@ -1,4 +1,4 @@
-"""The fields of a file that nothing reads, and what was probably meant by them."""
+"""What of a file nothing reads as it was probably meant: other fields, other markers."""
 
 from __future__ import annotations
 
@@ -7,15 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from mimo_core import suggestion
+from mimo_plugin_captions.captions import MARKER, caption_of
 from mimo_plugin_captions.errors import Broken, shown
 from mimo_plugin_captions.options import Options
-from mimo_plugin_captions.records import SEPARATOR, open_source
+from mimo_plugin_captions.records import SEPARATOR, SUFFIXES, open_source
 
 LOOKED_AT = 64
 """First records whose fields are looked at."""
-
-SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"))
-"""Endings of the names of image files."""
 
 LISTED = 20
 """Fields that are listed; of more the number."""
@@ -48,6 +46,33 @@ def field_notes(options: Options) -> list[str]:
     ]
     more = [f"{len(told) - LISTED} more"] if len(told) > LISTED else []
     return [f"{options.path}: nothing reads these fields: {', '.join([*told[:LISTED], *more])}"]
+
+
+def marker_notes(options: Options) -> list[str]:
+    """One line where texts of the first records have what looks like a marker and is none.
+
+    Raises:
+        MimoError: the header of a CSV file cannot be read.
+    """
+    source = open_source(options)
+    first: tuple[int, str] | None = None
+    count = read = 0
+    for record in islice(source.records(), LOOKED_AT):
+        try:
+            caption = caption_of(source.values(record.raw), options)
+        except Broken:
+            continue
+        read += 1
+        if caption.like_markers:
+            count += 1
+            first = first or (record.line, caption.like_markers[0])
+    if first is None:
+        return []
+    line, spelling = first
+    return [
+        f"{options.place(line)}: {shown(spelling)} is no marker and becomes characters; an image "
+        f"stands where a text has {MARKER}. Such texts: {count} of the first {read} samples"
+    ]
 
 
 def _meant(name: str, is_image: bool, has_images: bool, filled: set[str], options: Options) -> str:

@@ -34,7 +34,7 @@ def preview(data: Data) -> Sequence[Sample]:
 
 @hookimpl
 def preview_notes(data: Data) -> Sequence[str]:
-    """The fields of the file's first lines that nothing reads."""
-    from mimo_plugin_captions.fields import field_notes
+    """The fields of the file's first lines that nothing reads, and what looks like a marker."""
+    from mimo_plugin_captions.fields import field_notes, marker_notes
 
-    return field_notes(data.options)
+    return [*field_notes(data.options), *marker_notes(data.options)]

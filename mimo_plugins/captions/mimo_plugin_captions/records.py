@@ -17,6 +17,9 @@ from mimo_core import MimoError, suggestion
 from mimo_plugin_captions.errors import Broken, shown
 from mimo_plugin_captions.options import Options
 
+SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"))
+"""Endings of the names of image files."""
+
 SEPARATOR = "|"
 """Between the images of a CSV field."""
 
@@ -139,6 +142,18 @@ class CommaSeparated:
                 file=str(self._path),
                 line=header.line,
             ) from None
+        wanted = [name for _, name in _named_columns(options)]
+        if not set(wanted) & set(self._columns) and any(map(_is_data, self._columns)):
+            fields = ", ".join(repr(shown(field)) for field in self._columns[:4])
+            raise MimoError(
+                f"{place}: the first line is no header but data ({fields}): it names none of the "
+                f"columns {', '.join(map(repr, wanted))}; write a line with the names of the "
+                "columns before it",
+                code="captions.invalid-header",
+                file=str(self._path),
+                line=header.line,
+                columns=tuple(self._columns),
+            )
         twice = sorted({name for name in self._columns if self._columns.count(name) > 1})
         if twice:
             raise MimoError(
@@ -213,6 +228,17 @@ class CommaSeparated:
                 line, offset, _ = pulled[0]
                 yield Record(line=line, offset=offset, raw=b"".join(raw for *_, raw in pulled))
             pulled.clear()
+
+
+def _is_data(field: str) -> bool:
+    """Whether a field of the first line is a value, not the name of a column: a number, the name of
+    an image file, or a text of several words."""
+    text = field.strip()
+    try:
+        float(text)
+    except ValueError:
+        return Path(text.split(SEPARATOR)[0]).suffix.lower() in SUFFIXES or len(text.split()) > 2
+    return True
 
 
 def _named_columns(options: Options) -> Iterator[tuple[str, str]]:

@@ -6,13 +6,14 @@ import json
 from pathlib import Path
 
 import pytest
-from mimo_plugin_captions.fields import field_notes
+from mimo_plugin_captions.fields import field_notes, marker_notes
 from mimo_plugin_captions.options import Options
 from mimo_plugin_captions.preview import GOOD, preview_samples
 from PIL import Image
 
 from mimo_core.errors import MimoError
 from mimo_core.planning.plan import make_plan
+from mimo_core.testing import raises_code as refused
 
 HERE = Path(__file__).parent
 RECIPE = str(HERE / "captions_run.yaml")
@@ -82,3 +83,76 @@ def test_an_image_far_down_the_file_feeds_the_encoder(tmp_path: Path) -> None:
     )
     file.write_text(text + file.read_text())
     assert make_plan(RECIPE, [f"data.options.file={file}"]).preview[-1].encoders["vision"] > 0
+
+
+SPELLINGS = (
+    *("<Image>", "<IMAGE>", "<img>", "<image_1>", "<image 2>", "< image >", "<images>", "<image/>"),
+    *("</image>", "<|image|>", "<|image_pad|>", "<image_token>", "[image]", "[IMG]", "{image}"),
+)
+
+
+@pytest.mark.parametrize("field", ["prompt", "text"])
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_images_with_another_spelling_of_the_marker_alone_are_broken(
+    tmp_path: Path, spelling: str, field: str
+) -> None:
+    """The images would come first, and the spelling would be characters."""
+    file = write(tmp_path, "image", lines=1, **{field: f"a {spelling} b"})
+    with refused("captions.broken-lines") as caught:
+        preview_samples(Options(file=str(file)))
+    assert f"samples.jsonl:1: 1 image and {spelling}, which is no marker" in str(caught.value)
+    file = write(tmp_path, "image", lines=1, **{field: f"<image> and <image> a {spelling} b"})
+    with refused("captions.broken-lines") as caught:
+        preview_samples(Options(file=str(file)))
+    assert f"2 markers <image> for 1 image (it has {spelling} too)" in str(caught.value)
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_another_spelling_of_the_marker_in_a_text_is_a_note(tmp_path: Path, spelling: str) -> None:
+    """Of the plan, with the first line and the number of the samples that were read."""
+    lines = [
+        {"id": 0, "text": "x"},
+        {"id": 1, "image": "a.png", "prompt": "<image> is ", "text": f"like {spelling}"},
+        {"id": 2, "text": f"x {spelling}"},
+        {"id": 3, "image": "a.png", "prompt": "<image>", "text": "x"},
+    ]
+    file = write(tmp_path, "image")
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert marker_notes(Options(file=str(file))) == [
+        f"samples.jsonl:2: {spelling} is no marker and becomes characters; an image stands where a "
+        "text has <image>. Such texts: 2 of the first 4 samples"
+    ]
+    plan = make_plan(RECIPE, [f"data.options.file={file}"])
+    assert any("is no marker" in note for note in plan.data_notes)
+
+
+@pytest.mark.parametrize("text", ["<image>", "an image", "a < b", "<b>", "imagine [1]", "(image)"])
+def test_other_texts_are_not_taken_for_markers(tmp_path: Path, text: str) -> None:
+    file = write(tmp_path, "image", prompt=f"<image>{text.replace('<image>', '')}")
+    assert marker_notes(Options(file=str(file))) == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "1,a.png,a cat",
+        "7,a.png,cat",
+        "x,a.png|b.png,cat",
+        "first,second,a cat that sits",
+        "0.5,b,c",
+    ],
+)
+def test_a_csv_file_without_a_header_is_named_as_such(tmp_path: Path, line: str) -> None:
+    file = tmp_path / "samples.csv"
+    file.write_text(f"{line}\n{line}\n")
+    with refused("captions.invalid-header", line=1, columns=tuple(line.split(","))) as caught:
+        field_notes(Options(file=str(file)))
+    assert "the first line is no header but data (" in str(caught.value)
+
+
+@pytest.mark.parametrize("header", ["ID,image,caption", "name,file,words", "id,1,a b c"])
+def test_a_header_of_other_names_is_no_data(tmp_path: Path, header: str) -> None:
+    file = tmp_path / "samples.csv"
+    file.write_text(f"{header}\n1,a.png,a cat that sits\n")
+    with refused("captions.unknown-field", line=1):
+        field_notes(Options(file=str(file)))

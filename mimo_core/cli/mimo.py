@@ -137,7 +137,12 @@ def export_weights(
 ) -> None:
     """Writes the weights of a checkpoint as a Hugging Face directory of safetensors."""
     from mimo_core.cli.export import find_checkpoint, modules_to_write, moved_weights
+    from mimo_core.weights.export_place import check_out
+    from mimo_core.weights.safetensors_dir import read_directory
 
+    check_out(out)
+    if like is not None:
+        read_directory(like)
     checkpoint, recipe = find_checkpoint(source, moved or ())
     maps = modules_to_write(recipe, module or (), no_plugin or ())
     # Imports torch.

@@ -67,11 +67,11 @@ def verify(
     if Rank.from_environment() is not None:
         message = "mimo verify starts ranks itself; give it no torchrun and no srun"
         raise RecipeError(message, code="verify.inside-launcher")
-    platforms.check()
-    plan = make_plan(recipe, overrides, disabled=disabled)
     if folder is not None and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         message = f"--run-dir {folder} is not empty; give a new folder"
         raise MimoError(message, code="verify.folder-not-empty", folder=str(folder))
+    platforms.check()
+    plan = make_plan(recipe, overrides, disabled=disabled)
     start = starting_weights(plan, None)
     directories(plan, None, start.manifest if start else None)
     with _kept_where_it_fails(folder) as base:

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import re
 import secrets
 import shutil
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -21,7 +18,6 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from mimo_core.checkpoint.keys import key_of
-from mimo_core.checkpoint.manifest import MANIFEST
 from mimo_core.contract import FreezePart
 from mimo_core.errors import MimoError
 from mimo_core.plugins.weight_map import WeightMap, WeightRule
@@ -29,9 +25,9 @@ from mimo_core.utils.safe_files import usual_mode
 from mimo_core.weights.checkpoint_fit import misfits
 from mimo_core.weights.checkpoint_with_frozen import WithLeftOut
 from mimo_core.weights.compare import Match, match
+from mimo_core.weights.export_place import check_out, make_parent
 from mimo_core.weights.safetensors_dir import INDEX, WHOLE, Entry, read_directory
 
-_AT_CHECKPOINT = "export.at-checkpoint"
 MOST_BYTES = 5_000_000_000
 """Of a file; larger models are written as several."""
 
@@ -81,7 +77,8 @@ def export(
             is inside a checkpoint or cannot be made.
         Unreadable: ``like`` holds no safetensors.
     """
-    _check_out(out)
+    check_out(out)
+    make_parent(out)
     checkpoint = WithLeftOut(folder, maps, moved)
     mistakes = [
         line
@@ -116,49 +113,6 @@ def export(
     config = next(iter(maps.values())).exported_config if len(maps) == 1 and like is None else {}
     files = _write(pieces, out, like, config, most_bytes)
     return Exported(files=files, tensors=len(names), taken=taken)
-
-
-def _check_out(out: Path) -> None:
-    """Whether a directory can be made there without harm to a checkpoint. Makes its parents.
-
-    Raises:
-        MimoError: it cannot; says why.
-    """
-    try:
-        if out.is_symlink() or (out.exists() and (not out.is_dir() or any(out.iterdir()))):
-            raise MimoError(
-                f"{out} exists; give a new directory", code="export.exists", out=str(out)
-            )
-        place = Path(os.path.realpath(out))
-        inside = [path for path in place.parents if (path / MANIFEST).exists()]
-    except OSError as error:
-        raise _cannot_make(out, error) from None
-    if inside:
-        raise MimoError(
-            f"{out} is inside the checkpoint {inside[0]}, which more files would damage; give a "
-            "directory outside",
-            code=_AT_CHECKPOINT,
-            out=str(out),
-            checkpoint=str(inside[0]),
-        )
-    if re.fullmatch("iter_[0-9]+", place.name):
-        raise MimoError(
-            f"{out} has the name of a checkpoint, which a run may replace; give another name",
-            code=_AT_CHECKPOINT,
-            out=str(out),
-        )
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=out.parent):
-            pass
-    except OSError as error:
-        raise _cannot_make(out, error) from None
-
-
-def _cannot_make(out: Path, error: OSError) -> MimoError:
-    at = "" if error.filename in (None, str(out)) else f" ({error.filename})"
-    message = f"{out} cannot be made: {error.strerror}{at}; give another directory"
-    return MimoError(message, code="export.not-writable", out=str(out), cause=error.strerror)
 
 
 def _lines(said: str, lines: Sequence[str]) -> str:

@@ -36,6 +36,7 @@ PURE = (
     "weights/__init__.py",
     "weights/checkpoint_fit.py",
     "weights/compare.py",
+    "weights/export_place.py",
     "weights/pretrained.py",
     "weights/safetensors_dir.py",
     "weights/warm_start.py",

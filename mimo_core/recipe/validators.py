@@ -27,6 +27,17 @@ if TYPE_CHECKING:
     )
 
 OUT_OF_RANGE = "recipe.out-of-range"
+
+MOST = {
+    "iterations": 10**9,
+    "micro_batch_size": 2**24,
+    "global_batch_size": 2**24,
+    "sequence_length": 2**27,
+    "seed": 2**32 - 1,
+    "workers": 1024,
+}
+"""Largest values by key. More are mistakes: a run would not end, or would need more memory or
+processes than there are, or a seed of more bits than NumPy takes."""
 CONFLICT = "recipe.conflict"
 
 
@@ -46,6 +57,8 @@ def train(value: Train) -> Iterator[Problem]:
         yield from _at_least(value, name, 1)
     for name in ("minimum_learning_rate", "warmup_iterations", "weight_decay", "seed"):
         yield from _at_least(value, name, 0)
+    for name in (*sizes, "seed"):
+        yield from _at_most(value, name)
     for name in ("learning_rate", "clip_gradient"):
         number = getattr(value, name)
         if not (number > 0 and math.isfinite(number)):
@@ -74,6 +87,7 @@ def train(value: Train) -> Iterator[Problem]:
 
 def data(value: DataRecipe) -> Iterator[Problem]:
     yield from _at_least(value, "workers", 0)
+    yield from _at_most(value, "workers")
 
 
 def evaluate(value: EvaluateRecipe) -> Iterator[Problem]:
@@ -139,6 +153,23 @@ def ahead(name: str, value: ModuleRecipe) -> Iterator[Problem]:
         )
 
 
+def ahead_of_nothing(recipe: Recipe) -> Iterator[Problem]:
+    """An encoder cannot be ahead by more microbatches than an iteration has."""
+    language = recipe.modules.get(LANGUAGE)
+    copies = 1 if language is None else language.grid.dp
+    size = max(recipe.train.micro_batch_size, 1) * max(copies, 1)
+    count = max(recipe.train.global_batch_size // size, 1)
+    for name, part in recipe.modules.items():
+        if name != LANGUAGE and part.ahead > count:
+            yield Problem(
+                f"{part.ahead} is more than the {count} microbatches of an iteration "
+                f"(global_batch_size {recipe.train.global_batch_size}); give at most {count}",
+                OUT_OF_RANGE,
+                ("modules", name, "ahead"),
+                {"value": part.ahead, "most": count},
+            )
+
+
 def module(value: ModuleRecipe) -> Iterator[Problem]:
     """Factors of a module that learns."""
     yield from _at_least(value, "weight_decay_factor", 0)
@@ -155,6 +186,7 @@ def module(value: ModuleRecipe) -> Iterator[Problem]:
 def whole(recipe: Recipe) -> Iterator[Problem]:
     """Every rule, for the whole recipe."""
     yield from _under(("modules",), module_names(recipe.modules))
+    yield from ahead_of_nothing(recipe)
     for name, part in recipe.modules.items():
         yield from _under(("modules", name, "grid"), grid(part.grid))
         yield from _under(("modules", name), freeze(name, part))
@@ -183,3 +215,11 @@ def _at_least(value: attrs.AttrsInstance, name: str, least: int) -> Iterator[Pro
     if number is not None and not (number >= least and math.isfinite(number)):
         message = f"must be at least {least}, got {number}"
         yield Problem(message, OUT_OF_RANGE, (name,), {"value": number, "least": least})
+
+
+def _at_most(value: attrs.AttrsInstance, name: str) -> Iterator[Problem]:
+    number = getattr(value, name)
+    most = MOST.get(name)
+    if most is not None and number > most:
+        message = f"must be at most {most}, got {number}"
+        yield Problem(message, OUT_OF_RANGE, (name,), {"value": number, "most": most})

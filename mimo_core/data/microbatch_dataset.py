@@ -90,9 +90,11 @@ class SliceContext:
 
     def load(self, samples: Sequence[Sample]) -> list[np.ndarray]:
         if not self.first_stage:
-            raise ValueError(
+            raise PluginError(
                 "media are decoded on the first pipeline stage alone; where context.first_stage is "
-                "false, provide_batch must tell what the stage needs from the samples' metadata"
+                "false, provide_batch must tell what the stage needs from the samples' metadata",
+                code="plugin.wrong-context-call",
+                function="load",
             )
         arrays = []
         for sample in samples:
@@ -123,7 +125,11 @@ class SliceContext:
         for index, own in enumerate(self.samples):
             if own is sample:
                 return index
-        raise ValueError(f"sample {sample.key} is not of this batch")
+        raise PluginError(
+            f"sample {sample.key} is not of this batch",
+            code="plugin.wrong-context-call",
+            sample=sample.key,
+        )
 
 
 class Slices(TorchDataset[Batch]):

@@ -6,6 +6,8 @@ from functools import lru_cache
 
 import numpy as np
 
+from mimo_core.errors import RecipeError
+
 
 class GlobalOrder:
     """Maps a position of the run (samples consumed so far) to a sample of the dataset.
@@ -16,7 +18,11 @@ class GlobalOrder:
 
     def __init__(self, length: int, seed: int) -> None:
         if length < 1:
-            raise ValueError("the dataset's train split has no samples; nothing to train on")
+            raise RecipeError(
+                "the dataset's train split has no samples; nothing to train on",
+                code="data.no-samples",
+                split="train",
+            )
         self._length = length
         self._permutation = lru_cache(maxsize=2)(self._draw)
         self._seed = seed

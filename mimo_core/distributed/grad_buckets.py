@@ -20,6 +20,8 @@ from typing import Any
 import torch
 from megatron.core.distributed import DistributedDataParallel
 
+from mimo_core.errors import MimoError
+
 
 class OrderedReduction:
     """The buckets of one wrapped module, dense and expert ones in one order."""
@@ -59,16 +61,18 @@ class OrderedReduction:
         """A parameter has got a gradient: core's hook, in backward.
 
         Raises:
-            RuntimeError: it had got all that it got in earlier steps, and they have left.
+            MimoError: it had got all that it got in earlier steps, and they have left.
         """
         bucket = self._buckets[number]
         if not bucket.is_last_microbatch:
             return
         if number < self._gone:
-            raise RuntimeError(
+            raise MimoError(
                 "a parameter got more gradients than in earlier steps, after they were sent: the "
                 "model uses it a changing number of times in a step; leave "
-                "megatron.overlap_grad_reduce out"
+                "megatron.overlap_grad_reduce out",
+                code="megatron.refused-value",
+                field="overlap_grad_reduce",
             )
         touched: dict[Any, int] = bucket.per_param_grad_ready_counts
         touched[parameter] = touched.get(parameter, 0) + 1

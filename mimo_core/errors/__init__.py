@@ -41,7 +41,7 @@ class Problem:
 class MimoError(ValueError):
     """An error that a user can fix. It is shown as its message, without a traceback."""
 
-    def __init__(self, message: str, path: KeyPath = (), *, code: str = "", **values: Any) -> None:
+    def __init__(self, message: str, path: KeyPath = (), *, code: str, **values: Any) -> None:
         """
         Args:
             message: What is wrong, where, and what to do.
@@ -88,6 +88,10 @@ class MimoError(ValueError):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self).of, (self.problems,)
+
+
+# torch makes the error of a DataLoader worker anew, from its text only. Type checkers need a code.
+MimoError.__init__.__kwdefaults__ = {"code": ""}
 
 
 class RecipeError(MimoError):

@@ -100,6 +100,10 @@ CODES: ErrorCodes = {
         "No sample that the dataset shows has a token to learn.",
         "Mark the text to be learned, or raise `train.sequence_length` if truncation removes it.",
     ),
+    "data.no-samples": (
+        "The dataset has no samples to train on.",
+        "Correct the options of the data.",
+    ),
     "environment.few-open-files": (
         "A process may open too few files for a rank.",
         "Raise the limit with `ulimit -n`.",
@@ -264,6 +268,10 @@ CODES: ErrorCodes = {
         "megatron-core has no such flag.",
         "Correct the name.",
     ),
+    "platform.megatron-imported": (
+        "A module of Megatron was imported before the platform for CPUs.",
+        "Import Megatron inside of functions.",
+    ),
     "platform.no-gpu": (
         "`MIMO_PLATFORM=cuda` is set, and there is no GPU that can be used.",
         "Unset it, or run on a machine with a GPU.",
@@ -308,6 +316,10 @@ CODES: ErrorCodes = {
         "The plugin does not declare that its module runs packed samples.",
         "Leave `packing` out.",
     ),
+    "plugin.no-padding-mask": (
+        "The language model of a plugin has experts whose routers would count padding.",
+        "Change the plugin as the message says.",
+    ),
     "plugin.not-installed": (
         "There is no plugin of this name.",
         "Correct the name, or install the plugin; the message has the command.",
@@ -324,6 +336,10 @@ CODES: ErrorCodes = {
         "A plugin implements a hook that does not exist.",
         "Correct the name of the function.",
     ),
+    "plugin.unsaved-parameters": (
+        "The sharded state dict of a plugin's module lacks parameters.",
+        "Return every parameter from `sharded_state_dict`.",
+    ),
     "plugin.weights-differ": (
         "Ranks that must hold the same weights hold others.",
         "Report it to the author of the plugin; if it begins during training, examine the machine.",
@@ -339,6 +355,10 @@ CODES: ErrorCodes = {
     "plugin.wrong-batch": (
         "Hook `provide_batch` returned a batch that its module cannot read.",
         "Return the keys and shapes that the message names.",
+    ),
+    "plugin.wrong-context-call": (
+        "Hook `provide_batch` gives its context other samples, or decodes media on a later stage.",
+        "Only give it the samples of the call; where `first_stage` is false, use their metadata.",
     ),
     "plugin.wrong-edge": (
         "Hook `module_edges` returned an edge that cannot be in the graph.",
@@ -507,6 +527,18 @@ CODES: ErrorCodes = {
     "scaffold.name-in-use": (
         "An installed plugin has this name.",
         "Choose another name, or uninstall that plugin.",
+    ),
+    "testing.import-failed": (
+        "The process in which the conformance kit imports the plugin ended early.",
+        "Correct what its output shows.",
+    ),
+    "testing.unknown-medium": (
+        "The conformance kit cannot make media of this kind.",
+        "Override `array` in the class of the test.",
+    ),
+    "testing.wrong-subject": (
+        "The class of a conformance test has attributes that do not fit each other or the plugin.",
+        "Change the attribute that the message names.",
     ),
     "tokenizer.damaged": (
         "A file of the tokenizer holds something that it must not hold.",

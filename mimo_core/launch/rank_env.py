@@ -110,13 +110,17 @@ def free_port() -> int:
     """A TCP port of the loopback that is free now.
 
     Raises:
-        OSError: none was found.
+        MimoError: none was found.
     """
     for port in random.SystemRandom().sample(_PORTS, 100):
         with socket.socket() as probe, suppress(OSError):
             probe.bind(("127.0.0.1", port))
             return port
-    raise OSError(f"no free TCP port between {_PORTS.start} and {_PORTS.stop - 1}")
+    raise MimoError(
+        f"no free TCP port between {_PORTS.start} and {_PORTS.stop - 1}",
+        code="launch.port-in-use",
+        ports=(_PORTS.start, _PORTS.stop - 1),
+    )
 
 
 def _number(variable: str, text: str) -> int:

@@ -15,6 +15,7 @@ from megatron.core.transformer.enums import AttnMaskType
 from megatron.core.transformer.transformer_config import TransformerConfig
 
 from mimo_core.distributed.context_parallel import own_positions, whole_order
+from mimo_core.errors import MimoError
 
 
 class PackedAttention(DotProductAttention):  # type: ignore[misc]
@@ -58,7 +59,7 @@ class PackedAttention(DotProductAttention):  # type: ignore[misc]
             ``[S / cp, heads / tp * D]`` where packed, else ``[S / cp, B, heads / tp * D]``.
 
         Raises:
-            ValueError: packed or shared, with a window or a softmax that only TransformerEngine has
+            MimoError: packed or shared, with a window or a softmax that only TransformerEngine has
                 for it.
         """
         ranks = self.pg_collection.cp.size()
@@ -90,11 +91,14 @@ class PackedAttention(DotProductAttention):  # type: ignore[misc]
 
     def _refuse_what_is_not_known(self) -> None:
         if self.scale_mask_softmax.window_size or self.config.softmax_type != "vanilla":
-            raise ValueError(
+            raise MimoError(
                 "without TransformerEngine, packed sequences and context parallelism know neither "
                 f"window_size ({self.config.window_size}) nor softmax_type "
                 f"{self.config.softmax_type!r}; leave both out of the module's megatron section, "
-                "or set packing: false and cp to 1"
+                "or set packing: false and cp to 1",
+                code="megatron.conflict",
+                window_size=self.config.window_size,
+                softmax_type=self.config.softmax_type,
             )
 
     def _gathered(self, part: torch.Tensor, order: torch.Tensor) -> torch.Tensor:

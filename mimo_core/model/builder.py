@@ -24,6 +24,7 @@ from mimo_core.checkpoint.reader import Checkpoint
 from mimo_core.contract import LANGUAGE, Encoder, Module
 from mimo_core.distributed.process_groups import Topology
 from mimo_core.distributed.seeding import seed_module
+from mimo_core.errors import MimoError, PluginError
 from mimo_core.megatron_patches.meta_device import keep_attributes
 from mimo_core.megatron_patches.recompute import leave_parameters_alone
 from mimo_core.model.cuda_graphs import layers
@@ -100,9 +101,15 @@ class BuildConfig(ModelConfig):
         )
         expected = ModuleSpec if module.name == LANGUAGE else Encoder
         if not isinstance(parts, expected):
-            raise ValueError(
+            raise PluginError(
                 f"plugin {module.plugin!r}: build_submodule for module {module.name!r} gave "
-                f"{type(parts).__name__}, expected {expected.__name__}"
+                f"{type(parts).__name__}, expected {expected.__name__}",
+                code="plugin.wrong-answer",
+                plugin=module.plugin,
+                hook="build_submodule",
+                module=module.name,
+                type=type(parts).__name__,
+                expected=expected.__name__,
             )
         return parts
 
@@ -241,13 +248,17 @@ def _check_all_is_loaded(model: Model, module: str) -> None:
     """A checkpoint gives values to what is in it alone.
 
     Raises:
-        ValueError: buffers that no checkpoint holds have none.
+        MimoError: buffers that no checkpoint holds have none.
     """
     bare = model.bare(module)
     saved = bare.state_dict()
     lost = [name for name, buffer in bare.named_buffers() if buffer.is_meta and name not in saved]
     if lost:
-        raise ValueError(
+        raise MimoError(
             f"module {module!r} cannot be built on the meta device: no checkpoint holds its "
-            f"buffers {', '.join(lost)}; leave init_model_with_meta_device out for it"
+            f"buffers {', '.join(lost)}; leave init_model_with_meta_device out for it",
+            code="megatron.refused-value",
+            module=module,
+            field="init_model_with_meta_device",
+            buffers=tuple(lost),
         )

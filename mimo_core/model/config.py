@@ -11,6 +11,7 @@ from megatron.core.transformer import TransformerConfig
 from megatron.core.transformer.enums import CudaGraphModule
 
 from mimo_core.contract import Module
+from mimo_core.errors import MimoError, PluginError
 from mimo_core.model.config_reads import watched_config
 from mimo_core.model.cuda_graphs import encoder
 from mimo_core.model.cuda_graphs.layers import experts_of_graphs
@@ -33,8 +34,9 @@ def transformer_config(
         sequence_parallel: Split the sequence between layers over tp; ignored where tp is 1.
 
     Raises:
-        TypeError: ``architecture`` sets what the core sets, or names no field of the config.
-        ValueError: Megatron does not take the recipe's fields for this module.
+        PluginError: ``architecture`` sets what the core sets.
+        TypeError: it names no field of the config.
+        MimoError: Megatron does not take the recipe's fields for this module.
     """
     grid = module.grid
     dtype = DTYPES[module.precision]
@@ -61,7 +63,12 @@ def transformer_config(
     )
     taken = sorted(set(engine) & set(architecture))
     if taken:
-        raise TypeError(f"transformer_config sets {', '.join(taken)} itself")
+        raise PluginError(
+            f"transformer_config sets {', '.join(taken)} itself",
+            code="megatron.engine-field",
+            module=module.name,
+            fields=tuple(taken),
+        )
     fields = architecture | _from_recipe(module)
     experts_captured = experts_of_graphs(fields)
     try:
@@ -70,10 +77,15 @@ def transformer_config(
         asked = ", ".join(f"{name}: {value}" for name, value in module.megatron.items())
         if not asked:
             raise
-        raise ValueError(
+        raise MimoError(
             f"modules.{module.name}.megatron: Megatron does not take these fields for plugin "
             f"{module.plugin!r}, with those that the recipe's megatron section adds ({asked}): "
-            f"{error}"
+            f"{error}",
+            code="megatron.refused-value",
+            module=module.name,
+            plugin=module.plugin,
+            fields=dict(module.megatron),
+            cause=str(error),
         ) from None
     if experts_captured:
         config.cuda_graph_modules.append(CudaGraphModule.moe)

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 import torch
 
 from mimo_core.data.row_counts import Rows
+from mimo_core.errors import PluginError
 
 Places = Mapping[str, torch.Tensor]
 """By encoder: where each of its rows goes in sequences laid out ``[S * B]``, int64 ``[N]``."""
@@ -29,17 +30,21 @@ def row_places(input_ids: torch.Tensor, placeholders: Mapping[str, int], rows: R
         On the CPU; row after row of the samples, as encoders put them out.
 
     Raises:
-        ValueError: the sequences have another number of placeholders than the samples have rows.
+        PluginError: the sequences have another number of placeholders than the samples have rows.
     """
     samples = len(input_ids)
     places = {}
     for encoder, counts in rows.items():
         sample, position = (input_ids == placeholders[encoder]).nonzero(as_tuple=True)
         if len(sample) != sum(counts):
-            raise ValueError(
+            raise PluginError(
                 f"the language model's input_ids have {len(sample)} placeholders of {encoder!r}, "
                 f"but its samples have {list(counts)} rows; provide_batch must give the ids of "
-                "context.sequences(samples) as they are"
+                "context.sequences(samples) as they are",
+                code="plugin.wrong-batch",
+                encoder=encoder,
+                placeholders=len(sample),
+                rows=tuple(counts),
             )
         places[encoder] = position * samples + sample
     return places

@@ -130,14 +130,16 @@ class EncoderContainer(ModalitySubmodules):
             of one stage has nothing to do.
 
         Raises:
-            PluginError: the tower or the projector returned something else than such a tensor.
-            ValueError: one stage has a batch for these samples and another has none.
+            PluginError: the tower or the projector returned something else than such a tensor, or
+                one stage has a batch for these samples and another has none.
         """
         assert (hidden_states is None) == self.is_first_stage
         if hidden_states is not None and (encoder_inputs is None) != _is_nothing(hidden_states):
-            raise ValueError(
+            raise PluginError(
                 f"{type(self.tower).__name__}: for the same samples one pipeline stage has a batch "
-                "and another has none; provide_batch must give None on all stages or on none"
+                "and another has none; provide_batch must give None on all stages or on none",
+                code="plugin.wrong-batch",
+                tower=type(self.tower).__name__,
             )
         if encoder_inputs is None:
             output = self._nothing(hidden_states)
@@ -194,7 +196,7 @@ class EncoderContainer(ModalitySubmodules):
     def sharded_state_dict(
         self, prefix: str = "", sharded_offsets: Any = (), metadata: Any = None
     ) -> dict[str, Any]:
-        """Raises ValueError where a parameter would be left out of the checkpoint."""
+        """Raises PluginError where a parameter would be left out of the checkpoint."""
         state: dict[str, Any] = super().sharded_state_dict(prefix, sharded_offsets, metadata)
         saved = {id(getattr(value, "data", None)) for value in state.values()}
         lost = [
@@ -203,9 +205,12 @@ class EncoderContainer(ModalitySubmodules):
             if id(parameter) not in saved and f"{prefix}{name}" not in state
         ]
         if lost:
-            raise ValueError(
+            raise PluginError(
                 f"the checkpoint would not hold {lost[:3]} ({len(lost)} parameters of "
-                f"{type(self.tower).__name__}); its sharded_state_dict must give every parameter"
+                f"{type(self.tower).__name__}); its sharded_state_dict must give every parameter",
+                code="plugin.unsaved-parameters",
+                tower=type(self.tower).__name__,
+                parameters=tuple(lost),
             )
         return state
 

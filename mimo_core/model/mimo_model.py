@@ -20,7 +20,7 @@ from mimo_core.checkpoint.keys import module_prefix
 from mimo_core.contract import LANGUAGE, Module
 from mimo_core.distributed.context_parallel import OwnPositions
 from mimo_core.distributed.grad_buckets import OrderedReduction
-from mimo_core.errors import PluginError
+from mimo_core.errors import CheckpointError, PluginError
 from mimo_core.megatron_patches.wgrad_accumulation import add_rows, add_up
 from mimo_core.model.embedding_merge import Places, put_rows
 from mimo_core.model.encoder_module import FEATURES, TOWER, EncoderContainer, check_output
@@ -289,16 +289,20 @@ class Model(MimoModel):
         """Embeddings ``[S, B, H]`` of all ids; those of placeholders are written over.
 
         Raises:
-            ValueError: the language model's embedding shares positions by itself.
+            PluginError: the language model's embedding shares positions by itself.
         """
         embedding: Any = self.bare(LANGUAGE).embedding
         adapter = self.partition_adapter
         shares = getattr(embedding, "scatter_to_sequence_parallel", False)
         if adapter is not None and adapter.cfg.seq_parallel and shares:
-            raise ValueError(
+            raise PluginError(
                 f"module {LANGUAGE!r} scatters its embeddings over tensor-parallel ranks before "
                 "the rows of encoders are in their places; build it with "
-                "scatter_embedding_sequence_parallel=False"
+                "scatter_embedding_sequence_parallel=False",
+                code="plugin.wrong-answer",
+                module=LANGUAGE,
+                hook="build_submodule",
+                field="scatter_embedding_sequence_parallel",
             )
         return embedding(input_ids=input_ids, position_ids=position_ids)  # type: ignore[no-any-return]
 
@@ -342,10 +346,14 @@ class Model(MimoModel):
         missing = [key for key in result.missing_keys if not key.endswith("_extra_state")]
         unexpected = [key for key in result.unexpected_keys if not key.endswith("_extra_state")]
         if missing or unexpected:
-            raise ValueError(
+            raise CheckpointError(
                 f"the checkpoint does not fit {self._told()}: it lacks {missing}, "
                 f"and has {unexpected} that the model has not; load it with the recipe it was "
-                "saved with"
+                "saved with",
+                code="checkpoint.other-model",
+                modules=tuple(self.nodes),
+                missing=tuple(missing),
+                unexpected=tuple(unexpected),
             )
         return result
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import attrs
 
 from mimo_core.contract import Module
+from mimo_core.errors import MimoError
 from mimo_core.planning.model_graph import Graph
 from mimo_core.platforms.base import RankPlatform
 
@@ -37,13 +38,16 @@ def read_here(module: Module, platform: RankPlatform) -> Module:
     Graphs need a GPU; what TransformerEngine computes needs that.
 
     Raises:
-        ValueError: a part cannot be recomputed here.
+        MimoError: a part cannot be recomputed here.
     """
     if not platform.transformer_engine and "layernorm" in (module.megatron.get(_PARTS) or ()):
-        raise ValueError(
+        raise MimoError(
             f"modules.{module.name}.megatron.{_PARTS}: layernorm needs TransformerEngine "
             "(megatron-core 0.19 asks its FP8 state whatever the precision is, in "
-            "CheckpointWithoutOutputFunction); leave layernorm out on this machine"
+            "CheckpointWithoutOutputFunction); leave layernorm out on this machine",
+            code="megatron.recomputation",
+            module=module.name,
+            value="layernorm",
         )
     unread = set(_unread(module, platform))
     fields = {name: value for name, value in module.megatron.items() if name not in unread}

@@ -11,6 +11,8 @@ from megatron.core.transformer.module import Float16Module
 from megatron.core.transformer.moe.router import TopKRouter
 from torch.nn.modules.batchnorm import _NormBase
 
+from mimo_core.errors import MimoError
+
 
 class InPrecision(Float16Module):  # type: ignore[misc]
     """Mixed precision whose output stays in model precision: rows travel as they are, and the loss
@@ -48,17 +50,21 @@ def check_statistics(name: str, module: torch.nn.Module, dtype: torch.dtype) -> 
         dtype: Of its parameters.
 
     Raises:
-        ValueError: batch norms would add small updates to statistics in bf16, which rounds them
+        MimoError: batch norms would add small updates to statistics in bf16, which rounds them
             away; torch's kernels take no statistics of another type than the weights.
     """
     if dtype is torch.float32:
         return
     for path, norm in module.named_modules():
         if isinstance(norm, _NormBase) and norm.track_running_stats and norm.training:
-            raise ValueError(
+            raise MimoError(
                 f"module {name!r}: {path} ({type(norm).__name__}) keeps running statistics, which "
                 f"bf16 rounds by up to 1 part in 512 at every step; set modules.{name}.precision "
-                "to fp32, freeze the part, or use a norm without statistics"
+                "to fp32, freeze the part, or use a norm without statistics",
+                code="recipe.invalid-value",
+                module=name,
+                layer=path,
+                value="bf16",
             )
 
 

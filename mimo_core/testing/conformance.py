@@ -9,6 +9,7 @@ from typing import Any, get_args
 
 import pytest
 
+from mimo_core.errors import MimoError
 from mimo_core.testing.checks import Check, checks_of
 from mimo_core.testing.checks.description import planned
 from mimo_core.testing.conformance_case import Kind, Subject
@@ -36,11 +37,20 @@ class Conformance(Subject):
         if not hasattr(cls, "plugin"):
             return
         if getattr(cls, "kind", None) not in get_args(Kind):
-            raise TypeError(f"{cls.__name__}.kind must be one of {', '.join(get_args(Kind))}")
+            raise MimoError(
+                f"{cls.__name__}.kind must be one of {', '.join(get_args(Kind))}",
+                code="testing.wrong-subject",
+                subject=cls.__name__,
+                attribute="kind",
+                choices=get_args(Kind),
+            )
         if (cls.kind == "wrapper") != (cls.wraps is not None):
-            raise TypeError(
+            raise MimoError(
                 f"{cls.__name__}: kind = 'wrapper' and wraps = a Subject (the module or dataset "
-                "that is wrapped) go together"
+                "that is wrapped) go together",
+                code="testing.wrong-subject",
+                subject=cls.__name__,
+                attribute="wraps",
             )
         for check in checks_of(cls):
             name = f"test_{check.name}"

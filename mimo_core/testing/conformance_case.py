@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from mimo_core.contract import Media, Sample, Text
+from mimo_core.errors import MimoError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -68,7 +69,7 @@ class Subject:
             generator: Draws it.
 
         Raises:
-            NotImplementedError: the kit does not know what this kind looks like.
+            MimoError: the kit does not know what this kind looks like.
         """
         import numpy as np
 
@@ -76,9 +77,12 @@ class Subject:
             return generator.integers(0, 256, (*shape, 3), dtype=np.uint8)
         if kind == "audio":
             return generator.uniform(-1, 1, shape[0]).astype(np.float32)
-        raise NotImplementedError(
+        raise MimoError(
             f"the kit does not know how media of kind {kind!r} look; override array() in "
-            f"{type(self).__name__} so that it makes one of a shape"
+            f"{type(self).__name__} so that it makes one of a shape",
+            code="testing.unknown-medium",
+            kind=kind,
+            subject=type(self).__name__,
         )
 
     def media(self, kind: str) -> list[Media]:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from mimo_core.checkpoint.keys import key_of, part_prefix
 from mimo_core.contract import FreezePart, Module
+from mimo_core.errors import MimoError, Problem
 from mimo_core.plugins.weight_map import WeightMap
 from mimo_core.weights.compare import match
 from mimo_core.weights.load import load_weights, sharded_tensors, slice_of
@@ -36,11 +37,14 @@ def read_parts(
         directory: Of safetensors.
 
     Raises:
-        ValueError: the directory does not fit; all its mistakes.
+        MimoError: the directory does not fit; all its mistakes.
     """
     held = match(weights, directory)
     if held.mistakes:
-        raise ValueError("\n".join(held.mistakes))
+        raise MimoError.of(
+            Problem(mistake, code="weights.mismatch", values={"directory": str(directory)})
+            for mistake in held.mistakes
+        )
     load_weights(_state(module, parts, groups), {module.name: weights}, {module.name: held})
 
 

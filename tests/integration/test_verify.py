@@ -130,7 +130,7 @@ def test_the_folder_of_a_failed_run_is_kept(monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr(Judge, "run", fails)
     failed = RunFailed("rank 0 failed", code="a.b")
-    for error in (failed, RecipeError("it is wrong"), KeyboardInterrupt()):
+    for error in (failed, RecipeError("it is wrong", code="a.c"), KeyboardInterrupt()):
         with pytest.raises(type(error)) as caught:
             verify(RECIPES / "tiny.yaml")
         assert (f"is kept in {folders[-1]}" in str(caught.value)) == isinstance(error, RunFailed)

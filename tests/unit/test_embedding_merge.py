@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
 import torch
 from megatron.core.models.mimo.model.base import MimoModel
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mimo_core.model.embedding_merge import put_rows, row_places
+from mimo_core.testing import raises_code
 
 IDS = {"vision": 7, "audio": 9}
 ROWS = {"vision": (2, 0, 1), "audio": (0, 0, 3)}
@@ -76,5 +76,5 @@ def test_the_device_is_not_waited_for() -> None:
 
 
 def test_sequences_of_other_placeholders_than_rows_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"3 placeholders of 'vision'.*\[2, 2, 1\] rows"):
+    with raises_code("plugin.wrong-batch", encoder="vision", placeholders=3, rows=(2, 2, 1)):
         row_places(INPUT, IDS, {"vision": (2, 2, 1)})

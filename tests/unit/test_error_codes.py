@@ -99,6 +99,39 @@ def test_every_code_of_a_plugin_is_in_use_and_explained(plugin: str) -> None:
     assert given <= {*listed, *CODES}, sorted(given - {*listed, *CODES})
 
 
+def test_every_error_is_given_a_code() -> None:
+    """Where mypy does not look, too."""
+    trees = {
+        path: ast.parse(path.read_text(encoding="utf-8"))
+        for folder in ("mimo_core", "benchmarks", "mimo_plugins", "examples")
+        for path in (ROOT / folder).rglob("*.py")
+        if "tests" not in path.parts
+    }
+    classes = [
+        node for tree in trees.values() for node in ast.walk(tree) if isinstance(node, ast.ClassDef)
+    ]
+    errors = {"MimoError"}
+    while added := {one.name for one in classes if errors & {*map(_name, one.bases)}} - errors:
+        errors |= added
+    own = {
+        one.name
+        for one in classes
+        if any(isinstance(each, ast.FunctionDef) and each.name == "__init__" for each in one.body)
+    } - {"MimoError"}
+    missing = [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for path, tree in trees.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and _name(node.func) in errors - own
+        if not {"code", None} & {keyword.arg for keyword in node.keywords}
+    ]
+    assert {"SampleError", "CheckpointError"} <= errors and not missing, missing
+
+
+def _name(node: ast.expr) -> str:
+    return node.id if isinstance(node, ast.Name) else getattr(node, "attr", "")
+
+
 def test_every_code_has_a_cause_and_a_remedy() -> None:
     for codes in (CODES, *plugin_codes().values()):
         for code, explanation in codes.items():
@@ -111,10 +144,9 @@ def test_a_code_of_another_library_is_no_code() -> None:
         code = 404
 
     assert code_of(HTTPError(), "sample.undecodable") == "sample.undecodable"
-    assert (
-        code_of(MimoError("a"), "x.b") == "x.b" and code_of(MimoError("a", code="x.a"), "") == "x.a"
-    )
-    assert values_of(HTTPError()) == {} and values_of(MimoError("a", file="f")) == {"file": "f"}
+    error = MimoError("a", code="x.a", file="f")
+    assert code_of(error, "") == "x.a"
+    assert values_of(HTTPError()) == {} and values_of(error) == {"file": "f"}
 
 
 def test_an_error_shows_its_code_behind_its_message_and_keeps_its_facts() -> None:

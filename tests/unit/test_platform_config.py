@@ -11,6 +11,7 @@ from mimo_core import Grid, Module, Train
 from mimo_core.checkpoint import compatibility
 from mimo_core.model import platform_config
 from mimo_core.model.platform_config import notes, read_here
+from mimo_core.testing import raises_code
 
 GRAPHS = {"cuda_graph_impl": "local", "cuda_graph_modules": ["mamba"]}
 FUSED = {"moe_permute_fusion": True}
@@ -66,9 +67,9 @@ def test_the_note_names_modules_fields_and_machine() -> None:
 def test_norms_are_recomputed_with_transformer_engine_only() -> None:
     module = make({"recompute_granularity": "selective", "recompute_modules": ["layernorm"]})
     assert read_here(module, WHOLE) is module  # type: ignore[arg-type]
-    place = r"modules\.vision\.megatron\.recompute_modules"
-    with pytest.raises(ValueError, match=f"{place}: layernorm needs TransformerEngine"):
+    with raises_code("megatron.recomputation", module="vision", value="layernorm") as caught:
         read_here(module, CPU)  # type: ignore[arg-type]
+    assert caught.value.text.startswith("modules.vision.megatron.recompute_modules: ")
 
 
 def test_what_a_machine_does_not_read_is_no_part_of_the_model() -> None:

@@ -87,7 +87,7 @@ def test_a_screen_escapes_all_that_a_run_shows() -> None:
 
 
 def test_lines_and_errors_are_escaped(capsys: pytest.CaptureFixture[str]) -> None:
-    show(MimoError(HOSTILE))
+    show(MimoError(HOSTILE, code="a.b"))
     assert safe(capsys.readouterr().out)
 
 

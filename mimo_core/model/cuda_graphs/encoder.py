@@ -15,6 +15,7 @@ import attrs
 import torch
 
 from mimo_core.contract import Module
+from mimo_core.errors import MimoError
 from mimo_core.model.platform_config import read_here
 from mimo_core.platforms.base import Captured, RankPlatform
 
@@ -86,7 +87,7 @@ class TowerGraphs:
         """Features ``[N, width]`` of a batch, a tensor of their own.
 
         Raises:
-            ValueError: the tower cannot be captured.
+            MimoError: the tower cannot be captured.
         """
         key = self._key(batch)
         if key is None:
@@ -132,11 +133,15 @@ class TowerGraphs:
         try:
             captured = self._capture(lambda: self._forward(**given))
         except Exception as error:
-            raise ValueError(
+            raise MimoError(
                 f"modules.{self._module}.megatron.{FIELD}: the forward of "
                 f"{type(self._tower).__module__}.{type(self._tower).__name__} cannot be captured "
                 f"as a CUDA graph: {_first_line(error)}. A tower that waits for the device or "
-                f"copies from the host's memory cannot be; leave {FIELD} out for this module"
+                f"copies from the host's memory cannot be; leave {FIELD} out for this module",
+                code="megatron.cuda-graphs",
+                module=self._module,
+                tower=type(self._tower).__name__,
+                cause=_first_line(error),
             ) from error
         shapes = ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in own.items())
         print(

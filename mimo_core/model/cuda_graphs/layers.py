@@ -28,6 +28,7 @@ from megatron.core.transformer.transformer_layer import (
     TransformerLayer,
 )
 
+from mimo_core.errors import MimoError
 from mimo_core.platforms.base import Captured, RankPlatform
 
 _STOCK = cuda_graphs.CudaGraphManager
@@ -98,7 +99,7 @@ def check_parts(config: TransformerConfig, model: torch.nn.Module) -> None:
     the ranks of the language model, once it is built.
 
     Raises:
-        ValueError: a part that is listed captures nothing; or experts take the number of their
+        MimoError: a part that is listed captures nothing; or experts take the number of their
             tokens from the host, which would wait for it, or have auxiliary losses.
     """
     if config.cuda_graph_impl == "none":
@@ -111,9 +112,11 @@ def check_parts(config: TransformerConfig, model: torch.nn.Module) -> None:
     there = [part for layer in captured.values() for part in _parts(layer)]
     for part in config.cuda_graph_modules:
         if part not in there:
-            raise ValueError(
+            raise MimoError(
                 f"{_PLACE}: {part.name} captures nothing: this model has {_LAYERS[part]}; leave "
-                f"{part.name} out"
+                f"{part.name} out",
+                code="megatron.cuda-graphs",
+                value=part.name,
             )
     _check_experts(config, captured)
 
@@ -139,19 +142,26 @@ def _check_experts(config: TransformerConfig, captured: Mapping[str, torch.nn.Mo
             continue
         word = "moe" if isinstance(layer, MoETransformerLayer) else "attn"
         if losses:
-            raise ValueError(
+            raise MimoError(
                 f"{_PLACE}: the experts of {name} are not captured with {' and '.join(losses)}: "
                 "the capture would count a step's losses of the router again, and that such a "
-                f"model learns the same has not been shown; leave {word} or these out"
+                f"model learns the same has not been shown; leave {word} or these out",
+                code="megatron.cuda-graphs",
+                layer=name,
+                value=word,
+                losses=tuple(losses),
             )
         one_kernel = getattr(moe.experts, "in_one_kernel", False)
         if not (one_kernel and getattr(moe.token_dispatcher, "alone", False)):
-            raise ValueError(
+            raise MimoError(
                 f"{_PLACE}: the experts of {name} cannot be captured: they are not computed in one "
                 "kernel on one rank, for which they must be built with "
                 "mimo_core.building.grouped_moe_builder, in bf16, without biases, of widths that "
                 "8 divides, on a Hopper or Blackwell GPU, with ep and expert_tp 1; leave "
-                f"{word} out"
+                f"{word} out",
+                code="megatron.cuda-graphs",
+                layer=name,
+                value=word,
             )
 
 

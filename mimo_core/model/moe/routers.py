@@ -36,6 +36,8 @@ from megatron.core.transformer.moe.moe_utils import (
 )
 from megatron.core.transformer.moe.router import TopKRouter
 
+from mimo_core.errors import MimoError, PluginError
+
 PADDING = "padding_mask"
 """The argument of core's models that holds where padding is, and the key of a batch."""
 
@@ -196,7 +198,7 @@ class Routers:
             device: Where it computes.
 
         Raises:
-            ValueError: the model's routers, or their settings, cannot leave padding out.
+            MimoError: the model's routers, or their settings, cannot leave padding out.
         """
         self._groups = groups
         self._device = device
@@ -206,10 +208,13 @@ class Routers:
             return
         check_settings(config)
         if PADDING not in inspect.signature(model.forward).parameters:
-            raise ValueError(
+            raise PluginError(
                 f"module 'language': {type(model).__name__}.forward has no argument {PADDING}, so "
                 "its experts' routers would count padding; take it as "
-                "megatron.core.models.gpt.GPTModel does, and give it to the decoder"
+                "megatron.core.models.gpt.GPTModel does, and give it to the decoder",
+                code="plugin.no-padding-mask",
+                module="language",
+                model=type(model).__name__,
             )
         for router in self._routers:
             _adapt(router, device)
@@ -242,14 +247,16 @@ class Routers:
         """Set where padding is in the next microbatch: bool ``[B, S]`` of this rank's positions.
 
         Raises:
-            ValueError: there are routers, and it is not known.
+            PluginError: there are routers, and it is not known.
         """
         if self._routers and padding is None:
-            raise ValueError(
+            raise PluginError(
                 "module 'language' has experts, and its batch does not tell where padding is: its "
                 "plugin must give what context.sequences(samples) gives, or a bool array "
                 f"{PADDING} of the shape of input_ids, and the number of experts in "
-                "describe().experts"
+                "describe().experts",
+                code="plugin.no-padding-mask",
+                module="language",
             )
         self._padding = padding
 
@@ -266,20 +273,28 @@ def check_settings(config: TransformerConfig) -> None:
     """Whether routers with these settings can leave padding out.
 
     Raises:
-        ValueError: names the setting.
+        MimoError: names the setting.
     """
     kinds = config.moe_router_load_balancing_type
     for kind in [kinds] if isinstance(kinds, str) else kinds:
         if kind in _REFUSED_TYPES:
-            raise ValueError(
+            raise MimoError(
                 f"module 'language': moe_router_load_balancing_type {kind} is refused: "
-                f"{_REFUSED_TYPES[kind]}; use aux_loss, or seq_aux_loss without packing"
+                f"{_REFUSED_TYPES[kind]}; use aux_loss, or seq_aux_loss without packing",
+                code="megatron.refused-value",
+                module="language",
+                field="moe_router_load_balancing_type",
+                value=kind,
             )
     if config.mlp_chunks_for_training > 1:
-        raise ValueError(
+        raise MimoError(
             f"module 'language': mlp_chunks_for_training {config.mlp_chunks_for_training} does not "
             "go with experts: megatron-core 0.19 gives the chunks no padding mask "
-            "(TransformerLayer._forward_mlp); leave it out"
+            "(TransformerLayer._forward_mlp); leave it out",
+            code="megatron.conflict",
+            module="language",
+            field="mlp_chunks_for_training",
+            value=config.mlp_chunks_for_training,
         )
 
 
@@ -287,13 +302,17 @@ def check_packing(config: TransformerConfig) -> None:
     """Whether routers with these settings can see samples end to end in one row.
 
     Raises:
-        ValueError: they tell samples apart by rows.
+        MimoError: they tell samples apart by rows.
     """
     kinds = config.moe_router_load_balancing_type
     if "seq_aux_loss" in ([kinds] if isinstance(kinds, str) else kinds):
-        raise ValueError(
+        raise MimoError(
             "modules.language.packing: seq_aux_loss tells samples apart by the rows of a batch, "
-            "and packed samples share one row; set packing to false, or use aux_loss"
+            "and packed samples share one row; set packing to false, or use aux_loss",
+            code="megatron.conflict",
+            module="language",
+            field="moe_router_load_balancing_type",
+            value="seq_aux_loss",
         )
 
 
@@ -301,14 +320,17 @@ def check_encoder(name: str, tower: torch.nn.Module, config: TransformerConfig) 
     """Whether an encoder's routers, if it has any, have no losses.
 
     Raises:
-        ValueError: names the module.
+        MimoError: names the module.
     """
     routers = [one for one in tower.modules() if isinstance(one, TopKRouter)]
     if routers and has_losses(config):
-        raise ValueError(
+        raise MimoError(
             f"module {name!r}: an encoder's routers cannot have balancing losses: their scale "
             "follows the learned tokens of the language model; set moe_aux_loss_coeff and "
-            "moe_z_loss_coeff to 0, or use router biases"
+            "moe_z_loss_coeff to 0, or use router biases",
+            code="megatron.refused-value",
+            module=name,
+            fields=("moe_aux_loss_coeff", "moe_z_loss_coeff"),
         )
     for router in routers:
         router.frozen_expert_bias = not router.weight.requires_grad
@@ -323,9 +345,12 @@ def _balancing(config: TransformerConfig) -> bool:
 def _adapt(router: TopKRouter, device: torch.device) -> None:
     kind = type(router)
     if kind.routing is not TopKRouter.routing:
-        raise ValueError(
+        raise PluginError(
             f"module 'language': {kind.__name__} computes its routing itself, and would count "
-            "padding; derive it from megatron's TopKRouter without a routing of its own"
+            "padding; derive it from megatron's TopKRouter without a routing of its own",
+            code="plugin.no-padding-mask",
+            module="language",
+            router=kind.__name__,
         )
     router.__class__ = _adapted(kind)
     router.loss_scale = torch.ones((), device=device)

@@ -23,6 +23,7 @@ from typing import Any
 
 import torch
 
+from mimo_core.errors import MimoError
 from mimo_core.platforms.cpu.cuda_api import (
     CPU,
     TENSOR_TYPE_NAMES,
@@ -84,15 +85,17 @@ def install() -> None:
     """Give Megatron its view of torch in this process. Call before megatron is imported.
 
     Raises:
-        RuntimeError: a megatron module is imported already and keeps the torch it saw.
+        MimoError: a megatron module is imported already and keeps the torch it saw.
     """
     if any(isinstance(finder, _MegatronFinder) for finder in sys.meta_path):
         return
     early = sorted(name for name in sys.modules if _is_megatron(name))
     if early:
-        raise RuntimeError(
+        raise MimoError(
             f"the CPU platform must be installed before megatron is imported, but {early[0]} and "
-            f"{len(early) - 1} other modules are; import megatron inside functions"
+            f"{len(early) - 1} other modules are; import megatron inside functions",
+            code="platform.megatron-imported",
+            modules=tuple(early),
         )
     sys.meta_path.insert(0, _MegatronFinder(_namespace_builtins(TorchFacade())))
     _answer_methods()

@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from mimo_core.errors import MimoError
 from mimo_core.testing.fixtures import Bench
 from mimo_core.testing.outcome import Finding, NotDeclared
 
@@ -124,8 +125,10 @@ def _output(what: str, given: str, hash_seed: str, rank: str | None) -> str:
     )
     report = done.stdout.rpartition("\n")[2]
     if done.returncode or not report:
-        raise RuntimeError(
+        raise MimoError(
             f"a process that imports the plugin ended with status {done.returncode}: "
-            f"{done.stderr.strip()[-2000:]}"
+            f"{done.stderr.strip()[-2000:]}",
+            code="testing.import-failed",
+            status=done.returncode,
         )
     return report

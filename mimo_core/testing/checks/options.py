@@ -9,6 +9,7 @@ from typing import Any, get_type_hints
 import attrs
 import yaml
 
+from mimo_core.errors import MimoError
 from mimo_core.recipe.converter import plain, structure
 from mimo_core.recipe.docgen import docstrings
 from mimo_core.testing.fixtures import Bench
@@ -66,9 +67,13 @@ def documented(bench: Bench) -> Iterator[Finding]:
 def _class(bench: Bench) -> type[Any]:
     if not bench.host.has("options", bench.name):
         if bench.subject.options:
-            raise ValueError(
+            raise MimoError(
                 f"{type(bench.subject).__name__}.options are given, but plugin {bench.name!r} has "
-                "no hook options()"
+                "no hook options()",
+                code="testing.wrong-subject",
+                subject=type(bench.subject).__name__,
+                attribute="options",
+                plugin=bench.name,
             )
         raise NotDeclared("options: the plugin has no hook options()")
     cls: type[Any] = bench.host.ask("options", bench.name)

@@ -9,7 +9,7 @@ import attrs
 
 from mimo_core.checkpoint.directory import Newest, newest
 from mimo_core.checkpoint.manifest import Manifest
-from mimo_core.errors import RecipeError
+from mimo_core.errors import CheckpointError, RecipeError
 from mimo_core.planning.plan import Plan
 from mimo_core.recipe import DataRecipe, ModuleRecipe
 from mimo_core.recipe.converter import plain
@@ -51,10 +51,20 @@ def checkpoint_of(plan: Plan, folder: RunFolder) -> Newest:
 
     Raises:
         RecipeError: the checkpoint is of another model, or beyond the run's end.
-        CheckpointError: it is of another format than this version reads, or damaged.
+        CheckpointError: it is of another format than this version reads, or damaged; or checkpoints
+            lack parts of their files, and no complete one is left.
     """
     found = newest(folder.checkpoints(plan.recipe.checkpoint.directory)).usable()
     if found.manifest is None:
+        if found.shortened:
+            lines = "".join(f"\n  {line}" for line in found.shortened)
+            raise CheckpointError(
+                f"{folder.path} holds checkpoints that were complete, and none is now:{lines}\n"
+                "restore the files, or move these checkpoints to another folder to begin anew; "
+                "nothing was changed",
+                code="checkpoint.incomplete",
+                folder=str(folder.path),
+            )
         return found
     done = found.manifest.iteration
     if done > plan.recipe.train.iterations:

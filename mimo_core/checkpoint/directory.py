@@ -41,6 +41,9 @@ class Newest:
     manifest: Manifest | None
     told: tuple[str, ...] = ()
     """What a person should know of the other checkpoints there, a line each."""
+    shortened: tuple[str, ...] = ()
+    """Of ``told``, the checkpoints that were complete: the manifest is there, but files are missing
+    or shorter than it lists."""
     refused: CheckpointError | None = None
     """Why nothing there may be loaded before a person has decided: what would have been the newest
     is damaged, or of another run."""
@@ -108,6 +111,7 @@ def newest(checkpoints: Path) -> Newest:
     found: Manifest | None = None
     refused: CheckpointError | None = None
     told: dict[int, str] = {}
+    shortened: list[int] = []
     for iteration in order:
         if found is not None and iteration < found.iteration:
             continue
@@ -116,6 +120,8 @@ def newest(checkpoints: Path) -> Newest:
             manifest = read_manifest(path)
         except Incomplete as why:
             told[iteration] = f"{path} is no complete checkpoint: {why}"
+            if (path / MANIFEST).exists():
+                shortened.append(iteration)
             continue
         except Damaged as why:
             told[iteration] = why.text
@@ -137,6 +143,7 @@ def newest(checkpoints: Path) -> Newest:
         checkpoints=checkpoints,
         manifest=found,
         told=tuple(told[iteration] for iteration in sorted(told)),
+        shortened=tuple(told[iteration] for iteration in sorted(shortened)),
         refused=refused,
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import shutil
 from collections.abc import Callable
@@ -16,7 +17,8 @@ from mimo_core.checkpoint.checksums import checksum_of_bytes
 from mimo_core.checkpoint.compatibility import checkpoint_of
 from mimo_core.checkpoint.directory import TRACKER, Newest, checkpoint_path, newest
 from mimo_core.checkpoint.manifest import DAMAGED, FORMAT, MANIFEST, Manifest, read_manifest
-from mimo_core.errors import CheckpointError, RecipeError
+from mimo_core.cli.export import find_checkpoint
+from mimo_core.errors import CheckpointError, MimoError, RecipeError
 from mimo_core.recipe.converter import plain
 from mimo_core.reporting.run_directory import RunFolder
 from mimo_core.train.checkpointing.integrity import check_format
@@ -270,6 +272,37 @@ def test_nothing_is_read_of_a_damaged_checkpoint(
     with refused(DAMAGED, CheckpointError, checkpoint=str(path)) as caught:
         WithLeftOut(path, {})
     assert ".metadata holds other bytes" in caught.value.text
+
+
+@pytest.mark.parametrize("what", ["resume", "start_from", "export"])
+@pytest.mark.parametrize("name", [*FILES, "nothing left"])
+def test_half_a_file_is_refused_by_name(tmp_path: Path, name: str, what: str) -> None:
+    """The only checkpoint: a run must not begin anew in its place. (``mimo verify`` reads weights
+    as ``start_from`` does.)"""
+    run = tmp_path / "run"
+    path = checkpoint(run / "checkpoints", 3, recipe=plain(plan(tmp_path).recipe))
+    (run / "checkpoints" / TRACKER).write_text("3")
+    if name == "nothing left":
+        name = "common.pt"
+        (path / name).unlink()
+    else:
+        os.truncate(path / name, (path / name).stat().st_size // 2)
+    with pytest.raises(MimoError) as caught:
+        if what == "resume":
+            checkpoint_of(plan(tmp_path), RunFolder(run))
+        elif what == "start_from":
+            starting_weights(plan(tmp_path, f"checkpoint.start_from={run}"), done=None)
+        else:
+            find_checkpoint(run)
+    assert caught.value.code in (DAMAGED, "checkpoint.incomplete")
+    assert name in caught.value.text and path.name in caught.value.text
+
+
+def test_a_save_that_was_interrupted_is_no_reason_to_stop(tmp_path: Path) -> None:
+    """It has no manifest yet."""
+    path = checkpoint(tmp_path / "run" / "checkpoints", 3, recipe=plain(plan(tmp_path).recipe))
+    (path / MANIFEST).unlink()
+    assert checkpoint_of(plan(tmp_path), RunFolder(tmp_path / "run")).manifest is None
 
 
 def test_the_checkpoint_of_frozen_weights_is_compared_too(folder: Path) -> None:

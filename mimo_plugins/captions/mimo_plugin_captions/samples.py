@@ -41,7 +41,7 @@ def _medium(image: str, place: str, options: Options) -> Media:
         raise Broken(f"image {shown(image)}: {error}") from None
     except OSError as error:
         raise unreadable(place, image, error) from error
-    return Media(kind="image", shape=shape, load=partial(_load, path, image, shape))
+    return Media(kind="image", shape=shape, load=partial(_load, path, options.root, image, shape))
 
 
 def unreadable(place: str, image: str, error: OSError) -> MimoError:
@@ -55,11 +55,23 @@ def unreadable(place: str, image: str, error: OSError) -> MimoError:
 
 
 def _load(
-    path: Path, image: str, shape: tuple[int, int], _generator: np.random.Generator | None
+    path: Path,
+    root: Path,
+    image: str,
+    shape: tuple[int, int],
+    _generator: np.random.Generator | None,
 ) -> np.ndarray:
-    """The pixels, uint8 ``[height, width, 3]``."""
+    """The pixels, uint8 ``[height, width, 3]``.
+
+    Raises:
+        Broken: the file is gone, damaged, or of another shape than it was.
+        OSError: it cannot be read.
+    """
     try:
+        regular_file(path, root)
         pixels = decode(path)
+    except FileNotFoundError:
+        raise Broken(f"{shown(image)}: there is no such file in {root}") from None
     except Broken as error:
         raise Broken(f"{shown(image)}: {error}") from None
     if pixels.shape[:2] != shape:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -89,3 +91,32 @@ def test_a_broken_picture_stops_the_run_that_meets_it(stopped: Path) -> None:
     assert f"captions.jsonl:{CUT}: pictures/{CUT}-0.png: image file is truncated" in done.stderr
     assert "rank 0 (vision) failed" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(("policy", "change"), [("stop", Path.unlink), ("skip", cut)])
+def test_pictures_that_are_lost_while_training_runs_end_the_run(
+    tmp_path: Path, policy: str, change: Callable[[Path], None]
+) -> None:
+    """All of them after the first iteration: the error names one by its line, and nothing hangs.
+    ``skip`` does not leave a sample out any more, as it was good when the run began."""
+    lines = _lines(tmp_path / "data")
+    write_picture(tmp_path / "data" / "pictures" / f"{CUT}-0.png", 9, 9)
+    write_lines(tmp_path / "data" / "captions.jsonl", lines)
+    command = [sys.executable, "-m", "mimo_core.cli.pretrain", str(RECIPE), "--run-dir", "run"]
+    given = ("train.iterations=1000000", f"data.options.broken={policy}", "checkpoint.save=false")
+    with (tmp_path / "errors").open("w") as errors:
+        run = subprocess.Popen(
+            [*command, *given], cwd=tmp_path, stdout=subprocess.PIPE, stderr=errors, text=True
+        )
+        try:
+            assert run.stdout is not None
+            assert any("training 1/" in line for line in run.stdout)
+            for path in (tmp_path / "data" / "pictures").iterdir():
+                change(path)
+            run.communicate(timeout=600)
+        finally:
+            run.kill()
+    text = (tmp_path / "errors").read_text()
+    assert run.returncode == 1, text
+    assert re.search(r"captions\.jsonl:\d+: (image )?pictures/\d+-\d\.png: ", text)
+    assert "Traceback" not in text

@@ -13,7 +13,7 @@ import pytest
 from caption_files import cut, dataset, plain_lines, said, write_lines, write_picture
 from mimo_plugin_captions.image_files import COMPARED
 
-from mimo_core import Dataset, Split
+from mimo_core import Dataset, MimoError, Split
 
 SPLITS: tuple[Split, ...] = ("train", "validation")
 
@@ -192,3 +192,54 @@ def test_the_policy_holds_for_samples_without_a_learned_token_too(
     file = write_lines(tmp_path / "captions.jsonl", plain_lines(24))
     for split in SPLITS:
         assert dataset(file, split, broken=broken, held_out=0.4).broken == broken
+
+
+def _remove(path: Path) -> None:
+    path.unlink()
+
+
+def _empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def _make_a_folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+def _make_a_pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+def _make_a_link_loop(path: Path) -> None:
+    path.unlink()
+    path.symlink_to(path.name)
+
+
+@pytest.mark.parametrize("policy", ["stop", "skip"])
+@pytest.mark.parametrize(
+    "change", [cut, _remove, _empty, _make_a_folder, _make_a_pipe, _make_a_link_loop]
+)
+def test_a_picture_that_changes_under_a_run_is_named(
+    pictured: Path, change: Any, policy: str
+) -> None:
+    """Before its sample is made: by line. After that: by name; the engine adds the line. A sample
+    cannot be left out any more then, as ranks would differ: ``skip`` stops too."""
+    found = dataset(pictured, broken=policy)
+    line = int(found[0].key.rpartition(":")[2])
+    path = pictured.parent / f"{line - 1}.png"
+    (medium,) = found[0].media("image")
+    change(path)
+    with pytest.raises(ValueError, match=rf"^{path.name}: "):
+        medium.load(None)
+    try:
+        (later,) = found[0].media("image")
+    except MimoError as error:
+        assert error.text.startswith(f"captions.jsonl:{line}: image {path.name}: ")
+        expected = "it was good when the run began" if policy == "skip" else "leave such lines out"
+        assert expected in error.text
+    else:
+        assert change is cut, "its header is whole"
+        with pytest.raises(ValueError, match=rf"^{path.name}: image file is truncated"):
+            later.load(None)

@@ -22,6 +22,7 @@ from mimo_plugin_captions.preview import preview_samples
 
 from mimo_core import MimoError
 from mimo_core.recipe.converter import structure
+from mimo_core.testing import raises_code
 
 
 @pytest.fixture
@@ -275,7 +276,7 @@ def test_all_broken_lines_are_told_in_one_error(tmp_path: Path) -> None:
 
 def test_a_named_image_field_that_no_line_has(tmp_path: Path) -> None:
     file = write_lines(tmp_path / "captions.jsonl", plain_lines(30))
-    with pytest.raises(ValueError, match="no line has the field 'photo'"):
+    with raises_code("captions.unknown-field", field="photo", option="image"):
         dataset(file, image="photo")
 
 

@@ -8,6 +8,7 @@ import pytest
 from caption_files import plain_lines, preview, said, write_lines
 
 from mimo_core.planning.plan import make_plan
+from mimo_core.testing import raises_code
 
 LONG = {"id": "long", "text": "long " * 200}
 
@@ -27,7 +28,7 @@ def test_the_first_good_samples(tmp_path: Path) -> None:
     keys = _keys(file)
     assert keys[:4] == [1, 3, 5, 6]
     assert keys[:64] == [key for key in range(1, 67) if key not in (2, 4)]
-    with pytest.raises(ValueError, match=r"jsonl: 2 of the first 66 lines are broken:"):
+    with raises_code("captions.broken-lines", count=2):
         preview(file)
 
 
@@ -66,7 +67,7 @@ def test_a_longest_line_that_is_broken_or_was_shown_is_not_shown(tmp_path: Path)
 
 def test_nothing_good_is_an_error(tmp_path: Path) -> None:
     file = write_lines(tmp_path / "captions.jsonl", ["{", "{"])
-    with pytest.raises(ValueError, match="2 of the first 2 lines are broken"):
+    with raises_code("captions.broken-lines", count=2, lines=(1, 2)):
         preview(file, broken="skip")
 
 

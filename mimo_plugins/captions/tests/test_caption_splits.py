@@ -14,6 +14,7 @@ from caption_files import cut, dataset, plain_lines, said, write_lines, write_pi
 from mimo_plugin_captions.image_files import COMPARED
 
 from mimo_core import Dataset, MimoError, Split
+from mimo_core.testing import raises_code
 
 SPLITS: tuple[Split, ...] = ("train", "validation")
 
@@ -63,7 +64,7 @@ def test_a_split_follows_from_the_id_alone(tmp_path: Path) -> None:
 def test_an_empty_split_is_an_error(tmp_path: Path) -> None:
     file = write_lines(tmp_path / "captions.jsonl", plain_lines(2))
     assert len(dataset(file, "train")) == 2
-    with pytest.raises(ValueError, match=r"none of 2 samples is in the validation .* raise it"):
+    with raises_code("captions.empty-split", split="validation", samples=2):
         dataset(file, "validation")
 
 
@@ -166,7 +167,7 @@ def test_a_line_that_changes_under_a_run_is_named(tmp_path: Path) -> None:
         more.write('{"id": "late", "text": "added while the run reads"}\n')
     assert said(found[0]).startswith("[text ")
     file.write_text(file.read_text().replace("text", "TEXT"))
-    with pytest.raises(ValueError, match=r"captions.jsonl:\d+: the line has changed since"):
+    with raises_code("captions.file-changed"):
         found[0]
 
 

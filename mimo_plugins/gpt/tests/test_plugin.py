@@ -15,6 +15,7 @@ from mimo_plugin_gpt.options import Options
 import mimo_core.plugins.hookspecs
 from mimo_core.contract import Grid, Sequences
 from mimo_core.recipe.megatron_schema import transformer_fields
+from mimo_core.testing import raises_code
 
 
 def test_every_hook_is_one_of_the_host() -> None:
@@ -76,7 +77,7 @@ def test_tied_embeddings_are_counted_once() -> None:
 
 
 def test_tied_embeddings_on_stages_are_refused() -> None:
-    with pytest.raises(ValueError, match="tie_embeddings with pp 2 cannot be saved"):
+    with raises_code("recipe.conflict", pp=2, keys=("options.tie_embeddings", "grid.pp")):
         plugin.describe(language_module(Grid(pp=2), tie_embeddings=True))
 
 
@@ -106,7 +107,7 @@ def test_flops_are_two_a_weight_that_a_token_meets(family: str) -> None:
 
 def test_only_the_language_model_has_a_vocabulary() -> None:
     module = attrs.evolve(language_module(), name="vision", vocabulary_size=None)
-    with pytest.raises(ValueError, match="'vision' has no vocabulary"):
+    with raises_code("recipe.not-an-encoder", module="vision"):
         plugin.describe(module)
 
 

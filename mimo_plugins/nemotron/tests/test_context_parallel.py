@@ -10,7 +10,7 @@ from mimo_plugin_nemotron import plugin
 from nemotron_modules import language_module
 
 from mimo_core.contract import Grid
-from mimo_core.testing import run_ranks
+from mimo_core.testing import raises_code, run_ranks
 
 RANK_FUNCTIONS = Path(__file__).with_name("context_ranks.py")
 ROWS = {
@@ -44,5 +44,5 @@ def test_shared_rows_have_the_losses_and_gradients_of_one_rank(
 def test_ranks_share_whole_groups_of_heads_or_parts_of_one() -> None:
     for tp, cp in ((1, 3), (2, 3), (1, 12)):
         plugin.describe(language_module(Grid(tp=tp, cp=cp), mamba_heads=12, mamba_groups=6))
-    with pytest.raises(ValueError, match=r"cp: 4 .* cannot share 6 Mamba2 groups"):
+    with raises_code("layout.does-not-divide", size="cp", value=4, groups=6):
         plugin.describe(language_module(Grid(cp=4), mamba_heads=12, mamba_groups=6))

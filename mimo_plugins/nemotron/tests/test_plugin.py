@@ -9,6 +9,7 @@ from nemotron_modules import VOCABULARY, language_module
 
 from mimo_core.contract import Sequences
 from mimo_core.recipe.megatron_schema import transformer_fields
+from mimo_core.testing import raises_code
 
 
 def test_description() -> None:
@@ -90,7 +91,7 @@ def test_nemotron_3_nano_has_30_billion_parameters() -> None:
 
 def test_only_the_language_model_has_a_vocabulary() -> None:
     module = attrs.evolve(language_module(), name="vision", vocabulary_size=None)
-    with pytest.raises(ValueError, match="'vision' has no vocabulary"):
+    with raises_code("recipe.not-an-encoder", module="vision"):
         plugin.describe(module)
 
 

@@ -12,6 +12,7 @@ from mimo_plugin_radio.options import Options
 from radio_tiny import TINY, tiny_module
 
 from mimo_core import Media, Sample
+from mimo_core.testing import raises_code
 
 SHAPES = [(8, 24), (16, 16), (40, 8)]
 
@@ -87,7 +88,7 @@ def test_later_stages_know_the_pictures_without_decoding_any(resolution: str) ->
 @pytest.mark.parametrize("resolution", ["fixed", "dynamic"])
 def test_picture_of_another_kind_is_refused(resolution: str) -> None:
     grey = np.zeros((16, 16), dtype=np.uint8)
-    with pytest.raises(ValueError, match=r"uint8 \[16, 16\]: expected uint8 \[height, width, 3\]"):
+    with raises_code("sample.wrong-medium", dtype="uint8", shape=(16, 16)):
         plugin.provide_batch(tiny_module(resolution=resolution), _samples(grey), Context())
 
 

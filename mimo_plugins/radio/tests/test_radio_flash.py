@@ -18,6 +18,8 @@ from mimo_plugin_radio.heads import fill, side_by_side
 from mimo_plugin_radio.options import Options
 from mimo_plugin_radio.tower import packed
 
+from mimo_core.testing import raises_code
+
 
 @pytest.mark.parametrize("even", [False, True])
 @pytest.mark.parametrize(
@@ -253,11 +255,11 @@ def test_what_it_cannot_do_is_refused(options: dict[str, Any], said: str) -> Non
 
 def test_a_missing_package_is_told_with_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     module: Any = SimpleNamespace(name="vision", megatron={"deterministic_mode": True})
-    with pytest.raises(ValueError, match=r"modules.vision.*does not go with .*deterministic_mode"):
+    with raises_code("recipe.conflict", module="vision"):
         flash.kernels(module)
     module.megatron = {}
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (8, 0))
-    with pytest.raises(ValueError, match=r"modules.vision.*this one is 8.0. Leave it out"):
+    with raises_code("radio.no-flash-attention", module="vision", compute_capability=(8, 0)):
         flash.kernels(module)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
     monkeypatch.setitem(sys.modules, "flash_attn.cute", None)

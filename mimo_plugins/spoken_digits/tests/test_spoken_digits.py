@@ -18,6 +18,7 @@ from mimo_plugin_spoken_digits.options import Options, Shares
 from spoken_tones import STEP, make_voice, write
 
 from mimo_core import Data, Media, MimoError, Sample, Text
+from mimo_core.testing import raises_code
 
 
 @pytest.fixture(scope="module")
@@ -233,7 +234,7 @@ def test_recordings_that_cannot_be_used(
 def test_a_file_that_is_no_wav_file_is_told(tmp_path: Path) -> None:
     folder = make_voice(tmp_path / "voice")
     (tmp_path / "voice" / "3.wav").write_bytes(b"ID3")
-    with pytest.raises(MimoError, match=r"recording .*3\.wav is no WAV file of 16-bit PCM"):
+    with raises_code("spoken-digits.unreadable-recording"):
         plugin.preview(Data(plugin="spoken-digits", options=Options(voices=(folder,))))
 
 

@@ -14,6 +14,7 @@ from mimo_plugin_whisper.windows import resampled_length, window_positions
 from whisper_tiny import TINY, tiny_module
 
 from mimo_core import Media
+from mimo_core.testing import raises_code
 
 
 def test_describing_imports_neither_torch_nor_numpy() -> None:
@@ -82,7 +83,7 @@ def test_windows_of_a_sound(
 
 @pytest.mark.parametrize("shape", [(100,), (0, 8000), (100, 8000, 1)])
 def test_metadata_that_is_no_sounds(shape: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match=r"whisper needs \(samples, samples a second\)"):
+    with raises_code("sample.no-positions"):
         window_positions(shape, Options(**TINY))
 
 

@@ -1,6 +1,6 @@
 """What the GPU did in a profiled iteration, by kernel.
 
-mimo-pretrain RECIPE --profile profile.kernels=true --run-dir runs/one
+mimo-pretrain RECIPE --profile profile.torch_profiler=true --run-dir runs/one
 python -m benchmarks.kernels runs/one/profile/kernels-rank-0.json.gz
 """
 
@@ -93,7 +93,7 @@ def events_of(trace: Path) -> list[Mapping[str, Any]]:
 def _no_trace(trace: Path, why: str) -> MimoError:
     return MimoError(
         f"{trace}: {why}; expected profile/kernels-rank-N.json.gz of a run with "
-        "--profile profile.kernels=true",
+        "--profile profile.torch_profiler=true",
         code="benchmark.no-trace",
         file=str(trace),
         cause=why,
@@ -107,7 +107,8 @@ def main(
         typer.Argument(
             exists=True,
             dir_okay=False,
-            help="profile/kernels-rank-N.json.gz of a run with --profile profile.kernels=true.",
+            help="profile/kernels-rank-N.json.gz of a run with --profile "
+            "profile.torch_profiler=true.",
         ),
     ],
     most: Annotated[int, typer.Option(min=1, help="Kernels that are shown.")] = 40,

@@ -35,7 +35,7 @@ SUITE = (
     Benchmark(
         name="1gpu-both",
         recipe=str(HERE / "vlm-2gpu.yaml"),
-        overrides=("layout=colocated",),
+        overrides=("placement=colocated",),
         ranks=1,
     ),
     Benchmark(

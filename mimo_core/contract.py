@@ -37,7 +37,7 @@ class Grid:
 
     The dense view factors the module's ranks as ``tp x cp x dp x pp`` (tp
     fastest, the order of Megatron's ``tp-cp-ep-dp-pp``); the expert view
-    factors the same ranks as ``expert_tp x ep x expert dp x pp``.
+    factors the same ranks as ``etp x ep x expert dp x pp``.
     """
 
     tp: int = 1
@@ -50,9 +50,9 @@ class Grid:
     """Data parallel: copies of the module, each with its own samples of a microbatch."""
     ep: int = 1
     """Expert parallel: ranks over which the experts of a layer are divided."""
-    expert_tp: int = 1
+    etp: int = 1
     """Ranks that share every expert."""
-    first_rank: int | None = None
+    rank_offset: int | None = None
     """World rank of the module's first rank; the default follows the module before it."""
 
     @property
@@ -75,24 +75,24 @@ class Train:
     """Most positions of a sample: those of its text and of its media."""
     learning_rate: float
     """The largest, which the warm-up ends with."""
-    minimum_learning_rate: float = 0.0
+    min_learning_rate: float = 0.0
     """What the decay falls to. The last iteration is one step of the decay above it: iteration i of
     N, after w iterations of warm-up, is at (i - 1 - w) / (N - w) of the decay."""
-    warmup_iterations: int = 0
+    lr_warmup_iterations: int = 0
     """Iterations in which the learning rate rises linearly from 0: iteration i of w has
     (i - 1) / w of it, so the first changes no weight. Without a warm-up the first has all of it."""
-    decay: Literal["constant", "linear", "cosine"] = "cosine"
+    lr_decay_style: Literal["constant", "linear", "cosine"] = "cosine"
     """How the learning rate falls after the warm-up."""
     weight_decay: float = 0.01
     """Of AdamW."""
-    clip_gradient: float = 1.0
+    max_grad_norm: float = 1.0
     """Largest norm of the whole model's gradient; a longer one is scaled down to it."""
     precision: Precision = "fp32"
     """Of weights and activations, where a module does not say its own. Gradients are accumulated,
     and weights updated, in fp32."""
     seed: int = 1234
     """Of initialisation, dropout, the order of samples and augmentation."""
-    log_every: int = 10
+    log_interval: int = 10
     """Iterations between lines of the log."""
 
 
@@ -116,9 +116,9 @@ class Module:
     """Of the module's weights and activations."""
     packing: bool = False
     """Samples of a microbatch lie end to end, without padding between them."""
-    learning_rate_factor: float = 1.0
+    lr_mult: float = 1.0
     """Of the run's learning rate."""
-    weight_decay_factor: float = 1.0
+    wd_mult: float = 1.0
     """Of the run's weight decay."""
     megatron: Mapping[str, Any] = attrs.field(factory=dict)
     """Fields of megatron's ``TransformerConfig`` that the recipe sets for this module;
@@ -165,8 +165,8 @@ class Weights:
     part: FreezePart = "encoder"
     """``encoder``, ``projector`` or ``language``: the word by which they are frozen."""
     split: frozenset[str] = frozenset()
-    """Grid sizes over which they are divided: ``tp`` for dense weights, ``ep`` and ``expert_tp``
-    for experts; ranks hold whole copies over all others."""
+    """Grid sizes over which they are divided: ``tp`` for dense weights, ``ep`` and ``etp`` for
+    experts; ranks hold whole copies over all others."""
     at: int | Literal["first", "last"] = "first"
     """The layer that they belong to, or the first or last pipeline stage."""
     frozen: bool = False
@@ -214,7 +214,7 @@ class Description:
     the sample's media of the accepted kind (so that they may share a budget): one whole number for
     each, such as ``lambda media: [256 for _ in media]``."""
     parallel: frozenset[str] = frozenset({"dp"})
-    """Grid sizes that may exceed 1, of ``tp cp pp dp ep expert_tp``; others are refused."""
+    """Grid sizes that may exceed 1, of ``tp cp pp dp ep etp``; others are refused."""
     refused: Mapping[str, str] = attrs.field(factory=dict)
     """Why grid sizes that ``parallel`` leaves out may not exceed 1, by the size's name: told where
     a recipe asks for one."""

@@ -1,4 +1,5 @@
-"""Of a run's answers (``evaluate.show``), how many are right: by kind of sample, and word by word.
+"""How many of a run's answers (``validation.num_displayed``) are right: by kind of sample, and
+word by word.
 
 python by_kind.py runs/three
 """

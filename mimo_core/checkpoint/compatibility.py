@@ -16,11 +16,11 @@ from mimo_core.recipe.converter import plain
 from mimo_core.recipe.megatron_schema import shared_fields
 from mimo_core.reporting.run_directory import RunFolder
 
-_FIXED = ("global_batch_size", "seed", "learning_rate", "minimum_learning_rate")
+_FIXED = ("global_batch_size", "seed", "learning_rate", "min_learning_rate")
 """Of ``train``: what the place in the data and core's parameter groups are told by."""
 _CUT = ("grid", "precision")
 """Of a module: what an optimizer's state may be cut by."""
-_FREE = (*_CUT, "ahead")
+_FREE = (*_CUT, "extra_warmup_microbatches")
 _HOW = frozenset(
     {
         *("attention_backend", "cross_entropy_fusion_impl", "deterministic_mode"),
@@ -39,7 +39,7 @@ CHANGES_MODEL = "changes_model"
 """In the metadata of a field of a plugin's options, ``False``: the same of an option."""
 _REDUCTION = ("overlap_grad_reduce", "ddp_bucket_size")
 """Of a module: what the checkpoint's keys and shapes do not depend on."""
-_OF_TRAINING = {"freeze", "learning_rate_factor", "weight_decay_factor", "packing", "weights"}
+_OF_TRAINING = {"freeze", "lr_mult", "wd_mult", "packing", "pretrained_weights"}
 """Of a module: how it learns, not what it computes."""
 _MODULE, _DATA = plain(ModuleRecipe(plugin="")), plain(DataRecipe(plugin=""))
 RESHARDABLE = "fully_reshardable"
@@ -83,7 +83,7 @@ def checkpoint_of(plan: Plan, folder: RunFolder) -> Newest:
             "which cannot be gone on from:\n"
             + "\n".join(f"  {line}" for line in changed)
             + "\nuse the values it was saved with, or begin anew with another --run-dir "
-            "(checkpoint.start_from takes the weights along)",
+            "(checkpoint.init_from takes the weights along)",
             code="checkpoint.other-model",
             folder=str(folder.path),
             iteration=done,
@@ -109,7 +109,9 @@ def module_differences(saved: Manifest, plan: Plan) -> list[str]:
     for origin in saved.origins:
         # A directory that is read again may have been moved: what it holds is compared. Options
         # that name it have moved with it.
-        was, now = (known.get(origin["module"], {}).pop("weights", None) for known in modules)
+        was, now = (
+            known.get(origin["module"], {}).pop("pretrained_weights", None) for known in modules
+        )
         for known in modules if was and now else ():
             module = known[origin["module"]]
             module["options"] = _moved(module["options"], (was, origin["path"]), now)
@@ -125,7 +127,7 @@ def start_notes(saved: Manifest, plan: Plan) -> list[str]:
         plan: What is run.
     """
     return [
-        f"checkpoint.start_from: {line}"
+        f"checkpoint.init_from: {line}"
         for line in module_differences(saved, plan)
         if not _OF_TRAINING.intersection(line.partition(":")[0].split(".")[2:3])
     ]
@@ -150,7 +152,7 @@ def data_differences(saved: Manifest, plan: Plan) -> list[str]:
     wanted = plain(plan.recipe)
     found = _differences("data", _DATA | saved.recipe["data"], wanted["data"])
     found += _differences("tokenizer", saved.recipe["tokenizer"], wanted["tokenizer"])
-    return [line for line in found if not line.startswith("data.workers:")]
+    return [line for line in found if not line.startswith("data.num_workers:")]
 
 
 def _changed(saved: Manifest, plan: Plan) -> list[str]:
@@ -171,7 +173,7 @@ def _bound_to_the_layout(saved: Manifest, plan: Plan) -> list[str]:
         for key in _CUT:
             before, now = was["modules"][name][key], module[key]
             if key == "grid":
-                before, now = ({**grid, "first_rank": None} for grid in (before, now))
+                before, now = ({**grid, "rank_offset": None} for grid in (before, now))
             found += _differences(f"modules.{name}.{key}", before, now)
     for flag in _REDUCTION:
         before, now = (recipe["megatron"].get(flag) for recipe in (was, wanted))

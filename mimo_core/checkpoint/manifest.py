@@ -16,7 +16,7 @@ import attrs
 from mimo_core.checkpoint.checksums import checksum_of_bytes, checksum_of_file
 from mimo_core.errors import CheckpointError
 from mimo_core.recipe.converter import structure
-from mimo_core.recipe.schema import LayoutKind, Recipe
+from mimo_core.recipe.schema import Placement, Recipe
 from mimo_core.utils.durable_files import replace, sync_folder
 from mimo_core.utils.regular_files import JSON_BYTES, UnreadableFile, read_bytes
 
@@ -24,7 +24,7 @@ MANIFEST = "mimo.json"
 """In each complete checkpoint."""
 DAMAGED = "checkpoint.damaged"
 UNREADABLE = "checkpoint.unreadable"
-FORMAT = 3
+FORMAT = 4
 """Of the manifest."""
 _CHECKSUM = re.compile(r"[0-9a-f]{32}")
 _END = re.compile(rb'(?s)(.*),\n "checksum": "([0-9a-f]{32})"\n}\n')
@@ -67,13 +67,13 @@ class ModuleFacts(TypedDict):
     """Where a module was."""
 
     grid: dict[str, int]
-    first_rank: int
+    rank_offset: int
 
 
 class LayoutFacts(TypedDict):
     """The layout as it was."""
 
-    kind: LayoutKind
+    kind: Placement
     world_size: int
     device: Literal["cpu", "cuda"]
     modules: dict[str, ModuleFacts]
@@ -315,8 +315,8 @@ def _wrong_layout(manifest: Manifest) -> Iterator[str]:
     if not isinstance(wanted, Mapping) or wanted.keys() != layout["modules"].keys():
         yield "layout.modules: not the modules of the recipe"
     for name, module in layout["modules"].items():
-        if not 0 <= module["first_rank"] < layout["world_size"]:
-            yield f"layout.modules.{name}.first_rank: {module['first_rank']} is no rank"
+        if not 0 <= module["rank_offset"] < layout["world_size"]:
+            yield f"layout.modules.{name}.rank_offset: {module['rank_offset']} is no rank"
         if any(size < 1 for size in module["grid"].values()):
             yield f"layout.modules.{name}.grid: expected sizes from 1, got {module['grid']}"
 

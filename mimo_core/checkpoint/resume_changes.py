@@ -19,13 +19,13 @@ from mimo_core.recipe.converter import plain
 
 HARMLESS = (
     # When something is saved, shown or looked at.
-    *("checkpoint.*", "profile.*", "heartbeat.*", "train.log_every", "evaluate.every"),
-    "evaluate.show",
+    *("checkpoint.*", "profile.*", "heartbeat.*", "train.log_interval", "validation.interval"),
+    "validation.num_displayed",
     # Which process or rank computes a number, not the number.
-    *("data.workers", "modules.*.ahead", "modules.*.grid.first_rank"),
+    *("data.num_workers", "modules.*.extra_warmup_microbatches", "modules.*.grid.rank_offset"),
 )
 """Places whose value changes no number of a run."""
-ELSEWHERE = ("data.*", "tokenizer.*", "layout", "modules.*.grid.*")
+ELSEWHERE = ("data.*", "tokenizer.*", "placement", "modules.*.grid.*")
 """Places that ``data_differences`` and ``facts.changes`` report."""
 _PACKAGES = ("torch", "megatron-core", "mimo-core", "numpy", "transformer-engine", "mamba-ssm")
 _VARIABLES = (
@@ -63,7 +63,7 @@ def resume_changes(saved: Manifest, plan: Plan, now: Mapping[str, Any]) -> Itera
         if any(fnmatchcase(place, pattern) for pattern in (*HARMLESS, *ELSEWHERE)):
             continue
         effect = ""
-        if place == "train.iterations" and plan.recipe.train.decay != "constant":
+        if place == "train.iterations" and plan.recipe.train.lr_decay_style != "constant":
             effect = (
                 "; the learning rate follows the schedule of the new length from the next "
                 "iteration, and jumps there"

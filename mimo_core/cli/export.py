@@ -59,12 +59,13 @@ def _check_place(words: str, recipe: Mapping[str, Any]) -> None:
     held: Any = recipe
     for one in keys:
         held = held.get(one) if isinstance(held, Mapping) else None
-    weights = len(keys) == 3 and keys[0] == "modules" and keys[2] == "weights"
+    weights = len(keys) == 3 and keys[0] == "modules" and keys[2] == "pretrained_weights"
     option = keys[0] == "modules" and keys[2:3] == ["options"] and isinstance(held, str)
     if "=" not in words or not (weights or option):
         raise MimoError(
             f"{words}: a checkpoint is written as it was trained; given can be where a directory "
-            "is now: modules.NAME.weights=PLACE, or modules.NAME.options.KEY=PLACE of an option "
+            "is now: modules.NAME.pretrained_weights=PLACE, or modules.NAME.options.KEY=PLACE of "
+            "an option "
             f"that names one{f' (it says {held!r} there)' if held is not None else ''}",
             code="export.refused-override",
             key=key,
@@ -72,12 +73,13 @@ def _check_place(words: str, recipe: Mapping[str, Any]) -> None:
 
 
 def moved_weights(loaded: LoadedRecipe, moved: Sequence[str]) -> dict[str, str]:
-    """Of ``modules.NAME.weights=PLACE`` the places by module."""
+    """Of ``modules.NAME.pretrained_weights=PLACE`` the places by module."""
     keys = [words.partition("=")[0].split(".") for words in moved]
     return {
         name: place
         for _, name, *rest in keys
-        if rest == ["weights"] and (place := loaded.recipe.modules[name].weights)
+        if rest == ["pretrained_weights"]
+        and (place := loaded.recipe.modules[name].pretrained_weights)
     }
 
 
@@ -96,7 +98,7 @@ def modules_to_write(
         *first, last = error.problems
         message = (
             f"{last.message}\nA directory that was moved since the checkpoint was saved is named "
-            "anew: modules.NAME.weights=PLACE, modules.NAME.options.KEY=PLACE"
+            "anew: modules.NAME.pretrained_weights=PLACE, modules.NAME.options.KEY=PLACE"
         )
         raise MimoError.of([*first, attrs.evolve(last, message=message)]) from error
     for name in wanted:

@@ -119,7 +119,7 @@ def export_weights(
         typer.Argument(
             metavar="KEY.PATH=PLACE",
             help="Where a directory is now that the checkpoint's recipe names: "
-            "modules.NAME.weights, or an option of a module.",
+            "modules.NAME.pretrained_weights, or an option of a module.",
         ),
     ] = None,
     module: Annotated[
@@ -163,7 +163,7 @@ def plan_as_dict(plan: Plan) -> dict[str, Any]:
 
     graph, layout = plan.graph, plan.layout
     return {
-        "layout": layout.kind,
+        "placement": layout.kind,
         "world_size": layout.world_size,
         "modules": {
             name: {
@@ -171,7 +171,7 @@ def plan_as_dict(plan: Plan) -> dict[str, Any]:
                 "grid": {
                     key: size
                     for key, size in attrs.asdict(module.grid).items()
-                    if key != "first_rank"
+                    if key != "rank_offset"
                 },
                 "ranks": list(layout.ranks(name)),
                 "freeze": list(module.freeze),

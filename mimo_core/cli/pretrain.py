@@ -43,7 +43,7 @@ def pretrain(
         typer.Option(
             "--profile",
             help="Record a timeline of one iteration on all ranks, the third by default: short "
-            "for profile.record=true.",
+            "for profile.enabled=true.",
         ),
     ] = False,
     max_restarts: Annotated[

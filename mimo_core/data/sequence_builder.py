@@ -137,7 +137,11 @@ class SequenceBuilder:
             raise SampleError(
                 f"sample {sample.key} takes {count - 1} positions, more than "
                 f"train.sequence_length = {self.length}; raise it, shorten the sample"
-                + (" (its media alone are too long)" if self.cut else ", or set data.too_long=cut"),
+                + (
+                    " (its media alone are too long)"
+                    if self.cut
+                    else ", or set data.overlength=truncate"
+                ),
                 code="sample.too-long",
                 sample=sample.key,
                 positions=count - 1,
@@ -168,7 +172,7 @@ class SequenceBuilder:
             )
         return (
             f"sample {sample.key} has no learned token in its first {self.length} positions "
-            f"(train.sequence_length; data.too_long is cut): its first learned token is at "
+            f"(train.sequence_length; data.overlength is truncate): its first learned token is at "
             f"position {learn.index(1.0, 1)} of {len(learn) - 1}; raise train.sequence_length, "
             f"shorten the text before it,{way_out}".rstrip(",")
         )

@@ -68,19 +68,19 @@ class Topology:
 
 
 def build_topology(
-    grids: Mapping[str, Grid], first_ranks: Mapping[str, int], backend: str
+    grids: Mapping[str, Grid], rank_offsets: Mapping[str, int], backend: str
 ) -> Topology:
     """Make every module's process groups. Called by all ranks of the world, in the same order.
 
     Args:
         grids: Parallel sizes by module, in world order.
-        first_ranks: World rank of each module's first rank.
+        rank_offsets: World rank of each module's first rank.
         backend: ``gloo`` or ``nccl``.
     """
     comm_grids: dict[str, HyperCommGrid] = {}
     groups: dict[str, ProcessGroupCollection] = {}
     for name, grid in grids.items():
-        comm_grid = _comm_grid(grid, first_ranks[name], backend)
+        comm_grid = _comm_grid(grid, rank_offsets[name], backend)
         comm_grids[name] = comm_grid
         pgs = _create_groups(name, comm_grid)
         embedding = _embedding_groups(name, comm_grid)
@@ -96,17 +96,17 @@ def _make_memory_buffer() -> None:
         parallel_state._set_global_memory_buffer()
 
 
-def _comm_grid(grid: Grid, first_rank: int, backend: str) -> HyperCommGrid:
+def _comm_grid(grid: Grid, rank_offset: int, backend: str) -> HyperCommGrid:
     comm_grid = HyperCommGrid(
         shape=[grid.tp, grid.cp, grid.dp, grid.pp],
         dim_names=_DENSE,
-        rank_offset=first_rank,
+        rank_offset=rank_offset,
         backend=backend,
     )
-    expert_dp = grid.tp * grid.cp * grid.dp // (grid.expert_tp * grid.ep)
+    expert_dp = grid.tp * grid.cp * grid.dp // (grid.etp * grid.ep)
     comm_grid.register_view(
         EXPERT_VIEW,
-        shape=[grid.expert_tp, grid.ep, expert_dp, grid.pp],
+        shape=[grid.etp, grid.ep, expert_dp, grid.pp],
         dim_names=_EXPERT,
         shared_dims=["pp"],
     )

@@ -62,7 +62,7 @@ def machine(torch: dict[str, Any] | str) -> Iterator[Finding]:
             "shared memory",
             Path("/dev/shm"),
             _LEAST_SHARED,
-            "data.workers and NCCL use it; in a container: --shm-size=16g",
+            "data.num_workers and NCCL use it; in a container: --shm-size=16g",
         )
     files, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     few = 0 <= files < _LEAST_FILES

@@ -10,7 +10,8 @@ ErrorCodes = Mapping[str, tuple[str, str]]
 CODES: ErrorCodes = {
     "benchmark.no-trace": (
         "The file is no trace of a run, or is damaged.",
-        "Give `profile/kernels-rank-N.json.gz` of a run with `--profile profile.kernels=true`.",
+        "Give `profile/kernels-rank-N.json.gz` of a run with `--profile "
+        "profile.torch_profiler=true`.",
     ),
     "benchmark.nothing-timed": (
         "The recipe trains no more iterations than are left out as warm-up.",
@@ -38,7 +39,7 @@ CODES: ErrorCodes = {
     ),
     "checkpoint.frozen-weights": (
         "Frozen weights that the checkpoint leaves out are gone, or are others now.",
-        "Put them back, or name their new place as `modules.NAME.weights`.",
+        "Put them back, or name their new place as `modules.NAME.pretrained_weights`.",
     ),
     "checkpoint.incomplete": (
         "The run folder holds no checkpoint that was saved completely.",
@@ -54,7 +55,7 @@ CODES: ErrorCodes = {
     ),
     "checkpoint.not-writable": (
         "Checkpoints cannot be written to the folder.",
-        "Set `checkpoint.directory` to another folder, or `checkpoint.save` to false.",
+        "Set `checkpoint.directory` to another folder, or `checkpoint.enabled` to false.",
     ),
     "checkpoint.other-format": (
         "The checkpoint has a format that this version does not read.",
@@ -150,7 +151,8 @@ CODES: ErrorCodes = {
     ),
     "export.refused-override": (
         "A word of the command line sets something that an export does not read.",
-        "Only set places of directories: `modules.NAME.weights`, or an option that names one.",
+        "Only set places of directories: `modules.NAME.pretrained_weights`, or an option that "
+        "names one.",
     ),
     "export.same-names": (
         "Tensors of several modules have the same name.",
@@ -166,7 +168,7 @@ CODES: ErrorCodes = {
     ),
     "launch.clock-unreachable": (
         "A rank cannot read the clock of rank 0 for a profile.",
-        "Open the ports of rank 0's machine to the others, or set `profile.record` to false.",
+        "Open the ports of rank 0's machine to the others, or set `profile.enabled` to false.",
     ),
     "launch.other-files": (
         "Ranks read different data, tokenizers or weights.",
@@ -213,7 +215,7 @@ CODES: ErrorCodes = {
         "Choose one of the divisors that the message lists.",
     ),
     "layout.expert-view": (
-        "The ranks of a pipeline stage cannot be split over `expert_tp` x `ep`.",
+        "The ranks of a pipeline stage cannot be split over `etp` x `ep`.",
         "Choose sizes whose product divides tp x cp x dp.",
     ),
     "layout.no-experts": (
@@ -506,7 +508,7 @@ CODES: ErrorCodes = {
     ),
     "sample.too-long": (
         "A sample takes more positions than `train.sequence_length`.",
-        "Raise it, make samples shorter, or set `data.too_long` to `cut`.",
+        "Raise it, make samples shorter, or set `data.overlength` to `truncate`.",
     ),
     "sample.undecodable": (
         "A medium of a sample cannot be decoded.",

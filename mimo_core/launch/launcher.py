@@ -100,7 +100,7 @@ def _prepare(plan: Plan, folder: RunFolder) -> None:
         pass
     folder.keep_recipe(dump(plan.recipe))
     folder.reopen_summary()
-    if plan.recipe.checkpoint.save:
+    if plan.recipe.checkpoint.enabled:
         folder.try_checkpoints(plan.recipe.checkpoint.directory)
 
 

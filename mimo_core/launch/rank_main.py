@@ -174,7 +174,7 @@ def _meet_and_run(
     if rank.rank == 0 and not os.environ.get(LAUNCHED):
         checkpoint_of(plan, folder)
         folder.keep_recipe(dump(plan.recipe))
-        if plan.recipe.checkpoint.save:
+        if plan.recipe.checkpoint.enabled:
             folder.try_checkpoints(plan.recipe.checkpoint.directory)
     checkpoints = folder.checkpoints(plan.recipe.checkpoint.directory)
     platform = platforms.select(rank.local_rank)
@@ -272,7 +272,7 @@ def _run(
         dist.destroy_process_group()
         return None
     train = plan.recipe.train
-    with Screen(stream, train.iterations, train.log_every) as screen:
+    with Screen(stream, train.iterations, train.log_interval) as screen:
         if not os.environ.get(LAUNCHED):
             from mimo_core.reporting.header import run_header
 
@@ -288,7 +288,7 @@ def _run(
             screen=screen,
             facts=facts,
             started=started,
-            save_every=plan.recipe.checkpoint.save_every,
+            save_interval=plan.recipe.checkpoint.save_interval,
             restarts=json.loads(os.environ.get(RESTARTS, "[]")),
         )
         engine = Engine(plan, platform, folder, reporter, termination)
@@ -306,7 +306,7 @@ def _run(
         }
     )
     if not summary["finished"]:
-        saved = plan.recipe.checkpoint.save
+        saved = plan.recipe.checkpoint.enabled
         screen.stopped(reporter.reached, summary["stopped_by"], go_on if saved else None)
     return summary
 

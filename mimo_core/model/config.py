@@ -45,7 +45,7 @@ def transformer_config(
         pipeline_model_parallel_size=grid.pp,
         context_parallel_size=grid.cp,
         expert_model_parallel_size=grid.ep,
-        expert_tensor_parallel_size=grid.expert_tp,
+        expert_tensor_parallel_size=grid.etp,
         sequence_parallel=sequence_parallel and grid.tp > 1,
         params_dtype=dtype,
         pipeline_dtype=dtype,

@@ -45,7 +45,7 @@ def build_optimizer(model: Model, config: OptimizerConfig) -> Optimizer:
             stages[name] = [0] * groups.pp.size()
             dist.all_gather_object(stages[name], len(held), group=groups.pp)
             optimizer = ChainedOptimizer(held) if held else None
-            _scale_weight_decay(held, module.weight_decay_factor)
+            _scale_weight_decay(held, module.wd_mult)
             initialize_states(held)
             load_without_steps(held)
             keep_padding(held)
@@ -62,8 +62,8 @@ def _config_of(module: Module, config: OptimizerConfig) -> OptimizerConfig:
     dtype = DTYPES[module.precision]
     return dataclasses.replace(
         config,
-        lr=config.lr * module.learning_rate_factor,
-        min_lr=config.min_lr * module.learning_rate_factor,
+        lr=config.lr * module.lr_mult,
+        min_lr=config.min_lr * module.lr_mult,
         bf16=dtype is torch.bfloat16,
         params_dtype=dtype,
     )

@@ -140,7 +140,7 @@ def _tower(module: Module) -> Iterator[str]:
             f"encoder to modules.{module.name}.freeze, or leave {_IMPLEMENTATION} out"
         )
     together = "its ranks would send messages within the graph, which was not tried"
-    for size in ("tp", "cp", "pp", "ep", "expert_tp"):
+    for size in ("tp", "cp", "pp", "ep", "etp"):
         number = getattr(module.grid, size)
         if number > 1:
             yield f"does not go with grid {size} {number}: {together}; leave one of both out"
@@ -180,7 +180,7 @@ def _captured(
     varying = "experts of one rank get another number of tokens every time"
     scattered = {
         f"grid ep {grid.ep}: {varying}": grid.ep > 1,
-        f"grid expert_tp {grid.expert_tp}: {varying}": grid.expert_tp > 1,
+        f"grid etp {grid.etp}: {varying}": grid.etp > 1,
         "precision fp32: experts are computed one after another": module.precision == "fp32",
         "moe_shared_expert_overlap: it computes on a stream of its own": bool(
             module.megatron.get("moe_shared_expert_overlap")

@@ -21,7 +21,7 @@ from mimo_core.planning.rank_layout import Layout
 _WEIGHT: dict[Precision, int] = {"fp32": 4, "bf16": 2}
 _GRADIENT = 4
 _STATE: dict[Precision, int] = {"fp32": 8, "bf16": 12}
-_EXPERT_SIZES = frozenset({"ep", "expert_tp"})
+_EXPERT_SIZES = frozenset({"ep", "etp"})
 
 
 @attrs.frozen(kw_only=True)
@@ -128,7 +128,7 @@ def _copies(weights: Weights, grid: Grid) -> int:
     """Ranks over which the optimizer's state is divided: data and context parallel ones, or of
     experts the expert data-parallel ones."""
     if weights.split & _EXPERT_SIZES:
-        return grid.size // (grid.pp * grid.ep * grid.expert_tp)
+        return grid.size // (grid.pp * grid.ep * grid.etp)
     return grid.dp * grid.cp
 
 

@@ -87,15 +87,15 @@ def build_graph(loaded: LoadedRecipe, host: Host) -> Graph:
             freeze=module.freeze,
             precision=module.precision or recipe.train.precision,
             packing=module.packing,
-            learning_rate_factor=module.learning_rate_factor,
-            weight_decay_factor=module.weight_decay_factor,
+            lr_mult=module.lr_mult,
+            wd_mult=module.wd_mult,
             megatron=shared_fields(recipe.megatron) | module.megatron,
             wrappers=_wrappers(options, ("modules", name), module.wrappers),
         )
         for name, module in recipe.modules.items()
     }
     edges = graph_shape.edges(modules, host)
-    tokenizer = make_tokenizer(recipe.tokenizer.directory, [edge.placeholder for edge in edges])
+    tokenizer = make_tokenizer(recipe.tokenizer.path, [edge.placeholder for edge in edges])
     language = attrs.evolve(modules[LANGUAGE], vocabulary_size=tokenizer.size)
     description: Description = host.ask("describe", language.plugin, module=language)
     modules[LANGUAGE] = language

@@ -75,10 +75,10 @@ def make_plan(
     with _placed(loaded):
         graph = build_graph(loaded, host)
         grids = {name: module.grid for name, module in recipe.modules.items()}
-        layout = plan_layout(grids, recipe.layout, world_size)
+        layout = plan_layout(grids, recipe.placement, world_size)
         validate(loaded, graph)
         _check_wrappers(graph, host)
-        cut = recipe.data.too_long == "cut"
+        cut = recipe.data.overlength == "truncate"
         samples = sample_preview.shown_samples(graph, host)
         preview = sequence_budget.preview(graph, samples, recipe.train.sequence_length, cut=cut)
         notes = sample_preview.data_notes(graph, host)

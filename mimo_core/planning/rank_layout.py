@@ -12,10 +12,10 @@ from mimo_core.errors import LayoutError
 
 DENSE = ("tp", "cp", "dp", "pp")
 """Dimensions of a grid's dense view, fastest first."""
-Kind = Literal["disjoint", "colocated"]
+Kind = Literal["non_colocated", "colocated"]
 SEVERAL = (
     "on several ranks megatron-core 0.19 takes pp 1, cp 1 and even parts alone "
-    "(models/mimo/comm/colocated_communicator.py); use layout: disjoint there"
+    "(models/mimo/comm/colocated_communicator.py); use placement: non_colocated there"
 )
 """Why a colocated layout has one rank."""
 
@@ -28,12 +28,12 @@ class Layout:
     world_size: int
     grids: dict[str, Grid]
     """Grids by module, in the order of the recipe."""
-    first_ranks: dict[str, int]
+    rank_offsets: dict[str, int]
     """World rank of each module's first rank."""
 
     def ranks(self, module: str) -> range:
         """The module's world ranks."""
-        first = self.first_ranks[module]
+        first = self.rank_offsets[module]
         return range(first, first + self.grids[module].size)
 
     def modules_of(self, rank: int) -> tuple[str, ...]:
@@ -49,7 +49,7 @@ class Layout:
     def coordinates(self, rank: int, module: str) -> dict[str, int]:
         """Where a rank stands in the dense view of a module's grid."""
         assert rank in self.ranks(module), f"rank {rank} is not one of {module}"
-        rest = rank - self.first_ranks[module]
+        rest = rank - self.rank_offsets[module]
         found = {}
         for name in DENSE:
             rest, found[name] = divmod(rest, getattr(self.grids[module], name))
@@ -57,7 +57,7 @@ class Layout:
 
     def rank_of(self, module: str, *, tp: int = 0, cp: int = 0, dp: int = 0, pp: int = 0) -> int:
         """The world rank at these coordinates of the module's dense view."""
-        rank, stride = self.first_ranks[module], 1
+        rank, stride = self.rank_offsets[module], 1
         for name, index in zip(DENSE, (tp, cp, dp, pp), strict=True):
             size = getattr(self.grids[module], name)
             assert 0 <= index < size, f"{module} has {name} {size}, not index {index}"
@@ -81,13 +81,13 @@ def sample_slice(microbatch: int, dp: int, dp_rank: int) -> tuple[int, int]:
 
 
 def plan_layout(
-    grids: Mapping[str, Grid], kind: Kind = "disjoint", world_size: int | None = None
+    grids: Mapping[str, Grid], kind: Kind = "non_colocated", world_size: int | None = None
 ) -> Layout:
-    """Lays the grids out one after the other, or where their ``first_rank`` says.
+    """Lays the grids out one after the other, or where their ``rank_offset`` says.
 
     Args:
         grids: Grids by module.
-        kind: ``disjoint`` tiles the world; ``colocated`` puts all modules on its one rank.
+        kind: ``non_colocated`` tiles the world; ``colocated`` puts all modules on its one rank.
         world_size: Ranks that were started, if any were yet.
 
     Raises:
@@ -98,15 +98,15 @@ def plan_layout(
         _check_expert_view(module, grid)
     if kind == "colocated":
         return _colocated(grids, world_size)
-    first_ranks, following = {}, 0
+    rank_offsets, following = {}, 0
     for module, grid in grids.items():
-        first_ranks[module] = following if grid.first_rank is None else grid.first_rank
-        following = first_ranks[module] + grid.size
+        rank_offsets[module] = following if grid.rank_offset is None else grid.rank_offset
+        following = rank_offsets[module] + grid.size
     layout = Layout(
         kind=kind,
-        world_size=max(first_ranks[module] + grid.size for module, grid in grids.items()),
+        world_size=max(rank_offsets[module] + grid.size for module, grid in grids.items()),
         grids=dict(grids),
-        first_ranks=first_ranks,
+        rank_offsets=rank_offsets,
     )
     _check_tiling(layout)
     if world_size is not None and world_size != layout.world_size:
@@ -128,61 +128,61 @@ def _colocated(grids: Mapping[str, Grid], world_size: int | None) -> Layout:
         raise LayoutError(
             f"colocated puts all modules on one rank, but {large[0]} has "
             f"{sizes(grids[large[0]])}; {SEVERAL}",
-            ("layout",),
+            ("placement",),
             code="layout.colocated",
             module=large[0],
         )
     if world_size not in (None, 1):
         raise LayoutError(
             f"colocated puts all modules on one rank, but {world_size} were started; {SEVERAL}",
-            ("layout",),
+            ("placement",),
             code="layout.world-size",
             needed=1,
             started=world_size,
         )
-    elsewhere = [module for module, grid in grids.items() if grid.first_rank]
+    elsewhere = [module for module, grid in grids.items() if grid.rank_offset]
     if elsewhere:
         raise LayoutError(
-            f"layout colocated has rank 0 only, but {elsewhere[0]} sets first_rank "
-            f"{grids[elsewhere[0]].first_rank}; leave it out",
-            ("modules", elsewhere[0], "grid", "first_rank"),
+            f"placement colocated has rank 0 only, but {elsewhere[0]} sets rank_offset "
+            f"{grids[elsewhere[0]].rank_offset}; leave it out",
+            ("modules", elsewhere[0], "grid", "rank_offset"),
             code="layout.colocated",
             module=elsewhere[0],
         )
     return Layout(
-        kind="colocated", world_size=1, grids=dict(grids), first_ranks=dict.fromkeys(grids, 0)
+        kind="colocated", world_size=1, grids=dict(grids), rank_offsets=dict.fromkeys(grids, 0)
     )
 
 
 def _check_expert_view(module: str, grid: Grid) -> None:
     dense = grid.tp * grid.cp * grid.dp
-    if dense % (grid.expert_tp * grid.ep):
+    if dense % (grid.etp * grid.ep):
         raise LayoutError(
             f"tp {grid.tp} x cp {grid.cp} x dp {grid.dp} = {dense} ranks of a pipeline "
-            f"stage cannot be divided into expert_tp {grid.expert_tp} x ep {grid.ep} = "
-            f"{grid.expert_tp * grid.ep}; choose sizes where the second divides the first",
-            ("modules", module, "grid", "ep" if grid.ep > 1 else "expert_tp"),
+            f"stage cannot be divided into etp {grid.etp} x ep {grid.ep} = "
+            f"{grid.etp * grid.ep}; choose sizes where the second divides the first",
+            ("modules", module, "grid", "ep" if grid.ep > 1 else "etp"),
             code="layout.expert-view",
             dense=dense,
-            expert=grid.expert_tp * grid.ep,
+            expert=grid.etp * grid.ep,
         )
 
 
 def _check_tiling(layout: Layout) -> None:
     wrong: dict[str, str] = {}
     covered, last = 0, ""
-    for module in sorted(layout.grids, key=lambda module: (layout.first_ranks[module], module)):
+    for module in sorted(layout.grids, key=lambda module: (layout.rank_offsets[module], module)):
         ranks = layout.ranks(module)
         if ranks.start > covered:
             wrong[module] = (
                 f"{_belong(range(covered, ranks.start))} to no module: set "
-                f"modules.{module}.grid.first_rank={covered} or leave it out"
+                f"modules.{module}.grid.rank_offset={covered} or leave it out"
             )
         elif ranks.start < covered:
             shared = range(ranks.start, min(covered, ranks.stop))
             wrong[module] = (
                 f"{_belong(shared)} to both {last} and {module}: set "
-                f"modules.{module}.grid.first_rank={covered} or leave it out"
+                f"modules.{module}.grid.rank_offset={covered} or leave it out"
             )
         if ranks.stop > covered:
             covered, last = ranks.stop, module
@@ -190,7 +190,7 @@ def _check_tiling(layout: Layout) -> None:
         raise LayoutError(
             f"the grids do not tile ranks 0 .. {layout.world_size - 1}:\n{_listing(layout)}\n"
             + "\n".join(wrong.values()),
-            ("modules", next(iter(wrong)), "grid", "first_rank"),
+            ("modules", next(iter(wrong)), "grid", "rank_offset"),
             code="layout.no-tiling",
             modules=tuple(wrong),
         )
@@ -218,6 +218,6 @@ def _several(ranks: range) -> bool:
 
 def sizes(grid: Grid) -> str:
     """The sizes of a grid that exceed 1: ``tp 2, dp 4``."""
-    names = ("tp", "cp", "pp", "dp", "ep", "expert_tp")
+    names = ("tp", "cp", "pp", "dp", "ep", "etp")
     parts = [f"{name} {getattr(grid, name)}" for name in names if getattr(grid, name) > 1]
     return ", ".join(parts) or "one rank"

@@ -171,7 +171,7 @@ def preview(
                 f"sample {counts.sample} takes {counts.total} positions ({counts.by_source}), more "
                 f"than sequence_length {sequence_length}; raise it to {counts.total} or more, or "
                 "make samples shorter by the options of the data or of the encoders"
-                + ("" if cut else ", or set data.too_long to cut"),
+                + ("" if cut else ", or set data.overlength to truncate"),
                 ("train", "sequence_length"),
                 code="sample.too-long",
                 sample=counts.sample,
@@ -184,7 +184,7 @@ def preview(
             "learned token"
             + (
                 f" in its first {sequence_length} positions; raise it, or give samples with "
-                "shorter prompts (data.too_long is cut)"
+                "shorter prompts (data.overlength is truncate)"
                 if any(counts.learned for counts in found)
                 else "; mark the text to be learned"
             ),
@@ -213,7 +213,8 @@ def label_notes(samples: Sequence[Counts]) -> list[str]:
         )
     if kept < learned / 2:
         notes.append(
-            f"data.too_long = cut leaves few labels: {kept} of {learned} learned tokens of the "
+            f"data.overlength = truncate leaves few labels: {kept} of {learned} learned tokens of "
+            "the "
             "samples that the plan looked at; raise train.sequence_length"
         )
     return notes

@@ -12,7 +12,7 @@ from mimo_core.planning.model_graph import Graph
 from mimo_core.recipe import LoadedRecipe
 
 NOT_A_MULTIPLE = "recipe.not-a-multiple"
-_SIZES = ("tp", "cp", "pp", "dp", "ep", "expert_tp")
+_SIZES = ("tp", "cp", "pp", "dp", "ep", "etp")
 
 
 def validate(loaded: LoadedRecipe, graph: Graph) -> None:

@@ -131,10 +131,10 @@ def flops(  # type: ignore[empty-body]
 def weight_map(module: Module) -> WeightMap:  # type: ignore[empty-body]
     """How the module's weights are named in a Hugging Face directory, without torch.
 
-    Asked where a recipe says ``modules.NAME.weights`` (in the launcher, by the plan and on every
-    rank), by the plan for every module with wrappers, and by ``mimo export``. One declaration tells
-    what is missing or unexpected in a directory, loads and saves. A plugin without this hook begins
-    fresh.
+    Asked where a recipe says ``modules.NAME.pretrained_weights`` (in the launcher, by the plan and
+    on every rank), by the plan for every module with wrappers, and by ``mimo export``. One
+    declaration tells what is missing or unexpected in a directory, loads and saves. A plugin
+    without this hook begins fresh.
     """
 
 

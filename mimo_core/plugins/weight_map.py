@@ -103,5 +103,5 @@ class WeightMap:
     prefix: str = ""
     """Stands before the names of the main part in a directory of several modules."""
     locate: Callable[[str], Path] = Path
-    """Turns what a recipe says under ``modules.NAME.weights`` into a directory on this machine; by
+    """Turns what a recipe says under ``modules.NAME.pretrained_weights`` into a directory here; by
     default that is its path. Raises ``MimoError`` where there is none."""

@@ -125,7 +125,7 @@ def measure(address: str, port: int, token: bytes, clock: Clock = time.perf_coun
         raise MimoError(
             f"the clock of rank 0 cannot be read at {address}:{port} ({error}): a profile relates "
             "the clocks of machines through a port that rank 0's machine gives; open its ports to "
-            "the others, or set profile.record to false",
+            "the others, or set profile.enabled to false",
             code="launch.clock-unreachable",
             address=f"{address}:{port}",
         ) from error

@@ -60,20 +60,20 @@ class Profile:
         self._ran = 0
         self._kept: Any = None
         self._recorded: tuple[Recorder, Offset] | None = None
-        if self._wanted.record and reporter is not None:
+        if self._wanted.enabled and reporter is not None:
             self._clear()
 
     @contextmanager
     def around(self) -> Iterator[None]:
         """Around an iteration: records it if it is the one. The device must be done at the end."""
         self._ran += 1
-        if not self._wanted.record or self._ran != self._wanted.iteration:
+        if not self._wanted.enabled or self._ran != self._wanted.step:
             yield
             return
         recorder = Recorder(self._rank, self._platform.stopwatch())
         offset = offset_to_rank_0()
         with ExitStack() as stack:
-            if self._wanted.kernels:
+            if self._wanted.torch_profiler:
                 stack.enter_context(self._kernels())
             stack.enter_context(recorded_collectives())
             stack.enter_context(self._passes())
@@ -104,10 +104,10 @@ class Profile:
 
     def missed(self) -> str | None:
         """Why no iteration was recorded, if one should have been."""
-        if not self._wanted.record or self._ran >= self._wanted.iteration:
+        if not self._wanted.enabled or self._ran >= self._wanted.step:
             return None
         return (
-            f"no profile was written: profile.iteration is {self._wanted.iteration}, and this "
+            f"no profile was written: profile.step is {self._wanted.step}, and this "
             f"command ran {self._ran}; lower it"
         )
 
@@ -160,9 +160,9 @@ class Profile:
 def asks_for_nothing(wanted: ProfileRecipe) -> str | None:
     """What a person should know before a run that records no iteration, though its recipe says
     which and how."""
-    if wanted.record or wanted == ProfileRecipe():
+    if wanted.enabled or wanted == ProfileRecipe():
         return None
-    return "no profile will be written: profile.record is false; add --profile"
+    return "no profile will be written: profile.enabled is false; add --profile"
 
 
 def _dump(path: Path, content: dict[str, Any], indent: int | None) -> None:

@@ -21,6 +21,7 @@ from cattrs.errors import (
 from mimo_core.contract import Grid, Precision, Train
 from mimo_core.errors import MimoError, Problem, nearest, suggestion
 from mimo_core.recipe import schema, validators
+from mimo_core.recipe.aliases import instead_of
 from mimo_core.recipe.megatron_schema import ENGINE_FIELDS
 from mimo_core.recipe.yaml_source import Path
 
@@ -28,11 +29,13 @@ _RULES: dict[type, Callable[[Any], Iterator[Problem]]] = {
     Grid: validators.grid,
     Train: validators.train,
     schema.DataRecipe: validators.data,
-    schema.EvaluateRecipe: validators.evaluate,
+    schema.ValidationRecipe: validators.validation,
     schema.CheckpointRecipe: validators.checkpoint,
     schema.ProfileRecipe: validators.profile,
     schema.HeartbeatRecipe: validators.heartbeat,
 }
+_RECIPE = frozenset({schema.Recipe, schema.ModuleRecipe, schema.TokenizerRecipe, *_RULES})
+"""Classes of a recipe itself: not those of plugins' options."""
 WRONG_TYPE = "recipe.wrong-type"
 UNKNOWN_CHOICE = "recipe.unknown-choice"
 INVALID = "recipe.invalid-value"
@@ -207,11 +210,14 @@ def _flatten(error: Exception, path: Path, values: object) -> Iterator[Problem]:
             known = [*error.cl.__annotations__]
         for key in sorted(error.extra_fields):
             listed = f" Known keys: {', '.join(known)}" if known else " It takes no keys"
+            near, hint = nearest(key, known), suggestion(key, known)
+            if error.cl in _RECIPE and (other := instead_of((*path, key))):
+                near, hint = other, f" Use {other}."
             yield Problem(
-                f"unknown key {key!r}.{suggestion(key, known)}{listed}",
+                f"unknown key {key!r}.{hint}{listed}",
                 "recipe.unknown-key",
                 (*path, key),
-                {"key": key, "nearest": nearest(key, known), "known": tuple(known)},
+                {"key": key, "nearest": near, "known": tuple(known)},
             )
     elif isinstance(error, MimoError):
         for problem in error.problems:

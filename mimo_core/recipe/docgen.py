@@ -38,10 +38,10 @@ train:
   global_batch_size: 64
   sequence_length: 64
   learning_rate: 3.0e-4
-  warmup_iterations: 50
+  lr_warmup_iterations: 50
   precision: bf16
-evaluate: {every: 200, samples: 256}
-checkpoint: {save_every: 200}
+validation: {interval: 200, num_samples: 256}
+checkpoint: {save_interval: 200}
 megatron: {overlap_grad_reduce: true}
 """
 

@@ -54,8 +54,8 @@ FREE_FLAGS = frozenset(
 ENGINE_KEYS: Mapping[str, str] = {
     "seq_length": "train.sequence_length",
     "max_position_embeddings": "train.sequence_length",
-    "tokenizer_type": "tokenizer.directory",
-    "vocab_size": "tokenizer.directory",
+    "tokenizer_type": "tokenizer.path",
+    "vocab_size": "tokenizer.path",
     "num_layers": "modules.NAME.options",
     "hidden_size": "modules.NAME.options",
     "num_attention_heads": "modules.NAME.options",
@@ -67,34 +67,37 @@ ENGINE_KEYS: Mapping[str, str] = {
     "train_iters": "train.iterations",
     "train_samples": "train.iterations",
     "lr": "train.learning_rate",
-    "min_lr": "train.minimum_learning_rate",
-    "lr_warmup_iters": "train.warmup_iterations",
-    "lr_decay_style": "train.decay",
+    "min_lr": "train.min_learning_rate",
+    "lr_warmup_iters": "train.lr_warmup_iterations",
+    "lr_decay_style": "train.lr_decay_style",
     "weight_decay": "train.weight_decay",
-    "clip_grad": "train.clip_gradient",
+    "clip_grad": "train.max_grad_norm",
     "seed": "train.seed",
     "bf16": "train.precision",
-    "eval_iters": "evaluate.samples",
-    "eval_interval": "evaluate.every",
+    "eval_iters": "validation.num_samples",
+    "eval_interval": "validation.interval",
     "save": "checkpoint.directory",
-    "save_interval": "checkpoint.save_every",
-    "persistent_save_interval": "checkpoint.save_every",
-    "pretrained_checkpoint": "checkpoint.start_from",
-    "log_interval": "train.log_every",
+    "save_interval": "checkpoint.save_interval",
+    "persistent_save_interval": "checkpoint.save_interval",
+    "pretrained_checkpoint": "checkpoint.init_from",
+    "log_interval": "train.log_interval",
 }
 """The key of a recipe that a flag of the engine (``stock.ENGINE_FLAGS``) follows from, where it is
 one."""
 
 _SCHEDULE = (
-    "train.learning_rate, train.minimum_learning_rate, train.warmup_iterations, train.decay and "
+    "train.learning_rate, train.min_learning_rate, train.lr_warmup_iterations, "
+    "train.lr_decay_style and "
     "train.iterations are the whole schedule"
 )
 _DECAY = "train.weight_decay is the decay of the whole run"
 _BATCHES = "train.micro_batch_size and train.global_batch_size are the sizes of the whole run"
-_EVALUATION = "evaluate.every and evaluate.samples say when and on what a run is evaluated"
-_MEASURED = "a run is measured by profile.record and its own summary"
+_EVALUATION = (
+    "validation.interval and validation.num_samples say when and on what a run is evaluated"
+)
+_MEASURED = "a run is measured by profile.enabled and its own summary"
 _LOADING = (
-    "a run continues from its newest complete checkpoint, and checkpoint.start_from takes weights "
+    "a run continues from its newest complete checkpoint, and checkpoint.init_from takes weights "
     "of another run"
 )
 _PRECISION = "train.precision and modules.NAME.precision say the precision"
@@ -111,13 +114,13 @@ COMPETING_FLAGS: Mapping[str, str] = {
     ),
     **dict.fromkeys(
         ("decoupled_lr", "decoupled_min_lr", "head_lr_mult"),
-        "modules.NAME.learning_rate_factor sets the learning rate of a part of the model",
+        "modules.NAME.lr_mult sets the learning rate of a part of the model",
     ),
     **dict.fromkeys(
         ("start_weight_decay", "end_weight_decay", "weight_decay_incr_style"),
         _DECAY,
     ),
-    "no_weight_decay_cond_type": "modules.NAME.weight_decay_factor sets the decay of a module",
+    "no_weight_decay_cond_type": "modules.NAME.wd_mult sets the decay of a module",
     "freeze_all_layers": "modules.NAME.freeze says what does not learn",
     **dict.fromkeys(
         (
@@ -217,7 +220,7 @@ LISTED = FREE_FLAGS | {*COMPETING_FLAGS} | {*FIELD_FLAGS}
 """All flags above."""
 
 _MODEL = "a module is built from modules.NAME.options, which its plugin reads"
-_DATA = "the data section of a recipe says what is read, tokenizer.directory how"
+_DATA = "the data section of a recipe says what is read, tokenizer.path how"
 _NOT_HERE = "nothing here does that"
 _FAMILIES: tuple[tuple[str, tuple[str, ...]], ...] = (
     (

@@ -150,7 +150,7 @@ REFUSED_FLAGS: Mapping[str, str] = {
             *("non_persistent_global_ckpt_dir", "non_persistent_local_ckpt_dir"),
         ),
         "core 0.19 loads such a checkpoint by its name alone, whole or not "
-        "(training/checkpointing.py, _load_base_checkpoint); use checkpoint.save_every",
+        "(training/checkpointing.py, _load_base_checkpoint); use checkpoint.save_interval",
     ),
     "async_save": (
         "a checkpoint is complete when rank 0 has seen that all ranks have written theirs, which "
@@ -158,7 +158,7 @@ REFUSED_FLAGS: Mapping[str, str] = {
     ),
     **dict.fromkeys(
         ("no_save_optim", "no_load_optim", "dist_ckpt_strictness"),
-        "a run goes on with all of its state; checkpoint.start_from takes weights alone",
+        "a run goes on with all of its state; checkpoint.init_from takes weights alone",
     ),
     **dict.fromkeys(
         ("use_megatron_fsdp", "use_torch_fsdp2"),

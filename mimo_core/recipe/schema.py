@@ -12,7 +12,7 @@ import attrs
 from mimo_core.contract import FreezePart, Grid, Precision, Train
 from mimo_core.recipe import validators
 
-LayoutKind = Literal["disjoint", "colocated"]
+Placement = Literal["non_colocated", "colocated"]
 
 
 @attrs.frozen(kw_only=True)
@@ -28,7 +28,7 @@ class ModuleRecipe:
     language model."""
     options: dict[str, Any] = attrs.field(factory=dict)
     """The plugin's own options; its README lists them."""
-    weights: str | None = None
+    pretrained_weights: str | None = None
     """Directory of a Hugging Face model (safetensors) whose weights a new run begins with, of this
     module alone or of a whole model; from the root or from the working directory."""
     precision: Precision | None = None
@@ -36,13 +36,13 @@ class ModuleRecipe:
     packing: bool = False
     """Put the samples of a microbatch end to end, without padding between them; for modules whose
     plugin can."""
-    ahead: int = 0
+    extra_warmup_microbatches: int = 0
     """Microbatches that this encoder computes beyond those of 1F1B before it waits for the first
     gradients. Evens out microbatches of unlike work; each takes the memory of one more microbatch's
     activations, or next to none where the encoder is frozen."""
-    learning_rate_factor: float = 1.0
-    """This module learns with `train.learning_rate` (and `minimum_learning_rate`) times this."""
-    weight_decay_factor: float = 1.0
+    lr_mult: float = 1.0
+    """This module learns with `train.learning_rate` (and `min_learning_rate`) times this."""
+    wd_mult: float = 1.0
     """This module decays with `train.weight_decay` times this."""
     megatron: dict[str, Any] = attrs.field(factory=dict)
     """Fields of Megatron's `TransformerConfig` for this module alone, such as
@@ -60,10 +60,10 @@ class DataRecipe:
     """Name of the plugin that brings the dataset."""
     options: dict[str, Any] = attrs.field(factory=dict)
     """The plugin's own options; its README lists them."""
-    too_long: Literal["stop", "cut"] = "stop"
-    """A sample of more than `train.sequence_length` positions stops the run, or loses the end of
-    its text. Media are never cut: too many of them stop the run in either case."""
-    workers: int = 0
+    overlength: Literal["error", "truncate"] = "error"
+    """A sample of more than `train.sequence_length` positions is an error that ends the run, or its
+    text is truncated. Media are never cut: too many of them stop the run in either case."""
+    num_workers: int = 0
     """Processes on each rank that prepare batches ahead; 0 prepares them in the rank itself."""
     wrappers: dict[str, dict[str, Any]] = attrs.field(factory=dict)
     """Plugins that change the dataset from outside: a mapping of their names to their own options,
@@ -74,20 +74,20 @@ class DataRecipe:
 class TokenizerRecipe:
     """Text to token ids, and placeholders to theirs."""
 
-    directory: str | None = None
+    path: str | None = None
     """Directory of a Hugging Face tokenizer (`tokenizer.json`), from the root or from the working
     directory; without it, bytes are tokens."""
 
 
 @attrs.frozen(kw_only=True)
-class EvaluateRecipe:
+class ValidationRecipe:
     """Looking at the held-out split."""
 
-    every: int = 0
+    interval: int = 0
     """Iterations between evaluations; 0 evaluates at the end only."""
-    samples: int | None = None
+    num_samples: int | None = None
     """Held-out samples that are looked at; the whole split by default."""
-    show: int = 6
+    num_displayed: int = 6
     """Samples whose answer is shown on the screen at the end."""
 
 
@@ -95,19 +95,19 @@ class EvaluateRecipe:
 class CheckpointRecipe:
     """Saving the run, and going on from where it stopped."""
 
-    save: bool = True
+    enabled: bool = True
     """Save at all; a run that only measures need not."""
-    save_every: int = 0
+    save_interval: int = 0
     """Iterations between checkpoints; 0 saves at the end only."""
-    save_initial: bool = False
+    save_at_start: bool = False
     """Save the weights that a run begins with too, as iteration 0."""
     save_frozen: bool = True
-    """Save weights that do not learn, too. `false` leaves out those that a directory gave
-    (`modules.NAME.weights`), or `start_from`: where the run goes on, is exported or started from,
-    they are read again there."""
+    """Save frozen weights, too. `false` leaves out those that came from a directory
+    (`modules.NAME.pretrained_weights`) or from `init_from`: they are read there again when the run
+    resumes, is exported, or initialises another run."""
     directory: str | None = None
     """Where checkpoints are; `checkpoints` by default. A relative path is below the run folder."""
-    start_from: str | None = None
+    init_from: str | None = None
     """A run folder, or a folder of checkpoints: a new run takes the weights of the newest one
     there, and nothing else of it."""
 
@@ -116,12 +116,12 @@ class CheckpointRecipe:
 class ProfileRecipe:
     """A timeline of one iteration: what every rank did, and whom it waited for."""
 
-    record: bool = False
+    enabled: bool = False
     """Record one, as `mimo-pretrain --profile` does; it is written to `profile/` in the run
     folder."""
-    iteration: int = 3
+    step: int = 3
     """Which of the iterations that the command runs, 1 the first; the first ones warm caches up."""
-    kernels: bool = False
+    torch_profiler: bool = False
     """Let torch's profiler write the operators and kernels of the iteration too, a file a rank.
     It slows down what it looks at."""
 
@@ -154,7 +154,7 @@ class Recipe:
     """Sizes and schedule of the training."""
     tokenizer: TokenizerRecipe = attrs.field(factory=TokenizerRecipe)
     """Text to token ids; bytes by default."""
-    evaluate: EvaluateRecipe = attrs.field(factory=EvaluateRecipe)
+    validation: ValidationRecipe = attrs.field(factory=ValidationRecipe)
     """Looking at the held-out split."""
     checkpoint: CheckpointRecipe = attrs.field(factory=CheckpointRecipe)
     """Saving the run, and going on from where it stopped."""
@@ -162,9 +162,9 @@ class Recipe:
     """A timeline of one iteration."""
     heartbeat: HeartbeatRecipe = attrs.field(factory=HeartbeatRecipe)
     """Noticing a rank that hangs."""
-    layout: LayoutKind = "disjoint"
-    """`disjoint`: every module has ranks of its own. `colocated`: all share one rank, the same run
-    without messages; what `mimo verify` judges by."""
+    placement: Placement = "non_colocated"
+    """`non_colocated`: every module has ranks of its own. `colocated`: all share one rank, the same
+    run without messages; what `mimo verify` judges by."""
     megatron: dict[str, Any] = attrs.field(factory=dict)
     """Stock Megatron flags passed through, without the leading dashes and with underscores. One
     that is a field of `TransformerConfig` acts on every module that does not set it itself."""

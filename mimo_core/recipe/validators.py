@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from mimo_core.recipe.schema import (
         CheckpointRecipe,
         DataRecipe,
-        EvaluateRecipe,
         HeartbeatRecipe,
         ModuleRecipe,
         ProfileRecipe,
         Recipe,
+        ValidationRecipe,
     )
 
 OUT_OF_RANGE = "recipe.out-of-range"
@@ -34,7 +34,7 @@ MOST = {
     "global_batch_size": 2**24,
     "sequence_length": 2**27,
     "seed": 2**32 - 1,
-    "workers": 1024,
+    "num_workers": 1024,
 }
 """Largest values by key. More are mistakes: a run would not end, or would need more memory or
 processes than there are, or a seed of more bits than NumPy takes."""
@@ -46,35 +46,41 @@ class BrokenRules(RecipeError):
 
 
 def grid(value: Grid) -> Iterator[Problem]:
-    for name in ("tp", "cp", "pp", "dp", "ep", "expert_tp"):
+    for name in ("tp", "cp", "pp", "dp", "ep", "etp"):
         yield from _at_least(value, name, 1)
-    yield from _at_least(value, "first_rank", 0)
+    yield from _at_least(value, "rank_offset", 0)
 
 
 def train(value: Train) -> Iterator[Problem]:
-    sizes = ("iterations", "micro_batch_size", "global_batch_size", "sequence_length", "log_every")
+    sizes = (
+        "iterations",
+        "micro_batch_size",
+        "global_batch_size",
+        "sequence_length",
+        "log_interval",
+    )
     for name in sizes:
         yield from _at_least(value, name, 1)
-    for name in ("minimum_learning_rate", "warmup_iterations", "weight_decay", "seed"):
+    for name in ("min_learning_rate", "lr_warmup_iterations", "weight_decay", "seed"):
         yield from _at_least(value, name, 0)
     for name in (*sizes, "seed"):
         yield from _at_most(value, name)
-    for name in ("learning_rate", "clip_gradient"):
+    for name in ("learning_rate", "max_grad_norm"):
         number = getattr(value, name)
         if not (number > 0 and math.isfinite(number)):
             yield _positive(name, number)
-    if value.minimum_learning_rate > value.learning_rate:
+    if value.min_learning_rate > value.learning_rate:
         yield Problem(
-            f"{value.minimum_learning_rate} is above learning_rate {value.learning_rate}",
+            f"{value.min_learning_rate} is above learning_rate {value.learning_rate}",
             CONFLICT,
-            ("minimum_learning_rate",),
+            ("min_learning_rate",),
         )
-    if 1 <= value.iterations <= value.warmup_iterations:
+    if 1 <= value.iterations <= value.lr_warmup_iterations:
         yield Problem(
-            f"{value.warmup_iterations} leaves nothing of the {value.iterations} iterations; "
+            f"{value.lr_warmup_iterations} leaves nothing of the {value.iterations} iterations; "
             "warm up for fewer",
             CONFLICT,
-            ("warmup_iterations",),
+            ("lr_warmup_iterations",),
         )
     micro = max(value.micro_batch_size, 1)
     if value.global_batch_size % micro:
@@ -86,28 +92,28 @@ def train(value: Train) -> Iterator[Problem]:
 
 
 def data(value: DataRecipe) -> Iterator[Problem]:
-    yield from _at_least(value, "workers", 0)
-    yield from _at_most(value, "workers")
+    yield from _at_least(value, "num_workers", 0)
+    yield from _at_most(value, "num_workers")
 
 
-def evaluate(value: EvaluateRecipe) -> Iterator[Problem]:
-    yield from _at_least(value, "every", 0)
-    yield from _at_least(value, "samples", 1)
-    yield from _at_least(value, "show", 0)
+def validation(value: ValidationRecipe) -> Iterator[Problem]:
+    yield from _at_least(value, "interval", 0)
+    yield from _at_least(value, "num_samples", 1)
+    yield from _at_least(value, "num_displayed", 0)
 
 
 def checkpoint(value: CheckpointRecipe) -> Iterator[Problem]:
-    yield from _at_least(value, "save_every", 0)
-    if value.save_initial and not value.save:
+    yield from _at_least(value, "save_interval", 0)
+    if value.save_at_start and not value.enabled:
         yield Problem(
-            "saves the first weights, but save is false; leave one of both out",
+            "saves the first weights, but enabled is false; leave one of both out",
             CONFLICT,
-            ("save_initial",),
+            ("save_at_start",),
         )
 
 
 def profile(value: ProfileRecipe) -> Iterator[Problem]:
-    yield from _at_least(value, "iteration", 1)
+    yield from _at_least(value, "step", 1)
 
 
 def heartbeat(value: HeartbeatRecipe) -> Iterator[Problem]:
@@ -119,12 +125,12 @@ def heartbeat(value: HeartbeatRecipe) -> Iterator[Problem]:
 
 def profiled(value: ProfileRecipe, iterations: int) -> Iterator[Problem]:
     """The iteration that is recorded is one of the run."""
-    if value.record and value.iteration > iterations >= 1:
+    if value.enabled and value.step > iterations >= 1:
         yield Problem(
-            f"{value.iteration} is recorded, but train.iterations is {iterations}; lower the one "
+            f"{value.step} is recorded, but train.iterations is {iterations}; lower the one "
             "or raise the other",
             CONFLICT,
-            ("iteration",),
+            ("step",),
         )
 
 
@@ -142,43 +148,43 @@ def freeze(name: str, module: ModuleRecipe) -> Iterator[Problem]:
             )
 
 
-def ahead(name: str, value: ModuleRecipe) -> Iterator[Problem]:
+def extra_warmup(name: str, value: ModuleRecipe) -> Iterator[Problem]:
     """Encoders alone have somebody to be ahead of."""
-    yield from _at_least(value, "ahead", 0)
-    if name == LANGUAGE and value.ahead > 0:
+    yield from _at_least(value, "extra_warmup_microbatches", 0)
+    if name == LANGUAGE and value.extra_warmup_microbatches > 0:
         yield Problem(
             "is for encoders: the language model is the last to compute; leave it out",
             CONFLICT,
-            ("ahead",),
+            ("extra_warmup_microbatches",),
         )
 
 
-def ahead_of_nothing(recipe: Recipe) -> Iterator[Problem]:
+def extra_warmup_fits(recipe: Recipe) -> Iterator[Problem]:
     """An encoder cannot be ahead by more microbatches than an iteration has."""
     language = recipe.modules.get(LANGUAGE)
     copies = 1 if language is None else language.grid.dp
     size = max(recipe.train.micro_batch_size, 1) * max(copies, 1)
     count = max(recipe.train.global_batch_size // size, 1)
     for name, part in recipe.modules.items():
-        if name != LANGUAGE and part.ahead > count:
+        if name != LANGUAGE and part.extra_warmup_microbatches > count:
             yield Problem(
-                f"{part.ahead} is more than the {count} microbatches of an iteration "
-                f"(global_batch_size {recipe.train.global_batch_size}); give at most {count}",
+                f"{part.extra_warmup_microbatches} is more than the {count} microbatches of an "
+                f"iteration (global_batch_size {recipe.train.global_batch_size}); give at most {count}",
                 OUT_OF_RANGE,
-                ("modules", name, "ahead"),
-                {"value": part.ahead, "most": count},
+                ("modules", name, "extra_warmup_microbatches"),
+                {"value": part.extra_warmup_microbatches, "most": count},
             )
 
 
 def module(value: ModuleRecipe) -> Iterator[Problem]:
     """Factors of a module that learns."""
-    yield from _at_least(value, "weight_decay_factor", 0)
-    factor = value.learning_rate_factor
+    yield from _at_least(value, "wd_mult", 0)
+    factor = value.lr_mult
     if not (factor > 0 and math.isfinite(factor)):
         yield Problem(
             f"must be a number above 0, got {factor}; parts that do not learn are named in freeze",
             OUT_OF_RANGE,
-            ("learning_rate_factor",),
+            ("lr_mult",),
             {"value": factor},
         )
 
@@ -186,15 +192,15 @@ def module(value: ModuleRecipe) -> Iterator[Problem]:
 def whole(recipe: Recipe) -> Iterator[Problem]:
     """Every rule, for the whole recipe."""
     yield from _under(("modules",), module_names(recipe.modules))
-    yield from ahead_of_nothing(recipe)
+    yield from extra_warmup_fits(recipe)
     for name, part in recipe.modules.items():
         yield from _under(("modules", name, "grid"), grid(part.grid))
         yield from _under(("modules", name), freeze(name, part))
-        yield from _under(("modules", name), ahead(name, part))
+        yield from _under(("modules", name), extra_warmup(name, part))
         yield from _under(("modules", name), module(part))
     yield from _under(("data",), data(recipe.data))
     yield from _under(("train",), train(recipe.train))
-    yield from _under(("evaluate",), evaluate(recipe.evaluate))
+    yield from _under(("validation",), validation(recipe.validation))
     yield from _under(("checkpoint",), checkpoint(recipe.checkpoint))
     yield from _under(("profile",), profile(recipe.profile))
     yield from _under(("heartbeat",), heartbeat(recipe.heartbeat))

@@ -11,7 +11,7 @@ import yaml
 
 from mimo_core.errors import KeyPath, Problem, RecipeError
 
-OPTIONS = {"--profile": "profile.record=true"}
+OPTIONS = {"--profile": "profile.enabled=true"}
 """Options of the command that set a key; messages name them as they were typed."""
 INVALID_YAML = "recipe.invalid-yaml"
 MOST_BYTES = 1 << 20

@@ -136,7 +136,7 @@ class Screen:
         how = f"stopped by {by}" if by else "stopped"
         what = f"{how} after iteration {iteration} of {self.iterations}: not finished"
         if command is None:
-            self.say(f"{what}, and nothing was saved (checkpoint.save is false)")
+            self.say(f"{what}, and nothing was saved (checkpoint.enabled is false)")
             return
         self.say(f"{what}; go on:")
         self.say(f"  {command}")

@@ -167,7 +167,7 @@ class RunFolder:
         except OSError as error:
             raise MimoError(
                 f"checkpoints cannot be written to {folder}: {error}; set checkpoint.directory to "
-                "another folder, or checkpoint.save to false",
+                "another folder, or checkpoint.enabled to false",
                 code="checkpoint.not-writable",
                 folder=str(folder),
             ) from error

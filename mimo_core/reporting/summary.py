@@ -73,7 +73,7 @@ class Reporter:
         screen: Screen,
         facts: Mapping[str, Any],
         started: float,
-        save_every: int = 0,
+        save_interval: int = 0,
         restarts: Sequence[Mapping[str, Any]] = (),
     ) -> None:
         """
@@ -83,7 +83,7 @@ class Reporter:
             screen: Where a person looks.
             facts: What the summary says of the run as a whole.
             started: When the command was given, in seconds of the epoch.
-            save_every: Iterations between checkpoints: a run that goes on from one has the
+            save_interval: Iterations between checkpoints: a run that goes on from one has the
                 figures up to it.
             restarts: What the launcher has restarted so far, each with its time.
         """
@@ -98,7 +98,7 @@ class Reporter:
         self._restarts = list({row["time"]: row for row in known}.values())
         self._started = started
         self._first_step: float | None = None
-        self._save_every = save_every
+        self._save_every = save_interval
         self._written = time.monotonic()
         self._before = len(self._iterations)
         self._without_labels = 0

@@ -22,7 +22,7 @@ _ROLES = ("eos_token", "pad_token", "unk_token")
 _OTHERS = ("bos_token", "sep_token", "cls_token", "mask_token")
 _EXTRA = ("extra_special_tokens", "additional_special_tokens")
 _MOST_BYTES = 512 << 20
-_PATH = ("tokenizer", "directory")
+_PATH = ("tokenizer", "path")
 DAMAGED = "tokenizer.damaged"
 
 

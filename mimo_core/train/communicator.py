@@ -35,7 +35,7 @@ def make_communicator(
     graph, layout = plan.graph, plan.layout
     names = layout.modules_of(rank)
     name = LANGUAGE if LANGUAGE in names else names[0]
-    apart = bool(graph.encoders) and layout.kind == "disjoint"
+    apart = bool(graph.encoders) and layout.kind == "non_colocated"
     silent = {encoder for encoder in graph.encoders if graph.modules[encoder].wholly_frozen}
     bridge = Bridge(
         routes=[
@@ -58,5 +58,5 @@ def make_communicator(
         pp_group=topology.groups[name].pp,
         bridge=bridge,
         layers_learn="encoder" not in graph.modules[name].freeze,
-        ahead=plan.recipe.modules[name].ahead,
+        ahead=plan.recipe.modules[name].extra_warmup_microbatches,
     )

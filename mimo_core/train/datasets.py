@@ -72,7 +72,7 @@ class Samples:
                 f"the {split} split has nothing to learn: none of its {count} samples "
                 + ("" if split == "train" else "that an evaluation reads ")
                 + f"has a learned token in its first {builder.length} positions "
-                f"(train.sequence_length, data.too_long = {self._plan.recipe.data.too_long}); "
+                f"(train.sequence_length, data.overlength = {self._plan.recipe.data.overlength}); "
                 "raise train.sequence_length, or give samples with shorter prompts",
                 code="data.no-labels",
                 split=split,
@@ -100,7 +100,7 @@ class Samples:
         return SequenceBuilder(
             graph=plan.graph,
             length=plan.recipe.train.sequence_length,
-            cut=plan.recipe.data.too_long == "cut",
+            cut=plan.recipe.data.overlength == "truncate",
             broken=broken,
         )
 
@@ -135,7 +135,7 @@ class Samples:
     @property
     def looked_at(self) -> int:
         """Held-out samples that an evaluation looks at."""
-        wanted = self._plan.recipe.evaluate.samples
+        wanted = self._plan.recipe.validation.num_samples
         return min(len(self.held_out), wanted or len(self.held_out))
 
     def training(self, consumed: int) -> Feed:
@@ -183,7 +183,7 @@ class Samples:
             counted_step=self._microbatches if training and self._count_steps else None,
         )
         loader_seed = stable_seed(seed, self._modules[0].name, self._rank, "loader")
-        workers = plan.recipe.data.workers
+        workers = plan.recipe.data.num_workers
         return Feed(
             slices,
             first=first,

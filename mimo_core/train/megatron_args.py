@@ -25,7 +25,7 @@ class Steps:
     evaluation_iterations: int
     save: Path
     resume: bool
-    start_from: Path | None
+    init_from: Path | None
     """Checkpoints whose weights alone a new run starts with."""
 
 
@@ -54,11 +54,11 @@ def flags(plan: Plan, steps: Steps) -> dict[str, Any]:
         "global_batch_size": train.global_batch_size,
         "train_iters": train.iterations,
         "lr": train.learning_rate,
-        "min_lr": train.minimum_learning_rate,
-        "lr_warmup_iters": train.warmup_iterations,
-        "lr_decay_style": train.decay,
+        "min_lr": train.min_learning_rate,
+        "lr_warmup_iters": train.lr_warmup_iterations,
+        "lr_decay_style": train.lr_decay_style,
         "weight_decay": train.weight_decay,
-        "clip_grad": train.clip_gradient,
+        "clip_grad": train.max_grad_norm,
         "seed": train.seed,
         # Where any module keeps main parameters, they are made anew after loading weights alone.
         "bf16": any(module.precision == "bf16" for module in plan.graph.modules.values()),
@@ -66,18 +66,18 @@ def flags(plan: Plan, steps: Steps) -> dict[str, Any]:
         "use_distributed_optimizer": True,
         "calculate_per_token_loss": True,
         "eval_iters": steps.evaluation_iterations,
-        "eval_interval": recipe.evaluate.every or train.iterations,
-        "save": str(steps.save) if recipe.checkpoint.save else None,
-        "save_interval": recipe.checkpoint.save_every or train.iterations,
+        "eval_interval": recipe.validation.interval or train.iterations,
+        "save": str(steps.save) if recipe.checkpoint.enabled else None,
+        "save_interval": recipe.checkpoint.save_interval or train.iterations,
         "ckpt_format": "torch_dist",
         # Every rank's random state has a file of its own: see checkpointing/rng_state.py.
         "no_save_rng": True,
         "no_load_rng": True,
         "load": str(steps.save) if steps.resume else None,
-        "pretrained_checkpoint": None if steps.start_from is None else str(steps.start_from),
+        "pretrained_checkpoint": None if steps.init_from is None else str(steps.init_from),
         # The schedule is the recipe's, also where a run goes on for longer than it was planned.
         "override_opt_param_scheduler": True,
-        "log_interval": train.log_every,
+        "log_interval": train.log_interval,
         # Would end the run at the first gradient that is not finite; see mimo_core.optimizer.
         "no_check_for_nan_in_loss_and_grad": True,
     }

@@ -85,7 +85,7 @@ class Engine:
         self._names = plan.layout.modules_of(self._rank)
         self._train = plan.recipe.train
         self._topology = build_topology(
-            plan.layout.grids, plan.layout.first_ranks, platform.backend
+            plan.layout.grids, plan.layout.rank_offsets, platform.backend
         )
         self._build = BuildConfig(
             host=plan.host,
@@ -131,7 +131,7 @@ class Engine:
         self._answers = AnswerSheet(
             plan=plan,
             topology=self._topology,
-            wanted=plan.recipe.evaluate.show,
+            wanted=plan.recipe.validation.num_displayed,
             held_out=self._samples.held_out,
         )
 
@@ -206,7 +206,7 @@ class Engine:
             evaluation_iterations=-(-self._samples.looked_at // self._train.global_batch_size),
             save=self.checkpoints,
             resume=self._history.newest.manifest is not None,
-            start_from=self._history.start_from,
+            init_from=self._history.init_from,
         )
 
     def _tell(self, reporter: Reporter) -> None:
@@ -241,7 +241,7 @@ class Engine:
             self._checks.before_step(model[0], self._feeds["train"])
             sent = self._while_a_step_ends(iteration, model[0])
             self._communicator.begin(self._feeds["train"], learning=True, sent=sent)
-            if iteration == 0 and self._plan.recipe.checkpoint.save_initial:
+            if iteration == 0 and self._plan.recipe.checkpoint.save_at_start:
                 training.save_checkpoint_and_time(0, model, optimizer, scheduler, 0, {})
             with self._profile.around():
                 started = time.perf_counter()

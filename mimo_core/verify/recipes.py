@@ -29,15 +29,18 @@ def judges(recipe: Recipe, steps: int) -> Recipe:
     recipe = measured(recipe, steps)
     return attrs.evolve(
         recipe,
-        layout="colocated",
+        placement="colocated",
         modules={
             name: attrs.evolve(
-                module, grid=Grid(), ahead=0, megatron=_without(module.megatron, META)
+                module,
+                grid=Grid(),
+                extra_warmup_microbatches=0,
+                megatron=_without(module.megatron, META),
             )
             for name, module in recipe.modules.items()
         },
         megatron=_without(recipe.megatron, META, *_REDUCTION),
-        checkpoint=attrs.evolve(recipe.checkpoint, save_initial=True),
+        checkpoint=attrs.evolve(recipe.checkpoint, save_at_start=True),
     )
 
 
@@ -53,8 +56,10 @@ def layouts(recipe: Recipe, steps: int, initial: Path) -> Recipe:
     return attrs.evolve(
         recipe,
         # The judge's, who began with those of the recipe's directories.
-        modules={n: attrs.evolve(module, weights=None) for n, module in recipe.modules.items()},
-        checkpoint=attrs.evolve(recipe.checkpoint, start_from=str(initial.absolute())),
+        modules={
+            n: attrs.evolve(module, pretrained_weights=None) for n, module in recipe.modules.items()
+        },
+        checkpoint=attrs.evolve(recipe.checkpoint, init_from=str(initial.absolute())),
     )
 
 
@@ -83,13 +88,13 @@ def measured(recipe: Recipe, steps: int) -> Recipe:
             precision="fp32",
             iterations=steps,
             learning_rate=rate,
-            minimum_learning_rate=min(recipe.train.minimum_learning_rate, rate),
-            warmup_iterations=0,
-            decay="constant",
-            log_every=1,
+            min_learning_rate=min(recipe.train.min_learning_rate, rate),
+            lr_warmup_iterations=0,
+            lr_decay_style="constant",
+            log_interval=1,
         ),
-        evaluate=attrs.evolve(recipe.evaluate, every=0, samples=1, show=0),
+        validation=attrs.evolve(recipe.validation, interval=0, num_samples=1, num_displayed=0),
         checkpoint=attrs.evolve(
-            recipe.checkpoint, save=True, save_every=1, save_frozen=True, directory=None
+            recipe.checkpoint, enabled=True, save_interval=1, save_frozen=True, directory=None
         ),
     )

@@ -51,10 +51,10 @@ class WithLeftOut:
         moved = moved or {}
         for name in sorted(moved.keys() - {origin.module for origin in self._origins}):
             raise MimoError(
-                f"modules.{name}.weights={moved[name]}: {folder} reads no weights of {name} in a "
-                "directory; leave it out",
+                f"modules.{name}.pretrained_weights={moved[name]}: {folder} reads no weights of "
+                f"{name} in a directory; leave it out",
                 code="export.refused-override",
-                key=f"modules.{name}.weights",
+                key=f"modules.{name}.pretrained_weights",
             )
         self._found: dict[str, Match] = {}
         problems: list[Problem] = []

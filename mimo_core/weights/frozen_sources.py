@@ -74,7 +74,7 @@ def keys_at(saved: Manifest, origin: Origin) -> frozenset[str]:
 
 def if_moved(module: str) -> str:
     """What to do where a directory is gone; to be put behind a message."""
-    return f"; if it was moved, say where it is now: modules.{module}.weights=PLACE"
+    return f"; if it was moved, say where it is now: modules.{module}.pretrained_weights=PLACE"
 
 
 def check_origins(saved: Manifest, found: Mapping[str, Match]) -> None:
@@ -94,7 +94,7 @@ def check_origins(saved: Manifest, found: Mapping[str, Match]) -> None:
             if held is not None and directory_digest(held) != origin.digest:
                 raise CheckpointError(
                     f"{told} of {origin.module}, and {held.directory} holds others now; give "
-                    f"the directory as it was: modules.{origin.module}.weights=PLACE",
+                    f"the directory as it was: modules.{origin.module}.pretrained_weights=PLACE",
                     code=FROZEN,
                     module=origin.module,
                     place=str(held.directory),

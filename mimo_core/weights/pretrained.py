@@ -18,8 +18,8 @@ from mimo_core.weights.frozen_sources import if_moved, origins_of
 def directories(plan: Plan, done: int | None, saved: Manifest | None = None) -> dict[str, Match]:
     """The modules that read a directory, and what it holds of them.
 
-    A new run's with ``modules.NAME.weights``; and those whose frozen weights the checkpoint that a
-    run goes on from, or starts with, leaves out: its weights come over what is read here.
+    A new run's with ``modules.NAME.pretrained_weights``; and those whose frozen weights are not in
+    the checkpoint that a run resumes from or starts with: its weights replace what is read here.
 
     Reads the files' headers alone. Asked in the launcher, by the plan and on every rank.
 
@@ -36,7 +36,7 @@ def directories(plan: Plan, done: int | None, saved: Manifest | None = None) -> 
     problems: list[Problem] = []
     again = {origin.module for origin in (origins_of(saved) if saved else ())}
     for name, source in _wanted(plan, done, saved).items():
-        path = ("modules", name, "weights")
+        path = ("modules", name, "pretrained_weights")
         module = plan.graph.modules[name]
         if not plan.host.has("weight_map", module.plugin):
             message = (
@@ -68,9 +68,9 @@ def directories(plan: Plan, done: int | None, saved: Manifest | None = None) -> 
 def _wanted(plan: Plan, done: int | None, saved: Manifest | None) -> dict[str, str]:
     """What each module reads, as the recipe has it; of one that was moved, where it is now."""
     given = {
-        name: module.weights
+        name: module.pretrained_weights
         for name, module in plan.recipe.modules.items()
-        if module.weights is not None
+        if module.pretrained_weights is not None
     }
     again = {
         origin.module: given.get(origin.module, origin.path)

@@ -28,18 +28,18 @@ def starting_weights(plan: Plan, done: int | None) -> Newest | None:
         done: Iterations of the checkpoint that the run goes on from; it has all weights then.
 
     Raises:
-        RecipeError: ``checkpoint.start_from`` holds no complete checkpoint, or one whose tensors do
+        RecipeError: ``checkpoint.init_from`` holds no complete checkpoint, or one whose tensors do
             not fit the model; a module is given weights that it has of it; or weights would be left
             without values.
         CheckpointError: the newest checkpoint there is damaged, or of another format.
     """
     if done is not None:
         return None
-    given = plan.recipe.checkpoint.start_from
+    given = plan.recipe.checkpoint.init_from
     if given is None:
         _refuse_meta(plan)
         return None
-    path = ("checkpoint", "start_from")
+    path = ("checkpoint", "init_from")
     place = Path(given)
     if not place.is_dir():
         message = f"{given!r}: there is no such folder in {Path.cwd()}; give a run folder"
@@ -76,7 +76,7 @@ def _refuse_misfits(plan: Plan, given: str, saved: Manifest) -> None:
     problem = Problem(
         message,
         "checkpoint.other-model",
-        ("checkpoint", "start_from"),
+        ("checkpoint", "init_from"),
         values={"checkpoint": given, "modules": tuple(found), "differences": tuple(differences)},
     )
     raise plan.loaded.error([problem])
@@ -87,13 +87,13 @@ def _refuse_two_sources(plan: Plan, saved: Manifest) -> None:
     again = {origin.module for origin in origins_of(saved)}
     wrong = [
         Problem(
-            "checkpoint.start_from gives every module its weights, this one too; leave one of "
+            "checkpoint.init_from gives every module its weights, this one too; leave one of "
             "both out",
             "recipe.conflict",
-            ("modules", name, "weights"),
+            ("modules", name, "pretrained_weights"),
         )
         for name, module in plan.recipe.modules.items()
-        if module.weights is not None and name not in again
+        if module.pretrained_weights is not None and name not in again
     ]
     if wrong:
         raise plan.loaded.error(wrong)
@@ -118,7 +118,7 @@ def _refuse_meta(plan: Plan) -> None:
     wrong = [
         Problem(
             "weights without memory get values from a checkpoint alone, and this run loads none; "
-            "set checkpoint.start_from, or leave it out",
+            "set checkpoint.init_from, or leave it out",
             "recipe.conflict",
             ("modules", name, "megatron", META),
         )

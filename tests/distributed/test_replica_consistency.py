@@ -100,7 +100,7 @@ def test_a_rank_that_differs_ends_the_run_before_its_first_step(
 
 def test_copies_that_drift_apart_are_not_saved(site: Path, tmp_path: Path) -> None:
     """A bit of a frozen weight changes in the second step (4 microbatches a step)."""
-    every = (DP, FROZEN, "checkpoint.save_every=1", "train.iterations=3")
+    every = (DP, FROZEN, "checkpoint.save_interval=1", "train.iterations=3")
     ended = run(site, tmp_path / "run", "drift", *every)
     assert ended.code == 1
     assert "differ after iteration 2, which is not saved" in ended.errors

@@ -78,12 +78,12 @@ ORDER = 2**11 * 2.0**-24
 def steps(request: pytest.FixtureRequest) -> dict[str, Any]:
     model = [f"modules.language.{key}={value}" for key, value in MODELS[request.param].items()]
     base = [
-        "layout=colocated",
+        "placement=colocated",
         f"modules.language.plugin={request.param}",
         *model,
         "train.global_batch_size=8",
         "train.iterations=1",
-        "evaluate.samples=8",
+        "validation.num_samples=8",
     ]
     (found,) = run_ranks(
         f"{RANKS}:step",

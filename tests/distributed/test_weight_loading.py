@@ -72,7 +72,9 @@ def saved(site: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     base = tmp_path_factory.mktemp("saved")
     vlm.save_random(base / "begun")
-    begin = [f"modules.{name}.weights={base / 'begun'}" for name in ("vision", "language")]
+    begin = [
+        f"modules.{name}.pretrained_weights={base / 'begun'}" for name in ("vision", "language")
+    ]
     dtypes = run_ranks(
         f"{RANKS}:save_layouts",
         ranks=4,
@@ -140,7 +142,7 @@ def test_a_run_in_bf16_on_other_stages_ends_with_what_it_began_with(
         begun[name] = {n.removeprefix(prefix): t for n, t in whole.items() if n.startswith(prefix)}
         (tmp_path / name).mkdir()
         save_file(begun[name], tmp_path / name / "model.safetensors")
-    overrides = [f"modules.{name}.weights={tmp_path / name}" for name in begun]
+    overrides = [f"modules.{name}.pretrained_weights={tmp_path / name}" for name in begun]
     overrides += ["modules.vision.grid={}", "modules.language.grid={pp: 2}"]
     overrides += ["modules.vision.freeze=[encoder]", "train.precision=bf16"]
     overrides += ["train.learning_rate=1e-30", "train.iterations=1"]

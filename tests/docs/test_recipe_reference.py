@@ -11,12 +11,12 @@ from mimo_core.planning.plan import make_plan
 from mimo_core.recipe import (
     CheckpointRecipe,
     DataRecipe,
-    EvaluateRecipe,
     HeartbeatRecipe,
     ModuleRecipe,
     ProfileRecipe,
     Recipe,
     TokenizerRecipe,
+    ValidationRecipe,
 )
 from mimo_core.recipe.docgen import EXAMPLE, reference
 
@@ -30,7 +30,7 @@ CLASSES = (
     DataRecipe,
     Train,
     TokenizerRecipe,
-    EvaluateRecipe,
+    ValidationRecipe,
     CheckpointRecipe,
     HeartbeatRecipe,
     ProfileRecipe,
@@ -54,9 +54,9 @@ def test_types_and_defaults_are_told():
     page = reference()
     for row in (
         "| `iterations` | integer | required |",
-        "| `decay` | `constant`, `linear`, `cosine` | `cosine` |",
+        "| `lr_decay_style` | `constant`, `linear`, `cosine` | `cosine` |",
         "| `freeze` | list of `encoder`, `projector`, `language` | `[]` |",
-        "| `samples` | integer or `null` | `null` |",
+        "| `num_samples` | integer or `null` | `null` |",
         "| `modules` | mapping of names to [modules.NAME](#modulesname) | required |",
         "| `grid` | [modules.NAME.grid](#modulesnamegrid) | its defaults |",
     ):

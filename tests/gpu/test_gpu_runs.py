@@ -84,10 +84,10 @@ def test_experts_in_one_kernel_train_alike_on_one_rank_and_on_several(tmp_path: 
     with all of tp, dp and ep and reduction beside the backward, as 4gpu has them on more GPUs.
     Numbers of 8 bits in other sums: 2**-9 each, and less in a loss of all tokens."""
     bf16 = "train.precision=bf16"
-    run("cuda", tmp_path / "first", 4, bf16, "layout=colocated")
+    run("cuda", tmp_path / "first", 4, bf16, "placement=colocated")
     ended = []
     for name, layout in {
-        "one": ("layout=colocated",),
+        "one": ("placement=colocated",),
         "two": ("modules.language.grid.dp=2", "modules.language.grid.ep=2"),
         "five": (
             "modules.language.grid={tp: 2, dp: 2, ep: 2}",
@@ -110,7 +110,7 @@ DYNAMIC = (
 )
 
 
-@pytest.mark.parametrize("layout", ["disjoint", "colocated"])
+@pytest.mark.parametrize("layout", ["non_colocated", "colocated"])
 @pytest.mark.parametrize("options", [(), (DYNAMIC,)], ids=["fixed", "dynamic"])
 def test_a_frozen_tower_is_replayed_to_the_last_bit(
     options: tuple[str, ...], layout: str, tmp_path: Path
@@ -118,9 +118,13 @@ def test_a_frozen_tower_is_replayed_to_the_last_bit(
     """In training, between steps and in evaluation. The projector alone learns: the language
     model's gradients would be added up in any order."""
     frozen = ("modules.vision.freeze=[encoder]", "modules.language.freeze=[language]")
-    simple = ('modules.language.options.pattern="*-"', "train.precision=bf16", f"layout={layout}")
+    simple = (
+        'modules.language.options.pattern="*-"',
+        "train.precision=bf16",
+        f"placement={layout}",
+    )
     graphs = "modules.vision.megatron={cuda_graph_impl: local}"
-    asked = (*options, *frozen, *simple, "evaluate.every=2")
+    asked = (*options, *frozen, *simple, "validation.interval=2")
     plain = run("cuda", tmp_path / "plain", 6, *asked)
     replayed = run("cuda", tmp_path / "graphs", 6, *asked, graphs)
     assert replayed.losses == plain.losses
@@ -138,8 +142,8 @@ modules:
               experts: 8, experts_per_token: 3, expert_ffn_hidden_size: 32}
 data: {plugin: words}
 train: {precision: bf16, micro_batch_size: 4, global_batch_size: 16, sequence_length: 16,
-        learning_rate: 1.0e-2, log_every: 1}
-evaluate: {samples: 8, show: 0}
+        learning_rate: 1.0e-2, log_interval: 1}
+validation: {num_samples: 8, num_displayed: 0}
 """
 
 

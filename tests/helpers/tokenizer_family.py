@@ -202,7 +202,7 @@ LOSSY: dict[str, tuple[Callable[[], Made], str]] = {
 
 
 def save(made: Made, folder: Path, **config: Any) -> Path:
-    """The directory that ``tokenizer.directory`` of a recipe names."""
+    """The directory that ``tokenizer.path`` of a recipe names."""
     backend, said = made
     folder.mkdir(exist_ok=True, parents=True)
     backend.save(str(folder / "tokenizer.json"))

@@ -136,7 +136,7 @@ def test_a_plan_shows_graph_ranks_and_parameters(run):
         "tp 2, dp 2",
         "ranks 4-11",
         "pp1 dp1",
-        "disjoint on 12 ranks",
+        "non_colocated on 12 ranks",
         "30,632,000,000 parameters in all",
         "vision: sees in grey",
     ):
@@ -163,7 +163,7 @@ def test_a_plan_shows_what_a_module_does_not_share(run):
     assert "bf16" not in shared
     own = run("plan", "recipe.yaml", "modules.vision.precision=bf16")[1]
     assert "│ bf16  " in own
-    assert "disjoint on 8 ranks · data pairs · fp32" in own
+    assert "non_colocated on 8 ranks · data pairs · fp32" in own
 
 
 def test_a_plan_as_json(run):
@@ -212,13 +212,13 @@ def test_a_plan_of_a_dataset_that_shows_no_samples_leaves_positions_out(run, mon
             "command line: train.seed=x: expected an integer, got 'x' (str) [recipe.wrong-type]\n",
         ),
         (
-            ["plan", "recipe.yaml", "modules.vision.weights=gone"],
-            "command line: modules.vision.weights=gone: plugin 'eye' does not say how its weights "
-            "are named (weight_map); leave it out [plugin.missing-hook]\n",
+            ["plan", "recipe.yaml", "modules.vision.pretrained_weights=gone"],
+            "command line: modules.vision.pretrained_weights=gone: plugin 'eye' does not say how "
+            "its weights are named (weight_map); leave it out [plugin.missing-hook]\n",
         ),
         (
-            ["plan", "recipe.yaml", "layout=shared"],
-            "command line: layout=shared: expected one of 'disjoint', 'colocated', got 'shared' "
+            ["plan", "recipe.yaml", "placement=shared"],
+            "command line: placement=shared: expected one of 'non_colocated', 'colocated', got "
             "(str) [recipe.unknown-choice]\n",
         ),
         (

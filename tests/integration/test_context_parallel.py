@@ -36,7 +36,7 @@ def begin(tmp_path_factory: pytest.TempPathFactory) -> Begin:
     def run(name: str) -> Run:
         layout = LAYOUTS[name]
         if "packed" in name:
-            layout = (f"checkpoint.start_from={run('shared').folder}", *layout)
+            layout = (f"checkpoint.init_from={run('shared').folder}", *layout)
         begun = start("pictures", *layout, folder=folder / name.replace(", ", "-"))
         assert begun.code == 0, begun.screen + begun.errors
         return begun

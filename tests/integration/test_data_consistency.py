@@ -26,7 +26,7 @@ from ..helpers.problems import refused
 from ..helpers.runs import start
 from ..unit.test_safetensors_dir import JOIN, MAP, TOWER, directory
 
-ONE_RANK = ("modules.language.grid={}", "evaluate.samples=4", "train.iterations=1")
+ONE_RANK = ("modules.language.grid={}", "validation.num_samples=4", "train.iterations=1")
 ON_RANK_1 = '        import os\n        return "b" if os.environ["RANK"] == "1" else "a"\n'
 
 
@@ -135,17 +135,17 @@ def test_a_run_that_goes_on_with_other_plugins_says_so(site: Path, tmp_path: Pat
 def test_what_a_checkpoint_stands_on_is_compared() -> None:
     def facts(**other: Any) -> dict[str, Any]:
         samples = {"train": [40, "x"], "validation": [9, None]}
-        language = {"grid": dict.fromkeys(SIZES, 1), "first_rank": 0}
-        layout = {"kind": "disjoint", "device": "cpu", "modules": {"language": language}}
+        language = {"grid": dict.fromkeys(SIZES, 1), "rank_offset": 0}
+        layout = {"kind": "non_colocated", "device": "cpu", "modules": {"language": language}}
         same = {"plugins": {"words": "1.0"}, "plugins_digest": "a", "tokenizer": "bytes"}
         return {**same, "samples": samples, "layout": layout, **other}
 
     saved: Any = SimpleNamespace(**facts())
     assert list(changes(saved, facts())) == []
-    wide = {"language": {"grid": {**dict.fromkeys(SIZES, 1), "tp": 2}, "first_rank": 0}}
+    wide = {"language": {"grid": {**dict.fromkeys(SIZES, 1), "tp": 2}, "rank_offset": 0}}
     now = facts(
         samples={"train": [40, "y"], "validation": [8, None]},
-        layout={"kind": "disjoint", "device": "cpu", "modules": wide},
+        layout={"kind": "non_colocated", "device": "cpu", "modules": wide},
     )
     assert list(changes(saved, now)) == [
         "the train split changed since the checkpoint was saved (40 samples, now others): the "

@@ -10,12 +10,12 @@ import pytest
 
 from ..helpers.runs import Run, start
 
-FROZEN = ("modules.vision.freeze=[encoder]", "train.iterations=4", "evaluate.every=2")
+FROZEN = ("modules.vision.freeze=[encoder]", "train.iterations=4", "validation.interval=2")
 
 
 @pytest.fixture(scope="module")
 def apart(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    recorded = ("--profile", "profile.iteration=3")
+    recorded = ("--profile", "profile.step=3")
     return well(start("tiny", *FROZEN, *recorded, folder=tmp_path_factory.mktemp("early") / "run"))
 
 
@@ -26,7 +26,7 @@ def well(run: Run) -> Run:
 
 def test_losses_and_norms_are_those_of_one_process(apart: Run, tmp_path: Path) -> None:
     """To the last bit, with an evaluation between the rows that were begun and their step."""
-    whole = well(start("tiny", *FROZEN, "layout=colocated", folder=tmp_path / "run"))
+    whole = well(start("tiny", *FROZEN, "placement=colocated", folder=tmp_path / "run"))
     assert (apart.losses, apart.norms) == (whole.losses, whole.norms)
 
 
@@ -46,9 +46,9 @@ def test_the_first_rows_of_a_step_were_begun_in_the_one_before(apart: Run) -> No
 
 def test_graphs_of_its_tower_are_not_read_on_cpus(apart: Run, tmp_path: Path) -> None:
     graphs = "modules.vision.megatron={cuda_graph_impl: local}"
-    where = "profile.iteration=2"
+    where = "profile.step=2"
     plain = well(start("tiny", *FROZEN, graphs, where, folder=tmp_path / "run"))
-    unread = "no profile will be written: profile.record is false; add --profile"
+    unread = "no profile will be written: profile.enabled is false; add --profile"
     assert unread in " ".join(plain.screen.split())
     assert (plain.losses, plain.norms) == (apart.losses, apart.norms)
     assert "vision: cuda_graph_impl is not read on CPUs" in plain.screen

@@ -45,7 +45,7 @@ def fail(
     when = folder.with_suffix(".fault")
     monkeypatch.setenv("FAULT", fault)
     monkeypatch.setenv("FAULT_TIME", str(when))
-    overrides = ("evaluate.samples=4", *wrapping("faults"), *overrides)
+    overrides = ("validation.num_samples=4", *wrapping("faults"), *overrides)
     run = start("tiny", *overrides, folder=folder, site=site)
     ended = time.time()
     assert when.exists(), f"the fault was never come to:\n{run.screen}{run.errors}"
@@ -84,7 +84,7 @@ def fail(
         ),
         pytest.param(
             "0 provide_batch 2 raise",
-            ("data.workers=1",),
+            ("data.num_workers=1",),
             f"rank 0 (vision) failed: {PLUGIN}'provide_batch' for module 'vision', failed "
             "(around plugin 'radio'): RuntimeError: planted fault",
             "",
@@ -140,14 +140,14 @@ def test_a_disk_that_is_full_leaves_the_earlier_checkpoint(
     """The third step's batches find the disk full, so the checkpoint after it cannot be written;
     the first one is gone on from. One that is overwritten is refused, with the way back; one that
     is cut off is told, left out, and written anew."""
-    folder, saves = tmp_path / "run", "checkpoint.save_every=2"
+    folder, saves = tmp_path / "run", "checkpoint.save_interval=2"
     fault = "1 provide_batch 9 full"
     failed = fail(fault, saves, folder=folder, site=site, monkeypatch=monkeypatch)
     said = f"a checkpoint could not be written to {folder}/checkpoints, where "
     assert f"failed: OSError: {said}" in failed.run.errors
     assert "that of iteration 2 is whole" in failed.run.errors
     monkeypatch.setenv("FAULT", "0 nowhere 1 raise")
-    same = ("evaluate.samples=4", *wrapping("faults"))
+    same = ("validation.num_samples=4", *wrapping("faults"))
     resumed = start("tiny", *same, saves, folder=folder, site=site)
     assert resumed.code == 0, resumed.screen + resumed.errors
     assert "going on after iteration 2" in resumed.screen

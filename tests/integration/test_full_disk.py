@@ -56,7 +56,7 @@ def test_a_full_disk_is_the_cause_and_the_checkpoint_before_is_kept(
     site.mkdir()
     installed("kills", site)
     monkeypatch.setenv("FILL", str(filler))
-    every = ("checkpoint.save_every=1", *wrapping("kills"))
+    every = ("checkpoint.save_interval=1", *wrapping("kills"))
     for point, (kept, said) in points.items():
         monkeypatch.setenv("KILLS", point)
         full = start("tiny", *every, folder=folder, site=site)

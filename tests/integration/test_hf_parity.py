@@ -52,7 +52,7 @@ def judged(tmp_path_factory: pytest.TempPathFactory) -> Judged:
     (base / "site").mkdir()
     site = installed("album", base / "site")
     vlm.save_random(begun)
-    both = [f"modules.{name}.weights={begun}" for name in ("vision", "language")]
+    both = [f"modules.{name}.pretrained_weights={begun}" for name in ("vision", "language")]
     run = start("judged", *both, folder=base / "run", site=site)
     assert run.code == 0, run.screen + run.errors
     export(run.folder, exported, begun, site)

@@ -79,7 +79,7 @@ def test_a_run_whose_ranks_are_killed_goes_on_from_the_last_complete_checkpoint(
     path = os.pathsep.join(filter(None, [str(site), os.environ.get("PYTHONPATH")]))
     done = subprocess.run(
         [
-            *command("tiny", "checkpoint.save_every=1", *wrapping("kills"), folder=folder),
+            *command("tiny", "checkpoint.save_interval=1", *wrapping("kills"), folder=folder),
             *("--max-restarts", "9"),
         ],
         env={

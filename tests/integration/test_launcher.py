@@ -19,7 +19,7 @@ from mimo_core.launch.rank_env import free_port
 from ..helpers.runs import TIMEOUT, command, start
 
 pytestmark = pytest.mark.usefixtures("real_nurseries")
-ENDLESS = ("train.iterations=100000", "checkpoint.save_every=3")
+ENDLESS = ("train.iterations=100000", "checkpoint.save_interval=3")
 
 
 def processes(folder: Path) -> list[psutil.Process]:
@@ -173,10 +173,10 @@ def test_a_run_goes_on_for_longer_but_not_with_another_model(tmp_path: Path) -> 
     assert told == "  stopped after iteration 3 of 4: not finished; go on:"
     due = f"    mimo-pretrain {folder}/recipe.yaml --run-dir {folder} {' '.join(given)}"
     assert said == due
-    changed = ("train.iterations=6", "data.too_long=cut")
+    changed = ("train.iterations=6", "data.overlength=truncate")
     longer = start(folder / "recipe.yaml", *changed, folder=folder)
     assert longer.code == 0, longer.screen + longer.errors
-    assert "data.too_long: saved with stop, now cut" in longer.screen
+    assert "data.overlength: saved with error, now truncate" in longer.screen
     assert "not finished" not in longer.screen and longer.summary["finished"]
     assert [row["iteration"] for row in longer.summary["iterations"]] == [1, 2, 3, 4, 5, 6]
     assert (tmp_path / "run" / "recipe.earlier-1.yaml").exists()

@@ -128,7 +128,7 @@ def test_a_run_leaves_the_targets_of_links_at_every_name_that_it_writes(
         for other in ("file", "others/file", "profile.txt", "events.out.tfevents"):
             (folders / name / other).write_text(KEPT)
     (folder / "checkpoints" / "iter_0000003").symlink_to(folders / "logs" / "others")
-    run = start("tiny", "checkpoint.save_every=1", "--profile", folder=folder)
+    run = start("tiny", "checkpoint.save_interval=1", "--profile", folder=folder)
     assert run.code == 0, run.screen + run.errors
     changed = [path.name for path in elsewhere.iterdir() if path.read_text() != KEPT]
     assert not changed

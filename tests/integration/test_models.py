@@ -19,7 +19,9 @@ def test_the_language_model_runs_alone_over_two_stages(
     monkeypatch.syspath_prepend(str(words_site))
     monkeypatch.setenv("PYTHONPATH", str(words_site))
     recipe = RECIPES / "text_only.yaml"
-    summary = mimo_core.pretrain(recipe, overrides=["train.log_every=3"], run_dir=tmp_path / "run")
+    summary = mimo_core.pretrain(
+        recipe, overrides=["train.log_interval=3"], run_dir=tmp_path / "run"
+    )
     assert summary is not None
     losses = [row["loss"] for row in summary["iterations"]]
     assert losses[-1] < losses[0] - 0.2
@@ -32,7 +34,7 @@ def test_the_demo_learns_to_read(tmp_path: Path) -> None:
     """The first part of the demo: well on its way to the 98 % of the whole. What can be learned
     without looking at the pictures is under 20 %."""
     demo = Path(mimo_core.__file__).parent / "recipe" / "builtin" / "demo.yaml"
-    short = ("train.iterations=80", "evaluate.every=0", "checkpoint.save_every=0")
+    short = ("train.iterations=80", "validation.interval=0", "checkpoint.save_interval=0")
     run = start(demo, *short, folder=tmp_path / "run")
     assert run.code == 0, run.screen + run.errors
     assert run.summary["evaluation"]["caption_accuracy"] > 0.6
@@ -42,7 +44,7 @@ def test_the_demo_learns_to_read(tmp_path: Path) -> None:
 def test_eight_ranks_train(tmp_path: Path) -> None:
     """Encoder tp 2 dp 2; language model tp 2 dp 2 ep 2 with sequence parallelism."""
     recipe = Path(mimo_core.__file__).parent / "recipe" / "builtin" / "eight-ranks.yaml"
-    short = ("train.iterations=3", "train.warmup_iterations=0", "evaluate.samples=64")
+    short = ("train.iterations=3", "train.lr_warmup_iterations=0", "validation.num_samples=64")
     run = start(recipe, *short, folder=tmp_path / "run")
     assert run.code == 0, run.screen + run.errors
     assert run.losses[-1] < run.losses[0] - 0.3

@@ -21,8 +21,8 @@ from ..helpers.runs import Run, start
 pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
 
 EXAMPLES = ROOT / "examples" / "staged"
-SHORT = ("train.iterations=2", "train.warmup_iterations=1", "checkpoint.save_every=1")
-FEW = ("evaluate.samples=16", "evaluate.show=0")
+SHORT = ("train.iterations=2", "train.lr_warmup_iterations=1", "checkpoint.save_interval=1")
+FEW = ("validation.num_samples=16", "validation.num_displayed=0")
 
 # The same sums of the same numbers in another order (see test_runs), in kernels of other shapes.
 FP32_ORDER = 5e-6
@@ -63,7 +63,7 @@ def test_stages_start_from_the_weights_before_and_freeze_what_they_name(tmp_path
     first, second = tmp_path / "first", tmp_path / "second"
     one = well(start(EXAMPLES / "1-projector.yaml", *SHORT, *FEW, folder=first))
     assert changed(weights(one, 1), weights(one, 2)) == {"projector"}
-    begin = (f"checkpoint.start_from={first}", "modules.vision.grid.tp=2")
+    begin = (f"checkpoint.init_from={first}", "modules.vision.grid.tp=2")
     two = well(start(EXAMPLES / "2-everything.yaml", *SHORT, *FEW, *begin, folder=second))
     assert f"with the weights of {first / 'checkpoints' / 'iter_0000002'}" in two.screen
     # The first iteration of a warm-up has learning rate 0.
@@ -83,7 +83,7 @@ def test_weights_that_are_loaded_need_no_memory_before(tiny: Run, tmp_path: Path
         f"modules.{name}.megatron.init_model_with_meta_device=true"
         for name in ("vision", "language")
     ]
-    begin = (f"checkpoint.start_from={tiny.folder}", "modules.language.grid.tp=2")
+    begin = (f"checkpoint.init_from={tiny.folder}", "modules.language.grid.tp=2")
     begin = (*begin, "train.iterations=2", *FEW)
     plain = well(start("tiny", *begin, folder=tmp_path / "plain"))
     late = well(start("tiny", *begin, *meta, folder=tmp_path / "late"))
@@ -100,7 +100,7 @@ def test_weights_that_fit_and_mean_another_model_are_reported(tiny: Run) -> None
     plan = make_plan(
         str(RECIPES / "tiny.yaml"),
         [
-            f"checkpoint.start_from={tiny.folder}",
+            f"checkpoint.init_from={tiny.folder}",
             "modules.language.options.attention_heads=2",
             "modules.language.freeze=[language]",
         ],
@@ -108,7 +108,7 @@ def test_weights_that_fit_and_mean_another_model_are_reported(tiny: Run) -> None
     found = starting_weights(plan, done=None)
     assert found is not None and found.manifest is not None
     assert start_notes(found.manifest, plan) == [
-        "checkpoint.start_from: modules.language.options.attention_heads: saved with 4, now 2"
+        "checkpoint.init_from: modules.language.options.attention_heads: saved with 4, now 2"
     ]
 
 
@@ -126,7 +126,7 @@ def test_weights_that_fit_and_mean_another_model_are_reported(tiny: Run) -> None
 )
 def test_weights_of_other_shapes_are_refused_without_ranks(tiny: Run, changed: str) -> None:
     """By the plan: every option that changes the shape or the name of a tensor."""
-    given = [f"checkpoint.start_from={tiny.folder}", f"modules.{changed}"]
+    given = [f"checkpoint.init_from={tiny.folder}", f"modules.{changed}"]
     plan = make_plan(str(RECIPES / "tiny.yaml"), given)
     module, key = changed.partition(".")[0], changed.partition("=")[0]
     with refused("checkpoint.other-model", RecipeError) as caught:
@@ -146,7 +146,7 @@ def test_a_modules_factors_scale_its_learning_rate_and_weight_decay(
     factors = [
         f"modules.{name}.{key}"
         for name in ("vision", "language")
-        for key in ("learning_rate_factor=0.5", "weight_decay_factor=2.0")
+        for key in ("lr_mult=0.5", "wd_mult=2.0")
     ]
     other = ("train.learning_rate=2e-2", "train.weight_decay=0.005", *FEW)
     run = well(start("tiny", *other, *factors, folder=tmp_path / "run"))
@@ -172,7 +172,7 @@ def test_recomputed_activations_change_nothing(tiny: Run, tmp_path: Path) -> Non
         "modules.vision.megatron.recompute_num_layers=1",
         "modules.language.megatron.recompute_num_layers=1",
     )
-    run = well(start("tiny", *recompute, *FEW, "checkpoint.save=false", folder=tmp_path / "run"))
+    run = well(start("tiny", *recompute, *FEW, "checkpoint.enabled=false", folder=tmp_path / "run"))
     assert (run.losses, run.norms) == (tiny.losses, tiny.norms)
     assert "none was saved" in run.screen and not (run.folder / "checkpoints").exists()
 
@@ -200,8 +200,8 @@ def test_packed_samples_over_stages_that_come_first(tmp_path: Path) -> None:
     """The language model on ranks 0 to 3, its sequence and its layers split, experts on its last
     stage alone: trained, evaluated and saved, packed as padded."""
     short = (
-        "modules.language.grid={tp: 2, pp: 2, first_rank: 0}",
-        "modules.vision.grid={first_rank: 4}",
+        "modules.language.grid={tp: 2, pp: 2, rank_offset: 0}",
+        "modules.vision.grid={rank_offset: 4}",
         "train.iterations=2",
     )
     padded = well(start("tiny", *short, folder=tmp_path / "padded"))

@@ -30,16 +30,16 @@ from ..helpers.problems import refused
 from ..helpers.runs import Run, installed, start
 from .test_parity import LAYOUTS, agreed, planned
 
-CUT = ("data.too_long=cut", "data.wrappers.unlearned={}")
+CUT = ("data.overlength=truncate", "data.wrappers.unlearned={}")
 STAGES = (
     *LAYOUTS["encoder pp 2 and dp 2, language pp 2"],
     "modules.language.packing=true",
     "modules.vision.freeze=[encoder]",
     "train.precision=bf16",
     "train.weight_decay=0.1",
-    "checkpoint.save_every=1",
-    "evaluate.samples=4",
-    "evaluate.every=2",
+    "checkpoint.save_interval=1",
+    "validation.num_samples=4",
+    "validation.interval=2",
 )
 
 
@@ -140,12 +140,12 @@ def sample(prompt: int, *, loss: bool = True) -> Sample:
 TEXT_ONLY = RECIPE[: RECIPE.index("  vision:")] + RECIPE[RECIPE.index("  language:") :]
 
 
-def plan_of(*samples: Sample, length: int = 16, too_long: str = "cut") -> Any:
+def plan_of(*samples: Sample, length: int = 16, overlength: str = "truncate") -> Any:
     @hookimpl
     def preview(data):
         return samples
 
-    overrides = [f"train.sequence_length={length}", f"data.too_long={too_long}"]
+    overrides = [f"train.sequence_length={length}", f"data.overlength={overlength}"]
     loaded = load_text(TEXT_ONLY, "recipe.yaml", overrides)
     return make_plan(loaded.recipe, host=host(pairs=pairs(preview=preview)))
 
@@ -184,7 +184,9 @@ def test_the_plan_counts_labels_after_cutting() -> None:
     (without,) = label_notes(plan.preview)
     assert "1 of 3 samples that the plan looked at have no learned token, pairs/200" in without
     few = label_notes(plan_of(sample(15), sample(15), sample(16)).preview)
-    assert [line[:50] for line in few] == ["data.too_long = cut leaves few labels: 5 of 12 lea"]
+    assert [line[:50] for line in few] == [
+        "data.overlength = truncate leaves few labels: 5 of 12 lea"
+    ]
     assert label_notes(plan_of(sample(1)).preview) == []
 
 

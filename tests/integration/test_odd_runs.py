@@ -32,7 +32,7 @@ PARTS = (
 READ_BY_EXPORT = (f"{CHECKPOINT}/.metadata", f"{CHECKPOINT}/__0_0.distcp")
 COMMANDS: dict[str, tuple[str, ...]] = {
     "resume": ("mimo-pretrain", RECIPE, "--run-dir", "odd"),
-    "start_from": ("mimo", "plan", RECIPE, "checkpoint.start_from=odd"),
+    "init_from": ("mimo", "plan", RECIPE, "checkpoint.init_from=odd"),
     "export": ("mimo", "export", "odd", "out"),
 }
 

@@ -55,8 +55,8 @@ LAYOUTS: dict[str, tuple[str, ...]] = {
         "modules.vision.grid.pp=2",
         "modules.depth.grid.dp=2",
         "modules.language.grid.pp=2",
-        "modules.vision.ahead=1",
-        "modules.depth.ahead=3",
+        "modules.vision.extra_warmup_microbatches=1",
+        "modules.depth.extra_warmup_microbatches=3",
     ),
     "everything on 8 ranks": (
         "modules.vision.grid.tp=2",
@@ -231,7 +231,9 @@ def test_a_run_on_one_rank_goes_on_over_several(
     recipe = tmp_path / "wide.yaml"
     train = attrs.evolve(judge.recipe.train, micro_batch_size=wide.train.micro_batch_size)
     recipe.write_text(
-        dump(attrs.evolve(judge.recipe, modules=wide.modules, train=train, layout="disjoint"))
+        dump(
+            attrs.evolve(judge.recipe, modules=wide.modules, train=train, placement="non_colocated")
+        )
     )
     run = start(recipe, folder=folder)
     assert run.code == 0, run.screen + run.errors

@@ -124,9 +124,9 @@ def plant(checkpoint: Path, what: str, marker: Path) -> Path:
         pytest.param("resume", "mp_rank_00/model_optim_rng.pt", marks=pytest.mark.long),
         ("resume", "a tensor"),
         pytest.param("resume", "an object", marks=pytest.mark.long),
-        ("start_from", ".metadata"),
-        pytest.param("start_from", "common.pt", marks=pytest.mark.long),
-        pytest.param("start_from", "a tensor", marks=pytest.mark.long),
+        ("init_from", ".metadata"),
+        pytest.param("init_from", "common.pt", marks=pytest.mark.long),
+        pytest.param("init_from", "a tensor", marks=pytest.mark.long),
     ],
 )
 def test_a_run_executes_nothing_of_a_checkpoint_and_names_the_file(
@@ -135,7 +135,7 @@ def test_a_run_executes_nothing_of_a_checkpoint_and_names_the_file(
     marker = tmp_path / "ran"
     file = plant(planted(tiny, tmp_path / "planted"), what, marker)
     folder = tmp_path / ("planted" if way == "resume" else "new")
-    more = () if way == "resume" else (f"checkpoint.start_from={tmp_path / 'planted'}",)
+    more = () if way == "resume" else (f"checkpoint.init_from={tmp_path / 'planted'}",)
     run = start("tiny", "train.iterations=9", *more, folder=folder)
     assert not marker.exists()
     assert run.code not in (0, None) and str(file) in run.errors, run.errors
@@ -170,7 +170,7 @@ def test_verify_executes_nothing_of_a_checkpoint_and_names_the_file(
 ) -> None:
     marker = tmp_path / "ran"
     file = plant(planted(tiny, tmp_path / "planted"), what, marker)
-    given = [RECIPES / "tiny.yaml", f"checkpoint.start_from={tmp_path / 'planted'}"]
+    given = [RECIPES / "tiny.yaml", f"checkpoint.init_from={tmp_path / 'planted'}"]
     done = subprocess.run(
         [sys.executable, "-m", "mimo_core.cli.mimo", "verify", *map(str, given), "--steps", "1"],
         env=os.environ | {"TMPDIR": str(tmp_path)},
@@ -202,12 +202,12 @@ def test_a_plan_and_an_export_read_no_other_file_of_a_checkpoint(tiny: Run, tmp_
     plant(checkpoint, "a tensor", marker)
     plant(checkpoint, ".metadata", marker)
     recipe = RECIPES / "tiny.yaml"
-    assert "refused" not in mimo("plan", recipe, f"checkpoint.start_from={folder}")
+    assert "refused" not in mimo("plan", recipe, f"checkpoint.init_from={folder}")
     (checkpoint / MANIFEST).write_bytes(pickle.dumps(Trap(marker)))
-    assert MANIFEST in mimo("plan", recipe, f"checkpoint.start_from={folder}")
+    assert MANIFEST in mimo("plan", recipe, f"checkpoint.init_from={folder}")
     call = f"!!python/object/apply:os.mkdir [{marker}]"
     (folder / "recipe.yaml").write_text(recipe.read_text().replace("size: 16", f"size: {call}", 1))
-    for words in (("plan", recipe, f"checkpoint.start_from={folder}"), ("export", folder, "out")):
+    for words in (("plan", recipe, f"checkpoint.init_from={folder}"), ("export", folder, "out")):
         assert mimo(*words).startswith("refused: ")
     assert not marker.exists()
 
@@ -230,7 +230,7 @@ def test_a_tokenizer_directory_is_used_without_its_code(tmp_path: Path) -> None:
     for name in ("tokenizer.model", "vocab.pkl", "pytorch_model.bin"):
         (directory / name).write_bytes(zipped(Trap(marker)))
     recipe = RECIPES / "tiny.yaml"
-    said = mimo("plan", recipe, f"tokenizer.directory={directory}")
+    said = mimo("plan", recipe, f"tokenizer.path={directory}")
     assert "refused" not in said, said
     assert not marker.exists()
 
@@ -247,7 +247,7 @@ def test_a_weights_directory_is_used_without_its_code(tiny: Run, tmp_path: Path)
     (directory / "modeling_trap.py").write_text(f"import os\nos.mkdir({str(marker)!r})\n")
     for name in ("pytorch_model.bin", "model.pt", "training_args.bin"):
         (directory / name).write_bytes(zipped(Trap(marker)))
-    recipe, weights = RECIPES / "tiny.yaml", f"modules.language.weights={directory}"
+    recipe, weights = RECIPES / "tiny.yaml", f"modules.language.pretrained_weights={directory}"
     assert "refused" not in mimo("plan", recipe, weights)
     run = start("tiny", "train.iterations=1", weights, folder=tmp_path / "run")
     assert run.code == 0, run.errors

@@ -154,7 +154,7 @@ def test_a_fault_of_a_hook_that_plans_is_told_by_the_plan(
 ) -> None:
     data = ["data.plugin=stubborn"] if hook == "preview" else []
     if hook == "weight_map":
-        data = ["modules.language.weights=some/directory"]
+        data = ["modules.language.pretrained_weights=some/directory"]
     if hook == "module_edges":
         # The language model is not asked for edges.
         data = ["modules.eye.plugin=stubborn", "modules.eye.options.pattern=M"]

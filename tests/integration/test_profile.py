@@ -13,7 +13,7 @@ import pytest
 from ..helpers.runs import Run, installed, start, wrapping
 
 MICROBATCHES = 4
-RECIPE = ("modules.language.grid.pp=2", "evaluate.samples=4", "checkpoint.save=false")
+RECIPE = ("modules.language.grid.pp=2", "validation.num_samples=4", "checkpoint.enabled=false")
 SLOW = 0.25
 """Seconds of a pass that ``slow_plugin`` spends: many times what all other work takes."""
 
@@ -40,7 +40,7 @@ def profiled(tmp_path_factory: pytest.TempPathFactory) -> Profiled:
             *RECIPE,
             *wrapping("slow", "vision"),
             "--profile",
-            "profile.kernels=true",
+            "profile.torch_profiler=true",
             folder=tmp_path_factory.mktemp("profiled") / "run",
             site=site,
         )
@@ -54,7 +54,7 @@ def profiled(tmp_path_factory: pytest.TempPathFactory) -> Profiled:
 
 def test_the_run_is_the_same(profiled: Profiled, tmp_path: Path) -> None:
     """As one that ends before its iteration to record comes, which is told."""
-    never = ("--profile", "profile.iteration=4", "megatron.exit_interval=3")
+    never = ("--profile", "profile.step=4", "megatron.exit_interval=3")
     old = tmp_path / "run" / "profile" / "kernels-rank-7.json.gz"
     old.parent.mkdir(parents=True)
     old.write_bytes(b"")
@@ -63,7 +63,7 @@ def test_the_run_is_the_same(profiled: Profiled, tmp_path: Path) -> None:
     assert profiled.run.losses[:3] == plain.losses and profiled.run.norms[:3] == plain.norms
     assert not [*old.parent.iterdir()], "of an earlier profile"
     assert "no profile will be written" not in plain.screen
-    assert "no profile was written: profile.iteration is 4, and this command ran 3" in plain.screen
+    assert "no profile was written: profile.step is 4, and this command ran 3" in plain.screen
 
 
 def test_the_screen_shows_the_shares_and_whom_to_blame(profiled: Profiled) -> None:

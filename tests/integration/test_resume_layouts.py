@@ -18,7 +18,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:torch.distributed is disabled"),
 ]
 
-FEW = ("evaluate.samples=4", "evaluate.show=0")
+FEW = ("validation.num_samples=4", "validation.num_displayed=0")
 # Two encoder ranks and four of the language model; its experts are on the second stage alone.
 WIDE = (
     *("modules.vision.grid.dp=2", "modules.language.grid.tp=2", "modules.language.grid.pp=2"),
@@ -76,7 +76,7 @@ def moved(tmp_path_factory: pytest.TempPathFactory) -> Run:
         wide.screen.split()
     )
     assert len(read_manifest(checkpoint(wide, 3)).random_states) == 6
-    return well(start("tiny", *FEW, "layout=colocated", folder=folder))
+    return well(start("tiny", *FEW, "placement=colocated", folder=folder))
 
 
 def test_losses_and_norms_are_those_of_the_run_that_was_not_interrupted(
@@ -103,15 +103,15 @@ def test_weights_moments_and_steps_are_too(whole: Run, moved: Run) -> None:
 
 def test_the_layout_that_really_was_is_written_down(moved: Run) -> None:
     layout = read_manifest(checkpoint(moved, 3)).layout
-    assert (layout["kind"], layout["world_size"]) == ("disjoint", 6)
+    assert (layout["kind"], layout["world_size"]) == ("non_colocated", 6)
     language = layout["modules"]["language"]
-    assert language["first_rank"] == 2 and language["grid"] == {
+    assert language["rank_offset"] == 2 and language["grid"] == {
         "tp": 2,
         "cp": 1,
         "pp": 2,
         "dp": 1,
         "ep": 2,
-        "expert_tp": 1,
+        "etp": 1,
     }
     layout = read_manifest(checkpoint(moved, 4)).layout
     assert (layout["kind"], layout["world_size"]) == ("colocated", 1)
@@ -125,7 +125,7 @@ def test_precisions_read_each_other_and_a_frozen_module_stays(tmp_path: Path) ->
     small = (
         *FEW,
         f"train.learning_rate={rate}",
-        "train.decay=constant",
+        "train.lr_decay_style=constant",
         "train.weight_decay=0",
         "modules.vision.freeze=[encoder, projector]",
     )
@@ -153,7 +153,7 @@ def test_a_checkpoint_that_does_not_fit_is_told_in_full(whole: Run, tmp_path: Pa
     """Of each module, by all ranks at once: what is missing, left over and of other shape, with the
     values of the recipe that differ; and before anything is loaded."""
     other = (
-        f"checkpoint.start_from={whole.folder}",
+        f"checkpoint.init_from={whole.folder}",
         "modules.vision.options.layers=2",
         "modules.language.options.pattern='M*--'",
         "modules.language.options.mamba_state=16",

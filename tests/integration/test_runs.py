@@ -52,7 +52,7 @@ def test_the_run_folder_holds_the_run(tiny: Run) -> None:
     assert (tiny.folder / "loss.png").read_bytes().startswith(b"\x89PNG")
     assert list((tiny.folder / "tensorboard").glob("events.out.*"))
     recipe = yaml.safe_load((tiny.folder / "recipe.yaml").read_text())
-    assert recipe["train"]["iterations"] == 4 and recipe["layout"] == "disjoint"
+    assert recipe["train"]["iterations"] == 4 and recipe["placement"] == "non_colocated"
 
 
 def test_the_work_of_every_step_is_that_of_its_samples(tiny: Run) -> None:
@@ -143,15 +143,15 @@ def test_a_stopped_run_goes_on_to_the_last_bit(tmp_path: Path) -> None:
         "modules.vision.options.dropout=0.2",
         "modules.vision.options.position_crop=true",
         "modules.language.options.dropout=0.2",
-        "data.workers=2",
-        "evaluate.every=2",
+        "data.num_workers=2",
+        "validation.interval=2",
     )
     whole = start("tiny", *random, folder=tmp_path / "whole")
     assert whole.code == 0, whole.screen + whole.errors
     begun = start("tiny", *random, "megatron.exit_interval=2", folder=tmp_path / "parts")
     assert begun.code == 0, begun.screen + begun.errors
     assert begun.losses == whole.losses[:2], "the same run twice: the same losses"
-    swapped = ("modules.vision.grid.first_rank=1", "modules.language.grid.first_rank=0")
+    swapped = ("modules.vision.grid.rank_offset=1", "modules.language.grid.rank_offset=0")
     resumed = start("tiny", *random, *swapped, folder=tmp_path / "parts")
     assert resumed.code == 0, resumed.screen + resumed.errors
     assert "going on after iteration 2" in resumed.screen

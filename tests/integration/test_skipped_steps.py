@@ -22,7 +22,7 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """Gradients on the second of two encoder ranks alone are infinite in the second step, and from
     the fourth on; a step has 4 microbatches."""
     site = installed("gradients", tmp_path_factory.mktemp("site"))
-    every = ("checkpoint.save_every=1", "train.iterations=14", "modules.vision.grid.dp=2")
+    every = ("checkpoint.save_interval=1", "train.iterations=14", "modules.vision.grid.dp=2")
     folder = tmp_path_factory.mktemp("planted") / "run"
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(os.environ, "GRADIENTS", "1 inf 5 8 13 99")

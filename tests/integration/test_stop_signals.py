@@ -40,7 +40,7 @@ def test_every_process_is_told_and_the_run_goes_on_to_the_last_bit(
     folder = tmp_path / "run"
     monkeypatch.setenv("FAULT", "1 provide_batch 9 terminate")
     monkeypatch.setenv("FAULT_TIME", str(tmp_path / "fault"))
-    overrides = ("data.workers=1", "evaluate.every=4", *wrapping("faults"))
+    overrides = ("data.num_workers=1", "validation.interval=4", *wrapping("faults"))
     stopped = start("tiny", *overrides, folder=folder, site=site)
     assert stopped.code == 0, stopped.screen + stopped.errors
     done = stopped.summary["iterations"][-1]["iteration"]
@@ -62,7 +62,7 @@ def test_every_process_is_told_and_the_run_goes_on_to_the_last_bit(
 @pytest.mark.long
 def test_the_script_for_torchrun_hands_it_on_and_ends_well(tmp_path: Path) -> None:
     """And a run that does not save says so."""
-    folder, screen, save = tmp_path / "run", tmp_path / "screen", "checkpoint.save=false"
+    folder, screen, save = tmp_path / "run", tmp_path / "screen", "checkpoint.enabled=false"
     environ = environment(RANKS_PER_NODE="2", MASTER_PORT=str(free_port()))
     with screen.open("w") as file:
         script = subprocess.Popen(
@@ -80,7 +80,7 @@ def test_the_script_for_torchrun_hands_it_on_and_ends_well(tmp_path: Path) -> No
         for process in processes(folder):
             process.kill()
     assert "  stopped by SIGTERM after iteration" in screen.read_text()
-    assert "not finished, and nothing was saved (checkpoint.save is false)" in screen.read_text()
+    assert "not finished, and nothing was saved (checkpoint.enabled is false)" in screen.read_text()
     assert not list(folder.glob("checkpoints/*"))
 
 

@@ -80,7 +80,9 @@ TEXTS = sorted(".".join(path) for path in text_fields(Recipe))
 
 
 def test_the_texts_of_a_recipe_are_found() -> None:
-    assert {"modules.vision.weights", "tokenizer.directory", "checkpoint.start_from"} <= {*TEXTS}
+    assert {"modules.vision.pretrained_weights", "tokenizer.path", "checkpoint.init_from"} <= {
+        *TEXTS
+    }
 
 
 @pytest.mark.parametrize("key", TEXTS)

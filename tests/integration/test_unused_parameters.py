@@ -71,7 +71,7 @@ def test_a_head_that_the_forward_does_not_use_is_named_in_a_run(tmp_path: Path) 
         *wrapping("unreached", "vision"),
         "modules.vision.megatron={moe_router_topk: 4, bias_dropout_fusion: false}",
         "megatron={moe_z_loss_coeff: 0.1, apply_query_key_layer_scaling: false}",
-        "checkpoint.save=false",
+        "checkpoint.enabled=false",
         folder=tmp_path / "run",
         site=installed("unreached", site),
     )

@@ -100,11 +100,11 @@ def test_the_judge_begins_with_values_of_its_own() -> None:
 
 @pytest.mark.parametrize(("rate", "used"), [(1e-2, 1e-3), (2e-4, 2e-4)])
 def test_no_more_is_learned_than_leaves_rounding_alone(rate: float, used: float) -> None:
-    changes = (f"train.learning_rate={rate}", f"train.minimum_learning_rate={rate / 2}")
+    changes = (f"train.learning_rate={rate}", f"train.min_learning_rate={rate / 2}")
     recipe = make_plan(TINY, changes).recipe
     for measured in (judges(recipe, 3), layouts(recipe, 3, Path("initial"))):
         assert measured.train.learning_rate == used
-        assert measured.train.minimum_learning_rate <= used
+        assert measured.train.min_learning_rate <= used
 
 
 def test_layouts_are_verified_without_graphs() -> None:

@@ -230,7 +230,7 @@ def test_an_edited_manifest_is_found(folder: Path, field: str, kind: str) -> Non
         lambda values: values["random_states"].clear(),
         lambda values: values["layout"].update(world_size=0),
         lambda values: values["layout"]["modules"].pop("vision"),
-        lambda values: values["layout"]["modules"]["vision"].update(first_rank=1),
+        lambda values: values["layout"]["modules"]["vision"].update(rank_offset=1),
         lambda values: values["layout"]["modules"]["vision"]["grid"].update(tp=0),
         lambda values: values["recipe"].pop("train"),
         lambda values: values["recipe"]["train"].update(seed="x"),
@@ -252,7 +252,7 @@ def test_a_manifest_of_anything_is_found(folder: Path, text: str) -> None:
     refusal(folder, checkpoint=str(folder / "iter_0000030"), file=MANIFEST)
 
 
-@pytest.mark.parametrize("what", ["resume", "start_from", "export"])
+@pytest.mark.parametrize("what", ["resume", "init_from", "export"])
 def test_nothing_is_read_of_a_damaged_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
@@ -263,8 +263,8 @@ def test_nothing_is_read_of_a_damaged_checkpoint(
     with refused(DAMAGED, CheckpointError, checkpoint=str(path), file=MANIFEST):
         if what == "resume":
             checkpoint_of(plan(tmp_path), RunFolder(run))
-        elif what == "start_from":
-            starting_weights(plan(tmp_path, f"checkpoint.start_from={run}"), done=None)
+        elif what == "init_from":
+            starting_weights(plan(tmp_path, f"checkpoint.init_from={run}"), done=None)
         else:
             WithLeftOut(path, {})
     (path / MANIFEST).write_bytes(manifest)

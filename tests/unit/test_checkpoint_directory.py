@@ -41,14 +41,14 @@ RUN = "0123456789abcdef" * 2
 def manifest(iteration: int, **facts: Any) -> Manifest:
     """Of a checkpoint of nothing."""
     recipe = plain(load_text(RECIPE, "recipe").recipe)
-    modules = {name: {"grid": {"tp": 1}, "first_rank": 0} for name in recipe["modules"]}
+    modules = {name: {"grid": {"tp": 1}, "rank_offset": 0} for name in recipe["modules"]}
     values = {
         "format": FORMAT,
         "run": RUN,
         "iteration": iteration,
         "consumed_samples": 8 * iteration,
         "recipe": recipe,
-        "layout": {"kind": "disjoint", "device": "cpu", "world_size": 1, "modules": modules},
+        "layout": {"kind": "non_colocated", "device": "cpu", "world_size": 1, "modules": modules},
         "plugins": {},
         "plugins_digest": "",
         "versions": {"torch": "2.14.1"},

@@ -38,12 +38,12 @@ def test_what_is_no_checkpoint_is_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "key"),
     [
-        ("modules.vision.weights=new", None),
+        ("modules.vision.pretrained_weights=new", None),
         ("modules.vision.options.like=new", None),
         ("modules.vision.options.layers=3", "modules.vision.options.layers"),
         ("modules.vision.wrappers.lora.alpha=3", "modules.vision.wrappers.lora.alpha"),
         ("train.seed=3", "train.seed"),
-        ("modules.vision.weights", "modules.vision.weights"),
+        ("modules.vision.pretrained_weights", "modules.vision.pretrained_weights"),
     ],
 )
 def test_of_a_checkpoints_recipe_places_alone_can_be_given_anew(
@@ -58,8 +58,10 @@ def test_of_a_checkpoints_recipe_places_alone_can_be_given_anew(
         return
     _, loaded = find_checkpoint(folder, [words])
     vision = loaded.recipe.modules["vision"]
-    assert "new" in (vision.weights, vision.options["like"])
-    assert moved_weights(loaded, [words]) == ({"vision": "new"} if vision.weights else {})
+    assert "new" in (vision.pretrained_weights, vision.options["like"])
+    assert moved_weights(loaded, [words]) == (
+        {"vision": "new"} if vision.pretrained_weights else {}
+    )
 
 
 def test_modules_are_those_of_the_recipe() -> None:

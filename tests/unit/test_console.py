@@ -123,7 +123,7 @@ def test_a_run_that_stops_early_says_so_and_how_to_go_on(tmp_path):
         "  stopped after iteration 3 of 5: not finished; go on:",
         "    mimo-pretrain x/recipe.yaml --run-dir x",
         "  stopped by SIGTERM after iteration 3 of 5: not finished, and nothing was saved "
-        "(checkpoint.save is false)",
+        "(checkpoint.enabled is false)",
     ]
     run.step(row(5))
     assert run.end([], {})["finished"] is True
@@ -219,7 +219,7 @@ def test_tables_of_large_runs_fit_a_line_of_80_columns():
     shown, stream = screen()
     shown.tables([work_table(plan, {"vision": vision, "language": one}, one)])
     shown.tables([held_table(plan, ranks)])
-    alone = ("layout=colocated", "modules.vision.grid={}", "modules.language.grid={}")
+    alone = ("placement=colocated", "modules.vision.grid={}", "modules.language.grid={}")
     colocated = make_plan(load_text(RECIPE, "recipe.yaml", alone).recipe, host=host())
     shown.tables([held_table(colocated, ranks)])
     lines = [line.rstrip() for line in stream.getvalue().splitlines()]

@@ -100,7 +100,7 @@ def test_a_rank_that_something_else_started_tells_the_same(tmp_path: Path) -> No
     """Under torchrun and srun no launcher of ours looks before."""
     place = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
     run = subprocess.run(
-        command("tiny", "layout=colocated", folder=tmp_path / "run"),
+        command("tiny", "placement=colocated", folder=tmp_path / "run"),
         env={**os.environ, **place, "MASTER_PORT": str(free_port()), "MIMO_SHARE_GPUS": "banana"},
         capture_output=True,
         text=True,

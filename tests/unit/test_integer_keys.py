@@ -16,11 +16,11 @@ from ..helpers.paths import RECIPES
 
 HARMLESS = {
     # Nothing is done at so late an iteration; the last one is logged, evaluated and saved anyway.
-    *("train.log_every", "evaluate.every", "checkpoint.save_every"),
+    *("train.log_interval", "validation.interval", "checkpoint.save_interval"),
     # No more samples are looked at than there are.
-    *("evaluate.samples", "evaluate.show"),
-    # Not read unless profile.record is true, which is refused for it.
-    "profile.iteration",
+    *("validation.num_samples", "validation.num_displayed"),
+    # Not read unless profile.enabled is true, which is refused for it.
+    "profile.step",
 }
 """Keys of which a huge value is harmless, and why."""
 
@@ -40,7 +40,7 @@ KEYS = [*integer_keys(Recipe)]
 
 
 def test_the_walk_finds_the_keys() -> None:
-    assert {"train.iterations", "data.workers", "modules.vision.grid.first_rank"} <= {*KEYS}
+    assert {"train.iterations", "data.num_workers", "modules.vision.grid.rank_offset"} <= {*KEYS}
     assert {*KEYS} >= HARMLESS
 
 
@@ -58,6 +58,4 @@ def test_a_value_that_no_run_can_mean_is_refused(key: str, value: int) -> None:
 
 def test_a_profile_after_the_last_iteration_is_refused() -> None:
     with pytest.raises(MimoError):
-        make_plan(
-            str(RECIPES / "tiny.yaml"), ["profile.record=true", f"profile.iteration={10**12}"]
-        )
+        make_plan(str(RECIPES / "tiny.yaml"), ["profile.enabled=true", f"profile.step={10**12}"])

@@ -88,7 +88,7 @@ def test_another_name_of_a_flag_of_the_engine_is_refused_too(real: dict[str, Any
     assert same <= megatron_schema.ENGINE_FLAGS
 
 
-SECTIONS = "modules|data|train|tokenizer|evaluate|checkpoint|profile|layout"
+SECTIONS = "modules|data|train|tokenizer|validation|checkpoint|profile|placement"
 RECIPE_KEY = re.compile(rf"(?<![\w.])(?:{SECTIONS})\.[A-Za-z_]+(?:\.[a-z_]+)*")
 
 
@@ -344,11 +344,11 @@ NOTHING_CAPTURED = (
             ("plugin.no-packing", {"plugin": "eye"}),
         ),
         (
-            "modules.vision.learning_rate_factor=0",
+            "modules.vision.lr_mult=0",
             ("recipe.out-of-range", {"value": 0.0}),
         ),
         (
-            "modules.vision.weight_decay_factor=-1",
+            "modules.vision.wd_mult=-1",
             ("recipe.out-of-range", {"value": -1.0, "least": 0}),
         ),
     ],
@@ -443,7 +443,7 @@ def test_cuda_graphs_are_of_layers_that_have_one_shape() -> None:
         assert "\n" not in said
     for override, hindrance in (
         ("modules.language.grid={dp: 2, ep: 2}", "grid ep 2"),
-        ("modules.language.grid={dp: 2, expert_tp: 2}", "grid expert_tp 2"),
+        ("modules.language.grid={dp: 2, etp: 2}", "grid etp 2"),
         ("train.precision=fp32", "precision fp32"),
     ):
         experts = f"{here}.cuda_graph_modules=[attn, moe]"
@@ -489,7 +489,7 @@ def test_cuda_graphs_of_an_encoder_are_of_a_tower_that_does_not_learn() -> None:
         said = told(f"{here}.freeze={freeze}")
         assert said == f"command line: {graphs}: {learns}"
     messages = "its ranks would send messages within the graph, which was not tried"
-    for size in ("tp", "cp", "pp", "ep", "expert_tp"):
+    for size in ("tp", "cp", "pp", "ep", "etp"):
         said = told(f"{here}.grid={{{size}: 2, dp: 2}}")
         assert (
             f"{graphs}: does not go with grid {size} 2: {messages}; leave one of both out" in said

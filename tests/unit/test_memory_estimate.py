@@ -21,7 +21,7 @@ from ..helpers.fake_plugins import RECIPE, eye, host, words
 from ..helpers.paths import RANK_FUNCTIONS, RECIPES
 
 TP = frozenset({"tp"})
-EXPERTS = frozenset({"ep", "expert_tp"})
+EXPERTS = frozenset({"ep", "etp"})
 
 
 def model(*weights: Weights) -> object:
@@ -33,7 +33,7 @@ def model(*weights: Weights) -> object:
             heads=8,
             experts=16,
             weights=weights,
-            parallel=frozenset({"tp", "cp", "pp", "dp", "ep", "expert_tp"}),
+            parallel=frozenset({"tp", "cp", "pp", "dp", "ep", "etp"}),
         )
 
     return words(describe=describe)
@@ -89,7 +89,7 @@ def test_what_is_copied_what_is_split_and_where_the_optimizer_is_divided():
     assert (split.parameters, split.optimizer) == (600, 600 // 6 * 8)
     (experts,) = of_language(Weights(parameters=1200, split=EXPERTS), grid=grid)
     assert (experts.parameters, experts.optimizer) == (300, 300 // 3 * 8)
-    (thin,) = of_language(Weights(parameters=1200, split=EXPERTS), grid=f"{grid}, expert_tp: 3")
+    (thin,) = of_language(Weights(parameters=1200, split=EXPERTS), grid=f"{grid}, etp: 3")
     assert (thin.parameters, thin.optimizer) == (100, 100 // 1 * 8)
 
 
@@ -137,8 +137,8 @@ def test_frozen_parts_have_neither_gradients_nor_states():
 
 def test_modules_come_in_the_order_of_their_ranks():
     found = memory(
-        "modules.vision.grid={dp: 2, first_rank: 4}",
-        "modules.language.grid={dp: 4, first_rank: 0}",
+        "modules.vision.grid={dp: 2, rank_offset: 4}",
+        "modules.language.grid={dp: 4, rank_offset: 0}",
     )
     assert [(held.module, held.ranks) for held in found] == [
         ("language", range(4)),

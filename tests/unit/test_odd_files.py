@@ -32,26 +32,33 @@ train:
 """
 PLAN = ("mimo", "plan", "recipe.yaml")
 RUN = ("mimo-pretrain", "recipe.yaml")
+WEIGHTS = "modules.language.pretrained_weights"
 HF = ("modules.vision.plugin=hf-vision", "modules.vision.options={model: odd}")
 FILES: dict[str, tuple[str, tuple[str, ...]]] = {
     "recipe": ("odd", ("mimo", "plan", "odd")),
     "data of captions": ("odd.jsonl", (*PLAN, "data.options.file=odd.jsonl")),
-    "tokenizer.json": ("odd/tokenizer.json", (*PLAN, "tokenizer.directory=odd")),
-    "config.json of weights": ("odd/config.json", (*PLAN, "modules.language.weights=odd")),
-    "safetensors": ("odd/model.safetensors", (*PLAN, "modules.language.weights=odd")),
-    "index": ("odd/model.safetensors.index.json", (*PLAN, "modules.language.weights=odd")),
+    "tokenizer.json": ("odd/tokenizer.json", (*PLAN, "tokenizer.path=odd")),
+    "config.json of weights": (
+        "odd/config.json",
+        (*PLAN, f"{WEIGHTS}=odd"),
+    ),
+    "safetensors": ("odd/model.safetensors", (*PLAN, f"{WEIGHTS}=odd")),
+    "index": (
+        "odd/model.safetensors.index.json",
+        (*PLAN, f"{WEIGHTS}=odd"),
+    ),
     "config.json of like": ("odd/config.json", (*PLAN, "modules.language.options={like: odd}")),
     "config.json of hf-vision": ("odd/config.json", (*PLAN, *HF)),
-    "recipe of start_from": ("odd/recipe.yaml", (*PLAN, "checkpoint.start_from=odd")),
+    "recipe of init_from": ("odd/recipe.yaml", (*PLAN, "checkpoint.init_from=odd")),
     "recipe of export": ("odd/recipe.yaml", ("mimo", "export", "odd", "out")),
 }
 """By what it is: its path, and the command that reads it."""
 FOLDERS: dict[str, tuple[str, ...]] = {
-    "tokenizer": (*PLAN, "tokenizer.directory=odd"),
-    "weights": (*PLAN, "modules.language.weights=odd"),
+    "tokenizer": (*PLAN, "tokenizer.path=odd"),
+    "weights": (*PLAN, f"{WEIGHTS}=odd"),
     "like": (*PLAN, "modules.language.options={like: odd}"),
     "model of hf-vision": (*PLAN, *HF),
-    "start_from": (*PLAN, "checkpoint.start_from=odd"),
+    "init_from": (*PLAN, "checkpoint.init_from=odd"),
     "run of export": ("mimo", "export", "odd", "out"),
     "run folder": (*RUN, "--run-dir", "odd"),
     "checkpoints": (*RUN, "--run-dir", "run", "checkpoint.directory=../odd"),
@@ -171,10 +178,10 @@ def test_an_odd_folder_is_named(
     "key",
     [
         "data.options.file",
-        "tokenizer.directory",
-        "modules.language.weights",
+        "tokenizer.path",
+        "modules.language.pretrained_weights",
         "modules.language.options.like",
-        "checkpoint.start_from",
+        "checkpoint.init_from",
     ],
 )
 def test_a_name_that_no_file_can_have_is_refused(
@@ -253,5 +260,5 @@ def test_a_crafted_safetensors_header_is_refused(
 ) -> None:
     Path("odd").mkdir()
     Path("odd/model.safetensors").write_bytes(content)
-    said = refused((*PLAN, "modules.language.weights=odd"), monkeypatch, capsys)
+    said = refused((*PLAN, f"{WEIGHTS}=odd"), monkeypatch, capsys)
     assert "odd/model.safetensors" in said and said.count("\n") == 1 and len(said) < 1500, said

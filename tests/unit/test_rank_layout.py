@@ -28,7 +28,9 @@ def test_modules_follow_each_other_in_the_given_order():
 
 
 def test_first_rank_moves_a_module():
-    layout = plan_layout({"vision": Grid(dp=2, first_rank=4), "language": Grid(tp=4, first_rank=0)})
+    layout = plan_layout(
+        {"vision": Grid(dp=2, rank_offset=4), "language": Grid(tp=4, rank_offset=0)}
+    )
     assert layout.ranks("vision") == range(4, 6)
     assert layout.ranks("language") == range(4)
 
@@ -66,46 +68,46 @@ def test_colocated_puts_all_on_the_one_rank():
     ("grids", "kind", "world_size", "said"),
     [
         (
-            {"vision": Grid(dp=2), "language": Grid(dp=2, first_rank=3)},
-            "disjoint",
+            {"vision": Grid(dp=2), "language": Grid(dp=2, rank_offset=3)},
+            "non_colocated",
             None,
             r"tile ranks 0 .. 4:\n  vision    ranks 0..1  \(dp 2\)\n  language  ranks 3..4 .*\n"
-            r"rank 2 belongs to no module: set modules.language.grid.first_rank=2 or leave it out",
+            r"rank 2 belongs to no module: set modules.language.grid.rank_offset=2 or leave it out",
         ),
         (
-            {"vision": Grid(dp=3), "language": Grid(dp=3, first_rank=1)},
-            "disjoint",
+            {"vision": Grid(dp=3), "language": Grid(dp=3, rank_offset=1)},
+            "non_colocated",
             None,
-            r"ranks 1..2 belong to both vision and language: set modules.language.grid.first_r",
+            r"ranks 1..2 belong to both vision and language: set modules.language.grid.rank_o",
         ),
         (
-            {"vision": Grid(dp=2, first_rank=1)},
-            "disjoint",
+            {"vision": Grid(dp=2, rank_offset=1)},
+            "non_colocated",
             None,
-            r"rank 0 belongs to no module: set modules.vision.grid.first_rank=0",
+            r"rank 0 belongs to no module: set modules.vision.grid.rank_offset=0",
         ),
         (
-            {"a": Grid(dp=6), "b": Grid(first_rank=1), "language": Grid(first_rank=2)},
-            "disjoint",
+            {"a": Grid(dp=6), "b": Grid(rank_offset=1), "language": Grid(rank_offset=2)},
+            "non_colocated",
             None,
             r"rank 1 belongs to both a and b(.|\n)*rank 2 belongs to both a and language",
         ),
-        (GRIDS, "disjoint", 8, r"needs 19 ranks, but 8 were started. Start 19 \(torchrun"),
+        (GRIDS, "non_colocated", 8, r"needs 19 ranks, but 8 were started. Start 19 \(torchrun"),
         (
             {"language": Grid(dp=2)},
             "colocated",
             None,
-            "one rank, but language has dp 2; .*disjoint",
+            "one rank, but language has dp 2; .*non_colocated",
         ),
         ({"language": Grid()}, "colocated", 2, "one rank, but 2 were started"),
-        ({"language": Grid(first_rank=1)}, "colocated", None, "has rank 0 only"),
+        ({"language": Grid(rank_offset=1)}, "colocated", None, "has rank 0 only"),
         (
             {"language": Grid(tp=2, dp=3, ep=4)},
-            "disjoint",
+            "non_colocated",
             None,
-            "tp 2 x cp 1 x dp 3 = 6 ranks .* expert_tp 1 x ep 4 = 4",
+            "tp 2 x cp 1 x dp 3 = 6 ranks .* etp 1 x ep 4 = 4",
         ),
-        ({"language": Grid(dp=2, ep=2, expert_tp=2)}, "disjoint", None, "expert_tp 2 x ep 2 = 4"),
+        ({"language": Grid(dp=2, ep=2, etp=2)}, "non_colocated", None, "etp 2 x ep 2 = 4"),
     ],
 )
 def test_refused_with_the_reason_and_the_way_out(grids, kind, world_size, said):

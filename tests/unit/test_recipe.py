@@ -47,7 +47,11 @@ def test_a_recipe_is_read_with_its_defaults(tmp_path: Path):
         plugin="eye", grid=Grid(tp=2, dp=2), freeze=("encoder",), options={"patch_size": 14}
     )
     assert recipe.train.learning_rate == 1e-3
-    assert (recipe.layout, recipe.evaluate.show, recipe.data.workers) == ("disjoint", 6, 0)
+    assert (recipe.placement, recipe.validation.num_displayed, recipe.data.num_workers) == (
+        "non_colocated",
+        6,
+        0,
+    )
 
 
 @pytest.mark.parametrize(
@@ -102,10 +106,10 @@ def test_a_recipe_is_read_with_its_defaults(tmp_path: Path):
             ),
         ),
         (
-            line(11, "first_rank: one"),
+            line(11, "rank_offset: one"),
             (
                 "recipe.wrong-type",
-                "recipe.yaml:11: modules.language.grid.first_rank",
+                "recipe.yaml:11: modules.language.grid.rank_offset",
                 {"value": "one", "expected": "an integer"},
             ),
         ),
@@ -177,10 +181,10 @@ def test_a_recipe_is_read_with_its_defaults(tmp_path: Path):
                 {"value": None, "expected": "a mapping of keys"},
             ),
         ),
-        (line(15, "workers: 1"), ("recipe.missing-key", "recipe.yaml:14: data.plugin", {})),
+        (line(15, "num_workers: 1"), ("recipe.missing-key", "recipe.yaml:14: data.plugin", {})),
         (
-            line(15, "plugin: pairs\n  workers: -1"),
-            ("recipe.out-of-range", "recipe.yaml:16: data.workers", {"value": -1, "least": 0}),
+            line(15, "plugin: pairs\n  num_workers: -1"),
+            ("recipe.out-of-range", "recipe.yaml:16: data.num_workers", {"value": -1, "least": 0}),
         ),
         (
             line(17, "iterations: 0"),
@@ -203,36 +207,40 @@ def test_a_recipe_is_read_with_its_defaults(tmp_path: Path):
             ),
         ),
         (
-            line(21, "learning_rate: 0.1\n  minimum_learning_rate: 0.2"),
-            ("recipe.conflict", "recipe.yaml:22: train.minimum_learning_rate", {}),
+            line(21, "learning_rate: 0.1\n  min_learning_rate: 0.2"),
+            ("recipe.conflict", "recipe.yaml:22: train.min_learning_rate", {}),
         ),
         (
-            line(21, "learning_rate: 0.1\n  warmup_iterations: 20"),
-            ("recipe.conflict", "recipe.yaml:22: train.warmup_iterations", {}),
+            line(21, "learning_rate: 0.1\n  lr_warmup_iterations: 20"),
+            ("recipe.conflict", "recipe.yaml:22: train.lr_warmup_iterations", {}),
         ),
         (
             line(21, "learning_rate: 0.1\n  precision: fp23"),
             ("recipe.unknown-choice", "recipe.yaml:22: train.precision", {"value": "fp23"}),
         ),
         (
-            RECIPE + "layout: disjont\n",
-            ("recipe.unknown-choice", "recipe.yaml:22: layout", {"value": "disjont"}),
+            RECIPE + "placement: colocatd\n",
+            ("recipe.unknown-choice", "recipe.yaml:22: placement", {"value": "colocatd"}),
         ),
         (
-            RECIPE + "evaluate: {samples: 0}\n",
-            ("recipe.out-of-range", "recipe.yaml:22: evaluate.samples", {"value": 0, "least": 1}),
-        ),
-        (
-            RECIPE + "checkpoint: {save_every: -1}\n",
+            RECIPE + "validation: {num_samples: 0}\n",
             (
                 "recipe.out-of-range",
-                "recipe.yaml:22: checkpoint.save_every",
+                "recipe.yaml:22: validation.num_samples",
+                {"value": 0, "least": 1},
+            ),
+        ),
+        (
+            RECIPE + "checkpoint: {save_interval: -1}\n",
+            (
+                "recipe.out-of-range",
+                "recipe.yaml:22: checkpoint.save_interval",
                 {"value": -1, "least": 0},
             ),
         ),
         (
-            RECIPE + "checkpoint: {save: false, save_initial: true}\n",
-            ("recipe.conflict", "recipe.yaml:22: checkpoint.save_initial", {}),
+            RECIPE + "checkpoint: {enabled: false, save_at_start: true}\n",
+            ("recipe.conflict", "recipe.yaml:22: checkpoint.save_at_start", {}),
         ),
         (
             RECIPE + "checkpoint: {directory: 3}\n",
@@ -277,14 +285,14 @@ def test_yaml_that_cannot_be_parsed_has_its_line():
 def test_all_mistakes_are_reported_in_the_order_of_the_file():
     text = line(17, "iterations: many").replace("tp: 2, dp: 2", "tp: -1, dp: two")
     text = text.replace("plugin: pairs", "plugn: pairs").replace("language:", "lang:")
-    problems = facts(refused(text, "evaluate.show=-1", "train.seed=x"))
+    problems = facts(refused(text, "validation.num_displayed=-1", "train.seed=x"))
     assert [(code, place) for code, place, _ in problems] == [
         ("recipe.no-language-model", "recipe.yaml:1: modules"),
         ("recipe.wrong-type", "recipe.yaml:4: modules.vision.grid.dp"),
         ("recipe.missing-key", "recipe.yaml:14: data.plugin"),
         ("recipe.unknown-key", "recipe.yaml:15: data.plugn"),
         ("recipe.wrong-type", "recipe.yaml:17: train.iterations"),
-        ("recipe.out-of-range", "command line: evaluate.show=-1"),
+        ("recipe.out-of-range", "command line: validation.num_displayed=-1"),
         ("recipe.wrong-type", "command line: train.seed=x"),
     ]
 
@@ -293,7 +301,7 @@ def test_all_mistakes_are_reported_in_the_order_of_the_file():
     ("override", "value"),
     [
         ("modules.vision.grid.dp=1", lambda recipe: recipe.modules["vision"].grid.dp == 1),
-        ("evaluate.samples=32", lambda recipe: recipe.evaluate.samples == 32),
+        ("validation.num_samples=32", lambda recipe: recipe.validation.num_samples == 32),
         ("train.learning_rate=2e-4", lambda recipe: recipe.train.learning_rate == 2e-4),
         ("train.learning_rate=1", lambda recipe: repr(recipe.train.learning_rate) == "1.0"),
         ("modules.vision.freeze=[]", lambda recipe: recipe.modules["vision"].freeze == ()),
@@ -308,8 +316,13 @@ def test_an_override_replaces_a_value(override, value):
 
 
 def test_an_override_can_take_a_value_away():
-    text = RECIPE + "evaluate: {samples: 5}\n"
-    assert load_text(text, "recipe.yaml", ["evaluate.samples=null"]).recipe.evaluate.samples is None
+    text = RECIPE + "validation: {num_samples: 5}\n"
+    assert (
+        load_text(
+            text, "recipe.yaml", ["validation.num_samples=null"]
+        ).recipe.validation.num_samples
+        is None
+    )
 
 
 def test_of_two_overrides_the_later_wins():
@@ -487,7 +500,7 @@ def test_a_dumped_recipe_loads_equal():
     assert recipe.data.options["a"] == "1e-3"
     assert recipe.data.options["b"] == 1e-3
     assert text.index("modules:") < text.index("vision:") < text.index("language:")
-    assert "log_every: 10" in text
+    assert "log_interval: 10" in text
 
 
 def test_a_recipe_made_in_python_keeps_the_same_rules():

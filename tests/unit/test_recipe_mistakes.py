@@ -92,13 +92,13 @@ MISTAKES = (
     ),
     Mistake(
         of="profile of an iteration beyond the last",
-        overrides=("profile.record=true", "profile.iteration=1000", "train.iterations=20"),
-        problems=[("recipe.conflict", "command line: profile.iteration=1000", {})],
+        overrides=("profile.enabled=true", "profile.step=1000", "train.iterations=20"),
+        problems=[("recipe.conflict", "command line: profile.step=1000", {})],
     ),
     Mistake(
         of="profile by the command's option in a run that is too short",
         overrides=("train.iterations=2", "--profile"),
-        problems=[("recipe.conflict", "command line: --profile: profile.iteration", {})],
+        problems=[("recipe.conflict", "command line: --profile: profile.step", {})],
     ),
     Mistake(
         of="value of a wrong type",
@@ -131,8 +131,8 @@ MISTAKES = (
     ),
     Mistake(
         of="colocated layout on several ranks",
-        overrides=("layout=colocated",),
-        problems=[("layout.colocated", "command line: layout=colocated", {"module": "vision"})],
+        overrides=("placement=colocated",),
+        problems=[("layout.colocated", "command line: placement=colocated", {"module": "vision"})],
     ),
     Mistake(
         of="stock flag that the engine owns",
@@ -330,22 +330,22 @@ MISTAKES = (
     # Grids and sizes
     Mistake(
         of="hole between grids",
-        overrides=("modules.language.grid.first_rank=5",),
+        overrides=("modules.language.grid.rank_offset=5",),
         problems=[
             (
                 "layout.no-tiling",
-                "command line: modules.language.grid.first_rank=5",
+                "command line: modules.language.grid.rank_offset=5",
                 {"modules": ("language",)},
             )
         ],
     ),
     Mistake(
         of="grids that overlap",
-        replace=("    grid:\n", "    grid:\n      first_rank: 2\n"),
+        replace=("    grid:\n", "    grid:\n      rank_offset: 2\n"),
         problems=[
             (
                 "layout.no-tiling",
-                "recipe.yaml:11: modules.language.grid.first_rank",
+                "recipe.yaml:11: modules.language.grid.rank_offset",
                 {"modules": ("language",)},
             )
         ],
@@ -362,12 +362,12 @@ MISTAKES = (
         ],
     ),
     Mistake(
-        of="expert_tp beyond the grid",
-        replace=("ep: 4", "expert_tp: 3"),
+        of="etp beyond the grid",
+        replace=("ep: 4", "etp: 3"),
         problems=[
             (
                 "layout.expert-view",
-                "recipe.yaml:13: modules.language.grid.expert_tp",
+                "recipe.yaml:13: modules.language.grid.etp",
                 {"dense": 4, "expert": 3},
             )
         ],

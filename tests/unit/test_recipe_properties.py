@@ -39,29 +39,29 @@ def grids(draw: st.DrawFn) -> dict[str, Grid]:
     for name in names if in_order else draw(st.permutations(names)):
         place = max(0, following + (draw(st.sampled_from([-1, 1])) if name == shifted else 0))
         if not (in_order and name != shifted and draw(st.booleans())):
-            drawn[name] = attrs.evolve(drawn[name], first_rank=place)
+            drawn[name] = attrs.evolve(drawn[name], rank_offset=place)
         following += drawn[name].size
     return drawn
 
 
 def _grid(draw: st.DrawFn) -> Grid:
     dense = {size: draw(SIZES) for size in ("tp", "cp", "pp", "dp")}
-    ep, expert_tp = draw(st.sampled_from([(1, 1)] * 12 + [(2, 1), (1, 2), (2, 2), (4, 1), (3, 1)]))
-    return Grid(**dense, ep=ep, expert_tp=expert_tp)
+    ep, etp = draw(st.sampled_from([(1, 1)] * 12 + [(2, 1), (1, 2), (2, 2), (4, 1), (3, 1)]))
+    return Grid(**dense, ep=ep, etp=etp)
 
 
 def ranks_of(grids: dict[str, Grid]) -> list[list[int]]:
-    """Ranks of each module: where ``first_rank`` says, else behind the module before."""
+    """Ranks of each module: where ``rank_offset`` says, else behind the module before."""
     found, following = [], 0
     for grid in grids.values():
-        first = following if grid.first_rank is None else grid.first_rank
+        first = following if grid.rank_offset is None else grid.rank_offset
         following = first + grid.size
         found.append(list(range(first, following)))
     return found
 
 
 def experts_fit(grid: Grid) -> bool:
-    return grid.tp * grid.cp * grid.dp % (grid.ep * grid.expert_tp) == 0
+    return grid.tp * grid.cp * grid.dp % (grid.ep * grid.etp) == 0
 
 
 @examples(300)
@@ -74,10 +74,10 @@ def test_grids_tile_the_world_or_are_refused_with_the_way_out(
     fits = tiled and all(map(experts_fit, grids.values())) and started in (None, len(ranks))
     event(f"fits: {fits}, tiled: {tiled}")
     if fits:
-        check_tiling(plan_layout(grids, "disjoint", started))
+        check_tiling(plan_layout(grids, "non_colocated", started))
         return
     with pytest.raises(LayoutError) as caught:
-        plan_layout(grids, "disjoint", started)
+        plan_layout(grids, "non_colocated", started)
     said = str(caught.value)
     if misfit := next((name for name, grid in grids.items() if not experts_fit(grid)), None):
         assert caught.value.path[:2] == ("modules", misfit) and "cannot be divided" in said
@@ -90,8 +90,8 @@ def test_grids_tile_the_world_or_are_refused_with_the_way_out(
 def follow_advice(grids: dict[str, Grid], said: str) -> None:
     """Setting the first rank that the message names, a module a time, ends with a tiled world."""
     for _ in grids:
-        name, rank = re.findall(r"set modules\.(\w+)\.grid\.first_rank=(\d+)", said)[0]
-        grids = {**grids, name: attrs.evolve(grids[name], first_rank=int(rank))}
+        name, rank = re.findall(r"set modules\.(\w+)\.grid\.rank_offset=(\d+)", said)[0]
+        grids = {**grids, name: attrs.evolve(grids[name], rank_offset=int(rank))}
         try:
             check_tiling(plan_layout(grids))
         except LayoutError as error:
@@ -119,7 +119,7 @@ def check_tiling(layout: Layout) -> None:
 
 
 SMALL = st.builds(
-    Grid, dp=st.sampled_from([1] * 9 + [2]), first_rank=st.sampled_from([None, None, 0, 0, 1])
+    Grid, dp=st.sampled_from([1] * 9 + [2]), rank_offset=st.sampled_from([None, None, 0, 0, 1])
 )
 
 
@@ -129,7 +129,7 @@ SMALL = st.builds(
     started=st.sampled_from([None, None, 1, 2]),
 )
 def test_colocated_is_one_rank_or_refused(grids: dict[str, Grid], started: int | None) -> None:
-    alone = all(grid.size == 1 and not grid.first_rank for grid in grids.values())
+    alone = all(grid.size == 1 and not grid.rank_offset for grid in grids.values())
     if not (alone and started in (None, 1)):
         with pytest.raises(LayoutError, match="colocated"):
             plan_layout(grids, "colocated", started)
@@ -150,7 +150,7 @@ def describe(module: Module) -> Description:
         weights=(Weights(parameters=1),),
         accepts="image",
         positions=lambda media: [4] * len(media),
-        parallel=frozenset({"tp", "cp", "pp", "dp", "ep", "expert_tp"}),
+        parallel=frozenset({"tp", "cp", "pp", "dp", "ep", "etp"}),
     )
 
 
@@ -165,7 +165,7 @@ def test_every_sample_reaches_every_rank_that_needs_it_once(
     """For whatever sizes the plan accepts."""
     # Encoders keep all positions of a sample on a rank.
     grids = {
-        name: attrs.evolve(grid, first_rank=None, cp=grid.cp if name == LANGUAGE else 1)
+        name: attrs.evolve(grid, rank_offset=None, cp=grid.cp if name == LANGUAGE else 1)
         for name, grid in ({LANGUAGE: Grid()} | grids).items()
     }
     train = {"micro_batch_size": samples, "global_batch_size": samples * 12}
@@ -218,13 +218,15 @@ def some(**fields: SearchStrategy[Any]) -> SearchStrategy[dict[str, Any]]:
 
 def module(*parts: str) -> SearchStrategy[dict[str, Any]]:
     fields = some(
-        grid=some(**dict.fromkeys(("tp", "cp", "pp", "dp", "ep", "first_rank"), st.integers(1, 9))),
+        grid=some(
+            **dict.fromkeys(("tp", "cp", "pp", "dp", "ep", "rank_offset"), st.integers(1, 9))
+        ),
         freeze=st.lists(st.sampled_from(parts), max_size=2),
         options=OPTIONS,
         precision=st.sampled_from([None, "fp32", "bf16"]),
         packing=st.booleans(),
-        learning_rate_factor=st.floats(0.1, 10),
-        weight_decay_factor=st.integers(0, 3),
+        lr_mult=st.floats(0.1, 10),
+        wd_mult=st.integers(0, 3),
         megatron=OPTIONS,
     )
     return st.builds(lambda plugin, given: {"plugin": plugin, **given}, NAMED, fields)
@@ -243,22 +245,28 @@ def recipes(draw: st.DrawFn) -> dict[str, Any]:
         "learning_rate": draw(st.floats(1e-30, 1)),
     }
     more = some(
-        warmup_iterations=st.integers(0, 10),
-        decay=st.sampled_from(["constant", "linear", "cosine"]),
+        lr_warmup_iterations=st.integers(0, 10),
+        lr_decay_style=st.sampled_from(["constant", "linear", "cosine"]),
         weight_decay=st.floats(0, 1),
         precision=st.sampled_from(["fp32", "bf16"]),
         seed=st.integers(0, 2**32 - 1),
     )
     count = st.integers(0, 10**6)
     rest = some(
-        tokenizer=some(directory=st.none() | NAMED),
-        evaluate=some(every=count, samples=st.none() | st.integers(1), show=count),
-        checkpoint=some(save=st.booleans(), save_every=count, directory=NAMED, start_from=NAMED),
-        layout=st.sampled_from(["disjoint", "colocated"]),
+        tokenizer=some(path=st.none() | NAMED),
+        validation=some(
+            interval=count, num_samples=st.none() | st.integers(1), num_displayed=count
+        ),
+        checkpoint=some(
+            enabled=st.booleans(), save_interval=count, directory=NAMED, init_from=NAMED
+        ),
+        placement=st.sampled_from(["non_colocated", "colocated"]),
         megatron=OPTIONS,
     )
     data = some(
-        options=OPTIONS, too_long=st.sampled_from(["stop", "cut"]), workers=st.integers(0, 1024)
+        options=OPTIONS,
+        overlength=st.sampled_from(["error", "truncate"]),
+        num_workers=st.integers(0, 1024),
     )
     return {
         "modules": {
@@ -293,7 +301,7 @@ SECTIONS: dict[tuple[str, ...], type] = {
     ("data",): schema.DataRecipe,
     ("train",): Train,
     ("tokenizer",): schema.TokenizerRecipe,
-    ("evaluate",): schema.EvaluateRecipe,
+    ("validation",): schema.ValidationRecipe,
     ("checkpoint",): schema.CheckpointRecipe,
 }
 LETTERS = "abcdefghijklmnopqrstuvwxyz_"

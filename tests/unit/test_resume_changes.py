@@ -26,7 +26,7 @@ SECTIONS = {
     "train": Train,
     "data": schema.DataRecipe,
     "tokenizer": schema.TokenizerRecipe,
-    "evaluate": schema.EvaluateRecipe,
+    "validation": schema.ValidationRecipe,
     "checkpoint": schema.CheckpointRecipe,
     "profile": schema.ProfileRecipe,
     "heartbeat": schema.HeartbeatRecipe,
@@ -34,14 +34,18 @@ SECTIONS = {
     "modules.language": schema.ModuleRecipe,
     "modules.vision.grid": Grid,
 }
-BY_FACTS = ("layout", "modules.*.grid.*")
+BY_FACTS = ("placement", "modules.*.grid.*")
 """Reported by ``checkpointing.run_metadata.changes``, from the layout as it really was."""
 EXPECTED_HARMLESS = {
     *(f"checkpoint.{field.name}" for field in attrs.fields(schema.CheckpointRecipe)),
     *(f"profile.{field.name}" for field in attrs.fields(schema.ProfileRecipe)),
     *(f"heartbeat.{field.name}" for field in attrs.fields(schema.HeartbeatRecipe)),
-    *("train.log_every", "evaluate.every", "evaluate.show", "data.workers"),
-    *("modules.vision.ahead", "modules.language.ahead", "modules.vision.grid.first_rank"),
+    *("train.log_interval", "validation.interval", "validation.num_displayed", "data.num_workers"),
+    *(
+        "modules.vision.extra_warmup_microbatches",
+        "modules.language.extra_warmup_microbatches",
+        "modules.vision.grid.rank_offset",
+    ),
 }
 
 
@@ -52,7 +56,7 @@ def wanted(tmp_path_factory: pytest.TempPathFactory) -> Plan:
 
 def places() -> Iterator[str]:
     """Every key of the schema, and a key below each free mapping."""
-    yield "layout"
+    yield "placement"
     for section, cls in SECTIONS.items():
         for field in attrs.fields(cls):
             if field.name == "grid":
@@ -62,7 +66,7 @@ def places() -> Iterator[str]:
 
 
 def test_every_section_is_walked() -> None:
-    named = {name.partition(".")[0] for name in SECTIONS} | {"layout", "megatron"}
+    named = {name.partition(".")[0] for name in SECTIONS} | {"placement", "megatron"}
     assert {field.name for field in attrs.fields(schema.Recipe)} == named
 
 

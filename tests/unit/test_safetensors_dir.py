@@ -273,19 +273,22 @@ def test_the_plan_tells_mistakes_of_all_modules_with_their_places(tmp_path: Path
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(RECIPE)
     wrong = directory(tmp_path / "wrong", TOWER | {"neck.weight": torch.ones(1)})
-    both = [f"modules.vision.weights={wrong}", f"modules.language.weights={wrong}"]
+    both = [
+        f"modules.vision.pretrained_weights={wrong}",
+        f"modules.language.pretrained_weights={wrong}",
+    ]
     plan = make_plan(recipe, both, host=weighted())
     with pytest.raises(RecipeError) as said:
         directories(plan, done=None)
     assert {(problem.code, problem.path) for problem in said.value.problems} == {
-        ("weights.mismatch", ("modules", "vision", "weights")),
-        ("plugin.missing-hook", ("modules", "language", "weights")),
+        ("weights.mismatch", ("modules", "vision", "pretrained_weights")),
+        ("plugin.missing-hook", ("modules", "language", "pretrained_weights")),
     }
-    assert f"modules.vision.weights={wrong}: {wrong} has neck.weight" in said.value.text
+    assert f"modules.vision.pretrained_weights={wrong}: {wrong} has neck.weight" in said.value.text
     assert directories(plan, done=2) == {}, "a run that goes on has its weights"
 
     right = directory(tmp_path / "right", TOWER)
-    plan = make_plan(recipe, [f"modules.vision.weights={right}"], host=weighted())
+    plan = make_plan(recipe, [f"modules.vision.pretrained_weights={right}"], host=weighted())
     line, note = notes(directories(plan, done=None))
     assert note.startswith(f"{right}: there is no config.json")
     assert line == (f"vision begins with the weights of {right} (encoder; projector begins fresh)")
@@ -295,8 +298,8 @@ def test_a_recipe_with_weights_can_be_verified(tmp_path: Path) -> None:
     """Its layout begins with the judge's checkpoint, which began with them."""
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(RECIPE)
-    plan = make_plan(recipe, ["modules.vision.weights=somewhere"], host=weighted())
-    assert judges(plan.recipe, 1).modules["vision"].weights == "somewhere"
+    plan = make_plan(recipe, ["modules.vision.pretrained_weights=somewhere"], host=weighted())
+    assert judges(plan.recipe, 1).modules["vision"].pretrained_weights == "somewhere"
     begun = layouts(plan.recipe, 1, tmp_path)
-    assert begun.modules["vision"].weights is None
-    assert begun.checkpoint.start_from == str(tmp_path)
+    assert begun.modules["vision"].pretrained_weights is None
+    assert begun.checkpoint.init_from == str(tmp_path)

@@ -98,9 +98,7 @@ def test_a_text_that_spells_a_special_token_is_pointed_at(tmp_path, base) -> Non
     told = shows(
         (PICTURE, Text(text="<|im_start|>a cab <ab>", loss=True)), (PICTURE, Text(text="a"))
     )
-    (note,) = plan(
-        tmp_path, f"tokenizer.directory={tmp_path}", words=words(), pairs=told
-    ).data_notes
+    (note,) = plan(tmp_path, f"tokenizer.path={tmp_path}", words=words(), pairs=told).data_notes
     assert note.startswith("1 of 2 samples that the plan looked at spell '<|im_start|>' in")
     assert "ids instead of its own" in note
 

@@ -210,7 +210,7 @@ def test_digests_differ_where_ids_may(directory: Path, tmp_path: Path):
 
 
 def _graph(directory: Path) -> Tokenizer:
-    loaded = load_text(f"{RECIPE}\ntokenizer: {{directory: {directory}}}\n", "recipe.yaml")
+    loaded = load_text(f"{RECIPE}\ntokenizer: {{path: {directory}}}\n", "recipe.yaml")
     return build_graph(loaded, host()).tokenizer
 
 
@@ -251,7 +251,7 @@ def test_a_directory_that_is_no_tokenizer(tmp_path: Path, spoil, message: str):
     spoil(folder)
     with pytest.raises(RecipeError, match=message) as caught:
         _graph(folder)
-    assert caught.value.path == ("tokenizer", "directory")
+    assert caught.value.path == ("tokenizer", "path")
 
 
 def test_a_directory_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -91,7 +91,7 @@ def test_what_a_tokenizer_loses_is_in_the_plan(
 ) -> None:
     (note,) = family[name].notes
     assert LOSSY[name][1] in note
-    recipe = f"{RECIPE}\ntokenizer: {{directory: {directories[name]}}}\n"
+    recipe = f"{RECIPE}\ntokenizer: {{path: {directories[name]}}}\n"
     assert note in build_graph(load_text(recipe, "recipe.yaml"), host()).notes
 
 
@@ -137,7 +137,7 @@ def test_a_sample_has_its_blank_once(tmp_path: Path) -> None:
     from mimo_core.contract import Sample, Text
 
     folder = save(pieces_bpe("first"), tmp_path)
-    recipe = f"{RECIPE}\ntokenizer: {{directory: {folder}}}\n"
+    recipe = f"{RECIPE}\ntokenizer: {{path: {folder}}}\n"
     graph = build_graph(load_text(recipe, "recipe.yaml"), host())
     texts = ["", "a red", "square", " on"]
     sample = Sample(key="0", parts=tuple(Text(text=text, loss=True) for text in texts))

@@ -46,14 +46,14 @@ def test_a_run_folder_says_where_its_checkpoints_are(saved: Path, tmp_path: Path
     (saved / "checkpoints").rename(tmp_path / "elsewhere")
     directory = f"checkpoint: {{directory: {tmp_path / 'elsewhere'}}}\n"
     (saved / "recipe.yaml").write_text(RECIPE + directory)
-    found = starting_weights(plan(tmp_path, f"checkpoint.start_from={saved}"), done=None)
+    found = starting_weights(plan(tmp_path, f"checkpoint.init_from={saved}"), done=None)
     assert found is not None
     assert found.path == tmp_path / "elsewhere" / "iter_0000003"
 
 
 def test_a_run_folder_or_its_checkpoints_can_be_named(saved: Path, tmp_path: Path) -> None:
     for given in (saved, saved / "checkpoints"):
-        found = starting_weights(plan(tmp_path, f"checkpoint.start_from={given}"), done=None)
+        found = starting_weights(plan(tmp_path, f"checkpoint.init_from={given}"), done=None)
         assert found is not None and found.path == saved / "checkpoints" / "iter_0000003"
     assert starting_weights(plan(tmp_path), done=None) is None
 
@@ -148,10 +148,10 @@ def test_a_module_goes_on_in_the_same_wrappers(
 def test_a_module_has_one_source_of_weights_and_a_moved_base_its_new_place(
     saved: Path, tmp_path: Path
 ) -> None:
-    both = ("modules.vision.weights=moved", f"checkpoint.start_from={saved}")
+    both = ("modules.vision.pretrained_weights=moved", f"checkpoint.init_from={saved}")
     with refused("recipe.conflict", RecipeError) as caught:
         starting_weights(plan(tmp_path, *both), done=None)
-    assert caught.value.path == ("modules", "vision", "weights")
+    assert caught.value.path == ("modules", "vision", "pretrained_weights")
     origin = {"kind": "directory", "path": "/run/old", "digest": "", "module": "vision"}
     path = saved / "checkpoints" / "iter_0000003"
     write_manifest(path, attrs.evolve(read_manifest(path), origins=(origin,)))
@@ -170,8 +170,8 @@ def test_options_that_name_a_directory_move_with_it(
     saved: Path, tmp_path: Path, like: str, said: str | None
 ) -> None:
     path = saved / "checkpoints" / "iter_0000003"
-    wanted = plan(tmp_path, "modules.vision.weights=new")
-    recipe = plain(plan(tmp_path, "modules.vision.weights=old").recipe)
+    wanted = plan(tmp_path, "modules.vision.pretrained_weights=new")
+    recipe = plain(plan(tmp_path, "modules.vision.pretrained_weights=old").recipe)
     recipe["modules"]["vision"]["options"]["like"] = "old"
     origin = {"kind": "directory", "path": "/run/old", "digest": "", "module": "vision"}
     save(path, attrs.evolve(manifest(3), recipe=recipe, origins=(origin,)))
@@ -197,8 +197,8 @@ def test_layout_and_precision_may_change_where_the_optimizer_can_be_resharded(
         LAYOUT,
         (
             "train.micro_batch_size=2",
-            "modules.vision.grid.first_rank=4",
-            "modules.language.grid.first_rank=0",
+            "modules.vision.grid.rank_offset=4",
+            "modules.language.grid.rank_offset=0",
         ),
     ):
         assert checkpoint_of(plan(tmp_path, *changed), run).iteration == 3
@@ -216,7 +216,7 @@ def test_layout_and_precision_may_change_where_the_optimizer_can_be_resharded(
 
 
 def test_a_run_that_goes_on_has_its_weights(tmp_path: Path) -> None:
-    gone = plan(tmp_path, f"checkpoint.start_from={tmp_path / 'gone'}")
+    gone = plan(tmp_path, f"checkpoint.init_from={tmp_path / 'gone'}")
     assert starting_weights(gone, done=2) is None
     meta = plan(tmp_path, "modules.vision.megatron.init_model_with_meta_device=true")
     assert starting_weights(meta, done=2) is None
@@ -224,11 +224,11 @@ def test_a_run_that_goes_on_has_its_weights(tmp_path: Path) -> None:
 
 def test_a_place_without_a_checkpoint_is_refused(saved: Path, tmp_path: Path) -> None:
     with refused("checkpoint.not-found", RecipeError) as caught:
-        starting_weights(plan(tmp_path, f"checkpoint.start_from={tmp_path / 'gone'}"), done=None)
-    assert caught.value.path == ("checkpoint", "start_from")
+        starting_weights(plan(tmp_path, f"checkpoint.init_from={tmp_path / 'gone'}"), done=None)
+    assert caught.value.path == ("checkpoint", "init_from")
     next(saved.rglob("*.distcp")).write_bytes(b"")
     with refused("checkpoint.incomplete", RecipeError) as caught:
-        starting_weights(plan(tmp_path, f"checkpoint.start_from={saved}"), done=None)
+        starting_weights(plan(tmp_path, f"checkpoint.init_from={saved}"), done=None)
     assert re.search(r"\n.*iter_0000003 .*: __0_0", caught.value.text)
 
 
@@ -238,7 +238,7 @@ def test_weights_without_values_are_refused(saved: Path, tmp_path: Path, place: 
     with refused("recipe.conflict", RecipeError) as caught:
         starting_weights(plan(tmp_path, meta), done=None)
     assert caught.value.path[-2:] == ("megatron", "init_model_with_meta_device")
-    begin = f"checkpoint.start_from={saved}"
+    begin = f"checkpoint.init_from={saved}"
     assert starting_weights(plan(tmp_path, meta, begin), done=None) is not None
 
 
@@ -265,7 +265,7 @@ def _start(folder: Path, tensors: dict[str, list[int]], of: Host) -> Any:
     (saved.parent / TRACKER).write_text("3")
     recipe = folder / "recipe.yaml"
     recipe.write_text(RECIPE)
-    wanted = make_plan(recipe, [f"checkpoint.start_from={folder / 'run'}"], host=of)
+    wanted = make_plan(recipe, [f"checkpoint.init_from={folder / 'run'}"], host=of)
     return starting_weights(wanted, done=None)
 
 
@@ -292,7 +292,7 @@ def test_tensors_that_do_not_fit_the_map_are_refused_before_ranks(
         return
     with refused("checkpoint.other-model", RecipeError, modules=("language",)) as caught:
         _start(tmp_path, tensors, of)
-    assert caught.value.path == ("checkpoint", "start_from")
+    assert caught.value.path == ("checkpoint", "init_from")
     assert f"\n  {line}" in caught.value.text
 
 
@@ -312,7 +312,7 @@ def test_without_a_map_what_plugins_describe_is_compared(saved: Path, tmp_path: 
 
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(RECIPE)
-    start = f"checkpoint.start_from={saved}"
+    start = f"checkpoint.init_from={saved}"
     of = host(eye=eye(describe=describe))
     wanted = make_plan(recipe, [start, "modules.vision.options.patch_size=16"], host=of)
     with refused("checkpoint.other-model", RecipeError, modules=("vision",)) as caught:
@@ -333,5 +333,5 @@ def test_a_module_that_the_checkpoint_lacks_is_refused(tmp_path: Path) -> None:
     path = checkpoint(tmp_path / "run" / "checkpoints", 3, recipe=recipe, layout=layout)
     (path.parent / TRACKER).write_text("3")
     with refused("checkpoint.other-model", RecipeError) as caught:
-        starting_weights(plan(tmp_path, f"checkpoint.start_from={tmp_path / 'run'}"), done=None)
+        starting_weights(plan(tmp_path, f"checkpoint.init_from={tmp_path / 'run'}"), done=None)
     assert "\n  vision: the checkpoint does not have it" in caught.value.text

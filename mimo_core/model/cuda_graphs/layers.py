@@ -157,7 +157,7 @@ def _check_experts(config: TransformerConfig, captured: Mapping[str, torch.nn.Mo
                 f"{_PLACE}: the experts of {name} cannot be captured: they are not computed in one "
                 "kernel on one rank, for which they must be built with "
                 "mimo_core.building.grouped_moe_builder, in bf16, without biases, of widths that "
-                "8 divides, on a Hopper or Blackwell GPU, with ep and expert_tp 1; leave "
+                "8 divides, on a Hopper or Blackwell GPU, with ep and etp 1; leave "
                 f"{word} out",
                 code="megatron.cuda-graphs",
                 layer=name,

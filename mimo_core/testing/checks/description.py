@@ -17,7 +17,7 @@ from mimo_core.recipe.megatron_schema import transformer_fields
 from mimo_core.testing.fixtures import ENCODER, Bench
 from mimo_core.testing.outcome import Finding
 
-_SIZES = {field.name for field in attrs.fields(Grid)} - {"first_rank"}
+_SIZES = {field.name for field in attrs.fields(Grid)} - {"rank_offset"}
 _SECOND = "second"
 
 

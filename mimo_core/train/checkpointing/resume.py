@@ -109,11 +109,11 @@ class History:
             for name in origins.modules_without(self.plan.graph.frozen):
                 yield (
                     f"checkpoint.save_frozen is false, but the frozen weights of {name} are saved: "
-                    "no directory (modules.NAME.weights) and no start_from gave them"
+                    "no directory (modules.NAME.pretrained_weights) and no init_from gave them"
                 )
 
     @property
-    def start_from(self) -> Path | None:
+    def init_from(self) -> Path | None:
         """The folder of checkpoints that a new run takes weights of."""
         return None if self.weights is None else self.weights.checkpoints
 

@@ -15,7 +15,7 @@ from mimo_core.recipe.converter import plain
 if TYPE_CHECKING:
     from mimo_core.train.datasets import Samples
 
-SIZES = ("tp", "cp", "pp", "dp", "ep", "expert_tp")
+SIZES = ("tp", "cp", "pp", "dp", "ep", "etp")
 
 
 def facts_to_keep(plan: Plan, samples: Samples, device: str) -> dict[str, Any]:
@@ -41,7 +41,7 @@ def _layout(layout: Layout) -> dict[str, Any]:
     modules = {
         name: {
             "grid": {size: getattr(grid, size) for size in SIZES},
-            "first_rank": layout.first_ranks[name],
+            "rank_offset": layout.rank_offsets[name],
         }
         for name, grid in layout.grids.items()
     }
@@ -61,7 +61,7 @@ def changes(saved: Manifest, now: Mapping[str, Any]) -> Iterator[str]:
     if saved.tokenizer != now["tokenizer"]:
         raise CheckpointError(
             "the checkpoint was saved with another tokenizer: its token ids mean other texts; go "
-            "on with the one it was saved with, or begin anew (checkpoint.start_from takes weights "
+            "on with the one it was saved with, or begin anew (checkpoint.init_from takes weights "
             "alone) in another run folder",
             code="checkpoint.other-tokenizer",
         )
@@ -126,5 +126,5 @@ def same_place(saved: Manifest, now: Mapping[str, Any], module: str, rank: int) 
         or was["grid"] != here["grid"]
     ):
         return None
-    place = rank - int(here["first_rank"])
-    return saved.random_states[int(was["first_rank"]) + place]
+    place = rank - int(here["rank_offset"])
+    return saved.random_states[int(was["rank_offset"]) + place]

@@ -13,7 +13,7 @@ from mimo_plugin_gpt.shape import Shape
 
 _WHOLE: frozenset[str] = frozenset()
 _TP = frozenset({"tp"})
-_EXPERTS = frozenset({"ep", "expert_tp"})
+_EXPERTS = frozenset({"ep", "etp"})
 
 
 def describe(module: Module) -> Description:
@@ -111,6 +111,6 @@ def _divides(shape: Shape, rows: int) -> Iterator[tuple[str, int, str]]:
     yield "key and value heads", shape.kv_heads, "tp"
     if shape.experts:
         yield "experts", shape.experts, "ep"
-        yield "expert width", shape.expert_ffn_hidden_size, "expert_tp"
+        yield "expert width", shape.expert_ffn_hidden_size, "etp"
     else:
         yield "MLP width", shape.ffn_hidden_size, "tp"

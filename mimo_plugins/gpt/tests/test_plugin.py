@@ -45,14 +45,14 @@ def test_description() -> None:
     description = plugin.describe(language_module(**FAMILIES["qwen3_moe"]))
     assert (description.width, description.layers, description.heads) == (32, 2, 4)
     assert description.experts == 4
-    assert description.parallel == {"tp", "cp", "pp", "dp", "ep", "expert_tp"}
+    assert description.parallel == {"tp", "cp", "pp", "dp", "ep", "etp"}
     assert set(description.divides) == {
         ("layers", 2, "pp"),
         ("rows of the embedding", ROWS, "tp"),
         ("attention heads", 4, "tp"),
         ("key and value heads", 2, "tp"),
         ("experts", 4, "ep"),
-        ("expert width", 24, "expert_tp"),
+        ("expert width", 24, "etp"),
     }
     assert description.vocabulary == ROWS
     assert description.packs

@@ -28,7 +28,9 @@ def started(module: str, *arguments: str) -> str:
 
 
 def trained(folder: Path, directory: Path, *overrides: str) -> dict[str, Any]:
-    begun = [f"modules.language.{key}={directory}" for key in ("options.like", "weights")]
+    begun = [
+        f"modules.language.{key}={directory}" for key in ("options.like", "pretrained_weights")
+    ]
     started("pretrain", str(RECIPE), *begun, *overrides, "--run-dir", str(folder))
     return json.loads((folder / "summary.json").read_text())  # type: ignore[no-any-return]
 

@@ -21,7 +21,7 @@ GRIDS: dict[str, list[dict[str, int]]] = {
     "qwen2": [{"dp": 2}, {"tp": 2}, {"cp": 2}],  # tied: no pp
     "qwen3": [{"dp": 2}, {"tp": 2}, {"pp": 2}],
     "mixtral": [{"dp": 2}, {"tp": 2}, {"tp": 2, "ep": 2}, {"dp": 2, "ep": 2}, {"pp": 2}],
-    "qwen3_moe": [{"dp": 2}, {"tp": 2, "expert_tp": 2}, {"cp": 2, "ep": 2}, {"dp": 2, "ep": 2}],
+    "qwen3_moe": [{"dp": 2}, {"tp": 2, "etp": 2}, {"cp": 2, "ep": 2}, {"dp": 2, "ep": 2}],
 }
 """``dp`` alone: the whole model on either rank."""
 CASES = [(family, str(sizes)) for family, grids in GRIDS.items() for sizes in grids]

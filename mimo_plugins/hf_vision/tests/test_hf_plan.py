@@ -28,7 +28,7 @@ PLAN = """
 import sys
 from mimo_core.planning.plan import make_plan
 from mimo_core.weights.pretrained import directories, notes
-places = [f"modules.vision.{key}={sys.argv[2]}" for key in ("options.model", "weights")]
+places = [f"modules.vision.{key}={sys.argv[2]}" for key in ("options.model", "pretrained_weights")]
 plan = make_plan(sys.argv[1], places)
 print(*notes(directories(plan, None)), sep="|")
 print(plan.graph.descriptions["vision"].parameters)

@@ -49,7 +49,7 @@ def _mimo(program: str, *arguments: str | Path) -> str:
 def ran(tmp_path_factory: pytest.TempPathFactory) -> Ran:
     base = tmp_path_factory.mktemp("hf")
     model = write_weights(write_model(base / "clip", "clip"))
-    places = (f"modules.vision.options.model={model}", f"modules.vision.weights={model}")
+    places = (f"modules.vision.options.model={model}", f"modules.vision.pretrained_weights={model}")
     screen = _mimo("pretrain", RECIPE, *places, "--run-dir", base / "run")
     return Ran(model=model, folder=base / "run", screen=screen)
 

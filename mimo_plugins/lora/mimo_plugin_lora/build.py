@@ -198,7 +198,7 @@ def _refused(layer: Any) -> str | None:
     if kind_of(layer) is None:
         return f"is a {type(layer).__name__}, no linear layer; name linear layers alone"
     if getattr(layer, "is_expert", False) and tp_of(layer)[0] > 1:
-        return "is an expert divided over expert_tp; set grid.expert_tp to 1, or leave it out"
+        return "is an expert divided over etp; set grid.etp to 1, or leave it out"
     return None
 
 

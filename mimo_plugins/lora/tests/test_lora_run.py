@@ -62,7 +62,7 @@ def refused(folder: Path, *overrides: str) -> str:
 
 
 def begin(base: Path) -> list[str]:
-    return [f"modules.{module}.weights={base}" for module in ("vision", "language")]
+    return [f"modules.{module}.pretrained_weights={base}" for module in ("vision", "language")]
 
 
 def write(checkpoint: Path, out: Path) -> dict[str, torch.Tensor]:
@@ -76,7 +76,9 @@ def write(checkpoint: Path, out: Path) -> dict[str, torch.Tensor]:
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
     place = tmp_path_factory.mktemp("lora")
     base = random_directory(place / "base")
-    plain = run(place / "plain", *NONE, *begin(base), "train.iterations=1", "checkpoint.save=false")
+    plain = run(
+        place / "plain", *NONE, *begin(base), "train.iterations=1", "checkpoint.enabled=false"
+    )
     return Runs(
         base=base,
         plain=plain,
@@ -191,8 +193,11 @@ def test_a_base_that_was_moved_is_named_to_the_export(
         gone = export_command(str(tmp_path / "a"))
         assert f"were read in {runs.base}: {runs.base}: there is no such directory" in gone
         for name in ("vision", "language"):
-            assert f"if it was moved, say where it is now: modules.{name}.weights=PLACE" in gone
-        places = [f"modules.{name}.weights={moved}" for name in ("vision", "language")]
+            assert (
+                f"if it was moved, say where it is now: modules.{name}.pretrained_weights=PLACE"
+                in gone
+            )
+        places = [f"modules.{name}.pretrained_weights={moved}" for name in ("vision", "language")]
         assert export_command(str(tmp_path / "b"), *places) == ""
         found = load_file(tmp_path / "b" / "model.safetensors")
         assert found.keys() == due.keys()
@@ -203,14 +208,21 @@ def test_a_base_that_was_moved_is_named_to_the_export(
         other = tmp_path / "other"
         other.mkdir()
         save_file(weights, other / "model.safetensors")
-        said = export_command(str(tmp_path / "c"), places[0], f"modules.language.weights={other}")
+        said = export_command(
+            str(tmp_path / "c"), places[0], f"modules.language.pretrained_weights={other}"
+        )
         assert f"{other} holds others now; give the directory as it was: modules.language." in said
         out, _ = command("plan", str(RECIPE), *start(runs), *begin(moved))
         assert f"language reads weights that do not learn in {moved}" in out
         said = refused(tmp_path / "next", *start(runs), places[0])
-        assert "if it was moved, say where it is now: modules.language.weights=PLACE" in said
+        assert (
+            "if it was moved, say where it is now: modules.language.pretrained_weights=PLACE"
+            in said
+        )
         said = refused(runs.folder, *begin(runs.base), "train.iterations=4")
-        assert "if it was moved, say where it is now: modules.vision.weights=PLACE" in said
+        assert (
+            "if it was moved, say where it is now: modules.vision.pretrained_weights=PLACE" in said
+        )
     finally:
         moved.rename(runs.base)
 
@@ -225,7 +237,7 @@ def started(runs: Runs, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path,
 def start(runs: Runs) -> list[str]:
     """Nothing moves: what is seen of held-out samples is what the other run saw at its end."""
     still = ["train.learning_rate=1e-30", "train.iterations=2"]
-    return [f"checkpoint.start_from={runs.folder}", "modules.vision.freeze=[projector]", *still]
+    return [f"checkpoint.init_from={runs.folder}", "modules.vision.freeze=[projector]", *still]
 
 
 def test_another_run_starts_from_adapters_and_reads_the_rest_where_it_is(

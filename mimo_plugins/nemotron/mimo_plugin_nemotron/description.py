@@ -10,7 +10,7 @@ from mimo_plugin_nemotron.options import CONVOLUTION_WIDTH, Options
 
 _WHOLE: frozenset[str] = frozenset()
 _TP = frozenset({"tp"})
-_EXPERTS = frozenset({"ep", "expert_tp"})
+_EXPERTS = frozenset({"ep", "etp"})
 _CAPTURED = {"M": "mamba", "*": "attn", "E": "moe"}
 """What a kind of layer is in ``cuda_graph_modules``."""
 
@@ -35,7 +35,7 @@ def describe(module: Module) -> Description:
     _check_groups(module)
     parallel = {"tp", "cp", "pp", "dp"}
     if "E" in pattern:
-        parallel |= {"ep", "expert_tp"}
+        parallel |= {"ep", "etp"}
     return Description(
         width=hidden,
         layers=len(pattern),
@@ -154,7 +154,7 @@ def _divides(module: Module, vocabulary: int) -> tuple[tuple[str, int, str], ...
     if "E" in options.pattern:
         sizes += [
             ("experts", options.experts, "ep"),
-            ("expert width", options.expert_width, "expert_tp"),
+            ("expert width", options.expert_width, "etp"),
         ]
         if options.shared_expert_ffn_hidden_size:
             shared = options.shared_expert_ffn_hidden_size

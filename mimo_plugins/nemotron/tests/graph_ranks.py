@@ -270,7 +270,7 @@ def _model(platform: Any, options: dict[str, Any], length: int, fields: Any) -> 
             f"train.sequence_length={length}",
         ]
         plan = make_plan(recipe, overrides, world_size=1)
-    topology = build_topology(plan.layout.grids, plan.layout.first_ranks, platform.backend)
+    topology = build_topology(plan.layout.grids, plan.layout.rank_offsets, platform.backend)
     config = BuildConfig(
         host=plan.host, graph=plan.graph, topology=topology, platform=platform, seed=1234
     )

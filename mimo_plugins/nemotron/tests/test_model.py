@@ -133,7 +133,7 @@ def test_kernels_reach_a_mixer_that_was_imported_early(one_rank: dict[str, Any])
 
 GRIDS = [
     {"tp": 2},
-    {"tp": 2, "expert_tp": 2},
+    {"tp": 2, "etp": 2},
     {"tp": 2, "ep": 2},
     {"dp": 2, "ep": 2},
 ]

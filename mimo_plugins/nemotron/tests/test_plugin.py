@@ -18,7 +18,7 @@ def test_description() -> None:
     assert description.layers == 4
     assert description.heads == 4
     assert description.experts == 4
-    assert description.parallel == {"tp", "cp", "pp", "dp", "ep", "expert_tp"}
+    assert description.parallel == {"tp", "cp", "pp", "dp", "ep", "etp"}
     assert ("experts", 4, "ep") in description.divides
     assert ("key and value heads", 2, "tp") in description.divides
     assert ("Mamba2 groups", 2, "tp") in description.divides

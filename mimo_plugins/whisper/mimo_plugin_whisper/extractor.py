@@ -47,7 +47,7 @@ def checked_directory(options: Options, source: str) -> Path:
 
     Args:
         options: Of the module.
-        source: What the recipe has under ``modules.NAME.weights``.
+        source: What the recipe has under ``modules.NAME.pretrained_weights``.
 
     Raises:
         MimoError: its feature extractor computes other frames, or its file cannot be read.

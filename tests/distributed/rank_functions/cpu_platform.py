@@ -171,7 +171,7 @@ def _draws(platform: Any, grids: dict[str, dict[str, int]]) -> dict[str, Any]:
     from mimo_core.distributed.seeding import seed_module
 
     layout = plan_layout({name: Grid(**sizes) for name, sizes in grids.items()})
-    topology = build_topology(layout.grids, layout.first_ranks, platform.backend)
+    topology = build_topology(layout.grids, layout.rank_offsets, platform.backend)
     module = layout.module_of(torch.distributed.get_rank())
     seed_module(1234, f"{module}.", topology.groups[module])
     state = torch.get_rng_state()

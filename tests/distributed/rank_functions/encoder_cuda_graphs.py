@@ -11,7 +11,7 @@ from tests.helpers.paths import RECIPES
 
 TINY = RECIPES / "tiny.yaml"
 OVERRIDES = (
-    "layout=colocated",
+    "placement=colocated",
     'modules.language.options.pattern="*-"',
     "modules.vision.freeze=[encoder]",
     "modules.vision.megatron={cuda_graph_impl: local}",
@@ -48,7 +48,7 @@ def built(platform: Any) -> dict[str, Any]:
     prepared: list[Any] = []
     layers.prepare_generators = prepared.append  # type: ignore[assignment]
     plan = make_plan(TINY, OVERRIDES)
-    topology = build_topology(plan.layout.grids, plan.layout.first_ranks, platform.backend)
+    topology = build_topology(plan.layout.grids, plan.layout.rank_offsets, platform.backend)
     captures: Any = Captures()
     build = BuildConfig(
         host=plan.host, graph=plan.graph, topology=topology, platform=captures, seed=1

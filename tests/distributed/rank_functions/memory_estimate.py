@@ -21,11 +21,11 @@ def held(platform: Any, recipe: str, overrides: list[str]) -> dict[str, Any]:
 
     plan = make_plan(recipe, overrides)
     layout = plan.layout
-    topology = build_topology(layout.grids, layout.first_ranks, platform.backend)
+    topology = build_topology(layout.grids, layout.rank_offsets, platform.backend)
     config = BuildConfig(
         host=plan.host, graph=plan.graph, topology=topology, platform=platform, seed=1
     )
-    steps = Steps(evaluation_iterations=0, save=Path(), resume=False, start_from=None)
+    steps = Steps(evaluation_iterations=0, save=Path(), resume=False, init_from=None)
     args = parse(plan, flags(plan, steps))
     (model,) = Builder(config).build_distributed_models(
         topology.collection, ddp_config=get_megatron_ddp_config(args)

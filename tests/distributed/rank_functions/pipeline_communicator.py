@@ -161,7 +161,9 @@ class Case:
             deallocate_pipeline_outputs=True,
             moe_token_dispatcher_type="alltoall",  # the default refuses variable lengths
         )
-        self.topology = build_topology(self.layout.grids, self.layout.first_ranks, platform.backend)
+        self.topology = build_topology(
+            self.layout.grids, self.layout.rank_offsets, platform.backend
+        )
         samples = len(next(iter(counts.values()))[0])
         ends = list(counts) if self.module == LANGUAGE else [self.module]
         bridge = Bridge(

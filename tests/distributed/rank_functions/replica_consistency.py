@@ -8,7 +8,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-PLACES = {"tp": 2, "dp": 4, "ep": 2, "expert_tp": 1}
+PLACES = {"tp": 2, "dp": 4, "ep": 2, "etp": 1}
 """Ranks tp + 2 dp; experts of ep rank ``rank % 2`` have four copies."""
 
 
@@ -33,7 +33,7 @@ def compare(platform: Any) -> dict[str, Any]:
         }
         encoders = tuple(name for name in modules if name != LANGUAGE)
         graph = SimpleNamespace(modules=modules, encoders=encoders)
-        topology = build_topology(layout.grids, layout.first_ranks, platform.backend)
+        topology = build_topology(layout.grids, layout.rank_offsets, platform.backend)
         return SimpleNamespace(graph=graph, layout=layout), topology.groups
 
     def said(plan: Any, groups: Any, bare: Any, trained: bool = False) -> Any:

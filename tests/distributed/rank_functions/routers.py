@@ -292,7 +292,7 @@ def _numbers(platform: Any, recipe: str, overrides: list[str]) -> Iterator[tuple
     from mimo_core.train.forward_step import LOSS, ForwardStep
 
     plan = make_plan(recipe, overrides)
-    topology = build_topology(plan.layout.grids, plan.layout.first_ranks, platform.backend)
+    topology = build_topology(plan.layout.grids, plan.layout.rank_offsets, platform.backend)
     build = BuildConfig(
         host=plan.host, graph=plan.graph, topology=topology, platform=platform, seed=1
     )

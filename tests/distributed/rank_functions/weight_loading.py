@@ -130,7 +130,7 @@ def save_layouts(
     dtypes = set()
     for folder, layout in layouts.items():
         plan = make_plan(recipe, [*overrides, *layout], world_size=dist.get_world_size())
-        topology = build_topology(plan.layout.grids, plan.layout.first_ranks, platform.backend)
+        topology = build_topology(plan.layout.grids, plan.layout.rank_offsets, platform.backend)
         config = BuildConfig(
             host=plan.host, graph=plan.graph, topology=topology, platform=platform, seed=1
         )

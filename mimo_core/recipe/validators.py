@@ -169,7 +169,8 @@ def extra_warmup_fits(recipe: Recipe) -> Iterator[Problem]:
         if name != LANGUAGE and part.extra_warmup_microbatches > count:
             yield Problem(
                 f"{part.extra_warmup_microbatches} is more than the {count} microbatches of an "
-                f"iteration (global_batch_size {recipe.train.global_batch_size}); give at most {count}",
+                f"iteration (global_batch_size {recipe.train.global_batch_size}); give at most "
+                f"{count}",
                 OUT_OF_RANGE,
                 ("modules", name, "extra_warmup_microbatches"),
                 {"value": part.extra_warmup_microbatches, "most": count},

@@ -274,11 +274,11 @@ def test_nothing_is_read_of_a_damaged_checkpoint(
     assert ".metadata holds other bytes" in caught.value.text
 
 
-@pytest.mark.parametrize("what", ["resume", "start_from", "export"])
+@pytest.mark.parametrize("what", ["resume", "init_from", "export"])
 @pytest.mark.parametrize("name", [*FILES, "nothing left"])
 def test_half_a_file_is_refused_by_name(tmp_path: Path, name: str, what: str) -> None:
     """The only checkpoint: a run must not begin anew in its place. (``mimo verify`` reads weights
-    as ``start_from`` does.)"""
+    as ``init_from`` does.)"""
     run = tmp_path / "run"
     path = checkpoint(run / "checkpoints", 3, recipe=plain(plan(tmp_path).recipe))
     (run / "checkpoints" / TRACKER).write_text("3")
@@ -290,8 +290,8 @@ def test_half_a_file_is_refused_by_name(tmp_path: Path, name: str, what: str) ->
     with pytest.raises(MimoError) as caught:
         if what == "resume":
             checkpoint_of(plan(tmp_path), RunFolder(run))
-        elif what == "start_from":
-            starting_weights(plan(tmp_path, f"checkpoint.start_from={run}"), done=None)
+        elif what == "init_from":
+            starting_weights(plan(tmp_path, f"checkpoint.init_from={run}"), done=None)
         else:
             find_checkpoint(run)
     assert caught.value.code in (DAMAGED, "checkpoint.incomplete")

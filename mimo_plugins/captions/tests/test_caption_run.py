@@ -103,7 +103,11 @@ def test_pictures_that_are_lost_while_training_runs_end_the_run(
     write_picture(tmp_path / "data" / "pictures" / f"{CUT}-0.png", 9, 9)
     write_lines(tmp_path / "data" / "captions.jsonl", lines)
     command = [sys.executable, "-m", "mimo_core.cli.pretrain", str(RECIPE), "--run-dir", "run"]
-    given = ("train.iterations=1000000", f"data.options.broken={policy}", "checkpoint.save=false")
+    given = (
+        "train.iterations=1000000",
+        f"data.options.broken={policy}",
+        "checkpoint.enabled=false",
+    )
     with (tmp_path / "errors").open("w") as errors:
         run = subprocess.Popen(
             [*command, *given], cwd=tmp_path, stdout=subprocess.PIPE, stderr=errors, text=True

@@ -219,7 +219,7 @@ def test_a_plan_of_a_dataset_that_shows_no_samples_leaves_positions_out(run, mon
         (
             ["plan", "recipe.yaml", "placement=shared"],
             "command line: placement=shared: expected one of 'non_colocated', 'colocated', got "
-            "(str) [recipe.unknown-choice]\n",
+            "'shared' (str) [recipe.unknown-choice]\n",
         ),
         (
             ["plan", "recipe.yaml", "data.plugin=broken"],

@@ -83,7 +83,7 @@ CASES = [pytest.param(name, marks=() if name in ALWAYS else pytest.mark.long) fo
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     path = installed("uneven", tmp_path_factory.mktemp("site"))
-    shutil.copy(TESTS / "order" / "record.py", path / "order_record.py")
+    shutil.copy(TESTS / "deadlock_simulator" / "record.py", path / "order_record.py")
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(path))
         patch.setenv("PYTHONPATH", os.pathsep.join([str(path), os.environ.get("PYTHONPATH", "")]))

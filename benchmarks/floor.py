@@ -24,9 +24,9 @@ from rich.table import Table
 
 from benchmarks.suite import SUITE, named
 from mimo_core.contract import LANGUAGE
-from mimo_core.distributed.routing import edge_route
+from mimo_core.distributed.routing import route_edge
 from mimo_core.errors import MimoError
-from mimo_core.planning.flops import an_encoder_learns, training_flops
+from mimo_core.planning.flops import any_encoder_trainable, training_flops
 from mimo_core.planning.plan import Plan, make_plan
 
 BYTES = {"fp32": 4, "bf16": 2}
@@ -75,30 +75,31 @@ def shares(plan: Plan) -> tuple[Share, ...]:
     """
     graph = plan.graph
     samples = plan.recipe.train.micro_batch_size * plan.layout.grids[LANGUAGE].dp
-    sample = plan.host.ask("preview", graph.data.plugin, data=graph.data)[0]
+    sample = plan.host.call_hook("preview_samples", graph.data.plugin, data=graph.data)[0]
     counts = plan.preview[0]
-    width = graph.descriptions[LANGUAGE].width * BYTES[graph.modules[LANGUAGE].precision]
+    width = graph.descriptions[LANGUAGE].hidden_size * BYTES[graph.modules[LANGUAGE].precision]
 
     def share(name: str) -> Share:
         module = graph.modules[name]
-        if not plan.host.has("flops", module.plugin):
+        if not plan.host.implements("estimate_flops", module.plugin):
             raise MimoError(
                 f"modules.{name}: plugin {module.plugin} does not tell its FLOPs (hook flops), and "
                 "without them there is no floor",
                 code="plugin.missing-hook",
                 module=name,
                 plugin=module.plugin,
-                hook="flops",
+                hook="estimate_flops",
             )
-        pieces: Any = plan.host.ask(
-            "flops", module.plugin, module=module, samples=[sample], lengths=[counts.total]
+        pieces: Any = plan.host.call_hook(
+            "estimate_flops", module.plugin, module=module, samples=[sample], lengths=[counts.total]
         )
-        gradients = name == LANGUAGE and an_encoder_learns(graph)
+        gradients = name == LANGUAGE and any_encoder_trainable(graph)
         grid = plan.layout.grids[name]
         return Share(
             module=name,
             ranks=grid.size,
-            forward=samples * sum(piece.weights + piece.activations for piece in pieces),
+            forward=samples
+            * sum(piece.weight_matmul + piece.activation_matmul for piece in pieces),
             training=samples * training_flops(pieces, module.freeze, gradients=gradients),
             stages=grid.pp,
             carried=max(carried(name, rank) for rank in plan.layout.ranks(name)),
@@ -112,7 +113,7 @@ def shares(plan: Plan) -> tuple[Share, ...]:
         return sum(
             (leg.end - leg.begin) * counts.encoders.get(encoder, 0) * width
             for encoder in edges
-            for leg in edge_route(encoder, plan.layout, samples, rank).forward
+            for leg in route_edge(encoder, plan.layout, samples, rank).forward
         )
 
     return tuple(share(name) for name in graph.modules)

@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mimo_core import platforms
-from mimo_core.checkpoint.compatibility import checkpoint_of
+from mimo_core.checkpoint.compatibility import find_resumable_checkpoint
 from mimo_core.errors import MimoError
 from mimo_core.launch import preflight
 from mimo_core.launch.rank_env import Rank
-from mimo_core.planning.memory_estimate import lacking_here
+from mimo_core.planning.memory_estimate import memory_warning
 from mimo_core.planning.plan import make_plan
 from mimo_core.recipe import builtin
-from mimo_core.reporting.run_directory import RunFolder
+from mimo_core.reporting.run_directory import RunDirectory
 from mimo_core.utils.standard_streams import console as make_console
 from mimo_core.weights.frozen_sources import check_origins
 from mimo_core.weights.pretrained import directories
@@ -54,7 +54,7 @@ def pretrain(
 
     Raises:
         ValueError: the recipe, a plugin or the layout is wrong; the message says what to do.
-        RunFailed: a rank failed while running.
+        RunFailedError: a rank failed while running.
     """
     asked = time.time()
     if run_dir is not None and not str(run_dir).strip():
@@ -66,7 +66,7 @@ def pretrain(
     source = builtin.DEMO if recipe is None else recipe
     rank = Rank.from_environment()
     name = Path(source).stem if isinstance(source, str | Path) else "run"
-    folder = RunFolder.fresh(name) if run_dir is None else RunFolder(Path(run_dir))
+    folder = RunDirectory.fresh(name) if run_dir is None else RunDirectory(Path(run_dir))
     if rank is not None:
         if max_restarts:
             raise MimoError(
@@ -93,7 +93,7 @@ def pretrain(
 
     console = make_console()
     console.print(run_header(plan))
-    going_on = checkpoint_of(plan, folder)
+    going_on = find_resumable_checkpoint(plan, folder)
     done = going_on.iteration
     weights = starting_weights(plan, done)
     saved = (weights or going_on).manifest
@@ -104,7 +104,7 @@ def pretrain(
     if weights is not None:
         begins = f", with the weights of {weights.path}"
     console.print(f"  run folder {folder.path}{begins}", highlight=False, soft_wrap=True)
-    if lacks := lacking_here(plan.graph, plan.layout):
+    if lacks := memory_warning(plan.graph, plan.layout):
         console.print(f"  {lacks}", style="yellow", highlight=False, soft_wrap=True)
     preflight.check(plan.layout.world_size, local=True)
     return launch(plan, folder, disabled, max_restarts, asked)

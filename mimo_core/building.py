@@ -4,7 +4,7 @@ Together with ``mimo_core`` itself (the words and hooks, without torch) and ``mi
 this is all that a plugin may import: ``docs/plugins`` says what is promised of it.
 """
 
-from mimo_core.distributed.context_parallel import gather_positions, own_positions, whole_order
+from mimo_core.distributed.context_parallel import cp_gather_order, gather_sequence, local_positions
 from mimo_core.model.attention import PackedAttention
 from mimo_core.model.config import transformer_config
 from mimo_core.model.moe.grouped_experts import grouped_moe_builder
@@ -14,10 +14,10 @@ from mimo_core.model.norm import RMSNorm
 __all__ = [
     "PackedAttention",
     "RMSNorm",
-    "gather_positions",
+    "cp_gather_order",
+    "gather_sequence",
     "grouped_moe_builder",
     "local_moe_builder",
-    "own_positions",
+    "local_positions",
     "transformer_config",
-    "whole_order",
 ]

@@ -62,7 +62,7 @@ class Grid:
 
 
 @attrs.frozen(kw_only=True)
-class Train:
+class TrainingConfig:
     """Facts of the run that every module shares (the recipe's ``train`` section)."""
 
     iterations: int
@@ -97,7 +97,7 @@ class Train:
 
 
 @attrs.frozen(kw_only=True)
-class Module:
+class ModuleConfig:
     """A node of the model graph, as a hook sees it: the same on every rank."""
 
     name: str
@@ -106,7 +106,7 @@ class Module:
     """Name of the plugin that it is asked of."""
     grid: Grid
     """Its parallel sizes."""
-    train: Train
+    train: TrainingConfig
     """What all modules of the run share."""
     options: Any = None
     """The plugin's own options class, already structured from the recipe."""
@@ -157,24 +157,24 @@ class Edge:
 
 
 @attrs.frozen(kw_only=True)
-class Weights:
+class ParameterSpec:
     """Some of a module's parameters, which lie on its ranks in one way."""
 
-    parameters: int
+    num_parameters: int
     """Of the whole module, not of one rank."""
-    part: FreezePart = "encoder"
+    component: FreezePart = "encoder"
     """``encoder``, ``projector`` or ``language``: the word by which they are frozen."""
-    split: frozenset[str] = frozenset()
+    sharded_over: frozenset[str] = frozenset()
     """Grid sizes over which they are divided: ``tp`` for dense weights, ``ep`` and ``etp`` for
     experts; ranks hold whole copies over all others."""
-    at: int | Literal["first", "last"] = "first"
+    layer: int | Literal["first", "last"] = "first"
     """The layer that they belong to, or the first or last pipeline stage."""
     frozen: bool = False
     """They do not learn, whatever the recipe's ``freeze`` says."""
 
 
 @attrs.frozen(kw_only=True)
-class Flops:
+class FlopsEstimate:
     """Floating-point operations of a module's forward, or of a piece of it; a multiply-add is 2.
 
     Backward is not told: the host adds it. It takes as much again for the gradients of the weights
@@ -182,54 +182,54 @@ class Flops:
     piece learns; products of activations take twice their own there.
     """
 
-    part: FreezePart = "encoder"
+    component: FreezePart = "encoder"
     """``encoder``, ``projector`` or ``language``: the word by which its weights are frozen."""
-    weights: float = 0.0
+    weight_matmul: float = 0.0
     """Of products with weights: linear layers, convolutions, the output layer; of experts those
     that a position is sent to."""
-    activations: float = 0.0
+    activation_matmul: float = 0.0
     """Of products of activations with each other: attention's scores and values, a scan."""
     frozen: bool = False
     """The weights do not learn, whatever the recipe's ``freeze`` says."""
 
 
 @attrs.frozen(kw_only=True)
-class Description:
+class ModuleDescription:
     """A module told in numbers, without torch: for the plan, the validation, the data path."""
 
-    width: int
+    hidden_size: int
     """Features of one output position before any projector (language model: hidden size)."""
-    layers: int
+    num_layers: int
     """Of the module, over all its pipeline stages."""
-    heads: int
+    num_attention_heads: int
     """Attention heads of a layer, over all tensor-parallel ranks."""
-    weights: tuple[Weights, ...]
+    parameters: tuple[ParameterSpec, ...]
     """All parameters of the module, trainable or frozen, its projector included."""
-    experts: int = 0
+    num_experts: int = 0
     """Routed experts of a layer; 0 where it has none."""
-    accepts: str | None = None
+    modality: str | None = None
     """Encoders: the kind of :class:`Media` that they read, such as ``image``."""
-    positions: Callable[[Sequence[Media]], Sequence[int]] | None = None
+    count_positions: Callable[[Sequence[MediaItem]], Sequence[int]] | None = None
     """Encoders: sequence positions that each medium of one sample takes, from the metadata of all
     the sample's media of the accepted kind (so that they may share a budget): one whole number for
     each, such as ``lambda media: [256 for _ in media]``."""
-    parallel: frozenset[str] = frozenset({"dp"})
+    supported_parallelism: frozenset[str] = frozenset({"dp"})
     """Grid sizes that may exceed 1, of ``tp cp pp dp ep etp``; others are refused."""
-    refused: Mapping[str, str] = attrs.field(factory=dict)
+    unsupported_reasons: Mapping[str, str] = attrs.field(factory=dict)
     """Why grid sizes that ``parallel`` leaves out may not exceed 1, by the size's name: told where
     a recipe asks for one."""
-    divides: tuple[tuple[str, int, str], ...] = ()
+    divisibility: tuple[tuple[str, int, str], ...] = ()
     """Sizes that a grid size must divide: (what, its value, name of the grid size), such as
     ``("attention heads", 32, "tp")``; or the product of several, ``"tp x cp"``."""
-    packs: bool = False
+    supports_packing: bool = False
     """The module can run on packed samples (``modules.NAME.packing``)."""
-    vocabulary: int | None = None
+    vocab_size: int | None = None
     """Language model: ids that its embedding has rows for; every token and placeholder must be
     among them. ``None``: as many as the tokenizer has."""
-    owns: frozenset[str] = frozenset()
+    owned_config_fields: frozenset[str] = frozenset()
     """Fields of ``TransformerConfig`` that follow from the plugin's options; a recipe that sets one
     under ``modules.NAME.megatron`` is refused."""
-    captures: frozenset[str] | None = None
+    graphable_layers: frozenset[str] | None = None
     """Language model: the parts of its layers that CUDA graphs can capture, of ``mamba``, ``attn``
     and ``moe`` (layers of experts alone); a recipe that lists another is refused. ``None``: ranks
     find out."""
@@ -238,13 +238,13 @@ class Description:
     when the run starts, behind the module's name."""
 
     @property
-    def parameters(self) -> int:
+    def num_parameters(self) -> int:
         """All parameters of the module."""
-        return sum(weights.parameters for weights in self.weights)
+        return sum(weights.num_parameters for weights in self.parameters)
 
 
 @attrs.frozen(kw_only=True)
-class Encoder:
+class EncoderSpec:
     """The parts of an encoder, as ``build_submodule`` gives them.
 
     The tower's forward takes what the module's ``provide_batch`` gave, as keyword
@@ -277,15 +277,15 @@ class Text:
 
     text: str
     """As the tokenizer reads it."""
-    loss: bool = False
+    is_target: bool = False
     """The model learns to say it."""
 
 
 @attrs.frozen(kw_only=True)
-class Media:
+class MediaItem:
     """A picture, a sound, …: its metadata at once, its data only where it is decoded."""
 
-    kind: str
+    modality: str
     """Such as ``image``: encoders whose description accepts it read it."""
     shape: tuple[int, ...]
     """Metadata from which positions are counted; for an image ``(height, width)``, for a sound
@@ -302,16 +302,18 @@ class Sample:
 
     key: str
     """Names the sample in messages: ``digits/train/17``, ``captions.jsonl:3``."""
-    parts: tuple[Text | Media, ...]
+    content: tuple[Text | MediaItem, ...]
     """Texts and media, as they follow each other."""
 
-    def media(self, kind: str) -> Iterator[Media]:
+    def media(self, kind: str) -> Iterator[MediaItem]:
         """The sample's media of one kind, in order."""
-        return (part for part in self.parts if isinstance(part, Media) and part.kind == kind)
+        return (
+            part for part in self.content if isinstance(part, MediaItem) and part.modality == kind
+        )
 
 
 @attrs.frozen(kw_only=True)
-class Data:
+class DatasetConfig:
     """The recipe's ``data`` section, as ``build_dataset`` sees it."""
 
     plugin: str
@@ -342,7 +344,7 @@ class Dataset(Protocol):
 
 
 @attrs.frozen(kw_only=True)
-class Sequences:
+class TokenBatch:
     """Token sequences of a microbatch slice (numpy).
 
     Each sample padded to the run's sequence length, ``S``; or, where the module packs, one row
@@ -374,10 +376,10 @@ class BatchContext(Protocol):
     first_stage: bool
     """The calling module's first pipeline stage, where media are decoded."""
 
-    def sequences(self, samples: Sequence[Sample]) -> Sequences:
+    def build_tokens(self, samples: Sequence[Sample]) -> TokenBatch:
         """The samples as token sequences, placeholders expanded."""
 
-    def load(self, samples: Sequence[Sample]) -> list[np.ndarray]:
+    def decode_media(self, samples: Sequence[Sample]) -> list[np.ndarray]:
         """Decoded media of the calling module's kind, over all samples, in order.
 
         Augmented in training only; every call is counted on this rank.

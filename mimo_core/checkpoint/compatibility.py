@@ -7,14 +7,14 @@ from typing import Any
 
 import attrs
 
-from mimo_core.checkpoint.directory import Newest, newest
+from mimo_core.checkpoint.directory import LatestCheckpoint, newest
 from mimo_core.checkpoint.manifest import Manifest
 from mimo_core.errors import CheckpointError, RecipeError
 from mimo_core.planning.plan import Plan
 from mimo_core.recipe import DataRecipe, ModuleRecipe
 from mimo_core.recipe.converter import plain
 from mimo_core.recipe.megatron_schema import shared_fields
-from mimo_core.reporting.run_directory import RunFolder
+from mimo_core.reporting.run_directory import RunDirectory
 
 _FIXED = ("global_batch_size", "seed", "learning_rate", "min_learning_rate")
 """Of ``train``: what the place in the data and core's parameter groups are told by."""
@@ -46,7 +46,7 @@ RESHARDABLE = "fully_reshardable"
 """Megatron's name of an optimizer's state that any layout and precision can load."""
 
 
-def checkpoint_of(plan: Plan, folder: RunFolder) -> Newest:
+def find_resumable_checkpoint(plan: Plan, folder: RunDirectory) -> LatestCheckpoint:
     """The checkpoint of the run folder that the run goes on from, if there is one.
 
     Raises:

@@ -16,7 +16,7 @@ import attrs
 from mimo_core.checkpoint.manifest import (
     MANIFEST,
     Damaged,
-    Incomplete,
+    IncompleteCheckpointError,
     Manifest,
     read_manifest,
     unlisted_files,
@@ -34,7 +34,7 @@ _NAMES = re.compile(r"(?a:(\d{1,18})(?: saving (\d{1,18}))?)")
 
 
 @attrs.frozen(kw_only=True)
-class Newest:
+class LatestCheckpoint:
     """The checkpoint of a folder to go on from, if there is one."""
 
     checkpoints: Path
@@ -58,7 +58,7 @@ class Newest:
         assert self.manifest is not None
         return checkpoint_path(self.checkpoints, self.manifest.iteration)
 
-    def usable(self) -> Newest:
+    def usable(self) -> LatestCheckpoint:
         """This, where it may be loaded.
 
         Raises:
@@ -69,7 +69,7 @@ class Newest:
         return self
 
 
-def way_back(checkpoints: Path, iteration: int) -> str:
+def fallback_hint(checkpoints: Path, iteration: int) -> str:
     """What to do where the checkpoint of ``iteration`` cannot be used."""
     for earlier in sorted(_iterations(checkpoints), reverse=True):
         if earlier < iteration and is_complete(checkpoint_path(checkpoints, earlier)):
@@ -84,7 +84,7 @@ def is_complete(checkpoint: Path) -> bool:
     """Whether a folder is a complete checkpoint, as far as its manifest and sizes tell."""
     try:
         read_manifest(checkpoint)
-    except (Incomplete, CheckpointError):
+    except (IncompleteCheckpointError, CheckpointError):
         return False
     return True
 
@@ -94,12 +94,13 @@ def checkpoint_path(checkpoints: Path, iteration: int) -> Path:
     return checkpoints / f"iter_{iteration:07d}"
 
 
-def newest(checkpoints: Path) -> Newest:
+def newest(checkpoints: Path) -> LatestCheckpoint:
     """The complete checkpoint that the tracker names, else the complete one of the highest
     iteration. A tracker that was not yet written for the newest one does not count.
 
     A run that is killed may leave the tracker empty or old, or a folder half-written. Those are
-    left out. A damaged checkpoint that would be the newest is not: see ``Newest.refused``.
+    left out. A damaged checkpoint that would be the newest is not: see
+    ``LatestCheckpoint.refused``.
 
     Raises:
         CheckpointError: a checkpoint there is of another format than this version reads, or
@@ -118,7 +119,7 @@ def newest(checkpoints: Path) -> Newest:
         path = checkpoint_path(checkpoints, iteration)
         try:
             manifest = read_manifest(path)
-        except Incomplete as why:
+        except IncompleteCheckpointError as why:
             told[iteration] = f"{path} is no complete checkpoint: {why}"
             if (path / MANIFEST).exists():
                 shortened.append(iteration)
@@ -126,7 +127,7 @@ def newest(checkpoints: Path) -> Newest:
         except Damaged as why:
             told[iteration] = why.text
             if found is None and refused is None:
-                message = f"{why.text}; {way_back(checkpoints, iteration)}"
+                message = f"{why.text}; {fallback_hint(checkpoints, iteration)}"
                 refused = CheckpointError(message, code=why.code, **why.values)
             continue
         if found is None:
@@ -139,7 +140,7 @@ def newest(checkpoints: Path) -> Newest:
             told[iteration] = f"{path} is later, but {TRACKER} names iteration {found.iteration}"
     if found is not None and refused is None:
         refused = _other_run(checkpoints, found, there)
-    return Newest(
+    return LatestCheckpoint(
         checkpoints=checkpoints,
         manifest=found,
         told=tuple(told[iteration] for iteration in sorted(told)),
@@ -156,7 +157,7 @@ def _other_run(checkpoints: Path, found: Manifest, there: list[int]) -> Checkpoi
             continue
         try:
             before = read_manifest(path)
-        except (Incomplete, CheckpointError):
+        except (IncompleteCheckpointError, CheckpointError):
             continue
         if before.run == found.run:
             return None
@@ -171,7 +172,7 @@ def _other_run(checkpoints: Path, found: Manifest, there: list[int]) -> Checkpoi
     return None
 
 
-def put_tracker_right(found: Newest) -> None:
+def repair_tracker(found: LatestCheckpoint) -> None:
     """Let the tracker name what was found, in one step.
 
     Stock code ends the process with status 0 on a tracker without a number.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mimo_core.contract import LANGUAGE, FreezePart
-from mimo_core.plugins.weight_map import Stored, WeightRule
+from mimo_core.plugins.weight_map import CheckpointTensor, ParamMapping
 
 _BELOW: dict[FreezePart, str] = {
     "encoder": "encoders.tower.",
@@ -42,6 +42,6 @@ def part_prefix(module: str, part: FreezePart) -> str:
     return module_prefix(module) + _BELOW[part]
 
 
-def key_of(module: str, rule: WeightRule, stored: Stored) -> str:
+def key_of(module: str, rule: ParamMapping, stored: CheckpointTensor) -> str:
     """The whole key of a stored tensor."""
-    return part_prefix(module, rule.part) + stored.key
+    return part_prefix(module, rule.component) + stored.key

@@ -55,7 +55,7 @@ class LeftOutFacts(TensorFacts):
 
 
 class OriginFacts(TypedDict):
-    """See ``mimo_core.weights.frozen_sources.Origin``."""
+    """See ``mimo_core.weights.frozen_sources.WeightSource``."""
 
     kind: Literal["directory", "checkpoint"]
     path: str
@@ -118,7 +118,7 @@ class Manifest:
     """Where they are read."""
 
 
-class Incomplete(ValueError):
+class IncompleteCheckpointError(ValueError):
     """A folder is no complete checkpoint; the message says why."""
 
 
@@ -131,7 +131,7 @@ def read_manifest(checkpoint: Path) -> Manifest:
     :func:`damaged_files`.
 
     Raises:
-        Incomplete: there is no manifest, or a file is missing or shorter than it was.
+        IncompleteCheckpointError: there is no manifest, or a file is missing or too short.
         Damaged: the manifest or the list of files is not what was saved.
         CheckpointError: it is of another format than this version reads, or its manifest cannot be
             read.
@@ -139,7 +139,7 @@ def read_manifest(checkpoint: Path) -> Manifest:
     try:
         content = read_bytes(checkpoint / MANIFEST, JSON_BYTES)
     except FileNotFoundError:
-        raise Incomplete(f"{MANIFEST}, which is written last, is missing") from None
+        raise IncompleteCheckpointError(f"{MANIFEST}, which is written last, is missing") from None
     except UnreadableFile as error:
         raise unreadable(checkpoint / MANIFEST, error) from None
     manifest = _parsed(checkpoint, content)
@@ -150,10 +150,10 @@ def read_manifest(checkpoint: Path) -> Manifest:
     for name, facts in sorted(manifest.files.items()):
         path = checkpoint / name
         if not path.is_file():
-            raise Incomplete(f"{name} is missing")
+            raise IncompleteCheckpointError(f"{name} is missing")
         found = path.stat().st_size
         if found < facts["bytes"]:
-            raise Incomplete(f"{name} has {found} of {facts['bytes']} bytes")
+            raise IncompleteCheckpointError(f"{name} has {found} of {facts['bytes']} bytes")
         if found > facts["bytes"]:
             raise damaged(
                 f"{checkpoint} is damaged: {name} has {found} bytes, saved were {facts['bytes']}",

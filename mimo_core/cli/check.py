@@ -55,11 +55,13 @@ def check_plugin(
         )
     given = _options(options)
     host = host_of([name])
-    if name not in host.usable:
+    if name not in host.usable_plugins:
         yield _checked(CHECKS[0], Bench(_subject(name, kind or "dataset", given)))
         return
     bench = Bench(_subject(name, kind or _kind(host, name), given))
-    missing = [hook for hook in REQUIRED[bench.subject.kind] if not bench.host.has(hook, name)]
+    missing = [
+        hook for hook in REQUIRED[bench.subject.kind] if not bench.host.implements(hook, name)
+    ]
     refused = _refused(bench)
     lacking = [] if options else refused
     for check in checks_of(type(bench.subject)):
@@ -135,9 +137,11 @@ def _title(place: str) -> str:
 
 def _refused(bench: Bench) -> list[str]:
     """What the options class refuses of those given."""
-    if not bench.host.has("options", bench.name):
+    if not bench.host.implements("options_class", bench.name):
         return []
-    _, problems = structure(bench.host.ask("options", bench.name), bench.plain_options())
+    _, problems = structure(
+        bench.host.call_hook("options_class", bench.name), bench.plain_options()
+    )
     return [
         f"{'.'.join(map(str, problem.path))}: {problem.message}".removeprefix(": ")
         for problem in problems

@@ -10,11 +10,11 @@ from typing import Any
 import attrs
 
 from mimo_core.checkpoint.directory import newest
-from mimo_core.checkpoint.manifest import MANIFEST, Incomplete, read_manifest
+from mimo_core.checkpoint.manifest import MANIFEST, IncompleteCheckpointError, read_manifest
 from mimo_core.errors import MimoError, suggestion
 from mimo_core.planning.model_graph import build_graph
 from mimo_core.plugins import Host
-from mimo_core.plugins.weight_map import WeightMap
+from mimo_core.plugins.weight_map import ParamMappings
 from mimo_core.recipe import LoadedRecipe, load_text
 from mimo_core.weights.pretrained import weight_map
 from mimo_core.weights.warm_start import checkpoints_of
@@ -44,7 +44,7 @@ def find_checkpoint(given: Path, moved: Sequence[str] = ()) -> tuple[Path, Loade
         folder = found.path
     try:
         manifest = read_manifest(folder)
-    except Incomplete as why:
+    except IncompleteCheckpointError as why:
         message = f"{folder} is no complete checkpoint: {why}"
         raise MimoError(message, code=_INCOMPLETE, folder=str(folder)) from None
     for words in moved:
@@ -85,7 +85,7 @@ def moved_weights(loaded: LoadedRecipe, moved: Sequence[str]) -> dict[str, str]:
 
 def modules_to_write(
     loaded: LoadedRecipe, wanted: Sequence[str], disabled: Sequence[str]
-) -> dict[str, WeightMap]:
+) -> dict[str, ParamMappings]:
     """How the modules are named in a directory; all of the recipe where none is named.
 
     Raises:
@@ -112,13 +112,13 @@ def modules_to_write(
             )
     modules = [module for name, module in graph.modules.items() if not wanted or name in wanted]
     for module in modules:
-        if not host.has("weight_map", module.plugin):
+        if not host.implements("param_mappings", module.plugin):
             raise MimoError(
                 f"plugin {module.plugin!r} of module {module.name!r} does not say how its weights "
                 "are named (weight_map); name the other modules with --module",
                 code="plugin.missing-hook",
                 plugin=module.plugin,
                 module=module.name,
-                hook="weight_map",
+                hook="param_mappings",
             )
     return {module.name: weight_map(host, module) for module in modules}

@@ -71,7 +71,9 @@ def show_plan(
     console = make_console()
     console.print(run_header(plan))
     parts = plan.graph.descriptions.values()
-    console.print(f"{sum(part.parameters for part in parts):,} parameters in all", highlight=False)
+    console.print(
+        f"{sum(part.num_parameters for part in parts):,} parameters in all", highlight=False
+    )
     for line in (
         *plan.graph.notes,
         *plan.data_notes,
@@ -179,7 +181,10 @@ def plan_as_dict(plan: Plan) -> dict[str, Any]:
                 "rng_prefix": graph.rng_prefixes[name],
                 **{
                     key: getattr(graph.descriptions[name], key)
-                    for key in ("parameters", "width", "layers", "heads", "experts", "notes")
+                    for key in (
+                        *("num_parameters", "hidden_size", "num_layers"),
+                        *("num_attention_heads", "num_experts", "notes"),
+                    )
                 },
             }
             for name, module in graph.modules.items()
@@ -195,7 +200,7 @@ def plan_as_dict(plan: Plan) -> dict[str, Any]:
         ],
         "ranks": [
             {
-                "label": layout.label(rank),
+                "label": layout.rank_label(rank),
                 "module": held.module,
                 "parameters": held.parameters,
                 "weights_bytes": held.weights,
@@ -241,7 +246,7 @@ def verify_recipe(
     Ends with status 1 where they differ by more than the order of fp32 sums explains.
     """
     from mimo_core import platforms
-    from mimo_core.launch.launcher import RunFailed
+    from mimo_core.launch.launcher import RunFailedError
     from mimo_core.verify import verify
     from mimo_core.verify.table import verdict_as_dict, verdict_table
 
@@ -257,7 +262,7 @@ def verify_recipe(
             disabled=no_plugin or (),
             tell=lambda line: show(line, sys.stderr),
         )
-    except RunFailed as error:
+    except RunFailedError as error:
         show(error, sys.stderr)
         raise typer.Exit(1) from None
     if as_json:

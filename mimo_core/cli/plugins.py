@@ -104,6 +104,6 @@ def _table(records: tuple[PluginRecord, ...]) -> Table:
             record.distribution,
             record.version,
             Text(record.state, style=_STATE_COLOURS[record.state]),
-            Text("\n".join([record.why or ", ".join(record.hooks), *record.warnings])),
+            Text("\n".join([record.reason or ", ".join(record.hooks), *record.warnings])),
         )
     return table

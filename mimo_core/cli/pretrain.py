@@ -56,7 +56,7 @@ def pretrain(
     ] = 0,
 ) -> None:
     from mimo_core.api import pretrain as run
-    from mimo_core.launch.launcher import RunFailed
+    from mimo_core.launch.launcher import RunFailedError
 
     recipe, overrides = _split(arguments or [])
     if profile:
@@ -72,7 +72,7 @@ def pretrain(
     except ValueError as error:
         show(error, sys.stderr)
         raise typer.Exit(2) from None
-    except RunFailed as error:
+    except RunFailedError as error:
         show(f"\n{error}", sys.stderr)
         raise typer.Exit(1) from None
     except KeyboardInterrupt:

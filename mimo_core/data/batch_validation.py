@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mimo_core.contract import Module, Sample
+from mimo_core.contract import ModuleConfig, Sample
 from mimo_core.data.sequence_builder import SequenceBuilder
 from mimo_core.errors import PluginError
 
@@ -14,7 +14,7 @@ _OPTIONAL = ("attention_mask", "padding_mask")
 
 
 def check_answer(
-    module: Module,
+    module: ModuleConfig,
     samples: Sequence[Sample],
     given: Mapping[str, Any] | None,
     builder: SequenceBuilder,
@@ -47,7 +47,7 @@ def check_answer(
             )
 
 
-def _check_sequences(module: Module, given: Mapping[str, Any] | None, hook: str) -> None:
+def _check_sequences(module: ModuleConfig, given: Mapping[str, Any] | None, hook: str) -> None:
     keys = (*_KEYS, "lengths") if module.packing else _KEYS
     if given is None:
         raise PluginError(

@@ -9,20 +9,21 @@ from operator import add
 import torch
 from torch.utils.data import DataLoader
 
-from mimo_core.data.microbatch_dataset import Batch, Slices
-from mimo_core.data.row_counts import Rows
+from mimo_core.data.microbatch_dataset import Batch, MicrobatchDataset
+from mimo_core.data.row_counts import RowCounts
 from mimo_core.profile.recorder import span
 
 
-class Feed:
+class MicrobatchIterator:
     """Microbatches ``first, first + 1, …, last - 1`` of this rank, again and again.
 
-    The communicator looks at the next one (:meth:`peek_rows`) before the forward step takes it.
+    The communicator looks at the next one (:meth:`peek_row_counts`) before the forward step takes
+    it.
     """
 
     def __init__(
         self,
-        slices: Slices,
+        slices: MicrobatchDataset,
         *,
         first: int,
         last: int,
@@ -60,7 +61,7 @@ class Feed:
         self._work: tuple[float, ...] = ()
         self._without_labels = 0
 
-    def __iter__(self) -> Feed:
+    def __iter__(self) -> MicrobatchIterator:
         return self
 
     def __next__(self) -> Batch:
@@ -96,7 +97,7 @@ class Feed:
         """The microbatch that the next ``next()`` gives; raises what that would."""
         return self._look()
 
-    def peek_rows(self) -> Rows:
+    def peek_row_counts(self) -> RowCounts:
         """Rows of the microbatch that the next ``next()`` gives."""
         return self._look().rows
 

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset as TorchDataset
 
-from mimo_core.contract import Dataset, Module, Sample, Sequences
-from mimo_core.data.sampler import GlobalOrder, InOrder, augmentation_generator
+from mimo_core.contract import Dataset, ModuleConfig, Sample, TokenBatch
+from mimo_core.data.sampler import SequentialSampler, ShuffledSampler, augmentation_generator
 from mimo_core.data.sequence_builder import SequenceBuilder, Tokens, has_labels
 from mimo_core.errors import PluginError, SampleError, code_of, text_of, values_of
 from mimo_core.planning.rank_layout import sample_slice
@@ -22,7 +22,7 @@ from mimo_core.planning.rank_layout import sample_slice
 class Role:
     """What a rank needs of every microbatch for one of its modules."""
 
-    module: Module
+    module: ModuleConfig
     dp_rank: int
     first_stage: bool
     inputs: bool
@@ -61,7 +61,7 @@ class Batch:
 
 
 @attrs.define(kw_only=True)
-class SliceContext:
+class BatchBuilderContext:
     """``BatchContext`` of one slice; see ``mimo_core.contract``."""
 
     training: bool
@@ -77,7 +77,7 @@ class SliceContext:
     decoded: int = 0
     _tokens: dict[int, Tokens] = attrs.field(factory=dict, init=False)
 
-    def sequences(self, samples: Sequence[Sample]) -> Sequences:
+    def build_tokens(self, samples: Sequence[Sample]) -> TokenBatch:
         told = [self.tokens(sample) for sample in samples]
         return self.builder.arrange(told, [self.counted[self._index(s)] for s in samples])
 
@@ -88,7 +88,7 @@ class SliceContext:
             self._tokens[index] = self.builder.tokens(sample)
         return self._tokens[index]
 
-    def load(self, samples: Sequence[Sample]) -> list[np.ndarray]:
+    def decode_media(self, samples: Sequence[Sample]) -> list[np.ndarray]:
         if not self.first_stage:
             raise PluginError(
                 "media are decoded on the first pipeline stage alone; where context.first_stage is "
@@ -107,10 +107,10 @@ class SliceContext:
                     arrays.append(medium.load(generator))
                 except Exception as error:
                     raise SampleError(
-                        f"cannot decode {medium.kind} of {sample.key}: {text_of(error)}",
+                        f"cannot decode {medium.modality} of {sample.key}: {text_of(error)}",
                         code=code_of(error, "sample.undecodable"),
                         sample=sample.key,
-                        kind=medium.kind,
+                        kind=medium.modality,
                     ) from error
                 self.decoded += 1
         return arrays
@@ -119,7 +119,7 @@ class SliceContext:
     def _accepts(self) -> str:
         if self.encoder is None:
             return ""
-        return self.builder.graph.descriptions[self.encoder].accepts or ""
+        return self.builder.graph.descriptions[self.encoder].modality or ""
 
     def _index(self, sample: Sample) -> int:
         for index, own in enumerate(self.samples):
@@ -132,7 +132,7 @@ class SliceContext:
         )
 
 
-class Slices(TorchDataset[Batch]):
+class MicrobatchDataset(TorchDataset[Batch]):
     """Microbatch number -> this rank's :class:`Batch`; random access, nothing remembered."""
 
     def __init__(
@@ -140,13 +140,15 @@ class Slices(TorchDataset[Batch]):
         *,
         dataset: Dataset,
         source: str,
-        order: GlobalOrder | InOrder,
+        order: ShuffledSampler | SequentialSampler,
         roles: Sequence[Role],
         microbatch: int,
         training: bool,
         seed: int,
         builder: SequenceBuilder,
-        provide: Callable[[Module, Sequence[Sample], SliceContext], dict[str, Any] | None],
+        provide: Callable[
+            [ModuleConfig, Sequence[Sample], BatchBuilderContext], dict[str, Any] | None
+        ],
         work: Callable[[Sequence[Sample], Sequence[int]], tuple[float, ...]] | None = None,
         counted_step: int | None = None,
     ) -> None:
@@ -213,12 +215,12 @@ class Slices(TorchDataset[Batch]):
             learned_in_step=learned,
         )
 
-    def _context(self, role: Role, number: int) -> SliceContext:
+    def _context(self, role: Role, number: int) -> BatchBuilderContext:
         """The samples that a role has of a microbatch."""
         begin, end = sample_slice(self._microbatch, role.module.grid.dp, role.dp_rank)
         places = [number * self._microbatch + offset for offset in range(begin, end)]
         indices = [self._order[place] for place in places]
-        return SliceContext(
+        return BatchBuilderContext(
             training=self._training,
             first_stage=role.first_stage,
             # Objects of their own: a dataset may give the same one for a filler, or an epoch later.

@@ -7,14 +7,14 @@ from typing import Any, Protocol
 
 from mimo_core.errors import PluginError
 
-Rows = Mapping[str, Sequence[int]]
+RowCounts = Mapping[str, Sequence[int]]
 """By encoder: the rows of each sample of a rank's slice of a microbatch."""
 
 
-class RowSource(Protocol):
+class RowCountSource(Protocol):
     """Tells the rows of the microbatch that the next forward step takes."""
 
-    def peek_rows(self) -> Rows: ...
+    def peek_row_counts(self) -> RowCounts: ...
 
 
 def check_rows(rows: Any, counts: Sequence[int], width: int, title: str) -> None:
@@ -33,9 +33,10 @@ def check_rows(rows: Any, counts: Sequence[int], width: int, title: str) -> None
     if list(rows.shape) != expected:
         raise PluginError(
             f"{title} put out rows of shape {list(rows.shape)}, expected {expected}: by hook "
-            f"'describe' (positions) its samples take {list(counts)} positions, and the language "
-            f"model is {width} wide; the tower and the projector of hook 'build_submodule' must "
-            "put out the same, or 'describe' must say what they put out",
+            f"'describe_module' (count_positions) its samples take {list(counts)} positions, and "
+            f"the language model is {width} wide; the tower and the projector of hook "
+            "'build_submodule' must put out the same, or 'describe_module' must say what they "
+            "put out",
             code="plugin.wrong-rows",
             shape=tuple(rows.shape),
             expected=tuple(expected),

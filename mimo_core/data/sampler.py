@@ -9,7 +9,7 @@ import numpy as np
 from mimo_core.errors import RecipeError
 
 
-class GlobalOrder:
+class ShuffledSampler:
     """Maps a position of the run (samples consumed so far) to a sample of the dataset.
 
     Every epoch is a permutation of the whole dataset drawn from (seed, epoch), so that a resumed
@@ -35,7 +35,7 @@ class GlobalOrder:
         return np.random.default_rng([self._seed, epoch]).permutation(self._length)
 
 
-class InOrder:
+class SequentialSampler:
     """The samples of an evaluation, each once; positions after the last are fillers."""
 
     def __init__(self, length: int) -> None:

@@ -8,7 +8,7 @@ from typing import Literal
 import attrs
 import numpy as np
 
-from mimo_core.contract import LANGUAGE, Sample, Sequences
+from mimo_core.contract import LANGUAGE, Sample, TokenBatch
 from mimo_core.errors import SampleError
 from mimo_core.planning.model_graph import Graph
 from mimo_core.planning.sequence_budget import media_positions, pieces
@@ -42,7 +42,7 @@ class SequenceBuilder:
         """Sequence positions that the sample's media of ``encoder`` take."""
         return sum(self.positions(encoder, sample))
 
-    def build(self, samples: Sequence[Sample], counted: Sequence[bool]) -> Sequences:
+    def build(self, samples: Sequence[Sample], counted: Sequence[bool]) -> TokenBatch:
         """Sequences of these samples: padded ``[B, S]``, or packed ``[1, S]``.
 
         Args:
@@ -55,7 +55,7 @@ class SequenceBuilder:
         """
         return self.arrange([self.tokens(sample) for sample in samples], counted)
 
-    def arrange(self, told: Sequence[Tokens], counted: Sequence[bool]) -> Sequences:
+    def arrange(self, told: Sequence[Tokens], counted: Sequence[bool]) -> TokenBatch:
         """Sequences of samples whose :meth:`tokens` were made before."""
         learned = [
             learn if counts else [0.0] * len(learn)
@@ -70,7 +70,7 @@ class SequenceBuilder:
 
     def _padded(
         self, tokens: list[list[int]], learned: list[list[float]], own: list[int]
-    ) -> Sequences:
+    ) -> TokenBatch:
         # One id more than the sequence: the label of its last position.
         shape = (len(tokens), self.length + 1)
         ids = np.full(shape, self.graph.tokenizer.pad, dtype=np.int64)
@@ -79,7 +79,7 @@ class SequenceBuilder:
             ids[row, : len(sample_ids)] = sample_ids
             mask[row, : len(learn)] = learn
         positions = np.arange(self.length, dtype=np.int64)
-        return Sequences(
+        return TokenBatch(
             input_ids=ids[:, :-1],
             labels=ids[:, 1:],
             loss_mask=mask[:, 1:],
@@ -89,7 +89,7 @@ class SequenceBuilder:
 
     def _packed(
         self, tokens: list[list[int]], learned: list[list[float]], own: list[int]
-    ) -> Sequences:
+    ) -> TokenBatch:
         """All samples in one row, each without its last id, whose label it is."""
         grid = self.graph.modules[LANGUAGE].grid
         pad = self.graph.tokenizer.pad
@@ -108,7 +108,7 @@ class SequenceBuilder:
         def row(parts: Iterator[np.ndarray], kind: type) -> np.ndarray:
             return np.concatenate([np.asarray(part, dtype=kind) for part in parts])[None]
 
-        return Sequences(
+        return TokenBatch(
             input_ids=row((ids[:-1] for ids in tokens), np.int64),
             labels=row((ids[1:] for ids in tokens), np.int64),
             loss_mask=row((learn[1:] for learn in learned), np.float32),

@@ -17,15 +17,15 @@ import attrs
 import torch
 import torch.distributed as dist
 
-from mimo_core.data.row_counts import Rows, check_rows
-from mimo_core.distributed.routing import EdgeRoute, Leg
+from mimo_core.data.row_counts import RowCounts, check_rows
+from mimo_core.distributed.routing import EdgeRouting, PeerTransfer
 from mimo_core.platforms.base import RankPlatform
 from mimo_core.profile.recorder import message, recorder, span, wait_for
 from mimo_core.profile.spans import Exchange
 
 
 @attrs.define(kw_only=True)
-class Transfer:
+class PendingTransfer:
     """Messages under way. Keeps what is sent alive until it has left."""
 
     works: list[dist.Work]
@@ -45,7 +45,7 @@ class Transfer:
         self.works, self.kept, self.messages = [], [], []
 
 
-class Bridge:
+class ModuleBridge:
     """This rank's end of all edges.
 
     Made by every rank of the world (the group is collective); used on bridging ranks only.
@@ -54,7 +54,7 @@ class Bridge:
     def __init__(
         self,
         *,
-        routes: Sequence[EdgeRoute],
+        routes: Sequence[EdgeRouting],
         ranks: Sequence[int],
         width: int,
         dtype: torch.dtype,
@@ -95,9 +95,9 @@ class Bridge:
         *,
         send_forward: tuple[str, torch.Tensor, Sequence[int]] | None = None,
         receive_backward: tuple[str, Sequence[int]] | None = None,
-        send_backward: tuple[Mapping[str, torch.Tensor], Rows] | None = None,
-        receive_forward: Rows | None = None,
-    ) -> tuple[Transfer, dict[str, torch.Tensor]]:
+        send_backward: tuple[Mapping[str, torch.Tensor], RowCounts] | None = None,
+        receive_forward: RowCounts | None = None,
+    ) -> tuple[PendingTransfer, dict[str, torch.Tensor]]:
         """Start all messages of one point of the schedule as one batch.
 
         Args:
@@ -109,7 +109,7 @@ class Bridge:
             receive_forward: Rows of the microbatch that is due, on language ranks.
 
         Returns:
-            The transfer, and by encoder the tensors that :meth:`Transfer.wait` fills: rows
+            The transfer, and by encoder the tensors that :meth:`PendingTransfer.wait` fills: rows
             ``[N, H]`` on language ranks, gradients ``[K, N, H]`` on encoder ranks with one slice
             for each of the ``K`` context-parallel shards that contribute, to be added up.
 
@@ -144,7 +144,9 @@ class Bridge:
             encodes = send_forward is not None or receive_backward is not None
             messages = self._recorded(ops, encodes) if recorder() else []
         kept = [op.tensor for op in ops]
-        transfer = Transfer(works=works, kept=kept, platform=self._platform, messages=messages)
+        transfer = PendingTransfer(
+            works=works, kept=kept, platform=self._platform, messages=messages
+        )
         return transfer, filled
 
     def _recorded(self, ops: Sequence[dist.P2POp], encodes: bool) -> list[Exchange]:
@@ -181,8 +183,8 @@ class Bridge:
         return gradients
 
     def _parts(
-        self, legs: Sequence[Leg], rows: torch.Tensor, counts: Sequence[int]
-    ) -> list[tuple[Leg, torch.Tensor]]:
+        self, legs: Sequence[PeerTransfer], rows: torch.Tensor, counts: Sequence[int]
+    ) -> list[tuple[PeerTransfer, torch.Tensor]]:
         """The non-empty parts of ``rows`` that belong to the legs."""
         starts = [0, *accumulate(counts)]
         return [
@@ -191,7 +193,9 @@ class Bridge:
             if starts[leg.end] > starts[leg.begin]
         ]
 
-    def _add(self, ops: list[dist.P2POp], operation: object, part: torch.Tensor, leg: Leg) -> None:
+    def _add(
+        self, ops: list[dist.P2POp], operation: object, part: torch.Tensor, leg: PeerTransfer
+    ) -> None:
         if operation is dist.isend:
             part = part.detach().to(self._dtype).contiguous()
         ops.append(dist.P2POp(operation, part, leg.peer, group=self._group))

@@ -17,7 +17,7 @@ from megatron.core.models.mimo.partition.utils import PartitionAdapter
 from megatron.core.tensor_parallel import scatter_to_sequence_parallel_region
 
 
-def own_positions(lengths: Sequence[int], ranks: int, rank: int) -> torch.Tensor:
+def local_positions(lengths: Sequence[int], ranks: int, rank: int) -> torch.Tensor:
     """Positions of a row on one context-parallel rank, ascending: int64 ``[S / cp]``, on the CPU.
 
     Args:
@@ -35,17 +35,17 @@ def own_positions(lengths: Sequence[int], ranks: int, rank: int) -> torch.Tensor
     return torch.cat(pieces)
 
 
-def whole_order(lengths: Sequence[int], ranks: int) -> torch.Tensor:
+def cp_gather_order(lengths: Sequence[int], ranks: int) -> torch.Tensor:
     """Where each position of a row lies in the parts of all ranks, one after another: ``[S]``."""
-    return torch.cat([own_positions(lengths, ranks, rank) for rank in range(ranks)]).argsort()
+    return torch.cat([local_positions(lengths, ranks, rank) for rank in range(ranks)]).argsort()
 
 
-def gather_positions(part: torch.Tensor, order: torch.Tensor, group: Any) -> torch.Tensor:
+def gather_sequence(part: torch.Tensor, order: torch.Tensor, group: Any) -> torch.Tensor:
     """The whole row ``[B, S]`` of what each rank of the group has a part of, without gradients.
 
     Args:
         part: ``[B, S / cp]``.
-        order: From :func:`whole_order`.
+        order: From :func:`cp_gather_order`.
         group: The context-parallel group; all of its ranks call this.
     """
     parts = [torch.empty_like(part) for _ in range(group.size())]
@@ -53,7 +53,7 @@ def gather_positions(part: torch.Tensor, order: torch.Tensor, group: Any) -> tor
     return torch.cat(parts, dim=1).index_select(1, order.to(part.device))
 
 
-class OwnPositions(PartitionAdapter):  # type: ignore[misc]
+class CPPartitionAdapter(PartitionAdapter):  # type: ignore[misc]
     """Cuts the embeddings of whole rows down to this rank's part, by an index that it is given.
 
     megatron-core 0.19's adapter finds a packed row's positions by TransformerEngine alone, which a

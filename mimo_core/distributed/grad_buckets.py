@@ -23,7 +23,7 @@ from megatron.core.distributed import DistributedDataParallel
 from mimo_core.errors import MimoError
 
 
-class OrderedReduction:
+class OrderedBucketReducer:
     """The buckets of one wrapped module, dense and expert ones in one order."""
 
     def __init__(self, module: DistributedDataParallel) -> None:

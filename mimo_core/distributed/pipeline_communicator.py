@@ -2,7 +2,7 @@
 
 Same interface as megatron-core's ``MultiModulePipelineCommunicator``. Within a module's pipeline
 it is core's ``P2PCommunicator``; between modules our
-:class:`~mimo_core.distributed.bridge.Bridge`.
+:class:`~mimo_core.distributed.bridge.ModuleBridge`.
 
 Stages are numbered from the sink, so that the last stages of all encoders, whatever their own
 number of stages, sit at the same place of the 1F1B schedule.
@@ -23,8 +23,8 @@ import torch.distributed as dist
 from megatron.core.pipeline_parallel.p2p_communication import P2PCommunicator
 
 from mimo_core.contract import LANGUAGE
-from mimo_core.data.row_counts import Rows, RowSource
-from mimo_core.distributed.bridge import Bridge, Transfer
+from mimo_core.data.row_counts import RowCounts, RowCountSource
+from mimo_core.distributed.bridge import ModuleBridge, PendingTransfer
 from mimo_core.planning.rank_layout import Layout
 from mimo_core.profile.recorder import message, recorder, span, wait_for
 
@@ -46,7 +46,7 @@ class PipelineCommunicator:
         rank: int,
         config: Any,
         pp_group: Any,
-        bridge: Bridge,
+        bridge: ModuleBridge,
         layers_learn: bool,
         ahead: int = 0,
     ) -> None:
@@ -64,7 +64,7 @@ class PipelineCommunicator:
         """
         self.config = config
         self._layers_learn = layers_learn
-        self.rows: RowSource | None = None
+        self.rows: RowCountSource | None = None
         """Where rows of the next microbatch are told; the engine switches it for evaluation."""
         self._module = module
         self._bridge = bridge
@@ -85,14 +85,14 @@ class PipelineCommunicator:
         """Microbatches of which 1F1B sends the rows before it asks for gradients."""
         self._ahead = ahead
         self._learning = True
-        self._produced: Rows | None = None
+        self._produced: RowCounts | None = None
         self._tell_sent: Callable[[int], None] | None = None
         # Microbatches whose gradients are still to travel or to be taken, oldest first.
-        self._rows_in_flight: deque[Rows] = deque()
+        self._rows_in_flight: deque[RowCounts] = deque()
         self._sent_forward = 0
         # Gradients that were asked for, oldest first.
-        self._asked: deque[tuple[Transfer, dict[str, torch.Tensor]]] = deque()
-        self._sends: deque[Transfer] = deque()
+        self._asked: deque[tuple[PendingTransfer, dict[str, torch.Tensor]]] = deque()
+        self._sends: deque[PendingTransfer] = deque()
 
     # What the schedule asks about this rank's place
     @property
@@ -113,13 +113,13 @@ class PipelineCommunicator:
     def _sends_bridge(self) -> bool:
         return self._module != LANGUAGE and self._pp_rank == self._pp_size - 1
 
-    def produced(self, rows: Rows) -> None:
+    def produced(self, rows: RowCounts) -> None:
         """The forward step tells the rows of the microbatch it has just put out (encoders)."""
         self._produced = rows
 
     def begin(
         self,
-        rows: RowSource,
+        rows: RowCountSource,
         *,
         learning: bool,
         sent: Callable[[int], None] | None = None,
@@ -209,14 +209,14 @@ class PipelineCommunicator:
     # Language model's first stage
     def _receive_rows(self, send_backward: Tensors | None) -> Tensors:
         assert self.rows is not None
-        rows = self.rows.peek_rows()
+        rows = self.rows.peek_row_counts()
         outgoing = None if send_backward is None else self._gradients_to_send(send_backward)
         transfer, received = self._bridge.exchange(send_backward=outgoing, receive_forward=rows)
         transfer.wait(list(received.values()))
         self._rows_in_flight.append(rows)
         return {encoder: tensor.requires_grad_() for encoder, tensor in received.items()}
 
-    def _gradients_to_send(self, gradients: Tensors) -> tuple[dict[str, torch.Tensor], Rows]:
+    def _gradients_to_send(self, gradients: Tensors) -> tuple[dict[str, torch.Tensor], RowCounts]:
         rows = self._rows_in_flight.popleft()
         ready = {}
         for encoder, gradient in gradients.items():
@@ -271,7 +271,7 @@ class PipelineCommunicator:
         # Rows travel in the language model's precision; the module's own may be another.
         return {self._module: gradient.to(self.config.params_dtype)}
 
-    def _sent(self, transfer: Transfer) -> None:
+    def _sent(self, transfer: PendingTransfer) -> None:
         self._sends.append(transfer)
         self._drain(keep=self.total_stages + self._ahead)
 

@@ -23,7 +23,7 @@ from mimo_core.planning.rank_layout import Layout, sample_slice
 
 
 @attrs.frozen(kw_only=True)
-class Leg:
+class PeerTransfer:
     """One peer's part of an edge, seen from one rank."""
 
     peer: int
@@ -35,19 +35,19 @@ class Leg:
 
 
 @attrs.frozen(kw_only=True)
-class EdgeRoute:
+class EdgeRouting:
     """This rank's legs of one edge; the same objects for every microbatch."""
 
     encoder: str
-    forward: tuple[Leg, ...]
+    forward: tuple[PeerTransfer, ...]
     """Encoder rank: rows to send. Language rank: rows to receive; in sample order, not
     overlapping."""
-    backward: tuple[Leg, ...]
+    backward: tuple[PeerTransfer, ...]
     """Encoder rank: gradients to receive, several of the same samples to be added up. Language
     rank: gradients to send."""
 
 
-def edge_route(encoder: str, layout: Layout, microbatch: int, rank: int) -> EdgeRoute:
+def route_edge(encoder: str, layout: Layout, microbatch: int, rank: int) -> EdgeRouting:
     """The legs of ``rank`` over the edge of ``encoder`` to the language model.
 
     Args:
@@ -57,8 +57,8 @@ def edge_route(encoder: str, layout: Layout, microbatch: int, rank: int) -> Edge
         rank: World rank to route for; a rank at neither end of the edge gets no legs.
     """
     source, target = layout.grids[encoder], layout.grids[LANGUAGE]
-    forward: list[Leg] = []
-    backward: list[Leg] = []
+    forward: list[PeerTransfer] = []
+    backward: list[PeerTransfer] = []
     if rank in layout.ranks(encoder):
         own = layout.coordinates(rank, encoder)
         begin, end = sample_slice(microbatch, source.dp, own["dp"])
@@ -66,9 +66,9 @@ def edge_route(encoder: str, layout: Layout, microbatch: int, rank: int) -> Edge
         at_end = own["pp"] == source.pp - 1
         for dp, low, high in overlaps if at_end else []:
             for cp, tp in product(range(target.cp), range(target.tp)):
-                peer = layout.rank_of(LANGUAGE, tp=tp, cp=cp, dp=dp)
-                leg = Leg(peer=peer, begin=low - begin, end=high - begin)
-                if _holder(tp, cp, source, target) == own["tp"]:
+                peer = layout.rank_at(LANGUAGE, tp=tp, cp=cp, dp=dp)
+                leg = PeerTransfer(peer=peer, begin=low - begin, end=high - begin)
+                if _source_tp_rank(tp, cp, source, target) == own["tp"]:
                     forward.append(leg)
                 if tp == own["tp"] % target.tp:
                     backward.append(leg)
@@ -79,13 +79,13 @@ def edge_route(encoder: str, layout: Layout, microbatch: int, rank: int) -> Edge
         at_end = own["pp"] == 0
         for dp, low, high in overlaps if at_end else []:
             for tp in range(source.tp):
-                peer = layout.rank_of(encoder, tp=tp, dp=dp, pp=source.pp - 1)
-                leg = Leg(peer=peer, begin=low - begin, end=high - begin)
-                if _holder(own["tp"], own["cp"], source, target) == tp:
+                peer = layout.rank_at(encoder, tp=tp, dp=dp, pp=source.pp - 1)
+                leg = PeerTransfer(peer=peer, begin=low - begin, end=high - begin)
+                if _source_tp_rank(own["tp"], own["cp"], source, target) == tp:
                     forward.append(leg)
                 if own["tp"] == tp % target.tp:
                     backward.append(leg)
-    return EdgeRoute(encoder=encoder, forward=tuple(forward), backward=tuple(backward))
+    return EdgeRouting(encoder=encoder, forward=tuple(forward), backward=tuple(backward))
 
 
 def bridge_ranks(layout: Layout) -> list[int]:
@@ -98,7 +98,7 @@ def bridge_ranks(layout: Layout) -> list[int]:
     ]
 
 
-def _holder(tp: int, cp: int, source: Grid, target: Grid) -> int:
+def _source_tp_rank(tp: int, cp: int, source: Grid, target: Grid) -> int:
     """The encoder's tensor-parallel rank that serves rank (tp, cp) of the language model."""
     return (tp + target.tp * cp) % source.tp
 

@@ -73,12 +73,12 @@ def _plugins(host: Host) -> Iterator[Finding]:
             yield Finding(
                 section=SECTION,
                 what=record.name,
-                found=f"{came}: {record.why}",
+                found=f"{came}: {record.reason}",
                 verdict="wrong",
                 remedy=f"pip install -U {record.distribution}, or uninstall it",
             )
         elif record.state == "disabled":
-            said = f"{came}: disabled {record.why}"
+            said = f"{came}: disabled {record.reason}"
             yield Finding(section=SECTION, what=record.name, found=said, verdict="note")
         else:
             yield Finding(

@@ -107,7 +107,7 @@ class SampleError(MimoError):
     module that asked for it."""
 
 
-class DiskFull(MimoError):
+class DiskFullError(MimoError):
     """Something could not be written, for want of room."""
 
 

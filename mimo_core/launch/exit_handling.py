@@ -16,7 +16,7 @@ import attrs
 from mimo_core.errors import MimoError, problems_in
 from mimo_core.launch.failure import Failure
 from mimo_core.launch.rank_env import Rank
-from mimo_core.reporting.run_directory import RunFolder
+from mimo_core.reporting.run_directory import RunDirectory
 from mimo_core.utils.safe_files import replace_text
 from mimo_core.utils.standard_streams import show
 from mimo_core.utils.terminal_text import printable
@@ -31,7 +31,7 @@ MAX_RESTARTS = "MIMO_MAX_RESTARTS"
 NOTHING_DONE = "before an iteration was done: there is nothing new to save"
 """Said where SIGTERM comes while ranks start."""
 DISK_FULL = "run.disk-full"
-LITTLE = 1 << 20
+DISK_FULL_THRESHOLD_BYTES = 1 << 20
 """Bytes free of a disk that is as good as full."""
 _ELASTIC_FILE = "TORCHELASTIC_ERROR_FILE"
 """Where torchrun reads what it shows as the cause."""
@@ -44,7 +44,7 @@ class Ending:
 
     rank: Rank
     label: str
-    folder: RunFolder
+    folder: RunDirectory
     screen: IO[str] = attrs.field(factory=lambda: sys.stderr)
     logged: bool = False
     """Whether this process's output goes to its log."""

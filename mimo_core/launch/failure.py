@@ -13,7 +13,7 @@ import attrs
 
 from mimo_core.errors import problems_in
 from mimo_core.launch.protocol import LONGEST_TEXT, Malformed, decode, integer
-from mimo_core.reporting.run_directory import RunFolder
+from mimo_core.reporting.run_directory import RunDirectory
 from mimo_core.utils.terminal_text import printable
 
 _LINES = 15
@@ -83,7 +83,7 @@ class Failure:
         return json.dumps(attrs.asdict(self))
 
     @classmethod
-    def from_json(cls, text: str | bytes, folder: RunFolder) -> Failure:
+    def from_json(cls, text: str | bytes, folder: RunDirectory) -> Failure:
         """What :meth:`to_json` wrote.
 
         Raises:
@@ -92,7 +92,7 @@ class Failure:
         return cls.from_message(decode(text.encode() if isinstance(text, str) else text), folder)
 
     @classmethod
-    def from_message(cls, message: Any, folder: RunFolder) -> Failure:
+    def from_message(cls, message: Any, folder: RunDirectory) -> Failure:
         """A failure that another process describes.
 
         Args:

@@ -12,22 +12,22 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Any
 
-from mimo_core.checkpoint.compatibility import checkpoint_of
+from mimo_core.checkpoint.compatibility import find_resumable_checkpoint
 from mimo_core.errors import MimoError, text_of
 from mimo_core.launch.exit_handling import LAUNCHED, MAX_RESTARTS, NOTHING_DONE, RESTARTS
 from mimo_core.launch.failure import Failure
-from mimo_core.launch.fork_server import Nursery, NurseryEnded
+from mimo_core.launch.fork_server import ForkServer, ForkServerError
 from mimo_core.launch.local_ranks import attempt, nursery_of
 from mimo_core.planning.plan import Plan
 from mimo_core.recipe import dump
-from mimo_core.reporting.run_directory import UNUSABLE, RunFolder
+from mimo_core.reporting.run_directory import UNUSABLE, RunDirectory
 from mimo_core.utils.signals import AGAIN
 from mimo_core.utils.standard_streams import show
 
 _ENDED_EARLY = "run.ended-early"
 
 
-class RunFailed(RuntimeError):
+class RunFailedError(RuntimeError):
     """A rank failed; the message is what a person should read."""
 
     def __init__(self, message: str, *, code: str = "") -> None:
@@ -42,7 +42,7 @@ class RunFailed(RuntimeError):
 
 def launch(
     plan: Plan,
-    folder: RunFolder,
+    folder: RunDirectory,
     disabled: Sequence[str] = (),
     max_restarts: int = 0,
     asked: float | None = None,
@@ -61,7 +61,7 @@ def launch(
         The run's summary; ``None`` where it was stopped before an iteration was done.
 
     Raises:
-        RunFailed: a rank failed; says which, and its last lines.
+        RunFailedError: a rank failed; says which, and its last lines.
         MimoError: the folder cannot be used.
         KeyboardInterrupt: after all ranks have ended.
     """
@@ -75,17 +75,17 @@ def launch(
         try:
             asked = time.time() if asked is None else asked
             failure = _attempts(nurseries, plan, folder, disabled, max_restarts, asked, signals)
-        except NurseryEnded as error:
-            raise RunFailed(str(error)) from error
+        except ForkServerError as error:
+            raise RunFailedError(str(error)) from error
     if failure is not None and failure.code:
-        raise RunFailed(failure.text(), code=failure.error_code)
+        raise RunFailedError(failure.text(), code=failure.error_code)
     if failure is not None:
-        go_on = folder.go_on_command(disabled, max_restarts)
+        go_on = folder.resume_command(disabled, max_restarts)
         show(f"\n  stopped by SIGTERM {NOTHING_DONE}; go on:\n    {go_on}")
         return None
     summary = folder.read_summary()
     if summary is None or "finished" not in summary:
-        raise RunFailed(
+        raise RunFailedError(
             "all ranks ended with exit code 0, but before the end of the run: something in them "
             f"ended their processes (logs: {folder.logs}) [{_ENDED_EARLY}]",
             code=_ENDED_EARLY,
@@ -93,7 +93,7 @@ def launch(
     return summary
 
 
-def _prepare(plan: Plan, folder: RunFolder) -> None:
+def _prepare(plan: Plan, folder: RunDirectory) -> None:
     """The folder, with the recipe that the ranks read."""
     folder.logs.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=folder.logs):
@@ -107,7 +107,7 @@ def _prepare(plan: Plan, folder: RunFolder) -> None:
 class _Nurseries:
     """One for all attempts, or a new one where that was killed or stopped."""
 
-    def __init__(self, folder: RunFolder) -> None:
+    def __init__(self, folder: RunDirectory) -> None:
         self._folder = folder
         self._latest = nursery_of(folder)
 
@@ -117,7 +117,7 @@ class _Nurseries:
     def __exit__(self, *_error: object) -> None:
         self._latest.close()
 
-    def give(self) -> Nursery:
+    def give(self) -> ForkServer:
         """One that can be asked for ranks."""
         if self._latest.ended or self._latest.silent:
             self._latest.close()
@@ -128,7 +128,7 @@ class _Nurseries:
 def _attempts(
     nurseries: _Nurseries,
     plan: Plan,
-    folder: RunFolder,
+    folder: RunDirectory,
     disabled: Sequence[str],
     max_restarts: int,
     asked: float,
@@ -136,14 +136,14 @@ def _attempts(
 ) -> Failure | None:
     """Until all ranks end well, or fail for good. Gives the last attempt's failure."""
     restarts: list[dict[str, Any]] = []
-    begun_at, in_a_row = checkpoint_of(plan, folder).iteration, 0
+    begun_at, in_a_row = find_resumable_checkpoint(plan, folder).iteration, 0
     while True:
         told = {RESTARTS: json.dumps(restarts), MAX_RESTARTS: str(max_restarts)}
         told[LAUNCHED] = str(asked)
         failure = attempt(nurseries.give(), plan, folder, disabled, told, lambda: signals.told)
         if failure is None or failure.expected or not failure.code or signals.told:
             return failure
-        done = checkpoint_of(plan, folder).iteration
+        done = find_resumable_checkpoint(plan, folder).iteration
         in_a_row = in_a_row + 1 if done == begun_at else 1
         if in_a_row > max_restarts:
             return failure

@@ -14,12 +14,12 @@ import attrs
 
 from mimo_core.launch.exit_handling import DISK_FULL, NOTHING_DONE
 from mimo_core.launch.failure import Failure
-from mimo_core.launch.fork_server import Child, Nursery
+from mimo_core.launch.fork_server import ForkedProcess, ForkServer
 from mimo_core.launch.preflight import full_places
 from mimo_core.launch.protocol import TOKEN, Malformed, new_token
 from mimo_core.launch.rank_env import free_port
 from mimo_core.planning.plan import Plan
-from mimo_core.reporting.run_directory import RunFolder
+from mimo_core.reporting.run_directory import RunDirectory
 
 _ENTRY = "mimo_core.cli.pretrain:main"
 WARM = (
@@ -34,15 +34,15 @@ _KILLED = 60.0
 stopped is noticed before."""
 
 
-def nursery_of(folder: RunFolder) -> Nursery:
+def nursery_of(folder: RunDirectory) -> ForkServer:
     """Where this run's ranks come from; it begins to import at once."""
-    return Nursery(WARM, told=str(folder.path))
+    return ForkServer(WARM, told=str(folder.path))
 
 
 def attempt(
-    nursery: Nursery,
+    nursery: ForkServer,
     plan: Plan,
-    folder: RunFolder,
+    folder: RunDirectory,
     disabled: Sequence[str],
     environment: Mapping[str, str],
     stopping: Callable[[], bool],
@@ -67,7 +67,7 @@ def attempt(
     for name in disabled:
         command += ["--no-plugin", name]
     port, token = free_port(), new_token()
-    ranks: list[Child] = []
+    ranks: list[ForkedProcess] = []
     try:
         for rank in range(plan.layout.world_size):
             environ = {**os.environ, **_place(plan, rank, port), **environment, TOKEN: token}
@@ -94,7 +94,7 @@ def _place(plan: Plan, rank: int, port: int) -> dict[str, str]:
     }
 
 
-def _wait(ranks: Sequence[Child], stopping: Callable[[], bool]) -> dict[int, int]:
+def _wait(ranks: Sequence[ForkedProcess], stopping: Callable[[], bool]) -> dict[int, int]:
     """Until all ranks have ended, or one has failed. Gives the exit codes of failed ranks."""
     told = False
     while True:
@@ -111,13 +111,13 @@ def _wait(ranks: Sequence[Child], stopping: Callable[[], bool]) -> dict[int, int
         time.sleep(0.05)
 
 
-def _let_end(ranks: Sequence[Child]) -> None:
+def _let_end(ranks: Sequence[ForkedProcess]) -> None:
     deadline = time.monotonic() + _GRACE
     while any(process.poll() is None for process in ranks) and time.monotonic() < deadline:
         time.sleep(0.02)
 
 
-def _end(ranks: Sequence[Child]) -> None:
+def _end(ranks: Sequence[ForkedProcess]) -> None:
     """End what still runs: a rank, and whatever it left behind, as its group outlives it."""
     for process in ranks:
         process.kill_group()
@@ -128,7 +128,7 @@ def _end(ranks: Sequence[Child]) -> None:
 
 
 def _first(
-    plan: Plan, folder: RunFolder, codes: Mapping[int, int], stopping: bool
+    plan: Plan, folder: RunDirectory, codes: Mapping[int, int], stopping: bool
 ) -> Failure | None:
     """What went wrong first, in the words of the rank that it happened to.
 
@@ -143,7 +143,7 @@ def _first(
     if told:
         first = min(told, key=lambda failure: failure.time)
         # A rank that is killed early could not yet say which it is.
-        first = attrs.evolve(first, label=plan.layout.label(first.rank))
+        first = attrs.evolve(first, label=plan.layout.rank_label(first.rank))
         if first.silent and not first.hung and first.rank in codes:
             first = attrs.evolve(first, message=_how(codes[first.rank]))
         return first
@@ -151,7 +151,11 @@ def _first(
         return None
     rank = min(codes, key=lambda rank: (codes[rank] > 0, rank))
     failure = Failure(
-        rank=rank, label=plan.layout.label(rank), message="", log=str(folder.log(rank)), silent=True
+        rank=rank,
+        label=plan.layout.rank_label(rank),
+        message="",
+        log=str(folder.log(rank)),
+        silent=True,
     )
     if stopping and codes[rank] == -signal.SIGTERM:
         # A rank catches it as soon as it has begun.
@@ -168,7 +172,7 @@ def _first(
     return attrs.evolve(failure, message=_how(codes[rank]))
 
 
-def _left(path: Path, folder: RunFolder) -> Failure | None:
+def _left(path: Path, folder: RunDirectory) -> Failure | None:
     """What a rank has left of its failure, if it can be read."""
     try:
         return Failure.from_json(path.read_bytes(), folder)

@@ -19,13 +19,20 @@ from pathlib import Path
 from typing import IO, Any
 
 from mimo_core import platforms
-from mimo_core.checkpoint.compatibility import checkpoint_of
-from mimo_core.checkpoint.directory import checkpoint_path, newest, way_back
-from mimo_core.errors import CheckpointError, DiskFull, RecipeError, code_of, text_of, values_of
+from mimo_core.checkpoint.compatibility import find_resumable_checkpoint
+from mimo_core.checkpoint.directory import checkpoint_path, fallback_hint, newest
+from mimo_core.errors import (
+    CheckpointError,
+    DiskFullError,
+    RecipeError,
+    code_of,
+    text_of,
+    values_of,
+)
 from mimo_core.launch.exit_handling import (
     DISK_FULL,
+    DISK_FULL_THRESHOLD_BYTES,
     LAUNCHED,
-    LITTLE,
     MAX_RESTARTS,
     NOTHING_DONE,
     RESTARTS,
@@ -41,16 +48,16 @@ from mimo_core.launch.version_check import compare_plugins
 from mimo_core.planning.plan import Plan
 from mimo_core.plugins import Host
 from mimo_core.recipe import dump
-from mimo_core.reporting.run_directory import RunFolder
+from mimo_core.reporting.run_directory import RunDirectory
 from mimo_core.utils.environment import THREADS
 from mimo_core.utils.safe_files import append_to
 from mimo_core.utils.signals import Termination
 from mimo_core.utils.standard_streams import pair
 
-MEETING_TIMEOUT = datetime.timedelta(minutes=10)
+RENDEZVOUS_TIMEOUT = datetime.timedelta(minutes=10)
 _OWNED = "mimo/folder"
 """Key of the store, there once the run has its folder."""
-_SILENT_FIRST = 1.0
+_SECONDARY_FAILURE_DELAY_S = 1.0
 """Seconds that a rank waits before it tells of an error that another's sudden end may have caused:
 that end is then told first."""
 
@@ -58,7 +65,7 @@ that end is then told first."""
 def run_rank(
     make_plan: Callable[[Host], Plan],
     rank: Rank,
-    folder: RunFolder,
+    folder: RunDirectory,
     disabled: Sequence[str] = (),
 ) -> dict[str, Any] | None:
     """Run one rank to its end.
@@ -89,11 +96,11 @@ def run_rank(
     ending = Ending(rank=rank, label=f"rank {rank.rank}", folder=folder)
     watch = None
     try:
-        from mimo_core.launch.supervisor_client import Watch
+        from mimo_core.launch.supervisor_client import SupervisorClient
 
         short_sockets()
 
-        watch = Watch.join(rank, folder, MEETING_TIMEOUT, ending.tell)
+        watch = SupervisorClient.join(rank, folder, RENDEZVOUS_TIMEOUT, ending.tell)
         ending.folder = watch.folder
         _obey(termination, watch, ending)
         with nullcontext() if os.environ.get(LAUNCHED) else _own(watch, rank):
@@ -105,13 +112,13 @@ def run_rank(
             host = Host.discover(disabled)
             compare_plugins(host, rank, watch.store)
             plan = make_plan(host)
-            ending.label = plan.layout.label(rank.rank)
-            watch.name_ranks(plan.layout.label)
+            ending.label = plan.layout.rank_label(rank.rank)
+            watch.name_ranks(plan.layout.rank_label)
             wanted = plan.recipe.heartbeat
             watch.start_heartbeats(Limits(wanted.timeout_seconds, wanted.stall_seconds))
             compare_answers(plan, rank, watch.store)
             max_restarts = int(os.environ.get(MAX_RESTARTS, "0"))
-            go_on = watch.folder.go_on_command(disabled, max_restarts)
+            go_on = watch.folder.resume_command(disabled, max_restarts)
             summary = _meet_and_run(plan, rank, watch, screen, termination, go_on)
         watch.leave()
         return summary
@@ -121,7 +128,7 @@ def run_rank(
             if watch is None:
                 ending.tell(failure)
             else:
-                time.sleep(0.0 if failure.expected else _SILENT_FIRST)
+                time.sleep(0.0 if failure.expected else _SECONDARY_FAILURE_DELAY_S)
                 watch.fail(failure)
         finally:
             os._exit(1)
@@ -172,7 +179,7 @@ def _meet_and_run(
 ) -> dict[str, Any] | None:
     folder = watch.folder
     if rank.rank == 0 and not os.environ.get(LAUNCHED):
-        checkpoint_of(plan, folder)
+        find_resumable_checkpoint(plan, folder)
         folder.keep_recipe(dump(plan.recipe))
         if plan.recipe.checkpoint.enabled:
             folder.try_checkpoints(plan.recipe.checkpoint.directory)
@@ -180,10 +187,10 @@ def _meet_and_run(
     platform = platforms.select(rank.local_rank)
     from torch.distributed.checkpoint.api import CheckpointException
 
-    from mimo_core.launch.rendezvous import meet
+    from mimo_core.launch.rendezvous import check_same_recipe
     from mimo_core.megatron_patches.training_loop import prepare_checkpoint_queue
 
-    meeting = meet(plan, rank, watch.store, MEETING_TIMEOUT)
+    meeting = check_same_recipe(plan, rank, watch.store, RENDEZVOUS_TIMEOUT)
     prepare_checkpoint_queue()
     meeting.open(platform)
     try:
@@ -193,12 +200,12 @@ def _meet_and_run(
         raise
 
 
-def _explain(error: BaseException, folder: RunFolder, checkpoints: Path) -> None:
+def _explain(error: BaseException, folder: RunDirectory, checkpoints: Path) -> None:
     """Say more where the stock loop failed over a checkpoint, or over a full disk.
 
     Raises:
         RecipeError: the newest one could not be loaded.
-        DiskFull: something of the run could not be written for want of room.
+        DiskFullError: something of the run could not be written for want of room.
         OSError: a checkpoint could not be written for another reason.
     """
     if isinstance(error, CheckpointError):
@@ -208,7 +215,7 @@ def _explain(error: BaseException, folder: RunFolder, checkpoints: Path) -> None
     if "load_checkpoint" in functions and done is not None:
         traceback.print_exception(error)
         path = checkpoint_path(checkpoints, done)
-        message = f"{path}: {text_of(error)}; {way_back(checkpoints, done)}"
+        message = f"{path}: {text_of(error)}; {fallback_hint(checkpoints, done)}"
         values = {**values_of(error), "checkpoint": str(path)}
         raise RecipeError(message, code=code_of(error, "checkpoint.not-loaded"), **values) from None
     kept = "there is no earlier one" if done is None else f"that of iteration {done} is whole"
@@ -216,10 +223,10 @@ def _explain(error: BaseException, folder: RunFolder, checkpoints: Path) -> None
         place = next(path for path in (checkpoints, *checkpoints.parents) if path.exists())
         free = shutil.disk_usage(place).free
         full = full_places()
-        if lacks_room(error) and full and free >= LITTLE:
+        if lacks_room(error) and full and free >= DISK_FULL_THRESHOLD_BYTES:
             raise _full(f"{_named(full)} full: {error}; of the checkpoints, {kept}", full) from None
         what = f"a checkpoint could not be written to {checkpoints}, where {free / 1e9:.1f} GB"
-        if free < LITTLE or lacks_room(error):
+        if free < DISK_FULL_THRESHOLD_BYTES or lacks_room(error):
             with suppress(OSError):
                 traceback.print_exception(error)
             raise _full(f"{what} are free: the disk is full; {kept}", [place]) from None
@@ -237,8 +244,8 @@ def _explain(error: BaseException, folder: RunFolder, checkpoints: Path) -> None
         raise _full(message, full or [folder.path]) from None
 
 
-def _full(message: str, places: Sequence[Path]) -> DiskFull:
-    return DiskFull(message, code=DISK_FULL, places=tuple(map(str, places)))
+def _full(message: str, places: Sequence[Path]) -> DiskFullError:
+    return DiskFullError(message, code=DISK_FULL, places=tuple(map(str, places)))
 
 
 def _named(places: Sequence[Path]) -> str:
@@ -249,7 +256,7 @@ def _named(places: Sequence[Path]) -> str:
 def _run(
     plan: Plan,
     rank: Rank,
-    folder: RunFolder,
+    folder: RunDirectory,
     platform: Any,
     stream: IO[str],
     termination: Termination,
@@ -261,12 +268,12 @@ def _run(
     from mimo_core.reporting.console import Screen
     from mimo_core.reporting.summary import Reporter
     from mimo_core.train.sample_predictions import reporting_rank
-    from mimo_core.train.trainer import Engine
+    from mimo_core.train.trainer import Trainer
 
     gc.freeze()
     gc.enable()
     if rank.rank != reporting_rank(plan):
-        engine = Engine(plan, platform, folder, None, termination)
+        engine = Trainer(plan, platform, folder, None, termination)
         engine.run()
         engine.finish()
         dist.destroy_process_group()
@@ -291,7 +298,7 @@ def _run(
             save_interval=plan.recipe.checkpoint.save_interval,
             restarts=json.loads(os.environ.get(RESTARTS, "[]")),
         )
-        engine = Engine(plan, platform, folder, reporter, termination)
+        engine = Trainer(plan, platform, folder, reporter, termination)
         engine.run()
         summary = engine.finish()
     dist.destroy_process_group()

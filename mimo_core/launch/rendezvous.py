@@ -19,7 +19,7 @@ _SHOWN = 10
 
 
 @attrs.frozen(kw_only=True)
-class Meeting:
+class Rendezvous:
     """All ranks have appeared and run the same thing."""
 
     rank: Rank
@@ -38,7 +38,9 @@ class Meeting:
         )
 
 
-def meet(plan: Plan, rank: Rank, store: dist.Store, timeout: datetime.timedelta) -> Meeting:
+def check_same_recipe(
+    plan: Plan, rank: Rank, store: dist.Store, timeout: datetime.timedelta
+) -> Rendezvous:
     """Compare what the ranks are about to run. Called by all ranks, before any process group.
 
     Args:
@@ -69,4 +71,4 @@ def meet(plan: Plan, rank: Rank, store: dist.Store, timeout: datetime.timedelta)
             rank=rank.rank,
             lines=tuple(differ),
         )
-    return Meeting(rank=rank, store=store, timeout=timeout)
+    return Rendezvous(rank=rank, store=store, timeout=timeout)

@@ -33,7 +33,7 @@ from mimo_core.launch.protocol import (
     same_token,
 )
 from mimo_core.launch.store import LOOPBACK
-from mimo_core.reporting.run_directory import RunFolder
+from mimo_core.reporting.run_directory import RunDirectory
 
 _STRANGERS = 64
 """Connections without a token that are open beside one for each rank; a new one closes the oldest.
@@ -75,7 +75,7 @@ def _allow_files(count: int) -> None:
 
 
 @attrs.define(eq=False)
-class _Member:
+class _RankConnection:
     connection: socket.socket
     since: float
     lines: Lines = attrs.field(factory=lambda: Lines(LONGEST_TOKEN))
@@ -87,7 +87,7 @@ class _Member:
     done: bool = False
 
 
-class Hub:
+class Supervisor:
     """Receives messages of all ranks, and sends the first failure to all of them. One thread of
     rank 0. ``launch/protocol.py`` describes the messages.
 
@@ -96,7 +96,7 @@ class Hub:
     """
 
     def __init__(
-        self, *, address: str, world_size: int, folder: RunFolder, timeout: float, token: str
+        self, *, address: str, world_size: int, folder: RunDirectory, timeout: float, token: str
     ) -> None:
         """
         Args:
@@ -111,7 +111,7 @@ class Hub:
         self._folder = folder
         self._timeout = timeout
         self._token = token
-        self._members: set[_Member] = set()
+        self._members: set[_RankConnection] = set()
         self._joined: set[int] = set()
         self._done: set[int] = set()
         self._first: Failure | None = None
@@ -186,17 +186,17 @@ class Hub:
             return
         try:
             connection.settimeout(1.0)
-            member = _Member(watched(connection), time.monotonic())
+            member = _RankConnection(watched(connection), time.monotonic())
             self._selector.register(connection, selectors.EVENT_READ, member)
         except Exception:
             connection.close()
             raise
         self._members.add(member)
 
-    def _strangers(self) -> list[_Member]:
+    def _strangers(self) -> list[_RankConnection]:
         return [member for member in self._members if not member.trusted]
 
-    def _read(self, member: _Member) -> None:
+    def _read(self, member: _RankConnection) -> None:
         """Handle what has arrived. Whatever is wrong with it, only this connection ends by it."""
         message = _SILENT
         try:
@@ -226,7 +226,7 @@ class Hub:
             _report()
             self._lose(member, f"sent a message that rank 0 failed on ({type(error).__name__})")
 
-    def _handle(self, member: _Member, message: dict[str, Any]) -> None:
+    def _handle(self, member: _RankConnection, message: dict[str, Any]) -> None:
         if "join" in message:
             self._join(member, message)
         elif member.rank is None:
@@ -242,7 +242,7 @@ class Hub:
         elif "failure" in message:
             self._judge(Failure.from_message(message["failure"], self._folder))
 
-    def _join(self, member: _Member, message: dict[str, Any]) -> None:
+    def _join(self, member: _RankConnection, message: dict[str, Any]) -> None:
         if member.rank is not None:
             raise Malformed("joins again")
         rank = integer(message, "join", 0, self._world_size - 1)
@@ -258,24 +258,24 @@ class Hub:
         elif len(self._joined) == self._world_size:
             self._send_all({"folder": str(self._folder.path)})
 
-    def _refuse(self, member: _Member, cause: str) -> None:
+    def _refuse(self, member: _RankConnection, cause: str) -> None:
         self._send(member, {"refused": cause})
         self._close(member)
 
-    def _close(self, member: _Member) -> None:
+    def _close(self, member: _RankConnection) -> None:
         self._members.discard(member)
         with suppress(KeyError, ValueError, OSError):
             self._selector.unregister(member.connection)
         with suppress(OSError):
             member.connection.close()
 
-    def _lose(self, member: _Member, message: str) -> None:
+    def _lose(self, member: _RankConnection, message: str) -> None:
         self._close(member)
         if member.rank is not None and not member.done:
             self._judge(self._failure_of(member, message))
         self._note_end(member)
 
-    def _failure_of(self, member: _Member, message: str, *, hung: bool = False) -> Failure:
+    def _failure_of(self, member: _RankConnection, message: str, *, hung: bool = False) -> Failure:
         """The failure of a rank that cannot report it."""
         assert member.rank is not None
         return Failure(
@@ -288,7 +288,7 @@ class Hub:
             screen=member.screen,
         )
 
-    def _note_end(self, member: _Member) -> None:
+    def _note_end(self, member: _RankConnection) -> None:
         if self._monitor is not None and member.rank is not None:
             self._monitor.forget(member.rank)
         if member.done and member.rank is not None:
@@ -321,7 +321,7 @@ class Hub:
         for member in [member for member in self._members if member.rank is not None]:
             self._send(member, message)
 
-    def _send(self, member: _Member, message: dict[str, Any]) -> None:
+    def _send(self, member: _RankConnection, message: dict[str, Any]) -> None:
         with suppress(OSError):
             member.connection.sendall(encode(message))
 

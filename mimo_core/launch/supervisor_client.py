@@ -36,8 +36,8 @@ from mimo_core.launch.store import (
     open_store,
     publish_hub,
 )
-from mimo_core.launch.supervisor import Hub, close_in_child, watched
-from mimo_core.reporting.run_directory import RunFolder
+from mimo_core.launch.supervisor import Supervisor, close_in_child, watched
+from mimo_core.reporting.run_directory import RunDirectory
 from mimo_core.utils.terminal_text import printable
 
 _PATIENCE = 3.0
@@ -48,7 +48,7 @@ _AGAIN_TIMEOUT = 10.0
 """Seconds to connect again; a machine that is lost does not answer."""
 
 
-class Watch:
+class SupervisorClient:
     """Made by :meth:`join`; a thread listens until :meth:`leave`.
 
     The thread ends the process where another rank has failed, also while the main thread is in a
@@ -58,9 +58,9 @@ class Watch:
     def __init__(
         self,
         rank: Rank,
-        folder: RunFolder,
+        folder: RunDirectory,
         store: dist.Store,
-        hub: Hub | None,
+        hub: Supervisor | None,
         told: Callable[[Failure], None],
     ) -> None:
         self.store = store
@@ -84,10 +84,10 @@ class Watch:
     def join(
         cls,
         rank: Rank,
-        folder: RunFolder,
+        folder: RunDirectory,
         timeout: datetime.timedelta,
         told: Callable[[Failure], None],
-    ) -> Watch:
+    ) -> SupervisorClient:
         """Meet all other ranks. Called by all ranks, before anything that can fail on one alone.
 
         Args:
@@ -103,7 +103,7 @@ class Watch:
         store, seconds = open_store(rank, timeout), timeout.total_seconds()
         hub = None
         if rank.rank == 0:
-            hub = Hub(
+            hub = Supervisor(
                 address=hub_address(rank),
                 world_size=rank.world_size,
                 folder=folder,
@@ -116,7 +116,7 @@ class Watch:
         watch.store = dist.PrefixStore(f"mimo/{place.attempt}", store)
         if "folder" not in welcome:
             watch._end(watch._failure(welcome))
-        watch.folder = RunFolder(Path(welcome["folder"]))
+        watch.folder = RunDirectory(Path(welcome["folder"]))
         threading.Thread(target=watch._listen, name="mimo watch", daemon=True).start()
         return watch
 

@@ -42,7 +42,7 @@ def compare_plugins(host: Host, rank: Rank, store: Store) -> None:
     mine = _Side(
         where=f"rank {rank.rank} ({socket.gethostname()})",
         has=_installed(host),
-        why={_named(record): record.why for record in host.records if record.why},
+        why={_named(record): record.reason for record in host.records if record.reason},
     )
     if rank.rank == 0:
         store.set(_KEY, json.dumps(attrs.asdict(mine)))

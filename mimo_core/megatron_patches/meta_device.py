@@ -10,7 +10,7 @@ from megatron.training.models import dist_utils
 _STOCK = dist_utils.to_empty_if_meta_device
 
 
-def keep_attributes() -> None:
+def patch_meta_materialization() -> None:
     """Have weights of the meta device stay what they were. Once or more a process, before a model
     is wrapped.
 
@@ -45,4 +45,4 @@ def _give(old: Any, new: Any) -> None:
             setattr(new, name, value)
 
 
-__all__ = ["keep_attributes"]
+__all__ = ["patch_meta_materialization"]

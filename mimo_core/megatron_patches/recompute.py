@@ -10,7 +10,7 @@ from torch.nn import Parameter
 _STOCK = random.CheckpointFunction.forward
 
 
-def leave_parameters_alone() -> None:
+def patch_recompute_bias_output() -> None:
     """Have a function that is recomputed give parameters back as they are. Once or more a process,
     before a model is built.
 
@@ -33,4 +33,4 @@ def _apart(output: Any) -> Any:
     return output.detach() if isinstance(output, Parameter) else output
 
 
-__all__ = ["leave_parameters_alone"]
+__all__ = ["patch_recompute_bias_output"]

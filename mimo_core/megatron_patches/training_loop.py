@@ -22,7 +22,7 @@ from mimo_core.profile.spans import Kind
 from mimo_core.utils.signals import children_ignore
 
 
-def adapt_stock_loop(
+def patch_training_loop(
     *,
     train_step: Callable[[Callable[..., Any]], Callable[..., Any]],
     evaluate: Callable[[Callable[..., Any]], Callable[..., Any]],
@@ -42,20 +42,20 @@ def adapt_stock_loop(
     from megatron.training import training
 
     # Runs make in a folder that has no Makefile in the wheel, which ships what it would compile.
-    dataset_utils.compile_helpers = _nothing_to_compile
+    dataset_utils.compile_helpers = _noop_compile_helpers
     mimo_optimizer.get_mimo_optimizer = build_optimizer
     training.train_step = train_step(training.train_step)
     training.evaluate = evaluate(training.evaluate)
     # It compiles what few layers have, in sizes of the arguments: 2 s of a start on a GPU, 3 s the
     # first time. What layers have is compiled at its first use.
-    training.set_jit_fusion_options = _no_warm_up
+    training.set_jit_fusion_options = _skip_jit_warmup
     # What does not fit is told by a tree of exceptions of all ranks that names no folder.
-    training.load_checkpoint = _loading_named(training.load_checkpoint)
+    training.load_checkpoint = _annotate_load_errors(training.load_checkpoint)
     _split_without_copies()
 
 
 @contextmanager
-def recorded_passes() -> Iterator[None]:
+def trace_passes() -> Iterator[None]:
     """Have the stock schedules tell a step's recorder of each microbatch's passes while this is
     open.
 
@@ -111,10 +111,10 @@ def adapt_checkpoints(
     checkpointing.read_metadata = lambda _tracker: (-1 if iteration is None else iteration, False)
 
 
-def _nothing_to_compile() -> None: ...
+def _noop_compile_helpers() -> None: ...
 
 
-def _no_warm_up(tp_size: int | None = None) -> None: ...
+def _skip_jit_warmup(tp_size: int | None = None) -> None: ...
 
 
 def _split_without_copies() -> None:
@@ -131,7 +131,7 @@ def _split_without_copies() -> None:
         attention.SplitAlongDim = SplitAlongDim.apply
 
 
-def _loading_named(stock: Callable[..., Any]) -> Callable[..., Any]:
+def _annotate_load_errors(stock: Callable[..., Any]) -> Callable[..., Any]:
     def load_checkpoint(*args: Any, **kwargs: Any) -> Any:
         from megatron.training import get_args
         from torch.distributed.checkpoint.api import CheckpointException
@@ -198,7 +198,7 @@ def write_tensorboard(folder: Path) -> None:
     global_vars._GLOBAL_TENSORBOARD_WRITER = SummaryWriter(log_dir=str(folder))
 
 
-def stop_where_agreed(args: Any, agreed: Callable[[], bool]) -> None:
+def install_stop_callback(args: Any, agreed: Callable[[], bool]) -> None:
     """Have the stock loop ask ``agreed`` after each iteration: it saves and ends where that is so.
 
     Its own handler (``--exit-signal-handler``) gathers a tensor of every rank and reads them one
@@ -216,7 +216,7 @@ def stop_where_agreed(args: Any, agreed: Callable[[], bool]) -> None:
 
 
 @contextmanager
-def exit_is_an_end() -> Iterator[None]:
+def treat_exit_as_completion() -> Iterator[None]:
     """The stock loop ends the process where an exit flag says so (``exit_interval``), or a signal:
     the run is done then, with its checkpoint saved, and what comes after it still has to happen.
 

@@ -11,7 +11,7 @@ from megatron.core.tensor_parallel import VocabParallelEmbedding, layers
 from torch.overrides import TorchFunctionMode
 
 
-class Sums:
+class WgradGemmAccumulator:
     """What core 0.19 expects of APEX's ``fused_weight_gradient_mlp_cuda``; torch can do it now."""
 
     @staticmethod
@@ -36,7 +36,7 @@ class Sums:
 def add_up(layer: torch.nn.Module) -> None:
     """Have one of core's layers add in the product; APEX's kernel does it where it is installed."""
     if not hasattr(layers, "fused_weight_gradient_mlp_cuda"):
-        layers.fused_weight_gradient_mlp_cuda = Sums
+        layers.fused_weight_gradient_mlp_cuda = WgradGemmAccumulator
     layer.gradient_accumulation_fusion = True
 
 

@@ -14,7 +14,7 @@ from megatron.core.transformer.dot_product_attention import DotProductAttention
 from megatron.core.transformer.enums import AttnMaskType
 from megatron.core.transformer.transformer_config import TransformerConfig
 
-from mimo_core.distributed.context_parallel import own_positions, whole_order
+from mimo_core.distributed.context_parallel import cp_gather_order, local_positions
 from mimo_core.errors import MimoError
 
 
@@ -76,7 +76,7 @@ class PackedAttention(DotProductAttention):  # type: ignore[misc]
         if packed_seq_params is not None:
             lengths = packed_seq_params.cu_seqlens_q.diff().tolist()
         if ranks > 1:
-            order = whole_order(lengths, ranks).to(key.device)
+            order = cp_gather_order(lengths, ranks).to(key.device)
             key, value = (self._gathered(tensor, order) for tensor in (key, value))
         dropout = self.attention_dropout.p if self.training else 0.0
         parts = zip(
@@ -121,7 +121,7 @@ class PackedAttention(DotProductAttention):  # type: ignore[misc]
         cp = self.pg_collection.cp
         mask = None
         if causal and cp.size() > 1:
-            own = own_positions([len(key)], cp.size(), cp.rank()).to(key.device)
+            own = local_positions([len(key)], cp.size(), cp.rank()).to(key.device)
             mask = torch.arange(len(key), device=key.device) <= own[:, None]
         attended = F.scaled_dot_product_attention(
             q,

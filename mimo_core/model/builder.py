@@ -21,27 +21,27 @@ from megatron.training.models.dist_utils import (
 
 from mimo_core.checkpoint.manifest import Manifest
 from mimo_core.checkpoint.reader import Checkpoint
-from mimo_core.contract import LANGUAGE, Encoder, Module
+from mimo_core.contract import LANGUAGE, EncoderSpec, ModuleConfig
 from mimo_core.distributed.process_groups import Topology
 from mimo_core.distributed.seeding import seed_module
 from mimo_core.errors import MimoError, PluginError
-from mimo_core.megatron_patches.meta_device import keep_attributes
-from mimo_core.megatron_patches.recompute import leave_parameters_alone
+from mimo_core.megatron_patches.meta_device import patch_meta_materialization
+from mimo_core.megatron_patches.recompute import patch_recompute_bias_output
 from mimo_core.model.cuda_graphs import layers
 from mimo_core.model.cuda_graphs.encoder import TowerGraphs, asked_for
 from mimo_core.model.cuda_graphs.layers import capture_layers, check_parts
-from mimo_core.model.encoder_module import EncoderContainer, container_spec
+from mimo_core.model.encoder_module import EncoderSubmodule, container_spec
 from mimo_core.model.loss import fuse_loss
-from mimo_core.model.mimo_model import Model
+from mimo_core.model.mimo_model import RankMimoModel
 from mimo_core.model.moe.routers import Routers, check_encoder, check_packing
-from mimo_core.model.platform_config import read_here
-from mimo_core.model.precision import InPrecision, check_statistics
+from mimo_core.model.platform_config import drop_unsupported_fields
+from mimo_core.model.precision import MixedPrecisionModule, check_statistics
 from mimo_core.planning.model_graph import Graph
 from mimo_core.planning.plugin_answers import titled
 from mimo_core.platforms.base import RankPlatform
 from mimo_core.plugins import Host
-from mimo_core.weights.compare import Match
-from mimo_core.weights.frozen_sources import Origins, keys_at, origins_of
+from mimo_core.weights.compare import DirectoryMatch
+from mimo_core.weights.frozen_sources import WeightSources, keys_at, origins_of
 from mimo_core.weights.load import load_left_out, load_weights
 from mimo_core.weights.pretrained import weight_map
 
@@ -57,27 +57,27 @@ class BuildConfig(ModelConfig):
     topology: Topology
     platform: RankPlatform
     seed: int
-    submodules: Mapping[str, Encoder | ModuleSpec] = field(init=False)
+    submodules: Mapping[str, EncoderSpec | ModuleSpec] = field(init=False)
     """What the plugins gave, by module; asked once a rank."""
-    weights: Mapping[str, Match] = field(default_factory=dict)
+    weights: Mapping[str, DirectoryMatch] = field(default_factory=dict)
     """Directories whose weights modules begin with, or read again."""
     saved: Manifest | None = None
     """Of the checkpoint that is loaded into the model; what it leaves out is read here."""
-    origins: Origins | None = None
+    origins: WeightSources | None = None
     """Where weights that do not learn are read again; ``None`` where all are saved."""
 
     def __post_init__(self) -> None:
         self.submodules = {name: self._ask(module) for name, module in self.graph.modules.items()}
 
     @property
-    def modules(self) -> dict[str, Module]:
+    def modules(self) -> dict[str, ModuleConfig]:
         """The modules of this rank."""
         return {name: self.graph.modules[name] for name in self.topology.groups}
 
     def config_of(self, name: str) -> Any:
         """A module's ``TransformerConfig``."""
         parts = self.submodules[name]
-        return parts.config if isinstance(parts, Encoder) else parts.params["config"]
+        return parts.config if isinstance(parts, EncoderSpec) else parts.params["config"]
 
     def loaded_later(self, name: str) -> bool:
         """Whether a module is built without values, on the meta device."""
@@ -90,16 +90,16 @@ class BuildConfig(ModelConfig):
         with torch.device("meta") if self.loaded_later(name) else nullcontext():
             yield
 
-    def _ask(self, module: Module) -> Encoder | ModuleSpec:
+    def _ask(self, module: ModuleConfig) -> EncoderSpec | ModuleSpec:
         groups = self.topology.groups.get(module.name)
-        parts = self.host.ask(
+        parts = self.host.call_hook(
             "build_submodule",
             module.plugin,
-            module=read_here(module, self.platform),
+            module=drop_unsupported_fields(module, self.platform),
             groups=groups,
             platform=self.platform,
         )
-        expected = ModuleSpec if module.name == LANGUAGE else Encoder
+        expected = ModuleSpec if module.name == LANGUAGE else EncoderSpec
         if not isinstance(parts, expected):
             raise PluginError(
                 f"plugin {module.plugin!r}: build_submodule for module {module.name!r} gave "
@@ -114,7 +114,7 @@ class BuildConfig(ModelConfig):
         return parts
 
 
-class Builder(ModelBuilder[Model, BuildConfig]):
+class Builder(ModelBuilder[RankMimoModel, BuildConfig]):
     """Called by the stock loop on every rank."""
 
     def build_model(
@@ -123,12 +123,12 @@ class Builder(ModelBuilder[Model, BuildConfig]):
         pre_process: bool | None = None,
         post_process: bool | None = None,
         vp_stage: int | None = None,
-    ) -> Model:
+    ) -> RankMimoModel:
         """This rank's model, unwrapped, its frozen parts frozen."""
         config: BuildConfig = self._model_config  # type: ignore[assignment]
         graph, topology = config.graph, config.topology
-        width = graph.descriptions[LANGUAGE].width
-        leave_parameters_alone()
+        width = graph.descriptions[LANGUAGE].hidden_size
+        patch_recompute_bias_output()
         if LANGUAGE in topology.groups:
             language = config.config_of(LANGUAGE)
             fuse_loss(language, graph.modules[LANGUAGE], config.platform)
@@ -139,15 +139,15 @@ class Builder(ModelBuilder[Model, BuildConfig]):
         encoders = {}
         for name in graph.encoders:
             parts = config.submodules[name]
-            assert isinstance(parts, Encoder)
+            assert isinstance(parts, EncoderSpec)
             encoders[name] = container_spec(
                 parts,
                 topology.groups.get(name),
                 width,
-                graph.descriptions[name].width,
+                graph.descriptions[name].hidden_size,
                 titled(graph.modules[name]),
             )
-        model = Model(
+        model = RankMimoModel(
             MimoModelConfig(
                 language_model_spec=config.submodules[LANGUAGE],
                 modality_submodules_spec=encoders,
@@ -180,11 +180,11 @@ class Builder(ModelBuilder[Model, BuildConfig]):
         data_parallel_random_init: bool = False,
         mixed_precision_wrapper: Callable[..., Any] | None = None,
         model_type: Any = None,
-    ) -> list[Model]:
+    ) -> list[RankMimoModel]:
         """The model with its modules wrapped: mixed precision, then distributed data parallel."""
         config: BuildConfig = self._model_config  # type: ignore[assignment]
         model = self.build_model(pg_collection)
-        keep_attributes()
+        patch_meta_materialization()
         for name in config.modules:
             if config.loaded_later(name):
                 _check_all_is_loaded(model, name)
@@ -196,7 +196,7 @@ class Builder(ModelBuilder[Model, BuildConfig]):
                 model.groups[name],
                 ddp_config=ddp_config,
                 wrap_with_ddp=wrap_with_ddp,
-                mixed_precision_wrapper=InPrecision,
+                mixed_precision_wrapper=MixedPrecisionModule,
             )
             model.replace(name, wrapped)
         model.accumulate_in_products(config.platform)
@@ -219,7 +219,7 @@ class Builder(ModelBuilder[Model, BuildConfig]):
         return [model]
 
 
-def _adapt_routers(model: Model, config: BuildConfig) -> None:
+def _adapt_routers(model: RankMimoModel, config: BuildConfig) -> None:
     """Have experts' routers count the positions of samples; once what is frozen is."""
     for name, groups in model.groups.items():
         bare, settings = model.bare(name), config.config_of(name)
@@ -231,10 +231,10 @@ def _adapt_routers(model: Model, config: BuildConfig) -> None:
             check_packing(settings)
 
 
-def _capture_tower(model: Model, name: str, platform: RankPlatform) -> None:
+def _capture_tower(model: RankMimoModel, name: str, platform: RankPlatform) -> None:
     """Have batches of shapes that come often replayed; once what is frozen is."""
     container = model.bare(name)
-    assert isinstance(container, EncoderContainer) and container.tower_is_fixed
+    assert isinstance(container, EncoderSubmodule) and container.tower_is_fixed
     container.graphs = TowerGraphs(
         container.encoded,
         capture=partial(layers.capture, platform),
@@ -244,7 +244,7 @@ def _capture_tower(model: Model, name: str, platform: RankPlatform) -> None:
     )
 
 
-def _check_all_is_loaded(model: Model, module: str) -> None:
+def _check_all_is_loaded(model: RankMimoModel, module: str) -> None:
     """A checkpoint gives values to what is in it alone.
 
     Raises:

@@ -10,7 +10,7 @@ import torch
 from megatron.core.transformer import TransformerConfig
 from megatron.core.transformer.enums import CudaGraphModule
 
-from mimo_core.contract import Module
+from mimo_core.contract import ModuleConfig
 from mimo_core.errors import MimoError, PluginError
 from mimo_core.model.config_reads import watched_config
 from mimo_core.model.cuda_graphs import encoder
@@ -20,7 +20,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 def transformer_config(
-    module: Module, *, sequence_parallel: bool = False, **architecture: Any
+    module: ModuleConfig, *, sequence_parallel: bool = False, **architecture: Any
 ) -> TransformerConfig:
     """The config of one module on its grid.
 
@@ -92,7 +92,7 @@ def transformer_config(
     return config
 
 
-def _from_recipe(module: Module) -> dict[str, Any]:
+def _from_recipe(module: ModuleConfig) -> dict[str, Any]:
     """The recipe's fields; members of enumerations are written by their names there.
 
     Graphs of an encoder's tower are not its layers' own, which would capture themselves.

@@ -11,14 +11,16 @@ from collections.abc import Mapping
 
 import torch
 
-from mimo_core.data.row_counts import Rows
+from mimo_core.data.row_counts import RowCounts
 from mimo_core.errors import PluginError
 
-Places = Mapping[str, torch.Tensor]
+ScatterIndices = Mapping[str, torch.Tensor]
 """By encoder: where each of its rows goes in sequences laid out ``[S * B]``, int64 ``[N]``."""
 
 
-def row_places(input_ids: torch.Tensor, placeholders: Mapping[str, int], rows: Rows) -> Places:
+def placeholder_indices(
+    input_ids: torch.Tensor, placeholders: Mapping[str, int], rows: RowCounts
+) -> ScatterIndices:
     """Places of the rows of a microbatch. Called on the language model's first stage.
 
     Args:
@@ -40,7 +42,7 @@ def row_places(input_ids: torch.Tensor, placeholders: Mapping[str, int], rows: R
             raise PluginError(
                 f"the language model's input_ids have {len(sample)} placeholders of {encoder!r}, "
                 f"but its samples have {list(counts)} rows; provide_batch must give the ids of "
-                "context.sequences(samples) as they are",
+                "context.build_tokens(samples) as they are",
                 code="plugin.wrong-batch",
                 encoder=encoder,
                 placeholders=len(sample),
@@ -50,7 +52,9 @@ def row_places(input_ids: torch.Tensor, placeholders: Mapping[str, int], rows: R
     return places
 
 
-def put_rows(text: torch.Tensor, rows: Mapping[str, torch.Tensor], places: Places) -> torch.Tensor:
+def scatter_embeddings(
+    text: torch.Tensor, rows: Mapping[str, torch.Tensor], places: ScatterIndices
+) -> torch.Tensor:
     """The embeddings of whole sequences: rows of encoders over those of their placeholders.
 
     Args:

@@ -15,7 +15,7 @@ from megatron.core.transformer.mlp import MLPSubmodules
 from megatron.core.transformer.spec_utils import ModuleSpec
 from megatron.core.utils import make_viewless_tensor
 
-from mimo_core.contract import Encoder
+from mimo_core.contract import EncoderSpec
 from mimo_core.errors import PluginError
 from mimo_core.model.cuda_graphs.encoder import TowerGraphs
 
@@ -25,7 +25,7 @@ FEATURES = "features"
 """Beside it, what the tower has put out for the batch already."""
 
 
-class EncoderContainer(ModalitySubmodules):
+class EncoderSubmodule(ModalitySubmodules):
     """An encoder's tower and projector.
 
     Adds to megatron-core 0.19's container what it lacks: a ``config`` (the DDP wrap reads it),
@@ -87,7 +87,7 @@ class EncoderContainer(ModalitySubmodules):
         if width is not None and rows.shape[-1] != width:
             raise PluginError(
                 f"{self._forward_of('tower')} returned a tensor of shape {list(rows.shape)}, "
-                f"expected {due} with width {width}, as hook 'describe' says",
+                f"expected {due} with width {width}, as hook 'describe_module' says",
                 code="plugin.wrong-forward",
                 forward=self._forward_of("tower"),
                 shape=tuple(rows.shape),
@@ -256,7 +256,7 @@ def _is_nothing(hidden_states: torch.Tensor) -> bool:
 
 
 def container_spec(
-    encoder: Encoder,
+    encoder: EncoderSpec,
     groups: ProcessGroupCollection | None,
     language_width: int,
     width: int,
@@ -273,7 +273,7 @@ def container_spec(
     """
     projector = encoder.projector or _affine_projector(encoder, groups, language_width, width)
     return ModuleSpec(
-        module=EncoderContainer,
+        module=EncoderSubmodule,
         params={
             "config": encoder.config,
             "language_width": language_width,
@@ -286,7 +286,7 @@ def container_spec(
 
 
 def _affine_projector(
-    encoder: Encoder, groups: ProcessGroupCollection | None, language_width: int, width: int
+    encoder: EncoderSpec, groups: ProcessGroupCollection | None, language_width: int, width: int
 ) -> ModuleSpec:
     config = copy.copy(encoder.config)
     config.hidden_size = language_width

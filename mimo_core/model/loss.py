@@ -7,7 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 from megatron.core.transformer import TransformerConfig
 from packaging.version import Version
 
-from mimo_core.contract import Module
+from mimo_core.contract import ModuleConfig
 from mimo_core.platforms.base import RankPlatform
 
 SOUND = Version("2.20")
@@ -15,7 +15,7 @@ SOUND = Version("2.20")
 3193 and 3273). Older ones round it before; for them megatron-core 0.19 advises against it."""
 
 
-def fuse_loss(config: TransformerConfig, module: Module, platform: RankPlatform) -> None:
+def fuse_loss(config: TransformerConfig, module: ModuleConfig, platform: RankPlatform) -> None:
     """Have TransformerEngine compute losses, where it is.
 
     One kernel reads the logits and one writes their gradient; core's operations pass over them a

@@ -17,20 +17,20 @@ from megatron.core.tensor_parallel import VocabParallelEmbedding
 from megatron.core.utils import get_model_config, unwrap_model
 
 from mimo_core.checkpoint.keys import module_prefix
-from mimo_core.contract import LANGUAGE, Module
-from mimo_core.distributed.context_parallel import OwnPositions
-from mimo_core.distributed.grad_buckets import OrderedReduction
+from mimo_core.contract import LANGUAGE, ModuleConfig
+from mimo_core.distributed.context_parallel import CPPartitionAdapter
+from mimo_core.distributed.grad_buckets import OrderedBucketReducer
 from mimo_core.errors import CheckpointError, PluginError
 from mimo_core.megatron_patches.wgrad_accumulation import add_rows, add_up
-from mimo_core.model.embedding_merge import Places, put_rows
-from mimo_core.model.encoder_module import FEATURES, TOWER, EncoderContainer, check_output
+from mimo_core.model.embedding_merge import ScatterIndices, scatter_embeddings
+from mimo_core.model.encoder_module import FEATURES, TOWER, EncoderSubmodule, check_output
 from mimo_core.model.moe.routers import Routers
 from mimo_core.model.precision import statistics_that_do_not_learn
 from mimo_core.planning.plugin_answers import titled
 from mimo_core.platforms.base import RankPlatform
 
 
-class Model(MimoModel):
+class RankMimoModel(MimoModel):
     """One rank's model: an encoder's container, the language model, or (colocated) all of them;
     each wrapped by the builder.
 
@@ -43,7 +43,7 @@ class Model(MimoModel):
       each other: keys are free of wrappers here;
     - ``train()`` reaches frozen parts, also after every evaluation: they stay in eval mode here;
     - which positions a context-parallel rank holds is asked of TransformerEngine where samples are
-      packed: see :class:`~mimo_core.distributed.context_parallel.OwnPositions`;
+      packed: see :class:`~mimo_core.distributed.context_parallel.CPPartitionAdapter`;
     - the host waits for the device to find where rows go: see
       :mod:`~mimo_core.model.embedding_merge`.
     """
@@ -52,7 +52,7 @@ class Model(MimoModel):
         self,
         config: MimoModelConfig,
         *,
-        modules: Mapping[str, Module],
+        modules: Mapping[str, ModuleConfig],
         groups: Mapping[str, ProcessGroupCollection],
         building: Callable[[str], AbstractContextManager[None]],
     ) -> None:
@@ -74,15 +74,15 @@ class Model(MimoModel):
         # The stock loop reads it for reductions, logging and checkpoints of this rank.
         self.pg_collection = one
         self._frozen: list[torch.nn.Module] = []
-        self.reductions: dict[str, OrderedReduction] = {}
+        self.reductions: dict[str, OrderedBucketReducer] = {}
         """By module, where gradients are reduced during backward."""
         self.num_learned_tokens: torch.Tensor | None = None
         """Of the last step's global batch, a scalar on the device; the same on all ranks."""
         self.routers: Routers | None = None
         """Of the language model, if it is here."""
-        self._places: Places = {}
+        self._places: ScatterIndices = {}
         if self.partition_adapter is not None:
-            self.partition_adapter = OwnPositions(self.partition_adapter.cfg)
+            self.partition_adapter = CPPartitionAdapter(self.partition_adapter.cfg)
 
     def _initialize_submodules(self) -> None:
         """Core's, each module in its own surroundings."""
@@ -124,7 +124,7 @@ class Model(MimoModel):
     def part(self, name: str, word: str) -> torch.nn.Module | None:
         """``encoder``, ``projector`` or ``language`` of a module: the words of ``freeze``."""
         bare = self.bare(name)
-        if isinstance(bare, EncoderContainer):
+        if isinstance(bare, EncoderSubmodule):
             return {"encoder": bare.tower, "projector": bare.projector}.get(word)
         return bare if word == LANGUAGE else None
 
@@ -169,9 +169,9 @@ class Model(MimoModel):
         for name in self.nodes:
             module = self.active(name)
             if isinstance(module, DistributedDataParallel):
-                self.reductions[name] = OrderedReduction(module)
+                self.reductions[name] = OrderedBucketReducer(module)
 
-    def train(self, mode: bool = True) -> Model:
+    def train(self, mode: bool = True) -> RankMimoModel:
         super().train(mode)
         for part in self._frozen:
             part.eval()
@@ -211,7 +211,7 @@ class Model(MimoModel):
             PluginError: they do not fit.
         """
         container = self.bare(name)
-        assert isinstance(container, EncoderContainer)
+        assert isinstance(container, EncoderSubmodule)
         later = {} if container.is_first_stage else {"hidden_states": None}
         try:
             inspect.signature(container.tower.forward).bind(**inputs, **later)
@@ -233,7 +233,7 @@ class Model(MimoModel):
         packing: dict[str, Any] | None = None,
         *,
         rows: Mapping[str, torch.Tensor] | None = None,
-        places: Places | None = None,
+        places: ScatterIndices | None = None,
         own: torch.Tensor | None = None,
         padding: torch.Tensor | None = None,
     ) -> torch.Tensor | dict[str, torch.Tensor]:
@@ -311,7 +311,7 @@ class Model(MimoModel):
     ) -> torch.Tensor:
         """Embeddings ``[S, B, H]`` of whole sequences, rows of encoders in their places."""
         rows = dict(modality_embeddings)
-        return put_rows(rows.pop("text"), rows, self._places)
+        return scatter_embeddings(rows.pop("text"), rows, self._places)
 
     def losses(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Losses ``[B, S / cp]`` of labels ``[B, S / cp]`` from logits ``[B, S / cp, V / tp]``."""

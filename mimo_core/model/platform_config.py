@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import attrs
 
-from mimo_core.contract import Module
+from mimo_core.contract import ModuleConfig
 from mimo_core.errors import MimoError
 from mimo_core.planning.model_graph import Graph
 from mimo_core.platforms.base import RankPlatform
@@ -32,7 +32,7 @@ _PARTS = "recompute_modules"
 _LOSS = ("cross_entropy_fusion_impl", "cross_entropy_loss_fusion")
 
 
-def read_here(module: Module, platform: RankPlatform) -> Module:
+def drop_unsupported_fields(module: ModuleConfig, platform: RankPlatform) -> ModuleConfig:
     """The module with what this machine can do of its fields of ``TransformerConfig``.
 
     Graphs need a GPU; what TransformerEngine computes needs that.
@@ -66,7 +66,7 @@ def notes(graph: Graph, platform: RankPlatform) -> Iterator[str]:
             yield f"{', '.join(names)}: {', '.join(unread)} {verb} not read {machine}"
 
 
-def _unread(module: Module, platform: RankPlatform) -> Iterator[str]:
+def _unread(module: ModuleConfig, platform: RankPlatform) -> Iterator[str]:
     fields = module.megatron
     if platform.name == "cpu" and fields.get(_GRAPHS, "none") != "none":
         yield from (name for name in fields if name.startswith(_GRAPHED))
@@ -81,4 +81,4 @@ def _unread(module: Module, platform: RankPlatform) -> Iterator[str]:
             yield from (name for name in _LOSS if name in fields)
 
 
-__all__ = ["notes", "read_here"]
+__all__ = ["drop_unsupported_fields", "notes"]

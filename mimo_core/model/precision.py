@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from mimo_core.errors import MimoError
 
 
-class InPrecision(Float16Module):  # type: ignore[misc]
+class MixedPrecisionModule(Float16Module):  # type: ignore[misc]
     """Mixed precision whose output stays in model precision: rows travel as they are, and the loss
     takes logits to float32 by itself.
 

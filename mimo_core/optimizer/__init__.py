@@ -10,7 +10,7 @@ world. What it is given differs here:
 - the group that numbers replicas in checkpoints spans data and context parallel ranks (core 0.19
   leaves context parallelism out, so two ranks would claim to be the main replica);
 - where gradients are reduced during backward, in several buckets, what is saved of a parameter is
-  its own state: :func:`~mimo_core.optimizer.states.keep_padding`;
+  its own state: :func:`~mimo_core.optimizer.states.include_bucket_padding`;
 - states of torch's Adam from the start: without TransformerEngine or APEX core's
   ``DistributedOptimizer`` cannot load into an optimizer that has made no step.
 """

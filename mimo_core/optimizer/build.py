@@ -11,14 +11,14 @@ import torch.distributed as dist
 from megatron.core.models.mimo.optimizer import ModuleOptimizerInfo
 from megatron.core.optimizer import ChainedOptimizer, OptimizerConfig, get_megatron_optimizer
 
-from mimo_core.contract import Module
+from mimo_core.contract import ModuleConfig
 from mimo_core.model.config import DTYPES
-from mimo_core.model.mimo_model import Model
+from mimo_core.model.mimo_model import RankMimoModel
 from mimo_core.optimizer.optimizer import Optimizer
-from mimo_core.optimizer.states import initialize_states, keep_padding, load_without_steps
+from mimo_core.optimizer.states import include_bucket_padding, initialize_states, load_without_steps
 
 
-def build_optimizer(model: Model, config: OptimizerConfig) -> Optimizer:
+def build_optimizer(model: RankMimoModel, config: OptimizerConfig) -> Optimizer:
     """The optimizer of this rank's modules. Called by all ranks.
 
     Stands in for ``megatron.core.models.mimo.optimizer.get_mimo_optimizer``.
@@ -48,7 +48,7 @@ def build_optimizer(model: Model, config: OptimizerConfig) -> Optimizer:
             _scale_weight_decay(held, module.wd_mult)
             initialize_states(held)
             load_without_steps(held)
-            keep_padding(held)
+            include_bucket_padding(held)
             replicas = copy.copy(groups)
             replicas.dp = groups.dp_cp
         infos[name] = ModuleOptimizerInfo(
@@ -57,7 +57,7 @@ def build_optimizer(model: Model, config: OptimizerConfig) -> Optimizer:
     return Optimizer(infos, config, stages, model)
 
 
-def _config_of(module: Module, config: OptimizerConfig) -> OptimizerConfig:
+def _config_of(module: ModuleConfig, config: OptimizerConfig) -> OptimizerConfig:
     """The run's optimizer with the module's own precision and learning rate."""
     dtype = DTYPES[module.precision]
     return dataclasses.replace(

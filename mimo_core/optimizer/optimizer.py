@@ -14,7 +14,7 @@ from megatron.core.optimizer import OptimizerConfig
 from megatron.core.optimizer.clip_grads import count_zeros_fp32, get_grad_norm_fp32
 
 from mimo_core.checkpoint.keys import optimizer_prefix
-from mimo_core.model.mimo_model import Model
+from mimo_core.model.mimo_model import RankMimoModel
 from mimo_core.optimizer.states import keeps_steps_in_state
 from mimo_core.profile.recorder import span
 from mimo_core.utils.activity import CURRENT
@@ -31,7 +31,7 @@ class Optimizer(MimoOptimizer):  # type: ignore[misc]
         infos: dict[str, Any],
         config: OptimizerConfig,
         stages: dict[str, list[int]],
-        model: Model,
+        model: RankMimoModel,
     ) -> None:
         """
         Args:

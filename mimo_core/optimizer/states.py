@@ -44,7 +44,7 @@ def load_without_steps(optimizers: list[Any]) -> None:
             )
 
 
-def keep_padding(optimizers: list[Any]) -> None:
+def include_bucket_padding(optimizers: list[Any]) -> None:
     """Gather states as the buffers lie, with the padding between their buckets.
 
     Core 0.19 leaves the padding out (``DistributedOptimizer.get_parameter_state_dp_zero``), and

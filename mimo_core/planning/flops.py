@@ -9,13 +9,13 @@ from collections.abc import Collection, Sequence
 
 import attrs
 
-from mimo_core.contract import LANGUAGE, Flops, Sample
+from mimo_core.contract import LANGUAGE, FlopsEstimate, Sample
 from mimo_core.planning.model_graph import Graph
 from mimo_core.plugins import Host
 
 
 @attrs.frozen(kw_only=True)
-class Work:
+class SampleFlops:
     """Of some samples."""
 
     flops: dict[str, float]
@@ -24,15 +24,17 @@ class Work:
     """By encoder: media that it reads."""
 
 
-class Workload:
+class FlopsCounter:
     """Tells the work of samples as numbers that can be added up."""
 
     def __init__(self, graph: Graph, host: Host) -> None:
         self._graph = graph
         self._host = host
         names = (*graph.encoders, LANGUAGE)
-        self._told = tuple(name for name in names if host.has("flops", graph.modules[name].plugin))
-        self._an_encoder_learns = an_encoder_learns(graph)
+        self._told = tuple(
+            name for name in names if host.implements("estimate_flops", graph.modules[name].plugin)
+        )
+        self._an_encoder_learns = any_encoder_trainable(graph)
 
     def numbers(self, samples: Sequence[Sample], lengths: Sequence[int]) -> tuple[float, ...]:
         """The work of these samples, as :meth:`read` reads it.
@@ -46,8 +48,8 @@ class Workload:
         # Encoders come first: whether gradients go through the language model depends on them.
         for name in self._told:
             module = self._graph.modules[name]
-            pieces: Sequence[Flops] = self._host.ask(
-                "flops", module.plugin, module=module, samples=samples, lengths=lengths
+            pieces: Sequence[FlopsEstimate] = self._host.call_hook(
+                "estimate_flops", module.plugin, module=module, samples=samples, lengths=lengths
             )
             wanted = before and module.is_language
             flops.append(training_flops(pieces, module.freeze, gradients=wanted))
@@ -59,29 +61,29 @@ class Workload:
         ]
         return (*flops, *media)
 
-    def read(self, numbers: Sequence[float]) -> Work:
+    def read(self, numbers: Sequence[float]) -> SampleFlops:
         """What :meth:`numbers` told, of all samples together whose numbers were added up."""
         count = len(self._told)
-        return Work(
+        return SampleFlops(
             flops=dict(zip(self._told, numbers[:count], strict=True)),
             media=dict(zip(self._graph.encoders, map(round, numbers[count:]), strict=True)),
         )
 
     def _kind(self, encoder: str) -> str:
-        return str(self._graph.descriptions[encoder].accepts)
+        return str(self._graph.descriptions[encoder].modality)
 
 
-def an_encoder_learns(graph: Graph) -> bool:
+def any_encoder_trainable(graph: Graph) -> bool:
     """Whether gradients go through the language model, by what descriptions say."""
     return any(
-        not (weights.frozen or weights.part in graph.modules[name].freeze)
+        not (weights.frozen or weights.component in graph.modules[name].freeze)
         for name in graph.encoders
-        for weights in graph.descriptions[name].weights
+        for weights in graph.descriptions[name].parameters
     )
 
 
 def training_flops(
-    pieces: Sequence[Flops], freeze: Collection[str], *, gradients: bool = False
+    pieces: Sequence[FlopsEstimate], freeze: Collection[str], *, gradients: bool = False
 ) -> float:
     """Model FLOPs of forward and backward.
 
@@ -101,9 +103,11 @@ def training_flops(
     for piece in pieces:
         learns = _learns(piece, freeze)
         gradients = gradients or learns
-        total += piece.weights * (1 + learns + gradients) + piece.activations * (1 + 2 * gradients)
+        total += piece.weight_matmul * (1 + learns + gradients) + piece.activation_matmul * (
+            1 + 2 * gradients
+        )
     return total
 
 
-def _learns(piece: Flops, freeze: Collection[str]) -> bool:
-    return not piece.frozen and piece.part not in freeze
+def _learns(piece: FlopsEstimate, freeze: Collection[str]) -> bool:
+    return not piece.frozen and piece.component not in freeze

@@ -6,14 +6,14 @@ from collections.abc import Mapping
 
 import attrs
 
-from mimo_core.contract import LANGUAGE, Edge, Module
+from mimo_core.contract import LANGUAGE, Edge, ModuleConfig
 from mimo_core.errors import PluginError, RecipeError, suggestion
 from mimo_core.plugins import Host
 
 REASON = "megatron-core 0.19's MimoModel gives encoders no other module's output"
 
 
-def edges(modules: Mapping[str, Module], host: Host) -> tuple[Edge, ...]:
+def edges(modules: Mapping[str, ModuleConfig], host: Host) -> tuple[Edge, ...]:
     """The edges that the modules want, sorted.
 
     Raises:
@@ -22,17 +22,21 @@ def edges(modules: Mapping[str, Module], host: Host) -> tuple[Edge, ...]:
     """
     found: list[Edge] = []
     for module in modules.values():
-        if module.is_language and not host.has("module_edges", module.plugin):
+        if module.is_language and not host.implements("module_edges", module.plugin):
             continue
-        wanted = host.ask("module_edges", module.plugin, module=module, modules=modules)
+        wanted = host.call_hook("module_edges", module.plugin, module=module, modules=modules)
         _check(module, wanted, modules, host)
         found += wanted
     _check_placeholders(found, modules)
     return tuple(sorted(found, key=attrs.astuple))
 
 
-def _check(module: Module, wanted: list[Edge], modules: Mapping[str, Module], host: Host) -> None:
-    said = f"{host.require(module.plugin).title}, hook 'module_edges' for module {module.name!r},"
+def _check(
+    module: ModuleConfig, wanted: list[Edge], modules: Mapping[str, ModuleConfig], host: Host
+) -> None:
+    said = (
+        f"{host.get_plugin(module.plugin).title}, hook 'module_edges' for module {module.name!r},"
+    )
     for edge in wanted:
         if edge.source != module.name:
             raise PluginError(
@@ -73,7 +77,7 @@ def _check(module: Module, wanted: list[Edge], modules: Mapping[str, Module], ho
         )
 
 
-def _no_star(module: Module, does: str) -> RecipeError:
+def _no_star(module: ModuleConfig, does: str) -> RecipeError:
     return RecipeError(
         f"the graph is no star: module {module.name!r} (plugin {module.plugin!r}) {does}",
         ("modules", module.name),
@@ -82,7 +86,7 @@ def _no_star(module: Module, does: str) -> RecipeError:
     )
 
 
-def _check_placeholders(found: list[Edge], modules: Mapping[str, Module]) -> None:
+def _check_placeholders(found: list[Edge], modules: Mapping[str, ModuleConfig]) -> None:
     owners: dict[str, str] = {}
     for edge in found:
         other = owners.setdefault(edge.placeholder, edge.source)

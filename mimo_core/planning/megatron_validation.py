@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import attrs
 
-from mimo_core.contract import Module
+from mimo_core.contract import ModuleConfig
 from mimo_core.errors import Problem, nearest, suggestion
 from mimo_core.planning.model_graph import Graph
 from mimo_core.recipe import LoadedRecipe, megatron_schema
@@ -30,7 +30,10 @@ GRAPHED = ("mamba", "attn", "moe")
 def problems(loaded: LoadedRecipe, graph: Graph) -> Iterator[Problem]:
     """What is wrong with the recipe's ``megatron`` section and with those of its modules."""
     recipe = loaded.recipe
-    owned = {name: dict.fromkeys(graph.descriptions[name].owns, name) for name in graph.modules}
+    owned = {
+        name: dict.fromkeys(graph.descriptions[name].owned_config_fields, name)
+        for name in graph.modules
+    }
     everywhere = {field: module for fields in owned.values() for field, module in fields.items()}
     for flag, value in recipe.megatron.items():
         found = _flag(flag, value, everywhere, graph)
@@ -54,7 +57,7 @@ def problems(loaded: LoadedRecipe, graph: Graph) -> Iterator[Problem]:
             yield Problem(message, "megatron.recomputation", (*inner, "megatron", field))
         overlapped = bool(recipe.megatron.get("overlap_grad_reduce"))
         own = module.megatron
-        captures = graph.descriptions[name].captures
+        captures = graph.descriptions[name].graphable_layers
         for field, message in _cuda_graphs(
             graph.modules[name], own, captures, overlapped=overlapped
         ):
@@ -87,7 +90,11 @@ def _recomputation(fields: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _cuda_graphs(
-    module: Module, own: Mapping[str, Any], captures: frozenset[str] | None, *, overlapped: bool
+    module: ModuleConfig,
+    own: Mapping[str, Any],
+    captures: frozenset[str] | None,
+    *,
+    overlapped: bool,
 ) -> Iterator[tuple[str, str]]:
     """Whether layers of the language model, or an encoder's tower, can be captured as CUDA graphs;
     see ``mimo_core.model.cuda_graphs.layers`` and ``tower_graphs``.
@@ -132,7 +139,7 @@ def _cuda_graphs(
         )
 
 
-def _tower(module: Module) -> Iterator[str]:
+def _tower(module: ModuleConfig) -> Iterator[str]:
     """What hinders the capture of an encoder's tower, and the way out."""
     if "encoder" not in module.freeze:
         yield (
@@ -149,7 +156,7 @@ def _tower(module: Module) -> Iterator[str]:
 
 
 def _captured(
-    parts: object, module: Module, captures: frozenset[str] | None
+    parts: object, module: ModuleConfig, captures: frozenset[str] | None
 ) -> Iterator[tuple[str, str]]:
     """Whether these parts of layers can be in graphs."""
     if isinstance(parts, list) and "mlp" in parts:
@@ -190,7 +197,7 @@ def _captured(
         yield _PARTS, f"moe does not go with {hindrance}; leave one of both out"
 
 
-def _hindrances(module: Module, *, overlapped: bool) -> dict[str, str]:
+def _hindrances(module: ModuleConfig, *, overlapped: bool) -> dict[str, str]:
     """What of the module does not go with graphs of its layers, each with the reason."""
     untried = "not tried with it"
     grid, granularity = module.grid, module.megatron.get("recompute_granularity")
@@ -318,7 +325,7 @@ def _field(field: str, value: Any, owned: Mapping[str, str], graph: Graph) -> Pr
     return wrong[0] if wrong else None
 
 
-def _owned(field: str, module: Module) -> str:
+def _owned(field: str, module: ModuleConfig) -> str:
     """What a recipe says instead of a field that follows from the plugin's options."""
     cls = type(module.options)
     options = [option.name for option in attrs.fields(cls)] if attrs.has(cls) else []

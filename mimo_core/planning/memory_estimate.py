@@ -14,7 +14,7 @@ from collections.abc import Iterator
 import attrs
 
 from mimo_core import platforms
-from mimo_core.contract import Description, Grid, Module, Precision, Weights
+from mimo_core.contract import Grid, ModuleConfig, ModuleDescription, ParameterSpec, Precision
 from mimo_core.planning.model_graph import Graph
 from mimo_core.planning.rank_layout import Layout
 
@@ -82,7 +82,7 @@ def lacking(graph: Graph, layout: Layout, here: int) -> str | None:
     )
 
 
-def lacking_here(graph: Graph, layout: Layout) -> str | None:
+def memory_warning(graph: Graph, layout: Layout) -> str | None:
     """The same of this machine; ``None`` where there is a GPU, which has memory of its own."""
     if not platforms.without_gpu():
         return None
@@ -91,18 +91,22 @@ def lacking_here(graph: Graph, layout: Layout) -> str | None:
     return lacking(graph, layout, psutil.virtual_memory().total)
 
 
-def _stages(module: Module, description: Description, ranks: range) -> Iterator[RankMemory]:
+def _stages(
+    module: ModuleConfig, description: ModuleDescription, ranks: range
+) -> Iterator[RankMemory]:
     """One entry for each pipeline stage, whose ranks follow each other."""
     grid = module.grid
     size = grid.size // grid.pp
     for stage in range(grid.pp):
         parameters = gradients = states = 0
-        for weights in description.weights:
-            if _stage_of(weights, description.layers, grid.pp) != stage:
+        for weights in description.parameters:
+            if _stage_of(weights, description.num_layers, grid.pp) != stage:
                 continue
-            held = _share(weights.parameters, *(getattr(grid, name) for name in weights.split))
+            held = _share(
+                weights.num_parameters, *(getattr(grid, name) for name in weights.sharded_over)
+            )
             parameters += held
-            if weights.part not in module.freeze and not weights.frozen:
+            if weights.component not in module.freeze and not weights.frozen:
                 gradients += _GRADIENT * held
                 states += _STATE[module.precision] * _share(held, _copies(weights, grid))
         yield RankMemory(
@@ -115,19 +119,19 @@ def _stages(module: Module, description: Description, ranks: range) -> Iterator[
         )
 
 
-def _stage_of(weights: Weights, layers: int, stages: int) -> int:
+def _stage_of(weights: ParameterSpec, layers: int, stages: int) -> int:
     """The pipeline stage of some weights: layer ``i`` of ``L`` is on ``i * stages // L``."""
-    if weights.at == "first":
+    if weights.layer == "first":
         return 0
-    if weights.at == "last":
+    if weights.layer == "last":
         return stages - 1
-    return weights.at * stages // layers
+    return weights.layer * stages // layers
 
 
-def _copies(weights: Weights, grid: Grid) -> int:
+def _copies(weights: ParameterSpec, grid: Grid) -> int:
     """Ranks over which the optimizer's state is divided: data and context parallel ones, or of
     experts the expert data-parallel ones."""
-    if weights.split & _EXPERT_SIZES:
+    if weights.sharded_over & _EXPERT_SIZES:
         return grid.size // (grid.pp * grid.ep * grid.etp)
     return grid.dp * grid.cp
 

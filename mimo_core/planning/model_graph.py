@@ -7,7 +7,7 @@ from typing import Any
 
 import attrs
 
-from mimo_core.contract import LANGUAGE, Data, Description, Edge, Module
+from mimo_core.contract import LANGUAGE, DatasetConfig, Edge, ModuleConfig, ModuleDescription
 from mimo_core.errors import PluginError, Problem, RecipeError
 from mimo_core.planning import graph_shape
 from mimo_core.plugins import Host
@@ -16,20 +16,20 @@ from mimo_core.recipe import LoadedRecipe, Recipe, structure_options
 from mimo_core.recipe.megatron_schema import shared_fields
 from mimo_core.tokenizer import Tokenizer, make_tokenizer
 
-_EVERY_MODULE = ("describe", "rng_prefix", "build_submodule", "provide_batch")
+_EVERY_MODULE = ("describe_module", "rng_prefix", "build_submodule", "provide_batch")
 
 
 @attrs.frozen(kw_only=True)
 class Graph:
     """Modules and edges, with what the plugins say of them: the same on every rank."""
 
-    modules: dict[str, Module]
+    modules: dict[str, ModuleConfig]
     """In the order of the recipe."""
     edges: tuple[Edge, ...]
     """Sorted; placeholders have their ids in this order."""
-    descriptions: dict[str, Description]
+    descriptions: dict[str, ModuleDescription]
     rng_prefixes: dict[str, str]
-    data: Data
+    data: DatasetConfig
     tokenizer: Tokenizer
 
     @property
@@ -44,8 +44,8 @@ class Graph:
             name
             for name, module in self.modules.items()
             if any(
-                weights.frozen or weights.part in module.freeze
-                for weights in self.descriptions[name].weights
+                weights.frozen or weights.component in module.freeze
+                for weights in self.descriptions[name].parameters
             )
         )
 
@@ -78,7 +78,7 @@ def build_graph(loaded: LoadedRecipe, host: Host) -> Graph:
     _check_plugins(loaded, host)
     options = _all_options(loaded, host)
     modules = {
-        name: Module(
+        name: ModuleConfig(
             name=name,
             plugin=module.plugin,
             grid=module.grid,
@@ -97,10 +97,12 @@ def build_graph(loaded: LoadedRecipe, host: Host) -> Graph:
     edges = graph_shape.edges(modules, host)
     tokenizer = make_tokenizer(recipe.tokenizer.path, [edge.placeholder for edge in edges])
     language = attrs.evolve(modules[LANGUAGE], vocabulary_size=tokenizer.size)
-    description: Description = host.ask("describe", language.plugin, module=language)
+    description: ModuleDescription = host.call_hook(
+        "describe_module", language.plugin, module=language
+    )
     modules[LANGUAGE] = language
     modules = {
-        name: attrs.evolve(module, language_width=description.width)
+        name: attrs.evolve(module, language_width=description.hidden_size)
         for name, module in modules.items()
     }
     return Graph(
@@ -111,7 +113,7 @@ def build_graph(loaded: LoadedRecipe, host: Host) -> Graph:
             for name, module in modules.items()
         },
         rng_prefixes=_rng_prefixes(modules, host),
-        data=Data(
+        data=DatasetConfig(
             plugin=recipe.data.plugin,
             options=options["data",],
             seed=recipe.train.seed,
@@ -138,14 +140,18 @@ def _check_plugins(loaded: LoadedRecipe, host: Host) -> None:
     for path, (plugin, hooks) in uses.items():
         where = (*path, "plugin")
         try:
-            record = host.require(plugin)
+            record = host.get_plugin(plugin)
         except PluginError as error:
             note(error.problems[0], where)
             cause = cause or error
             continue
-        missing = [hook for hook in hooks if not host.has(hook, plugin)]
+        missing = [hook for hook in hooks if not host.implements(hook, plugin)]
         if missing:
-            able = [name for name in host.usable if all(host.has(hook, name) for hook in hooks)]
+            able = [
+                name
+                for name in host.usable_plugins
+                if all(host.implements(hook, name) for hook in hooks)
+            ]
             message = (
                 f"{record.title} does not implement {', '.join(missing)}, which {_role(path)}. "
                 f"Plugins that have what it takes: {', '.join(able) or 'none'}"
@@ -166,12 +172,12 @@ def _check_plugins(loaded: LoadedRecipe, host: Host) -> None:
 
 def _wraps_nothing(subject: str, plugin: str, host: Host) -> Problem | None:
     """What is wrong with a plugin that is named as a wrapper of a ``module`` or of the ``data``."""
-    if host.wraps(subject, plugin):
+    if host.wrapped_hooks(subject, plugin):
         return None
     kind = "a module" if subject == "module" else "the data"
-    able = [name for name in host.usable if host.wraps(subject, name)]
+    able = [name for name in host.usable_plugins if host.wrapped_hooks(subject, name)]
     return Problem(
-        f"{host.require(plugin).title} wraps no hook of {kind}. "
+        f"{host.get_plugin(plugin).title} wraps no hook of {kind}. "
         f"Plugins that do: {', '.join(able) or 'none'}",
         "plugin.wraps-nothing",
         values={"plugin": plugin},
@@ -214,8 +220,8 @@ def _all_options(loaded: LoadedRecipe, host: Host) -> dict[tuple[str, ...], Any]
     wrong: list[Problem] = []
     for path, (plugin, values) in uses.items():
         where = path if len(path) > 2 else (*path, "options")
-        if host.has("options", plugin):
-            cls = host.ask("options", plugin)
+        if host.implements("options_class", plugin):
+            cls = host.call_hook("options_class", plugin)
             try:
                 found[path] = structure_options(loaded, where, cls, values)
             except RecipeError as error:
@@ -231,38 +237,39 @@ def _all_options(loaded: LoadedRecipe, host: Host) -> dict[tuple[str, ...], Any]
     return found
 
 
-def _describe_encoder(module: Module, host: Host) -> Description:
-    description: Description = host.ask("describe", module.plugin, module=module)
-    for field in ("accepts", "positions"):
+def _describe_encoder(module: ModuleConfig, host: Host) -> ModuleDescription:
+    description: ModuleDescription = host.call_hook("describe_module", module.plugin, module=module)
+    for field in ("modality", "count_positions"):
         if getattr(description, field) is None:
             raise PluginError(
-                f"{host.require(module.plugin).title}, hook 'describe' for module "
-                f"{module.name!r}, gave a Description without {field!r}, which an encoder needs",
+                f"{host.get_plugin(module.plugin).title}, hook 'describe_module' for module "
+                f"{module.name!r}, gave a ModuleDescription without {field!r}, which an encoder "
+                "needs",
                 code="plugin.wrong-answer",
                 plugin=module.plugin,
-                hook="describe",
+                hook="describe_module",
                 field=field,
             )
-    if not callable(description.positions):
+    if not callable(description.count_positions):
         raise PluginError(
-            f"{host.require(module.plugin).title}, hook 'describe' for module {module.name!r}, "
-            f"gave a Description whose positions is {shown(description.positions)}; expected a "
-            f"function that gives {DUE_POSITIONS}",
+            f"{host.get_plugin(module.plugin).title}, hook 'describe_module' for module "
+            f"{module.name!r}, gave a ModuleDescription whose count_positions is "
+            f"{shown(description.count_positions)}; expected a function that gives {DUE_POSITIONS}",
             code="plugin.wrong-answer",
             plugin=module.plugin,
-            hook="describe",
-            field="positions",
+            hook="describe_module",
+            field="count_positions",
         )
     return description
 
 
-def _rng_prefixes(modules: dict[str, Module], host: Host) -> dict[str, str]:
-    owners: dict[str, Module] = {}
+def _rng_prefixes(modules: dict[str, ModuleConfig], host: Host) -> dict[str, str]:
+    owners: dict[str, ModuleConfig] = {}
     for module in modules.values():
-        prefix = host.ask("rng_prefix", module.plugin, module=module)
+        prefix = host.call_hook("rng_prefix", module.plugin, module=module)
         if not prefix:
             raise PluginError(
-                f"{host.require(module.plugin).title}, hook 'rng_prefix' for module "
+                f"{host.get_plugin(module.plugin).title}, hook 'rng_prefix' for module "
                 f"{module.name!r}, gave an empty text; a good prefix is '{module.name}.'",
                 code="plugin.wrong-answer",
                 plugin=module.plugin,

@@ -26,7 +26,7 @@ class Plan:
     host: Host
     graph: Graph
     layout: Layout
-    preview: tuple[sequence_budget.Counts, ...] = ()
+    preview: tuple[sequence_budget.PositionCounts, ...] = ()
     """Positions of the samples that the dataset's plugin shows."""
     data_notes: tuple[str, ...] = ()
     """What a person should know of the data, a line each."""
@@ -102,13 +102,15 @@ def _check_wrappers(graph: Graph, host: Host) -> None:
         MimoError: a wrapper's options do not fit the weights, such as a name that no weight has.
     """
     for module in graph.modules.values():
-        if not module.wrappers or not host.has("weight_map", module.plugin):
+        if not module.wrappers or not host.implements("param_mappings", module.plugin):
             continue
         try:
-            host.ask("weight_map", module.plugin, module=attrs.evolve(module, wrappers={}))
+            host.call_hook(
+                "param_mappings", module.plugin, module=attrs.evolve(module, wrappers={})
+            )
         except MimoError:
             continue
-        host.ask("weight_map", module.plugin, module=module)
+        host.call_hook("param_mappings", module.plugin, module=module)
 
 
 @contextmanager
@@ -126,9 +128,9 @@ def _options_class(host: Host) -> Callable[[str], type | None]:
     """The options class of a plugin by its name; ``None`` where there is none to ask."""
 
     def find(plugin: str) -> type | None:
-        if plugin not in host.usable or not host.has("options", plugin):
+        if plugin not in host.usable_plugins or not host.implements("options_class", plugin):
             return None
-        found: type = host.ask("options", plugin)
+        found: type = host.call_hook("options_class", plugin)
         return found
 
     return find

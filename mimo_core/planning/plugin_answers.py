@@ -8,12 +8,12 @@ from typing import Any
 
 import attrs
 
-from mimo_core.contract import Module
+from mimo_core.contract import ModuleConfig
 from mimo_core.planning.model_graph import Graph
-from mimo_core.planning.sequence_budget import Counts
+from mimo_core.planning.sequence_budget import PositionCounts
 
 
-def answers_of(graph: Graph, preview: Sequence[Counts] = ()) -> dict[str, str]:
+def answers_of(graph: Graph, preview: Sequence[PositionCounts] = ()) -> dict[str, str]:
     """Every answer that the graph is made of, by module, plugin, hook and field.
 
     Functions and other objects without a value are compared by their type only.
@@ -25,31 +25,31 @@ def answers_of(graph: Graph, preview: Sequence[Counts] = ()) -> dict[str, str]:
     found: dict[str, str] = {}
     for name, module in graph.modules.items():
         where = f"{titled(module)}, hook"
-        found |= _fields(f"{where} 'options'", module.options)
+        found |= _fields(f"{where} 'options_class'", module.options)
         for wrapper, options in module.wrappers.items():
             found |= _fields(
-                f"module {name!r} (plugin {wrapper!r}, a wrapper), hook 'options'", options
+                f"module {name!r} (plugin {wrapper!r}, a wrapper), hook 'options_class'", options
             )
-        found |= _fields(f"{where} 'describe'", graph.descriptions[name])
+        found |= _fields(f"{where} 'describe_module'", graph.descriptions[name])
         found[f"{where} 'rng_prefix'"] = as_text(graph.rng_prefixes[name])
         if not module.is_language:
             found |= _fields(f"{where} 'module_edges'", graph.edge_of(name))
     data = f"data (plugin {graph.data.plugin!r}), hook"
-    found |= _fields(f"{data} 'options'", graph.data.options)
+    found |= _fields(f"{data} 'options_class'", graph.data.options)
     for wrapper, options in graph.data.wrappers.items():
-        found |= _fields(f"data (plugin {wrapper!r}, a wrapper), hook 'options'", options)
+        found |= _fields(f"data (plugin {wrapper!r}, a wrapper), hook 'options_class'", options)
     for counts in preview:
         of = f"sample {counts.sample}"
-        found[f"{data} 'preview', text of {of}"] = (
+        found[f"{data} 'preview_samples', text of {of}"] = (
             f"{counts.text} positions, {counts.learned} learned"
         )
         for encoder, positions in counts.encoders.items():
-            where = f"{titled(graph.modules[encoder])}, hook 'describe', positions"
+            where = f"{titled(graph.modules[encoder])}, hook 'describe_module', positions"
             found[f"{where} of {of}"] = str(positions)
     return found
 
 
-def titled(module: Module) -> str:
+def titled(module: ModuleConfig) -> str:
     """How messages name a module and its plugin, with those that wrap it."""
     names = [f"plugin {module.plugin!r}", *(f"wrapped by {name!r}" for name in module.wrappers)]
     return f"module {module.name!r} ({', '.join(names)})"

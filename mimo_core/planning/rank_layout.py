@@ -10,10 +10,10 @@ import attrs
 from mimo_core.contract import Grid
 from mimo_core.errors import LayoutError
 
-DENSE = ("tp", "cp", "dp", "pp")
+DENSE_AXES = ("tp", "cp", "dp", "pp")
 """Dimensions of a grid's dense view, fastest first."""
 Kind = Literal["non_colocated", "colocated"]
-SEVERAL = (
+COLOCATED_LIMITATION = (
     "on several ranks megatron-core 0.19 takes pp 1, cp 1 and even parts alone "
     "(models/mimo/comm/colocated_communicator.py); use placement: non_colocated there"
 )
@@ -36,13 +36,13 @@ class Layout:
         first = self.rank_offsets[module]
         return range(first, first + self.grids[module].size)
 
-    def modules_of(self, rank: int) -> tuple[str, ...]:
+    def modules_on_rank(self, rank: int) -> tuple[str, ...]:
         """The modules on a rank: one, or all of them when colocated."""
         return tuple(module for module in self.grids if rank in self.ranks(module))
 
     def module_of(self, rank: int) -> str:
         """The one module on a rank."""
-        modules = self.modules_of(rank)
+        modules = self.modules_on_rank(rank)
         assert len(modules) == 1, f"rank {rank} has modules {modules}"
         return modules[0]
 
@@ -51,26 +51,26 @@ class Layout:
         assert rank in self.ranks(module), f"rank {rank} is not one of {module}"
         rest = rank - self.rank_offsets[module]
         found = {}
-        for name in DENSE:
+        for name in DENSE_AXES:
             rest, found[name] = divmod(rest, getattr(self.grids[module], name))
         return found
 
-    def rank_of(self, module: str, *, tp: int = 0, cp: int = 0, dp: int = 0, pp: int = 0) -> int:
+    def rank_at(self, module: str, *, tp: int = 0, cp: int = 0, dp: int = 0, pp: int = 0) -> int:
         """The world rank at these coordinates of the module's dense view."""
         rank, stride = self.rank_offsets[module], 1
-        for name, index in zip(DENSE, (tp, cp, dp, pp), strict=True):
+        for name, index in zip(DENSE_AXES, (tp, cp, dp, pp), strict=True):
             size = getattr(self.grids[module], name)
             assert 0 <= index < size, f"{module} has {name} {size}, not index {index}"
             rank, stride = rank + index * stride, stride * size
         return rank
 
-    def label(self, rank: int) -> str:
+    def rank_label(self, rank: int) -> str:
         """How messages name a rank: ``rank 3 (vision, dp 1)``."""
-        modules = self.modules_of(rank)
+        modules = self.modules_on_rank(rank)
         if len(modules) != 1:
             return f"rank {rank} ({', '.join(modules)})"
         grid, at = self.grids[modules[0]], self.coordinates(rank, modules[0])
-        parts = [f"{name} {at[name]}" for name in DENSE if getattr(grid, name) > 1]
+        parts = [f"{name} {at[name]}" for name in DENSE_AXES if getattr(grid, name) > 1]
         return f"rank {rank} ({', '.join((*modules, *parts))})"
 
 
@@ -127,14 +127,15 @@ def _colocated(grids: Mapping[str, Grid], world_size: int | None) -> Layout:
     if large:
         raise LayoutError(
             f"colocated puts all modules on one rank, but {large[0]} has "
-            f"{sizes(grids[large[0]])}; {SEVERAL}",
+            f"{format_grid(grids[large[0]])}; {COLOCATED_LIMITATION}",
             ("placement",),
             code="layout.colocated",
             module=large[0],
         )
     if world_size not in (None, 1):
         raise LayoutError(
-            f"colocated puts all modules on one rank, but {world_size} were started; {SEVERAL}",
+            f"colocated puts all modules on one rank, but {world_size} were started; "
+            f"{COLOCATED_LIMITATION}",
             ("placement",),
             code="layout.world-size",
             needed=1,
@@ -199,7 +200,7 @@ def _check_tiling(layout: Layout) -> None:
 def _listing(layout: Layout) -> str:
     width = max(map(len, layout.grids))
     return "\n".join(
-        f"  {module:<{width}}  {_span(layout.ranks(module))}  ({sizes(grid)})"
+        f"  {module:<{width}}  {_span(layout.ranks(module))}  ({format_grid(grid)})"
         for module, grid in layout.grids.items()
     )
 
@@ -216,7 +217,7 @@ def _several(ranks: range) -> bool:
     return ranks.stop - ranks.start > 1  # len() takes no number beyond 64 bits
 
 
-def sizes(grid: Grid) -> str:
+def format_grid(grid: Grid) -> str:
     """The sizes of a grid that exceed 1: ``tp 2, dp 4``."""
     names = ("tp", "cp", "pp", "dp", "ep", "etp")
     parts = [f"{name} {getattr(grid, name)}" for name in names if getattr(grid, name) > 1]

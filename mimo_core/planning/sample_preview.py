@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from mimo_core.contract import Sample, Text
 from mimo_core.errors import RecipeError
 from mimo_core.planning.model_graph import Graph
-from mimo_core.planning.sequence_budget import Counts
+from mimo_core.planning.sequence_budget import PositionCounts
 from mimo_core.plugins import Host
 
 
@@ -18,9 +18,11 @@ def shown_samples(graph: Graph, host: Host) -> Sequence[Sample]:
     Raises:
         PluginError: the plugin's hook failed.
     """
-    if not host.has("preview", graph.data.plugin):
+    if not host.implements("preview_samples", graph.data.plugin):
         return ()
-    samples: Sequence[Sample] = host.ask("preview", graph.data.plugin, data=graph.data)
+    samples: Sequence[Sample] = host.call_hook(
+        "preview_samples", graph.data.plugin, data=graph.data
+    )
     return samples
 
 
@@ -30,12 +32,12 @@ def data_notes(graph: Graph, host: Host) -> tuple[str, ...]:
     Raises:
         PluginError: the plugin's hook failed.
     """
-    if not host.has("preview_notes", graph.data.plugin):
+    if not host.implements("preview_notes", graph.data.plugin):
         return ()
-    return tuple(host.ask("preview_notes", graph.data.plugin, data=graph.data))
+    return tuple(host.call_hook("preview_notes", graph.data.plugin, data=graph.data))
 
 
-def check_fed(graph: Graph, samples: Sequence[Counts], notes: Sequence[str]) -> None:
+def check_fed(graph: Graph, samples: Sequence[PositionCounts], notes: Sequence[str]) -> None:
     """Every encoder gets something from at least one of the samples that are shown.
 
     Args:
@@ -54,7 +56,7 @@ def check_fed(graph: Graph, samples: Sequence[Counts], notes: Sequence[str]) -> 
         raise RecipeError(
             "\n".join(
                 [
-                    f"encoder {name!r} reads media of kind {graph.descriptions[name].accepts!r}, "
+                    f"encoder {name!r} reads media of kind {graph.descriptions[name].modality!r}, "
                     f"but none of the {len(samples)} samples that plugin {graph.data.plugin!r} "
                     "shows has one, so it would train on nothing; correct the options of the data, "
                     f"or leave modules.{name} out",
@@ -80,7 +82,7 @@ def spelling_notes(graph: Graph, samples: Sequence[Sample]) -> tuple[str, ...]:
     symbols = {**marks, **tokenizer.vocabulary.added, **tokenizer.ids}
     found: dict[str, list[str]] = {}
     for sample in samples:
-        texts = [part.text for part in sample.parts if isinstance(part, Text)]
+        texts = [part.text for part in sample.content if isinstance(part, Text)]
         for symbol, id_ in symbols.items():
             spelled = [text for text in texts if symbol in text]
             if spelled and not any(id_ in tokenizer.encode(text) for text in spelled):

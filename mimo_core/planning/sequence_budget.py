@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 
 import attrs
 
-from mimo_core.contract import Media, Sample
+from mimo_core.contract import MediaItem, Sample
 from mimo_core.errors import PluginError, RecipeError, SampleError, code_of, text_of
 from mimo_core.planning.model_graph import Graph
 from mimo_core.plugins.result_validation import DUE_POSITIONS, counts_of, shown
@@ -19,7 +19,7 @@ _UNCOUNTED = "sample.no-positions"
 
 
 @attrs.frozen(kw_only=True)
-class Piece:
+class TokenSegment:
     """Some ids of a sample's sequence that come from one source."""
 
     unit: list[int]
@@ -40,7 +40,7 @@ class Piece:
 
 
 @attrs.frozen(kw_only=True)
-class Counts:
+class PositionCounts:
     """Positions of one sample."""
 
     sample: str
@@ -71,30 +71,30 @@ def media_positions(graph: Graph, encoder: str, sample: Sample) -> list[int]:
         PluginError: the plugin does not give a number for each.
     """
     description = graph.descriptions[encoder]
-    assert description.accepts is not None and description.positions is not None
-    media = tuple(sample.media(description.accepts))
+    assert description.modality is not None and description.count_positions is not None
+    media = tuple(sample.media(description.modality))
     if not media:
         return []
     try:
-        answer = description.positions(media)
+        answer = description.count_positions(media)
         counts = counts_of(answer)
     except ValueError as error:
         message = f"sample {sample.key}: {text_of(error)}"
         raise SampleError(message, code=code_of(error, _UNCOUNTED), sample=sample.key) from error
     if counts is None or len(counts) != len(media):
         raise PluginError(
-            f"sample {sample.key} has {len(media)} media of kind {description.accepts!r}, but "
-            f"describe().positions of module {encoder!r} (plugin "
+            f"sample {sample.key} has {len(media)} media of kind {description.modality!r}, but "
+            f"describe_module().count_positions of module {encoder!r} (plugin "
             f"{graph.modules[encoder].plugin!r}) gave {shown(answer)}; expected {DUE_POSITIONS}",
             code="plugin.wrong-answer",
             plugin=graph.modules[encoder].plugin,
-            hook="describe",
+            hook="describe_module",
             field="positions",
         )
     return counts
 
 
-def pieces(graph: Graph, sample: Sample) -> Iterator[Piece]:
+def pieces(graph: Graph, sample: Sample) -> Iterator[TokenSegment]:
     """The ids of a sample in the order of the sequence, from the tokenizer's begin to its end.
 
     The end is learned where the text before it is.
@@ -105,22 +105,22 @@ def pieces(graph: Graph, sample: Sample) -> Iterator[Piece]:
     """
     tokenizer = graph.tokenizer
     rows = {name: iter(media_positions(graph, name, sample)) for name in graph.encoders}
-    yield Piece(unit=list(tokenizer.begin))
+    yield TokenSegment(unit=list(tokenizer.begin))
     learned, start = False, True
-    for part in sample.parts:
-        if isinstance(part, Media):
+    for part in sample.content:
+        if isinstance(part, MediaItem):
             learned = False
             for encoder in _readers(graph, sample, part):
                 placeholder = tokenizer.placeholder_id(graph.edge_of(encoder).placeholder)
-                yield Piece(unit=[placeholder], repeats=next(rows[encoder]), encoder=encoder)
+                yield TokenSegment(unit=[placeholder], repeats=next(rows[encoder]), encoder=encoder)
         else:
-            learned = part.loss
-            yield Piece(unit=tokenizer.encode(part.text, start=start), learned=learned)
+            learned = part.is_target
+            yield TokenSegment(unit=tokenizer.encode(part.text, start=start), learned=learned)
             start = start and not part.text
-    yield Piece(unit=[tokenizer.end], learned=learned)
+    yield TokenSegment(unit=[tokenizer.end], learned=learned)
 
 
-def count_positions(graph: Graph, sample: Sample, length: int | None = None) -> Counts:
+def count_positions(graph: Graph, sample: Sample, length: int | None = None) -> PositionCounts:
     """Positions of a sample by source.
 
     Args:
@@ -145,12 +145,14 @@ def count_positions(graph: Graph, sample: Sample, length: int | None = None) -> 
                 text += piece.size
             else:
                 encoders[piece.encoder] += piece.size
-    return Counts(sample=sample.key, encoders=encoders, text=text, learned=learned, kept=kept)
+    return PositionCounts(
+        sample=sample.key, encoders=encoders, text=text, learned=learned, kept=kept
+    )
 
 
 def preview(
     graph: Graph, samples: Sequence[Sample], sequence_length: int, *, cut: bool = False
-) -> tuple[Counts, ...]:
+) -> tuple[PositionCounts, ...]:
     """Positions of the samples that the dataset's plugin shows; none where it shows no samples.
 
     Where longer samples are ``cut``, those are refused whose media alone do not fit.
@@ -195,7 +197,7 @@ def preview(
     return found
 
 
-def label_notes(samples: Sequence[Counts]) -> list[str]:
+def label_notes(samples: Sequence[PositionCounts]) -> list[str]:
     """What a person should know of the labels that cutting takes away, a line each.
 
     Args:
@@ -220,16 +222,16 @@ def label_notes(samples: Sequence[Counts]) -> list[str]:
     return notes
 
 
-def _readers(graph: Graph, sample: Sample, medium: Media) -> list[str]:
+def _readers(graph: Graph, sample: Sample, medium: MediaItem) -> list[str]:
     """The encoders that read a medium."""
-    read = {name: graph.descriptions[name].accepts for name in graph.encoders}
-    readers = [name for name, kind in read.items() if kind == medium.kind]
+    read = {name: graph.descriptions[name].modality for name in graph.encoders}
+    readers = [name for name, kind in read.items() if kind == medium.modality]
     if not readers:
         raise SampleError(
-            f"sample {sample.key} has media of kind {medium.kind!r}, but no encoder of the recipe "
-            f"reads it (encoders and what they read: {read})",
+            f"sample {sample.key} has media of kind {medium.modality!r}, but no encoder of the "
+            f"recipe reads it (encoders and what they read: {read})",
             code="sample.no-encoder",
             sample=sample.key,
-            kind=medium.kind,
+            kind=medium.modality,
         )
     return readers

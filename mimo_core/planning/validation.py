@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from math import prod
 
-from mimo_core.contract import LANGUAGE, Description, Grid, Module
+from mimo_core.contract import LANGUAGE, Grid, ModuleConfig, ModuleDescription
 from mimo_core.errors import Problem
 from mimo_core.planning import megatron_validation
 from mimo_core.planning.model_graph import Graph
@@ -38,15 +38,18 @@ def validate(loaded: LoadedRecipe, graph: Graph) -> None:
         )
 
 
-def _grid(grid: Grid, description: Description, module: Module) -> Iterator[Problem]:
+def _grid(grid: Grid, description: ModuleDescription, module: ModuleConfig) -> Iterator[Problem]:
     path = ("modules", module.name, "grid")
     refused = set()
     for size in _SIZES:
         number = getattr(grid, size)
-        if number > 1 and size not in description.parallel:
+        if number > 1 and size not in description.supported_parallelism:
             refused.add(size)
-            can = ", ".join(name for name in _SIZES if name in description.parallel) or "none"
-            reason = description.refused.get(size)
+            can = (
+                ", ".join(name for name in _SIZES if name in description.supported_parallelism)
+                or "none"
+            )
+            reason = description.unsupported_reasons.get(size)
             yield Problem(
                 f"plugin {module.plugin!r} does not support {size} {number}"
                 f"{f': {reason}' if reason else ''}; of the grid's sizes it lets these exceed 1: "
@@ -55,7 +58,7 @@ def _grid(grid: Grid, description: Description, module: Module) -> Iterator[Prob
                 (*path, size),
                 {"plugin": module.plugin, "size": size, "number": number},
             )
-    if grid.ep > 1 and not description.experts:
+    if grid.ep > 1 and not description.num_experts:
         message = f"{grid.ep}, but this module has no experts; set ep to 1"
         yield Problem(message, "layout.no-experts", (*path, "ep"), {"ep": grid.ep})
     for what, number, names in _divisions(description):
@@ -72,17 +75,19 @@ def _grid(grid: Grid, description: Description, module: Module) -> Iterator[Prob
             )
 
 
-def _abilities(module: Module, description: Description, graph: Graph) -> Iterator[Problem]:
+def _abilities(
+    module: ModuleConfig, description: ModuleDescription, graph: Graph
+) -> Iterator[Problem]:
     path = ("modules", module.name)
-    if module.packing and not description.packs:
+    if module.packing and not description.supports_packing:
         yield Problem(
             f"plugin {module.plugin!r} does not declare that it runs packed samples "
-            "(describe().packs); leave it out",
+            "(describe_module().supports_packing); leave it out",
             "plugin.no-packing",
             (*path, "packing"),
             {"plugin": module.plugin},
         )
-    rows, tokenizer = description.vocabulary, graph.tokenizer
+    rows, tokenizer = description.vocab_size, graph.tokenizer
     if module.is_language and rows is not None and tokenizer.size > rows:
         ids = {symbol: tokenizer.placeholder_id(symbol) for symbol in tokenizer.placeholders}
         beyond = [f"{symbol!r} (id {number})" for symbol, number in ids.items() if number >= rows]
@@ -96,15 +101,15 @@ def _abilities(module: Module, description: Description, graph: Graph) -> Iterat
         )
 
 
-def _divisions(description: Description) -> Iterator[tuple[str, int, str]]:
+def _divisions(description: ModuleDescription) -> Iterator[tuple[str, int, str]]:
     """What each size must divide: the plugin's own words first, then those that always hold."""
     always = (
-        ("attention heads", description.heads, "tp"),
-        ("layers", description.layers, "pp"),
-        ("experts", description.experts, "ep"),
+        ("attention heads", description.num_attention_heads, "tp"),
+        ("layers", description.num_layers, "pp"),
+        ("experts", description.num_experts, "ep"),
     )
     seen: set[tuple[int, str]] = set()
-    for what, number, size in (*description.divides, *always):
+    for what, number, size in (*description.divisibility, *always):
         if (number, size) not in seen:
             seen.add((number, size))
             yield what, number, size

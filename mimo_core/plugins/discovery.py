@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from importlib.metadata import EntryPoint, entry_points
 
 from mimo_core.errors import PluginError, suggestion
-from mimo_core.plugins.record import Candidate
+from mimo_core.plugins.record import DiscoveredPlugin
 from mimo_core.plugins.versions import check_contract
 from mimo_core.utils.environment import NO_AUTOLOAD, PLUGINS, switched_on
 
@@ -15,7 +15,7 @@ DISTRIBUTION = "mimo-plugin-"
 """Before the plugin's name: the distribution's."""
 
 
-def candidates(disabled: Sequence[str], environ: Mapping[str, str]) -> tuple[Candidate, ...]:
+def candidates(disabled: Sequence[str], environ: Mapping[str, str]) -> tuple[DiscoveredPlugin, ...]:
     """Installed plugins sorted by name, those that must not load marked as disabled.
 
     ``MIMO_PLUGINS`` is an allow list; ``MIMO_DISABLE_PLUGIN_AUTOLOAD`` leaves nothing but it;
@@ -39,7 +39,7 @@ def candidates(disabled: Sequence[str], environ: Mapping[str, str]) -> tuple[Can
         return None
 
     return tuple(
-        Candidate(
+        DiscoveredPlugin(
             name=name,
             distribution=_distribution(point),
             version=point.dist.version if point.dist else "unknown",

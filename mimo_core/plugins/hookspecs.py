@@ -15,18 +15,18 @@ import pluggy
 
 from mimo_core.contract import (
     BatchContext,
-    Data,
     Dataset,
-    Description,
+    DatasetConfig,
     Edge,
-    Encoder,
-    Flops,
-    Module,
+    EncoderSpec,
+    FlopsEstimate,
+    ModuleConfig,
+    ModuleDescription,
     Platform,
     Sample,
     Split,
 )
-from mimo_core.plugins.weight_map import WeightMap
+from mimo_core.plugins.weight_map import ParamMappings
 
 if TYPE_CHECKING:
     from megatron.core.process_groups_config import ProcessGroupCollection
@@ -41,7 +41,7 @@ above one that wraps it."""
 
 
 @hookspec(firstresult=True)
-def options() -> type:  # type: ignore[empty-body]
+def options_class() -> type:  # type: ignore[empty-body]
     """The plugin's attrs class of options; its fields are the recipe's ``options``.
 
     A run that goes on must have the options that it was saved with, but for fields with
@@ -54,7 +54,7 @@ def options() -> type:  # type: ignore[empty-body]
 
 
 @hookspec(firstresult=True)
-def describe(module: Module) -> Description:  # type: ignore[empty-body]
+def describe_module(module: ModuleConfig) -> ModuleDescription:  # type: ignore[empty-body]
     """The module in numbers, without torch.
 
     Asked in the launcher (plan, validation) and on every rank (data path).
@@ -62,7 +62,7 @@ def describe(module: Module) -> Description:  # type: ignore[empty-body]
 
 
 @hookspec(firstresult=True)
-def module_edges(module: Module, modules: Mapping[str, Module]) -> Sequence[Edge]:  # type: ignore[empty-body]
+def module_edges(module: ModuleConfig, modules: Mapping[str, ModuleConfig]) -> Sequence[Edge]:  # type: ignore[empty-body]
     """The edges that this module wants, each with the symbolic name of its placeholder.
 
     Asked for every encoder in the launcher and on every rank, before process groups exist. A plugin
@@ -71,7 +71,7 @@ def module_edges(module: Module, modules: Mapping[str, Module]) -> Sequence[Edge
 
 
 @hookspec(firstresult=True)
-def rng_prefix(module: Module) -> str:  # type: ignore[empty-body]
+def rng_prefix(module: ModuleConfig) -> str:  # type: ignore[empty-body]
     """The namespace of the module's random numbers: its seeds come from it.
 
     Asked on every rank, before process groups exist; distinct for each module.
@@ -80,8 +80,8 @@ def rng_prefix(module: Module) -> str:  # type: ignore[empty-body]
 
 @hookspec(firstresult=True)
 def build_submodule(
-    module: Module, groups: ProcessGroupCollection | None, platform: Platform
-) -> Encoder | ModuleSpec:
+    module: ModuleConfig, groups: ProcessGroupCollection | None, platform: Platform
+) -> EncoderSpec | ModuleSpec:
     """The parts of the module: the ``ModuleSpec`` of the language model, or an ``Encoder``.
 
     Asked on every rank for every module; ``groups`` is ``None`` outside the module's grid, where
@@ -92,7 +92,7 @@ def build_submodule(
 
 @hookspec(firstresult=True)
 def provide_batch(
-    module: Module, samples: Sequence[Sample], context: BatchContext
+    module: ModuleConfig, samples: Sequence[Sample], context: BatchContext
 ) -> dict[str, Any] | None:
     """The module's input for these samples, as CPU tensors.
 
@@ -109,9 +109,9 @@ def provide_batch(
 
 
 @hookspec(firstresult=True)
-def flops(  # type: ignore[empty-body]
-    module: Module, samples: Sequence[Sample], lengths: Sequence[int]
-) -> Sequence[Flops]:
+def estimate_flops(  # type: ignore[empty-body]
+    module: ModuleConfig, samples: Sequence[Sample], lengths: Sequence[int]
+) -> Sequence[FlopsEstimate]:
     """Model FLOPs of the module's forward for these samples, without torch.
 
     Asked for every module on the language model's last pipeline stage, for each slice of a training
@@ -128,7 +128,7 @@ def flops(  # type: ignore[empty-body]
 
 
 @hookspec(firstresult=True)
-def weight_map(module: Module) -> WeightMap:  # type: ignore[empty-body]
+def param_mappings(module: ModuleConfig) -> ParamMappings:  # type: ignore[empty-body]
     """How the module's weights are named in a Hugging Face directory, without torch.
 
     Asked where a recipe says ``modules.NAME.pretrained_weights`` (in the launcher, by the plan and
@@ -139,7 +139,7 @@ def weight_map(module: Module) -> WeightMap:  # type: ignore[empty-body]
 
 
 @hookspec(firstresult=True)
-def build_dataset(data: Data, split: Split) -> Dataset:  # type: ignore[empty-body]
+def build_dataset(data: DatasetConfig, split: Split) -> Dataset:  # type: ignore[empty-body]
     """The samples of one split: the same, in the same order, on every rank.
 
     Asked on every rank. Samples carry metadata; media are decoded only by the first pipeline stage
@@ -148,7 +148,7 @@ def build_dataset(data: Data, split: Split) -> Dataset:  # type: ignore[empty-bo
 
 
 @hookspec(firstresult=True)
-def preview(data: Data) -> Sequence[Sample]:  # type: ignore[empty-body]
+def preview_samples(data: DatasetConfig) -> Sequence[Sample]:  # type: ignore[empty-body]
     """A few samples that are typical of the dataset, its longest among them, without torch.
 
     Asked by the plan, to tell how many positions of the sequence each source takes and whether
@@ -159,7 +159,7 @@ def preview(data: Data) -> Sequence[Sample]:  # type: ignore[empty-body]
 
 
 @hookspec(firstresult=True)
-def preview_notes(data: Data) -> Sequence[str]:  # type: ignore[empty-body]
+def preview_notes(data: DatasetConfig) -> Sequence[str]:  # type: ignore[empty-body]
     """What a person should know of the data, without torch: a line each, shown by the plan and when
     a run starts.
 

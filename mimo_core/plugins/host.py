@@ -11,11 +11,11 @@ from typing import Any, NoReturn
 import attrs
 import pluggy
 
-from mimo_core.contract import Data, Module
+from mimo_core.contract import DatasetConfig, ModuleConfig
 from mimo_core.errors import MimoError, PluginError, SampleError, code_of, suggestion, text_of
 from mimo_core.plugins import discovery, result_validation
 from mimo_core.plugins.loading import load
-from mimo_core.plugins.record import Candidate, PluginRecord
+from mimo_core.plugins.record import DiscoveredPlugin, PluginRecord
 from mimo_core.plugins.registration import (
     Registered,
     new_manager,
@@ -28,7 +28,7 @@ from mimo_core.plugins.registration import (
 class Host:
     """Plugins by name. Make one with :meth:`discover`, or :meth:`from_plugins` in a test."""
 
-    def __init__(self, candidates: Iterable[Candidate]) -> None:
+    def __init__(self, candidates: Iterable[DiscoveredPlugin]) -> None:
         """Loads and registers the candidates in their order.
 
         One that fails is recorded as broken; using it raises.
@@ -64,8 +64,8 @@ class Host:
     ) -> Host:
         """A host of plugin objects that are not installed; versions default to ``"0"``."""
 
-        def candidate(name: str) -> Candidate:
-            return Candidate(
+        def candidate(name: str) -> DiscoveredPlugin:
+            return DiscoveredPlugin(
                 name=name,
                 distribution=f"{discovery.DISTRIBUTION}{name}",
                 version=(versions or {}).get(name, "0"),
@@ -80,11 +80,11 @@ class Host:
         return tuple(self._records.values())
 
     @property
-    def usable(self) -> tuple[str, ...]:
+    def usable_plugins(self) -> tuple[str, ...]:
         """Names of the plugins that can be asked."""
         return tuple(self._registered)
 
-    def require(self, plugin: str) -> PluginRecord:
+    def get_plugin(self, plugin: str) -> PluginRecord:
         """The record of a plugin that can be asked.
 
         Raises:
@@ -100,36 +100,36 @@ class Host:
                 plugin=plugin,
             )
         if record.state == "disabled":
-            message = f"{record.title} is disabled: {record.why}"
+            message = f"{record.title} is disabled: {record.reason}"
             raise PluginError(message, code="plugin.disabled", plugin=plugin)
         if record.state == "broken":
-            message = f"{record.title} cannot be used: {record.why}"
+            message = f"{record.title} cannot be used: {record.reason}"
             cause = self._causes[plugin]
             code = code_of(cause, "plugin.import-failed")
             raise PluginError(message, code=code, plugin=plugin) from cause
         return record
 
-    def has(self, hook: str, plugin: str) -> bool:
+    def implements(self, hook: str, plugin: str) -> bool:
         """Whether the plugin itself answers the hook (wrapping it is no answer).
 
         Raises:
             PluginError: The plugin cannot be used.
         """
         assert hook in self._hooks, hook
-        self.require(plugin)
+        self.get_plugin(plugin)
         return hook in self._registered[plugin].implementations
 
-    def wraps(self, subject: str, plugin: str) -> tuple[str, ...]:
+    def wrapped_hooks(self, subject: str, plugin: str) -> tuple[str, ...]:
         """The hooks of a ``module``, or of the ``data``, that the plugin wraps.
 
         Raises:
             PluginError: The plugin cannot be used.
         """
-        self.require(plugin)
+        self.get_plugin(plugin)
         wrapped = self._registered[plugin].wrappers
         return tuple(sorted(hook for hook in wrapped if wrappable(self._hooks[hook]) == subject))
 
-    def ask(self, hook: str, plugin: str, /, **arguments: Any) -> Any:
+    def call_hook(self, hook: str, plugin: str, /, **arguments: Any) -> Any:
         """The plugin's answer, with the wrappers that the ``module`` or ``data`` names around it.
 
         Raises:
@@ -138,7 +138,9 @@ class Host:
                 type came out.
         """
         subject = arguments.get("module", arguments.get("data"))
-        wrappers = tuple(subject.wrappers) if isinstance(subject, Module | Data) else ()
+        wrappers = (
+            tuple(subject.wrappers) if isinstance(subject, ModuleConfig | DatasetConfig) else ()
+        )
         asked = (hook, plugin, wrappers)
         caller = self._callers.get(asked) or self._caller(*asked)
         try:
@@ -160,7 +162,7 @@ class Host:
             )
         return answer
 
-    def named(self, hook: str, module: Module) -> str:
+    def named(self, hook: str, module: ModuleConfig) -> str:
         """A hook of a module with its plugin and those that wrap it, as messages name it."""
         around = "".join(f" wrapped by {name!r}" for name in module.wrappers)
         return f"{self._call(hook, module.plugin, {'module': module}).rstrip(',')}{around}"
@@ -174,11 +176,13 @@ class Host:
 
         Ranks whose digests differ would not build the same graph.
         """
-        records = [self.require(name) for name in (self.usable if names is None else set(names))]
+        records = [
+            self.get_plugin(name) for name in (self.usable_plugins if names is None else set(names))
+        ]
         lines = sorted("\0".join((r.name, r.distribution, r.version)) for r in records)
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
-    def _load(self, candidate: Candidate) -> PluginRecord:
+    def _load(self, candidate: DiscoveredPlugin) -> PluginRecord:
         def record(**fields: Any) -> PluginRecord:
             return PluginRecord(
                 name=candidate.name,
@@ -188,14 +192,14 @@ class Host:
             )
 
         if candidate.disabled:
-            return record(state="disabled", why=candidate.disabled)
+            return record(state="disabled", reason=candidate.disabled)
         try:
             loaded = load(candidate.load, candidate.check)
             registered = register(self._manager, candidate.name, loaded.plugin)
         except (Exception, SystemExit) as error:
             self._causes[candidate.name] = error
             kind = "" if isinstance(error, PluginError) else f"{type(error).__name__}: "
-            return record(state="broken", why=f"{kind}{text_of(error)}")
+            return record(state="broken", reason=f"{kind}{text_of(error)}")
         self._registered[candidate.name] = registered
         wraps = (f"{hook} (wraps)" for hook in registered.wrappers)
         return record(
@@ -206,7 +210,7 @@ class Host:
 
     def _caller(self, hook: str, plugin: str, wrappers: tuple[str, ...]) -> pluggy.HookCaller:
         """Calls the plugin's own implementation with these wrappers around it; made once."""
-        if not self.has(hook, plugin):
+        if not self.implements(hook, plugin):
             own = self._registered[plugin]
             hint = (
                 f"; its function {hook!r} lacks the mark @mimo_core.hookimpl"
@@ -220,7 +224,7 @@ class Host:
                 hooks=(hook,),
             )
         for name in wrappers:
-            self.require(name)
+            self.get_plugin(name)
         manager = new_manager()
         # Pluggy puts what is registered later around what was registered before.
         manager.register(self._registered[plugin].part)

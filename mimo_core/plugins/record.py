@@ -11,7 +11,7 @@ State = Literal["usable", "broken", "disabled"]
 
 
 @attrs.frozen(kw_only=True)
-class Candidate:
+class DiscoveredPlugin:
     """A plugin that metadata promises; nothing of it has been imported yet."""
 
     name: str
@@ -33,7 +33,7 @@ class PluginRecord:
     distribution: str
     version: str
     state: State
-    why: str | None = None
+    reason: str | None = None
     """Why it is broken or disabled."""
     hooks: tuple[str, ...] = ()
     """Hooks that it implements, sorted; those that it only wraps are marked ``(wraps)``."""

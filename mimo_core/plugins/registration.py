@@ -14,7 +14,7 @@ from typing import Any
 import attrs
 import pluggy
 
-from mimo_core.errors import PluginError, suggestion
+from mimo_core.errors import PluginError, nearest, suggestion
 from mimo_core.plugins import hookspecs
 from mimo_core.plugins.versions import deprecated
 
@@ -122,14 +122,29 @@ def register(manager: pluggy.PluginManager, name: str, plugin: object) -> Regist
     )
 
 
+FORMER_HOOKS = {
+    "describe": "describe_module",
+    "options": "options_class",
+    "preview": "preview_samples",
+    "flops": "estimate_flops",
+    "weight_map": "param_mappings",
+}
+"""Hooks that have another name now, for the message of a plugin that implements one."""
+
+
 def _check(
     hook: str, function: Function, specs: dict[str, tuple[str, ...]], *, wraps: bool
 ) -> None:
     if hook not in specs:
+        near, hint = nearest(hook, specs), suggestion(hook, specs)
+        if hook in FORMER_HOOKS:
+            near = FORMER_HOOKS[hook]
+            hint = f" It is {near!r} now."
         raise PluginError(
-            f"there is no hook {hook!r}.{suggestion(hook, specs)} Hooks: {', '.join(specs)}",
+            f"there is no hook {hook!r}.{hint} Hooks: {', '.join(specs)}",
             code="plugin.unknown-hook",
             hook=hook,
+            nearest=near,
         )
     allowed = specs[hook]
     signature = f"{hook}({', '.join(allowed)})"

@@ -8,8 +8,16 @@ from typing import Any
 
 import attrs
 
-from mimo_core.contract import Dataset, Description, Edge, Encoder, Flops, Module, Sample
-from mimo_core.plugins.weight_map import WeightMap
+from mimo_core.contract import (
+    Dataset,
+    Edge,
+    EncoderSpec,
+    FlopsEstimate,
+    ModuleConfig,
+    ModuleDescription,
+    Sample,
+)
+from mimo_core.plugins.weight_map import ParamMappings
 
 MAY_BE_NONE = frozenset({"provide_batch"})
 """Hooks whose answer ``None`` has a meaning."""
@@ -38,11 +46,11 @@ DUE_POSITIONS = (
     "one whole number for each medium of the sample, in their order: "
     "positions=lambda media: [256 for _ in media]"
 )
-"""What ``describe().positions`` is and answers, in words."""
+"""What ``describe_module().count_positions`` is and answers, in words."""
 
 
 def counts_of(answer: object) -> list[int] | None:
-    """What ``describe().positions`` answered; ``None`` where these are no counts."""
+    """What ``describe_module().count_positions`` answered; ``None`` where these are no counts."""
     if isinstance(answer, str | bytes | Mapping) or not isinstance(answer, Iterable):
         return None
     counts = list(answer)
@@ -54,7 +62,7 @@ def counts_of(answer: object) -> list[int] | None:
 
 def _for_encoder(arguments: Mapping[str, Any]) -> bool:
     module = arguments.get("module")
-    return isinstance(module, Module) and not module.is_language
+    return isinstance(module, ModuleConfig) and not module.is_language
 
 
 def _is_options_class(answer: object, _: Mapping[str, Any]) -> bool:
@@ -74,13 +82,16 @@ def _sequence_of(kind: type) -> Callable[[object, Mapping[str, Any]], bool]:
 
 def _is_submodule(answer: object, arguments: Mapping[str, Any]) -> bool:
     if _for_encoder(arguments):
-        return isinstance(answer, Encoder)
-    return not isinstance(answer, Encoder) and hasattr(answer, "module")
+        return isinstance(answer, EncoderSpec)
+    return not isinstance(answer, EncoderSpec) and hasattr(answer, "module")
 
 
 _CHECKS: dict[str, tuple[str, Callable[[Any, Mapping[str, Any]], bool]]] = {
-    "options": ("attrs class", _is_options_class),
-    "describe": ("Description", lambda answer, _: isinstance(answer, Description)),
+    "options_class": ("attrs class", _is_options_class),
+    "describe_module": (
+        "ModuleDescription",
+        lambda answer, _: isinstance(answer, ModuleDescription),
+    ),
     "module_edges": ("sequence of Edge", _sequence_of(Edge)),
     "rng_prefix": ("str", lambda answer, _: isinstance(answer, str)),
     "build_submodule": ("Encoder or ModuleSpec", _is_submodule),
@@ -88,9 +99,9 @@ _CHECKS: dict[str, tuple[str, Callable[[Any, Mapping[str, Any]], bool]]] = {
         "dict or None",
         lambda answer, _: answer is None or isinstance(answer, dict),
     ),
-    "flops": ("sequence of Flops", _sequence_of(Flops)),
-    "weight_map": ("WeightMap", lambda answer, _: isinstance(answer, WeightMap)),
-    "preview": ("sequence of Sample", _sequence_of(Sample)),
+    "estimate_flops": ("sequence of FlopsEstimate", _sequence_of(FlopsEstimate)),
+    "param_mappings": ("ParamMappings", lambda answer, _: isinstance(answer, ParamMappings)),
+    "preview_samples": ("sequence of Sample", _sequence_of(Sample)),
     "preview_notes": ("sequence of str", _sequence_of(str)),
     "build_dataset": ("Dataset", lambda answer, _: isinstance(answer, Dataset)),
 }

@@ -22,7 +22,7 @@ Save = Callable[[Sequence["Tensor"]], Sequence["Tensor"]]
 
 
 @attrs.frozen(kw_only=True)
-class Stored:
+class CheckpointTensor:
     """A tensor of Megatron's sharded state dict, whole: the same for every layout."""
 
     key: str
@@ -34,7 +34,7 @@ class Stored:
 
 
 @attrs.frozen(kw_only=True)
-class WeightRule:
+class ParamMapping:
     """Tensors of a checkpoint, and the tensors of a file that hold the same numbers.
 
     Neither conversion may change a number: one is the exact inverse of the other. The exception is
@@ -42,9 +42,9 @@ class WeightRule:
     begins fresh, and ``save`` puts what it says into the others.
     """
 
-    part: FreezePart
+    component: FreezePart
     """The part of the module that the tensors belong to."""
-    stored: tuple[Stored, ...]
+    tensors: tuple[CheckpointTensor, ...]
     """Tensors of the checkpoint."""
     files: Mapping[str, Shape]
     """Names and shapes in a Hugging Face directory."""
@@ -56,7 +56,7 @@ class WeightRule:
 
 
 @attrs.frozen(kw_only=True)
-class Constant:
+class ConstantTensor:
     """A tensor of a file that is no weight here: where a file has it, it must hold these values."""
 
     name: str
@@ -72,13 +72,13 @@ class Constant:
 
 
 @attrs.frozen(kw_only=True)
-class WeightMap:
+class ParamMappings:
     """All that a directory holds of one module."""
 
-    rules: tuple[WeightRule, ...]
+    rules: tuple[ParamMapping, ...]
     """Of every parameter, and of the buffers that are saved. The first rule's part is the main
     one."""
-    constants: tuple[Constant, ...] = ()
+    constants: tuple[ConstantTensor, ...] = ()
     """Named as the main part is."""
     foreign: Mapping[str, str] = attrs.field(factory=dict)
     """Names that a directory may hold and the module has no place for: pattern (``*`` stands for

@@ -23,7 +23,7 @@ from mimo_core.profile.spans import RankTimeline, Timeline
 from mimo_core.profile.table import remarks, shares_table
 from mimo_core.profile.timeline_plot import draw_timeline
 from mimo_core.recipe.schema import ProfileRecipe
-from mimo_core.reporting.run_directory import RunFolder
+from mimo_core.reporting.run_directory import RunDirectory
 from mimo_core.reporting.summary import Reporter
 from mimo_core.utils.safe_files import replace_text
 
@@ -38,7 +38,7 @@ class Profile:
         *,
         plan: Plan,
         platform: RankPlatform,
-        folder: RunFolder,
+        folder: RunDirectory,
         reporter: Reporter | None,
         passes: Callable[[], AbstractContextManager[None]],
     ) -> None:
@@ -92,8 +92,8 @@ class Profile:
         self._recorded = None
         layout = self._plan.layout
         mine = recorder.timeline(
-            module=", ".join(layout.modules_of(self._rank)),
-            label=layout.label(self._rank),
+            module=", ".join(layout.modules_on_rank(self._rank)),
+            label=layout.rank_label(self._rank),
             offset=offset.seconds,
         )
         error = offset.error + recorder.error
@@ -157,7 +157,7 @@ class Profile:
         reporter.note(f"its timeline: {self._folder / 'timeline.png'} (and .json for Perfetto)")
 
 
-def asks_for_nothing(wanted: ProfileRecipe) -> str | None:
+def is_noop(wanted: ProfileRecipe) -> str | None:
     """What a person should know before a run that records no iteration, though its recipe says
     which and how."""
     if wanted.enabled or wanted == ProfileRecipe():

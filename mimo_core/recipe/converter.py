@@ -18,7 +18,7 @@ from cattrs.errors import (
     IterableValidationNote,
 )
 
-from mimo_core.contract import Grid, Precision, Train
+from mimo_core.contract import Grid, Precision, TrainingConfig
 from mimo_core.errors import MimoError, Problem, nearest, suggestion
 from mimo_core.recipe import schema, validators
 from mimo_core.recipe.aliases import instead_of
@@ -27,7 +27,7 @@ from mimo_core.recipe.yaml_source import Path
 
 _RULES: dict[type, Callable[[Any], Iterator[Problem]]] = {
     Grid: validators.grid,
-    Train: validators.train,
+    TrainingConfig: validators.train,
     schema.DataRecipe: validators.data,
     schema.ValidationRecipe: validators.validation,
     schema.CheckpointRecipe: validators.checkpoint,
@@ -169,7 +169,7 @@ def _checked(converter: cattrs.Converter) -> None:
             result = stock(value, kind)
             problems = list(rule(result)) if rule else []
             if problems:
-                raise validators.BrokenRules.of(problems)
+                raise validators.RecipeValidationError.of(problems)
             return result
 
         return hook

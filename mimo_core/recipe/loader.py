@@ -23,7 +23,7 @@ class LoadedRecipe:
     """A recipe, and where each of its keys was written."""
 
     recipe: Recipe
-    places: yaml_source.Places
+    places: yaml_source.SourceMap
 
     def placed[E: MimoError](self, error: E) -> E:
         """The error, with the place of its keys before each message."""
@@ -114,7 +114,7 @@ def dump(recipe: Recipe) -> str:
     return text
 
 
-def _error(places: yaml_source.Places, problems: Iterable[Problem]) -> RecipeError:
+def _error(places: yaml_source.SourceMap, problems: Iterable[Problem]) -> RecipeError:
     ordered = sorted(problems, key=lambda problem: places.order(problem.path))
     return RecipeError.of(map(places.placed, ordered))
 
@@ -145,7 +145,9 @@ def _options_problems(recipe: Mapping[str, Any], options_class: OptionsClass) ->
                 yield from structure(cls, values, (*path, "wrappers", name))[1]
 
 
-def _of_no_module(problem: Problem, modules: Sequence[str], places: yaml_source.Places) -> Problem:
+def _of_no_module(
+    problem: Problem, modules: Sequence[str], places: yaml_source.SourceMap
+) -> Problem:
     """A module that only an override names, and without its plugin, is most likely misspelt."""
     match problem.path:
         case ("modules", str(name), "plugin") if places.is_made_up(("modules", name)):

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import attrs
 
-from mimo_core.contract import FreezePart, Grid, Precision, Train
+from mimo_core.contract import FreezePart, Grid, Precision, TrainingConfig
 from mimo_core.recipe import validators
 
 Placement = Literal["non_colocated", "colocated"]
@@ -150,7 +150,7 @@ class Recipe:
     an encoder that feeds it."""
     data: DataRecipe
     """Where the samples come from."""
-    train: Train
+    train: TrainingConfig
     """Sizes and schedule of the training."""
     tokenizer: TokenizerRecipe = attrs.field(factory=TokenizerRecipe)
     """Text to token ids; bytes by default."""
@@ -172,7 +172,7 @@ class Recipe:
     def __attrs_post_init__(self) -> None:
         problems = list(validators.whole(self))
         if problems:
-            raise validators.BrokenRules.of(
+            raise validators.RecipeValidationError.of(
                 attrs.evolve(problem, place=".".join(map(str, problem.path)))
                 for problem in problems
             )

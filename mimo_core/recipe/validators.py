@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from mimo_core.contract import LANGUAGE, Grid, Train
+from mimo_core.contract import LANGUAGE, Grid, TrainingConfig
 from mimo_core.errors import KeyPath, Problem, RecipeError
 from mimo_core.recipe.module_names import module_names
 
@@ -41,7 +41,7 @@ processes than there are, or a seed of more bits than NumPy takes."""
 CONFLICT = "recipe.conflict"
 
 
-class BrokenRules(RecipeError):
+class RecipeValidationError(RecipeError):
     """Values of right types that break rules; the loader adds places."""
 
 
@@ -51,7 +51,7 @@ def grid(value: Grid) -> Iterator[Problem]:
     yield from _at_least(value, "rank_offset", 0)
 
 
-def train(value: Train) -> Iterator[Problem]:
+def train(value: TrainingConfig) -> Iterator[Problem]:
     sizes = (
         "iterations",
         "micro_batch_size",

@@ -66,7 +66,7 @@ for _side in (Loader, Dumper):
 
 
 @attrs.frozen(kw_only=True)
-class Places:
+class SourceMap:
     """Where each key of a recipe was written."""
 
     source: str
@@ -121,7 +121,7 @@ def dotted(path: Path) -> str:
     return "".join(parts).removeprefix(".") or "recipe"
 
 
-def read(text: str, source: str) -> tuple[dict[str, Any], Places]:
+def read(text: str, source: str) -> tuple[dict[str, Any], SourceMap]:
     """The values of a YAML text, and the place of every key.
 
     Raises:
@@ -134,7 +134,7 @@ def read(text: str, source: str) -> tuple[dict[str, Any], Places]:
     if not isinstance(node, yaml.MappingNode):
         message = "a recipe is a mapping of keys such as 'modules' and 'data'"
         raise RecipeError.of([Problem(message, "recipe.no-mapping", place=f"{source}:1")])
-    places = Places(source=source)
+    places = SourceMap(source=source)
     reader = _Reader(places)
     values = reader.value(node, ())
     if reader.problems:
@@ -142,7 +142,7 @@ def read(text: str, source: str) -> tuple[dict[str, Any], Places]:
     return values, places
 
 
-def apply_override(words: str, values: dict[str, Any], places: Places) -> None:
+def apply_override(words: str, values: dict[str, Any], places: SourceMap) -> None:
     """Sets ``key.path=value`` in ``values``, or what an option of the command is short for; the
     value is read as YAML.
 
@@ -170,7 +170,7 @@ def apply_override(words: str, values: dict[str, Any], places: Places) -> None:
             raise RecipeError.of([Problem(message, "recipe.no-mapping", path, place=place)])
         here = below
     places.forget(path)
-    reader = _Reader(Places(source=""))
+    reader = _Reader(SourceMap(source=""))
     here[path[-1]] = None if node is None else reader.value(node, path)
     if reader.problems:
         problem = reader.problems[0]
@@ -212,7 +212,7 @@ def _too_deep(text: str) -> tuple[int, str] | None:
 class _Reader:
     """Turns YAML nodes into values, and notes places and mistakes on the way."""
 
-    def __init__(self, places: Places) -> None:
+    def __init__(self, places: SourceMap) -> None:
         self.places = places
         self.problems: list[Problem] = []
         self._open: list[yaml.Node] = []

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from mimo_core.contract import LANGUAGE, Grid
 from mimo_core.planning.plan import Plan
-from mimo_core.planning.rank_layout import Layout, sizes
+from mimo_core.planning.rank_layout import Layout, format_grid
 
 _COLOURS = ("cyan", "magenta", "yellow", "blue", "red")
 _LANGUAGE_COLOUR = "green"
@@ -82,11 +82,11 @@ def _body(plan: Plan, name: str) -> list[Text]:
     # An encoder's rows may be joined out of several of its layers' width.
     between = " x" if module.is_language else ", rows"
     lines = [
-        Text(f"{count(description.parameters)} parameters"),
-        Text(f"{_layers(description.layers)}{between} {description.width} wide"),
+        Text(f"{count(description.num_parameters)} parameters"),
+        Text(f"{_layers(description.num_layers)}{between} {description.hidden_size} wide"),
     ]
-    if description.experts:
-        lines.append(Text(f"{description.experts} experts"))
+    if description.num_experts:
+        lines.append(Text(f"{description.num_experts} experts"))
     if module.freeze:
         lines.append(Text(f"frozen: {', '.join(module.freeze)}", style="italic"))
     if module.wrappers:
@@ -96,7 +96,7 @@ def _body(plan: Plan, name: str) -> list[Text]:
     if module.packing:
         lines.append(Text("packed samples"))
     lines.append(Text(span(plan.layout.ranks(name)), style="bold"))
-    parts = wrap(sizes(module.grid).replace(" ", "_").replace(",_", ", "), _INNER_WIDTH)
+    parts = wrap(format_grid(module.grid).replace(" ", "_").replace(",_", ", "), _INNER_WIDTH)
     lines += [Text(part.replace("_", " "), style="dim") for part in parts]
     return [*lines, *_rank_map(plan.layout, name)]
 
@@ -119,7 +119,7 @@ def _rank_map(layout: Layout, name: str) -> list[Text]:
         cells = [
             "…"
             if row is None or column is None
-            else str(layout.rank_of(name, pp=row[0], dp=row[1], cp=column[0], tp=column[1]))
+            else str(layout.rank_at(name, pp=row[0], dp=row[1], cp=column[0], tp=column[1]))
             for column in shown
         ]
         joined = "│".join(f" {c:>{width}} " for c, width in zip(cells, widths, strict=True))

@@ -34,13 +34,13 @@ def _not_an_option(path: Path) -> Path:
 
 
 @attrs.frozen
-class RunFolder:
+class RunDirectory:
     """Paths of a run. Nothing is made until it is written."""
 
     path: Path = attrs.field(converter=_not_an_option)
 
     @classmethod
-    def fresh(cls, name: str, base: Path | None = None) -> RunFolder:
+    def fresh(cls, name: str, base: Path | None = None) -> RunDirectory:
         """A new folder ``runs/NAME-DATE-TIME`` below the working directory."""
         base = base or Path("runs")
         stamp = time.strftime("%Y%m%d-%H%M%S")
@@ -54,7 +54,7 @@ class RunFolder:
     def recipe(self) -> Path:
         return self.path / "recipe.yaml"
 
-    def go_on_command(self, disabled: Sequence[str], max_restarts: int) -> str:
+    def resume_command(self, disabled: Sequence[str], max_restarts: int) -> str:
         """What goes on with the run from its newest checkpoint, by the options it was given."""
         words = ["mimo-pretrain", str(self.recipe), "--run-dir", str(self.path)]
         for name in disabled:

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from mimo_core.reporting.console import Answer, Screen
 from mimo_core.reporting.plots import draw_loss
-from mimo_core.reporting.run_directory import RunFolder, finite
+from mimo_core.reporting.run_directory import RunDirectory, finite
 
 
 @attrs.frozen(kw_only=True)
@@ -69,7 +69,7 @@ class Reporter:
     def __init__(
         self,
         *,
-        folder: RunFolder,
+        folder: RunDirectory,
         screen: Screen,
         facts: Mapping[str, Any],
         started: float,

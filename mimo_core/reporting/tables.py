@@ -66,7 +66,7 @@ def work_table(plan: Plan, modules: Mapping[str, Figures], model: Figures) -> Ta
         table.add_column(heading, justify=justify, no_wrap=heading != "module", overflow="fold")
     for name, one in modules.items():
         ranks = plan.layout.ranks(name)
-        kind = plan.graph.descriptions[name].accepts
+        kind = plan.graph.descriptions[name].modality
         passed = {"tokens": one.tokens_per_second, kind: one.media_per_second}
         table.add_row(
             name,

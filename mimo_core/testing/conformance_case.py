@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from mimo_core.contract import Media, Sample, Text
+from mimo_core.contract import MediaItem, Sample, Text
 from mimo_core.errors import MimoError
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class Subject:
         """A medium's data: random. Override where it is neither image nor audio.
 
         Args:
-            kind: What ``describe().accepts`` says.
+            kind: What ``describe_module().modality`` says.
             shape: One of ``shapes``.
             generator: Draws it.
 
@@ -85,7 +85,7 @@ class Subject:
             subject=type(self).__name__,
         )
 
-    def media(self, kind: str) -> list[Media]:
+    def media(self, kind: str) -> list[MediaItem]:
         """A medium of each shape, with data of its own."""
         shapes = self.shapes or _SHAPES.get(kind, ((1,),))
         return [self._medium(kind, shape, seed) for seed, shape in enumerate(shapes)]
@@ -95,17 +95,17 @@ class Subject:
         first of them, one of text alone."""
         media = [] if kind is None else self.media(kind)
         word = Text(text="ab")
-        said = Text(text="cdefg", loss=True)
+        said = Text(text="cdefg", is_target=True)
         return [
-            Sample(key="conformance/several", parts=(word, *media, said)),
-            Sample(key="conformance/one", parts=(*media[:1], said)),
-            Sample(key="conformance/text", parts=(word, said)),
+            Sample(key="conformance/several", content=(word, *media, said)),
+            Sample(key="conformance/one", content=(*media[:1], said)),
+            Sample(key="conformance/text", content=(word, said)),
         ]
 
-    def _medium(self, kind: str, shape: tuple[int, ...], seed: int) -> Media:
+    def _medium(self, kind: str, shape: tuple[int, ...], seed: int) -> MediaItem:
         def load(_generator: np.random.Generator | None) -> Any:
             import numpy as np
 
             return self.array(kind, shape, np.random.default_rng(seed))
 
-        return Media(kind=kind, shape=shape, load=load)
+        return MediaItem(modality=kind, shape=shape, load=load)

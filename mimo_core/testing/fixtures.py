@@ -8,22 +8,28 @@ from typing import Any
 import attrs
 import yaml
 
-from mimo_core.contract import LANGUAGE, Description, Module
+from mimo_core.contract import LANGUAGE, ModuleConfig, ModuleDescription
 from mimo_core.errors import PluginError, suggestion
 from mimo_core.planning.model_graph import Graph, build_graph
 from mimo_core.plugins import Host, discovery
-from mimo_core.plugins.record import Candidate
+from mimo_core.plugins.record import DiscoveredPlugin
 from mimo_core.plugins.versions import check_contract
 from mimo_core.recipe import load_text
 from mimo_core.testing import stub_plugins
 from mimo_core.testing.conformance_case import Kind, Subject
-from mimo_core.testing.outcome import NotDeclared
+from mimo_core.testing.outcome import UndeclaredSupportError
 
 ENCODER = "encoder"
 """Name of the encoder in the recipe of the bench."""
 REQUIRED: Mapping[Kind, tuple[str, ...]] = {
-    "encoder": ("describe", "module_edges", "rng_prefix", "build_submodule", "provide_batch"),
-    "language": ("describe", "rng_prefix", "build_submodule", "provide_batch"),
+    "encoder": (
+        "describe_module",
+        "module_edges",
+        "rng_prefix",
+        "build_submodule",
+        "provide_batch",
+    ),
+    "language": ("describe_module", "rng_prefix", "build_submodule", "provide_batch"),
     "dataset": ("build_dataset",),
     "wrapper": (),
 }
@@ -35,7 +41,7 @@ class Bench:
 
     subject: Subject
     host: Host = attrs.field(init=False)
-    _candidates: Mapping[str, Candidate] = attrs.field(init=False)
+    _candidates: Mapping[str, DiscoveredPlugin] = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
         self._candidates = {one.name: one for one in _candidates(self.plugins)}
@@ -67,7 +73,9 @@ class Bench:
         if subject.kind != "wrapper":
             return subject
         if subject.wraps is None:
-            raise NotDeclared(f"{type(subject).__name__}.wraps does not say what module to wrap")
+            raise UndeclaredSupportError(
+                f"{type(subject).__name__}.wraps does not say what module to wrap"
+            )
         return subject.wraps()
 
     @property
@@ -126,7 +134,7 @@ class Bench:
         text = yaml.safe_dump(self.recipe(**recipe), sort_keys=False)
         return build_graph(load_text(text, f"recipe of {type(self.subject).__name__}"), self.host)
 
-    def module(self, **recipe: Any) -> tuple[Module, Description]:
+    def module(self, **recipe: Any) -> tuple[ModuleConfig, ModuleDescription]:
         """The module under test, as hooks see it, and its description."""
         graph = self.graph(**recipe)
         return graph.modules[self.module_name], graph.descriptions[self.module_name]
@@ -135,12 +143,14 @@ class Bench:
         """Nothing, where the description lets this size of the grid exceed 1.
 
         Raises:
-            NotDeclared: it does not.
+            UndeclaredSupportError: it does not.
         """
         _, description = self.module()
-        if size not in description.parallel:
-            told = ", ".join(sorted(description.parallel)) or "none"
-            raise NotDeclared(f"{size}: not declared in describe().parallel ({told})")
+        if size not in description.supported_parallelism:
+            told = ", ".join(sorted(description.supported_parallelism)) or "none"
+            raise UndeclaredSupportError(
+                f"{size}: not declared in describe_module().supported_parallelism ({told})"
+            )
 
 
 def host_of(plugins: Sequence[Any]) -> Host:
@@ -156,9 +166,9 @@ def kinds_of(host: Host, plugin: str) -> tuple[Kind, ...]:
         PluginError: the plugin cannot be used.
     """
     kinds: list[Kind] = []
-    if any(host.has(hook, plugin) for hook in REQUIRED["encoder"]):
-        kinds.append("encoder" if host.has("module_edges", plugin) else "language")
-    if host.has("build_dataset", plugin) or host.has("preview", plugin):
+    if any(host.implements(hook, plugin) for hook in REQUIRED["encoder"]):
+        kinds.append("encoder" if host.implements("module_edges", plugin) else "language")
+    if host.implements("build_dataset", plugin) or host.implements("preview_samples", plugin):
         kinds.append("dataset")
     return tuple(kinds) or ("wrapper",)
 
@@ -171,7 +181,7 @@ def plugin_name(plugin: Any) -> str:
     return name.rpartition(".")[2]
 
 
-def _candidates(plugins: Sequence[Any]) -> Iterator[Candidate]:
+def _candidates(plugins: Sequence[Any]) -> Iterator[DiscoveredPlugin]:
     """The plugins that are tested and the partners, nothing else: others may be broken."""
     installed = {candidate.name: candidate for candidate in discovery.candidates((), {})}
     for plugin in plugins:
@@ -191,8 +201,8 @@ def _candidates(plugins: Sequence[Any]) -> Iterator[Candidate]:
         yield _object(name, partner)
 
 
-def _object(name: str, plugin: object) -> Candidate:
-    return Candidate(
+def _object(name: str, plugin: object) -> DiscoveredPlugin:
+    return DiscoveredPlugin(
         name=name,
         distribution=f"mimo-plugin-{name}",
         version="0",

@@ -42,19 +42,19 @@ def _plan(given: dict[str, Any]) -> dict[str, Any]:
     host = host_of(given["plugins"])
     made: list[Any] = []
     loaded = load_text(given["recipe"], "recipe")
-    told["hooks"]["describe"] = _watched(lambda: made.append(build_graph(loaded, host)))
+    told["hooks"]["describe_module"] = _watched(lambda: made.append(build_graph(loaded, host)))
     for graph in made:
         modules = [m for m in graph.modules.values() if m.plugin in given["plugins"]]
         for module in modules:
-            if host.has("weight_map", module.plugin):
-                told["hooks"]["weight_map"] = _watched(
-                    lambda m=module: host.ask("weight_map", m.plugin, module=m)  # type: ignore[misc]
+            if host.implements("param_mappings", module.plugin):
+                told["hooks"]["param_mappings"] = _watched(
+                    lambda m=module: host.call_hook("param_mappings", m.plugin, module=m)  # type: ignore[misc]
                 )
         plugin = graph.data.plugin
-        for hook in ("preview", "preview_notes"):
-            if host.has(hook, plugin):
+        for hook in ("preview_samples", "preview_notes"):
+            if host.implements(hook, plugin):
                 told["hooks"][hook] = _watched(
-                    lambda g=graph, h=hook: host.ask(h, g.data.plugin, data=g.data)  # type: ignore[misc]
+                    lambda g=graph, h=hook: host.call_hook(h, g.data.plugin, data=g.data)  # type: ignore[misc]
                 )
         assert LANGUAGE in graph.modules
     return told
@@ -71,7 +71,7 @@ def _samples(given: dict[str, Any]) -> dict[str, Any]:
     told = []
     with contextlib.redirect_stdout(io.StringIO()):
         for split in SPLITS:
-            dataset = host.ask("build_dataset", data.plugin, data=data, split=split)
+            dataset = host.call_hook("build_dataset", data.plugin, data=data, split=split)
             for index in range(min(given["count"], len(dataset))):
                 sample = dataset[index]
                 content = hashlib.sha256(repr(fingerprint(sample)).encode()).hexdigest()[:12]
@@ -80,7 +80,7 @@ def _samples(given: dict[str, Any]) -> dict[str, Any]:
 
 
 def _answers(given: dict[str, Any]) -> dict[str, Any]:
-    from mimo_core.contract import Media
+    from mimo_core.contract import MediaItem
     from mimo_core.planning.model_graph import build_graph
     from mimo_core.planning.plugin_answers import answers_of
     from mimo_core.planning.sequence_budget import count_positions
@@ -91,14 +91,14 @@ def _answers(given: dict[str, Any]) -> dict[str, Any]:
     with contextlib.redirect_stdout(io.StringIO()):
         graph = build_graph(load_text(given["recipe"], "recipe"), host)
         samples = []
-        if host.has("preview", graph.data.plugin):
-            samples = host.ask("preview", graph.data.plugin, data=graph.data)
-        read = {description.accepts for description in graph.descriptions.values()}
+        if host.implements("preview_samples", graph.data.plugin):
+            samples = host.call_hook("preview_samples", graph.data.plugin, data=graph.data)
+        read = {description.modality for description in graph.descriptions.values()}
         # The encoder beside a dataset or language model reads no media of the samples.
         counts = [
             count_positions(graph, sample)
             for sample in samples
-            if {part.kind for part in sample.parts if isinstance(part, Media)} <= read
+            if {part.modality for part in sample.content if isinstance(part, MediaItem)} <= read
         ]
     return {"answers": answers_of(graph, counts)}
 

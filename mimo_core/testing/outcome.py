@@ -26,7 +26,7 @@ class Finding:
         return f"{self.said}\n  to do: {self.fix}"
 
 
-class NotDeclared(Exception):
+class UndeclaredSupportError(Exception):
     """The plugin does not say that it can do this; the check is skipped, by this reason."""
 
 
@@ -52,7 +52,7 @@ def outcome_of(check: Callable[[], Iterator[Finding]]) -> Outcome:
     findings: list[Finding] = []
     try:
         findings += check()
-    except NotDeclared as skipped:
+    except UndeclaredSupportError as skipped:
         if not findings:
             return Outcome(status="skipped", why=str(skipped))
     except (Exception, SystemExit) as error:

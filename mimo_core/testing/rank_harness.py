@@ -19,16 +19,24 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from mimo_core.checkpoint.keys import module_prefix
-from mimo_core.contract import LANGUAGE, Description, Encoder, FreezePart, Grid, Module, Sample
-from mimo_core.data.microbatch_dataset import SliceContext
+from mimo_core.contract import (
+    LANGUAGE,
+    EncoderSpec,
+    FreezePart,
+    Grid,
+    ModuleConfig,
+    ModuleDescription,
+    Sample,
+)
+from mimo_core.data.microbatch_dataset import BatchBuilderContext
 from mimo_core.data.sequence_builder import SequenceBuilder
 from mimo_core.distributed.process_groups import Topology, build_topology
 from mimo_core.model.builder import BuildConfig, Builder
-from mimo_core.model.embedding_merge import row_places
-from mimo_core.model.mimo_model import Model
+from mimo_core.model.embedding_merge import placeholder_indices
+from mimo_core.model.mimo_model import RankMimoModel
 from mimo_core.model.moe.routers import PADDING
 from mimo_core.model.packing import packing_kwargs
-from mimo_core.model.platform_config import read_here
+from mimo_core.model.platform_config import drop_unsupported_fields
 from mimo_core.planning.model_graph import Graph
 from mimo_core.platforms.base import RankPlatform
 from mimo_core.testing.checks import CHECKS
@@ -48,18 +56,18 @@ class Built:
     topology: Topology
     parts: Any
     """What its plugin gave."""
-    model: Model
+    model: RankMimoModel
     bench: Bench
     platform: RankPlatform
     random_state: Tensor
     """Of torch's default generator, when the module had been built."""
 
     @property
-    def module(self) -> Module:
+    def module(self) -> ModuleConfig:
         return self.graph.modules[self.name]
 
     @property
-    def described(self) -> Description:
+    def described(self) -> ModuleDescription:
         return self.graph.descriptions[self.name]
 
     @property
@@ -93,14 +101,14 @@ class Built:
 
     def samples(self) -> list[Sample]:
         """What the subject gives it."""
-        return self.bench.inner.samples(self.described.accepts)
+        return self.bench.inner.samples(self.described.modality)
 
     def provide(
         self, samples: Sequence[Sample], *, training: bool = False, first_stage: bool = True
     ) -> dict[str, Any] | None:
         """The module's batch of these samples, as its plugin's ``provide_batch`` makes it."""
         length = self.graph.modules[LANGUAGE].train.sequence_length
-        context = SliceContext(
+        context = BatchBuilderContext(
             training=training,
             first_stage=first_stage,
             samples=samples,
@@ -110,7 +118,7 @@ class Built:
             seed=1234,
             builder=SequenceBuilder(graph=self.graph, length=length, broken="skip"),
         )
-        batch: dict[str, Any] | None = self.bench.host.ask(
+        batch: dict[str, Any] | None = self.bench.host.call_hook(
             "provide_batch",
             self.module.plugin,
             module=self.module,
@@ -136,7 +144,7 @@ class Built:
             encoder = self.graph.encoders[0]
             counts = {encoder: [len(rows)]}
             travelled = {encoder: rows}
-            places = row_places(batch["input_ids"], self.model.special_token_ids, counts)
+            places = placeholder_indices(batch["input_ids"], self.model.special_token_ids, counts)
         output = self.model.logits(
             given, packing, rows=travelled, places=self.on_device(places), padding=padding
         )
@@ -222,11 +230,11 @@ class Rig:
             random_state=config.states[name],
         )
 
-    def outside(self) -> Encoder | Any:
+    def outside(self) -> EncoderSpec | Any:
         """What the plugin gives on a rank outside the module's grid."""
         module, _ = self.bench.module()
-        module = read_here(module, self.platform)
-        return self.bench.host.ask(
+        module = drop_unsupported_fields(module, self.platform)
+        return self.bench.host.call_hook(
             "build_submodule", module.plugin, module=module, groups=None, platform=self.platform
         )
 

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from mimo_core.launch.fork_server import Child, Nursery
+from mimo_core.launch.fork_server import ForkedProcess, ForkServer
 from mimo_core.launch.rank_env import free_port
 from mimo_core.platforms import PLATFORM_VARIABLE
 
@@ -80,18 +80,18 @@ def run_ranks(
         ]
 
 
-_nurseries: dict[str | None, Nursery] = {}
+_nurseries: dict[str | None, ForkServer] = {}
 
 
-def _nursery(platform: str | None) -> Nursery:
+def _nursery(platform: str | None) -> ForkServer:
     """One for all tests of a session: the first rank alone waits for imports."""
     if platform not in _nurseries or _nurseries[platform].ended:
-        nursery = _nurseries[platform] = Nursery(WARM)
+        nursery = _nurseries[platform] = ForkServer(WARM)
         atexit.register(nursery.close)
     return _nurseries[platform]
 
 
-def _wait(processes: list[Child], logs: Path, timeout: float) -> None:
+def _wait(processes: list[ForkedProcess], logs: Path, timeout: float) -> None:
     end = time.monotonic() + timeout
     while any(process.poll() is None for process in processes):
         _raise_ended(processes, logs)
@@ -105,7 +105,7 @@ def _wait(processes: list[Child], logs: Path, timeout: float) -> None:
     _raise_ended(processes, logs)
 
 
-def _raise_ended(processes: list[Child], folder: Path) -> None:
+def _raise_ended(processes: list[ForkedProcess], folder: Path) -> None:
     """Raise where a rank ended without a result; others may wait for it."""
     for rank, process in enumerate(processes):
         code = process.poll()

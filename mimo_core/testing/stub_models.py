@@ -9,7 +9,7 @@ from megatron.core.transformer.module import MegatronModule
 from megatron.core.transformer.spec_utils import ModuleSpec
 
 from mimo_core.building import transformer_config
-from mimo_core.contract import Encoder, Module
+from mimo_core.contract import EncoderSpec, ModuleConfig
 
 
 class Table(MegatronModule):  # type: ignore[misc]
@@ -30,23 +30,23 @@ class Rows(MegatronModule):  # type: ignore[misc]
         self.scale = torch.nn.Parameter(torch.ones(1))
 
 
-def language_spec(module: Module, groups: Any) -> ModuleSpec:
+def language_spec(module: ModuleConfig, groups: Any) -> ModuleSpec:
     """Of the language model."""
     params = {"config": _config(module), "rows": module.vocabulary_size, "tp_group": _tp(groups)}
     return ModuleSpec(module=Table, params=params)
 
 
-def encoder_parts(module: Module, groups: Any) -> Encoder:
+def encoder_parts(module: ModuleConfig, groups: Any) -> EncoderSpec:
     """Of the encoder; its projector is the core's."""
     config = _config(module)
     params = {"config": config, "tp_group": _tp(groups)}
-    return Encoder(tower=ModuleSpec(module=Rows, params=params), config=config)
+    return EncoderSpec(tower=ModuleSpec(module=Rows, params=params), config=config)
 
 
 def _tp(groups: Any) -> Any:
     return None if groups is None else groups.tp
 
 
-def _config(module: Module) -> Any:
+def _config(module: ModuleConfig) -> Any:
     width = module.options.hidden_size
     return transformer_config(module, num_layers=1, hidden_size=width, num_attention_heads=1)

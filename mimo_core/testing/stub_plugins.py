@@ -12,12 +12,12 @@ from mimo_core.contract import (
     CONTRACT,
     LANGUAGE,
     Dataset,
-    Description,
     Edge,
-    Encoder,
+    EncoderSpec,
+    ModuleDescription,
+    ParameterSpec,
     Sample,
     Text,
-    Weights,
 )
 from mimo_core.plugins.hookspecs import hookimpl
 
@@ -41,14 +41,16 @@ def _language() -> SimpleNamespace:
     """A language model that is one table of embeddings."""
 
     @hookimpl
-    def options():  # type: ignore[no-untyped-def]
+    def options_class():  # type: ignore[no-untyped-def]
         return Width
 
     @hookimpl
-    def describe(module):  # type: ignore[no-untyped-def]
+    def describe_module(module):  # type: ignore[no-untyped-def]
         width = module.options.hidden_size
-        weights = Weights(parameters=module.vocabulary_size * width, part="language")
-        return Description(width=width, layers=1, heads=1, weights=(weights,))
+        weights = ParameterSpec(num_parameters=module.vocabulary_size * width, component="language")
+        return ModuleDescription(
+            hidden_size=width, num_layers=1, num_attention_heads=1, parameters=(weights,)
+        )
 
     @hookimpl
     def rng_prefix(module):  # type: ignore[no-untyped-def]
@@ -71,18 +73,18 @@ def _encoder() -> SimpleNamespace:
     """An encoder whose every medium takes ``ROWS`` positions; a medium holds its own rows."""
 
     @hookimpl
-    def options():  # type: ignore[no-untyped-def]
+    def options_class():  # type: ignore[no-untyped-def]
         return Width
 
     @hookimpl
-    def describe(module):  # type: ignore[no-untyped-def]
-        return Description(
-            width=module.options.hidden_size,
-            layers=1,
-            heads=1,
-            weights=(Weights(parameters=1),),
-            accepts="rows",
-            positions=lambda media: [ROWS] * len(media),
+    def describe_module(module):  # type: ignore[no-untyped-def]
+        return ModuleDescription(
+            hidden_size=module.options.hidden_size,
+            num_layers=1,
+            num_attention_heads=1,
+            parameters=(ParameterSpec(num_parameters=1),),
+            modality="rows",
+            count_positions=lambda media: [ROWS] * len(media),
         )
 
     @hookimpl
@@ -97,7 +99,7 @@ def _encoder() -> SimpleNamespace:
     def build_submodule(module, groups, platform):  # type: ignore[no-untyped-def]
         from mimo_core.testing.stub_models import encoder_parts
 
-        parts: Encoder = encoder_parts(module, groups)
+        parts: EncoderSpec = encoder_parts(module, groups)
         return parts
 
     @hookimpl
@@ -112,7 +114,7 @@ class _OneSample:
         return 1
 
     def __getitem__(self, index: int) -> Sample:
-        return Sample(key="conformance/0", parts=(Text(text="a", loss=True),))
+        return Sample(key="conformance/0", content=(Text(text="a", is_target=True),))
 
 
 def _data() -> SimpleNamespace:

@@ -15,9 +15,9 @@ from megatron.core.transformer.utils import sharded_state_dict_default
 from torch import Tensor, nn
 
 from mimo_core.checkpoint.keys import key_of, part_prefix
-from mimo_core.contract import FreezePart, Module
+from mimo_core.contract import FreezePart, ModuleConfig
 from mimo_core.errors import MimoError, Problem
-from mimo_core.plugins.weight_map import WeightMap
+from mimo_core.plugins.weight_map import ParamMappings
 from mimo_core.weights.compare import match
 from mimo_core.weights.load import load_weights, sharded_tensors, slice_of
 
@@ -25,7 +25,7 @@ Parts = Mapping[FreezePart, nn.Module]
 
 
 def read_parts(
-    module: Module, weights: WeightMap, parts: Parts, groups: Any, directory: Path
+    module: ModuleConfig, weights: ParamMappings, parts: Parts, groups: Any, directory: Path
 ) -> None:
     """Give the parts the weights of a directory, as a run begins with them.
 
@@ -49,7 +49,7 @@ def read_parts(
 
 
 def tensors_as_in_files(
-    module: Module, weights: WeightMap, parts: Parts, groups: Any
+    module: ModuleConfig, weights: ParamMappings, parts: Parts, groups: Any
 ) -> dict[str, Tensor]:
     """The parts' tensors by their names in files, where one rank has all of them.
 
@@ -65,17 +65,17 @@ def tensors_as_in_files(
     return {
         name: tensor.clone()
         for rule in weights.rules
-        if rule.part in parts
+        if rule.component in parts
         for name, tensor in zip(
             rule.files,
-            rule.save([stored[key_of(module.name, rule, one), one.index] for one in rule.stored]),
+            rule.save([stored[key_of(module.name, rule, one), one.index] for one in rule.tensors]),
             strict=True,
         )
     }
 
 
 def gradients_as_in_files(
-    module: Module, weights: WeightMap, parts: Parts, groups: Any
+    module: ModuleConfig, weights: ParamMappings, parts: Parts, groups: Any
 ) -> dict[str, Tensor]:
     """The gradients by the names that their parameters have in files; zeros where there is none.
 
@@ -93,7 +93,7 @@ def put_gradients(models: Any) -> None:
             parameter.copy_(torch.zeros(()) if parameter.grad is None else parameter.grad)
 
 
-def unnamed(module: Module, weights: WeightMap, parts: Parts, groups: Any) -> list[str]:
+def unnamed(module: ModuleConfig, weights: ParamMappings, parts: Parts, groups: Any) -> list[str]:
     """Tensors that the checkpoint or the weight map alone has, or other shapes of; on any rank, of
     the parts that it has. Empty where a plugin's map is whole."""
     saved = {
@@ -105,14 +105,14 @@ def unnamed(module: Module, weights: WeightMap, parts: Parts, groups: Any) -> li
     return sorted(str(one) for one in saved ^ named)
 
 
-def _named(module: Module, weights: WeightMap, parts: Parts) -> Iterator[tuple[Any, ...]]:
+def _named(module: ModuleConfig, weights: ParamMappings, parts: Parts) -> Iterator[tuple[Any, ...]]:
     for rule in weights.rules:
-        for stored in rule.stored:
-            if rule.part in parts:
+        for stored in rule.tensors:
+            if rule.component in parts:
                 yield key_of(module.name, rule, stored), stored.index, stored.shape
 
 
-def _state(module: Module, parts: Parts, groups: Any) -> dict[str, Any]:
+def _state(module: ModuleConfig, parts: Parts, groups: Any) -> dict[str, Any]:
     state: dict[str, Any] = {}
     for part, model in parts.items():
         # Of a plain torch module too, as in a checkpoint.

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from typing import Any
 
 from mimo_core.contract import LANGUAGE
-from mimo_core.distributed.bridge import Bridge
+from mimo_core.distributed.bridge import ModuleBridge
 from mimo_core.distributed.pipeline_communicator import PipelineCommunicator
 from mimo_core.distributed.process_groups import Topology
-from mimo_core.distributed.routing import bridge_ranks, edge_route
+from mimo_core.distributed.routing import bridge_ranks, route_edge
 from mimo_core.model.config import DTYPES
 from mimo_core.planning.plan import Plan
 from mimo_core.planning.plugin_answers import titled
@@ -33,18 +33,18 @@ def make_communicator(
         rank: This world rank.
     """
     graph, layout = plan.graph, plan.layout
-    names = layout.modules_of(rank)
+    names = layout.modules_on_rank(rank)
     name = LANGUAGE if LANGUAGE in names else names[0]
     apart = bool(graph.encoders) and layout.kind == "non_colocated"
     silent = {encoder for encoder in graph.encoders if graph.modules[encoder].wholly_frozen}
-    bridge = Bridge(
+    bridge = ModuleBridge(
         routes=[
-            edge_route(edge.source, layout, plan.microbatch, rank)
+            route_edge(edge.source, layout, plan.microbatch, rank)
             for edge in graph.edges
             if apart and name in (edge.source, LANGUAGE)
         ],
         ranks=bridge_ranks(layout) if apart else [],
-        width=graph.descriptions[LANGUAGE].width,
+        width=graph.descriptions[LANGUAGE].hidden_size,
         dtype=DTYPES[graph.modules[LANGUAGE].precision],
         silent=frozenset(silent),
         titles={encoder: titled(graph.modules[encoder]) for encoder in graph.encoders},

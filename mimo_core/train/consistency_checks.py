@@ -9,7 +9,7 @@ import torch.distributed as dist
 
 from mimo_core.errors import MimoError
 from mimo_core.planning.plan import Plan
-from mimo_core.weights.compare import Match
+from mimo_core.weights.compare import DirectoryMatch
 from mimo_core.weights.frozen_sources import directory_digest
 
 _NAMED = 8
@@ -33,7 +33,7 @@ def compare_samples(plan: Plan, splits: Mapping[str, tuple[int, str | None]]) ->
         _agree(plan, what, [one[what] for one in told], _entries)
 
 
-def compare_directories(plan: Plan, found: Mapping[str, Match]) -> None:
+def compare_directories(plan: Plan, found: Mapping[str, DirectoryMatch]) -> None:
     """Compare the directories that modules begin with, or read again. Called by all ranks.
 
     Each machine may have its own directory under one path. A rank looks at those of its modules;
@@ -47,7 +47,7 @@ def compare_directories(plan: Plan, found: Mapping[str, Match]) -> None:
         MimoError: some hold other weights; says which ranks have what. Raised on all ranks.
     """
     rank = dist.get_rank()
-    ours = found if rank == 0 else plan.layout.modules_of(rank)
+    ours = found if rank == 0 else plan.layout.modules_on_rank(rank)
     mine = {name: directory_digest(held) for name, held in found.items() if name in ours}
     told = _gathered(mine)
     for name, held in found.items():
@@ -66,7 +66,7 @@ def _agree(plan: Plan, what: str, told: Sequence[Any], shown: Callable[[Any], st
     sides: dict[Any, list[str]] = {}
     for rank, value in enumerate(told):
         if value is not None:
-            sides.setdefault(value, []).append(plan.layout.label(rank))
+            sides.setdefault(value, []).append(plan.layout.rank_label(rank))
     if len(sides) > 1:
         each = (f"{_few(labels)} have {shown(value)}" for value, labels in sides.items())
         raise MimoError(

@@ -5,15 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from mimo_core.contract import LANGUAGE, Dataset, Module, Sample, Split
+from mimo_core.contract import LANGUAGE, Dataset, ModuleConfig, Sample, Split
 from mimo_core.data.batch_validation import check_answer
-from mimo_core.data.iterator import Feed
-from mimo_core.data.microbatch_dataset import Role, SliceContext, Slices, sample_at
-from mimo_core.data.sampler import GlobalOrder, InOrder
+from mimo_core.data.iterator import MicrobatchIterator
+from mimo_core.data.microbatch_dataset import (
+    BatchBuilderContext,
+    MicrobatchDataset,
+    Role,
+    sample_at,
+)
+from mimo_core.data.sampler import SequentialSampler, ShuffledSampler
 from mimo_core.data.sequence_builder import SequenceBuilder, has_labels
 from mimo_core.distributed.seeding import stable_seed
 from mimo_core.errors import PluginError, SampleError
-from mimo_core.planning.flops import Workload
+from mimo_core.planning.flops import FlopsCounter
 from mimo_core.planning.plan import Plan
 from mimo_core.train.consistency_checks import compare_samples
 
@@ -21,7 +26,7 @@ _LOOKED_AT = 10_000
 """Training samples among which one must have a learned token."""
 
 
-class Samples:
+class TrainingData:
     """What a rank reads."""
 
     def __init__(
@@ -43,17 +48,17 @@ class Samples:
         self._rank = rank
         self._pinned = pinned
         self._count_steps = count_steps
-        self._modules = [plan.graph.modules[name] for name in plan.layout.modules_of(rank)]
+        self._modules = [plan.graph.modules[name] for name in plan.layout.modules_on_rank(rank)]
         data = plan.graph.data
         self._datasets: dict[Split, Dataset] = {
-            split: plan.host.ask("build_dataset", data.plugin, data=data, split=split)
+            split: plan.host.call_hook("build_dataset", data.plugin, data=data, split=split)
             for split in ("train", "validation")
         }
         compare_samples(plan, self.facts)
-        self._source = plan.host.require(data.plugin).title
+        self._source = plan.host.get_plugin(data.plugin).title
         self._check_labels("train", min(len(self._datasets["train"]), _LOOKED_AT))
         self._check_labels("validation", self.looked_at)
-        self.workload = Workload(plan.graph, plan.host)
+        self.workload = FlopsCounter(plan.graph, plan.host)
         """Tells the work of training samples."""
 
     def _check_labels(self, split: Split, count: int) -> None:
@@ -138,7 +143,7 @@ class Samples:
         wanted = self._plan.recipe.validation.num_samples
         return min(len(self.held_out), wanted or len(self.held_out))
 
-    def training(self, consumed: int) -> Feed:
+    def training(self, consumed: int) -> MicrobatchIterator:
         """Microbatches of the training split, from the first that was not consumed.
 
         Args:
@@ -148,17 +153,17 @@ class Samples:
         first = consumed // self._plan.microbatch
         last = train.iterations * self._microbatches
         dataset = self._datasets["train"]
-        order = GlobalOrder(len(dataset), train.seed)
+        order = ShuffledSampler(len(dataset), train.seed)
         return self._feed(dataset, order, first, max(last, first + 1), training=True)
 
-    def evaluation(self, iterations: int) -> Feed:
+    def evaluation(self, iterations: int) -> MicrobatchIterator:
         """Microbatches of the held-out samples, each sample once, then fillers.
 
         Args:
             iterations: Of an evaluation, each of a global batch.
         """
         last = iterations * self._microbatches
-        return self._feed(self.held_out, InOrder(self.looked_at), 0, last, training=False)
+        return self._feed(self.held_out, SequentialSampler(self.looked_at), 0, last, training=False)
 
     @property
     def _microbatches(self) -> int:
@@ -166,10 +171,15 @@ class Samples:
         return self._plan.recipe.train.global_batch_size // self._plan.microbatch
 
     def _feed(
-        self, dataset: Dataset, order: GlobalOrder | InOrder, first: int, last: int, training: bool
-    ) -> Feed:
+        self,
+        dataset: Dataset,
+        order: ShuffledSampler | SequentialSampler,
+        first: int,
+        last: int,
+        training: bool,
+    ) -> MicrobatchIterator:
         plan, seed = self._plan, self._plan.recipe.train.seed
-        slices = Slices(
+        slices = MicrobatchDataset(
             dataset=dataset,
             source=self._source,
             order=order,
@@ -184,7 +194,7 @@ class Samples:
         )
         loader_seed = stable_seed(seed, self._modules[0].name, self._rank, "loader")
         workers = plan.recipe.data.num_workers
-        return Feed(
+        return MicrobatchIterator(
             slices,
             first=first,
             last=last,
@@ -194,17 +204,17 @@ class Samples:
         )
 
     def _provide(
-        self, module: Module, samples: Sequence[Sample], context: SliceContext
+        self, module: ModuleConfig, samples: Sequence[Sample], context: BatchBuilderContext
     ) -> dict[str, Any] | None:
         host = self._plan.host
-        given: dict[str, Any] | None = host.ask(
+        given: dict[str, Any] | None = host.call_hook(
             "provide_batch", module.plugin, module=module, samples=samples, context=context
         )
         hook = host.named("provide_batch", module)
         check_answer(module, samples, given, context.builder, hook)
         return given
 
-    def _role(self, module: Module) -> Role:
+    def _role(self, module: ModuleConfig) -> Role:
         graph, layout = self._plan.graph, self._plan.layout
         place = layout.coordinates(self._rank, module.name)
         first = place["pp"] == 0
@@ -220,6 +230,6 @@ class Samples:
             or last
             or not module.is_language
             or module.packing
-            or graph.descriptions[LANGUAGE].experts > 0,
+            or graph.descriptions[LANGUAGE].num_experts > 0,
             rows=edges if at_an_end else (),
         )

@@ -8,14 +8,14 @@ from typing import Any
 import torch
 
 from mimo_core.contract import LANGUAGE
-from mimo_core.data.iterator import Feed
+from mimo_core.data.iterator import MicrobatchIterator
 from mimo_core.data.microbatch_dataset import Batch
-from mimo_core.model.encoder_module import EncoderContainer
-from mimo_core.model.mimo_model import Model
+from mimo_core.model.encoder_module import EncoderSubmodule
+from mimo_core.model.mimo_model import RankMimoModel
 from mimo_core.profile.recorder import span
 
 
-class EarlyFeatures:
+class FeaturePrefetcher:
     """A frozen tower's features of the next step's first microbatch.
 
     When the last rows of a step have left, an encoder's rank waits: for gradients of its projector,
@@ -29,8 +29,8 @@ class EarlyFeatures:
         self._on_device = on_device
         self._kept: tuple[Batch, torch.Tensor] | None = None
 
-    def compute(self, feed: Feed, model: Model) -> None:
-        """Called on the rank of an encoder whose tower is fixed (:func:`encodes_early`)."""
+    def compute(self, feed: MicrobatchIterator, model: RankMimoModel) -> None:
+        """Called on the rank of an encoder whose tower is fixed (:func:`supports_prefetch`)."""
         (name,) = model.nodes
         batch = feed.peek()
         if batch is None or batch.inputs.get(name) is None:
@@ -46,10 +46,10 @@ class EarlyFeatures:
         return kept[1] if kept is not None and kept[0] is batch else None
 
 
-def encodes_early(model: Model) -> bool:
+def supports_prefetch(model: RankMimoModel) -> bool:
     """Whether this rank has one module, an encoder whose tower is fixed."""
     names = list(model.nodes)
     if len(names) != 1 or names[0] == LANGUAGE:
         return False
     container = model.bare(names[0])
-    return isinstance(container, EncoderContainer) and container.tower_is_fixed
+    return isinstance(container, EncoderSubmodule) and container.tower_is_fixed

@@ -18,12 +18,12 @@ from megatron.core.distributed.finalize_model_grads import (
 )
 
 from mimo_core.contract import LANGUAGE
-from mimo_core.model.mimo_model import Model
+from mimo_core.model.mimo_model import RankMimoModel
 from mimo_core.profile.recorder import span
 
 
 def finalize_gradients(
-    models: list[Model],
+    models: list[RankMimoModel],
     num_tokens: torch.Tensor | None = None,
     pg_collection: Any = None,
     force_all_reduce: bool = False,

@@ -11,17 +11,17 @@ import torch.distributed as dist
 
 from mimo_core.contract import LANGUAGE
 from mimo_core.data.microbatch_dataset import Batch
-from mimo_core.data.row_counts import Rows, check_rows
-from mimo_core.distributed.context_parallel import gather_positions, own_positions, whole_order
+from mimo_core.data.row_counts import RowCounts, check_rows
+from mimo_core.distributed.context_parallel import cp_gather_order, gather_sequence, local_positions
 from mimo_core.distributed.pipeline_communicator import PipelineCommunicator
 from mimo_core.errors import PluginError
-from mimo_core.model.embedding_merge import Places, row_places
-from mimo_core.model.mimo_model import Model
+from mimo_core.model.embedding_merge import ScatterIndices, placeholder_indices
+from mimo_core.model.mimo_model import RankMimoModel
 from mimo_core.model.moe.routers import PADDING
 from mimo_core.model.packing import packing_kwargs, sample_of_position
 from mimo_core.planning.plugin_answers import titled
 from mimo_core.platforms.base import RankPlatform
-from mimo_core.train.encoder_prefetch import EarlyFeatures
+from mimo_core.train.encoder_prefetch import FeaturePrefetcher
 from mimo_core.utils.activity import CURRENT
 
 LOSS = "lm loss"
@@ -50,12 +50,12 @@ class ForwardStep:
         self._communicator = communicator
         self._platform = platform
         self._metric = metric
-        self.early = EarlyFeatures(self._on_device)
+        self.early = FeaturePrefetcher(self._on_device)
         self.answers: Callable[[Sequence[Prediction]], None] | None = None
         """Evaluation: takes the samples of a microbatch."""
 
     def __call__(
-        self, data_iterator: Iterator[Batch], model: Model
+        self, data_iterator: Iterator[Batch], model: RankMimoModel
     ) -> tuple[Any, Callable[..., Any] | None]:
         with CURRENT.during("data"):
             batch = next(data_iterator)
@@ -95,22 +95,26 @@ class ForwardStep:
             labels, mask = labels.index_select(1, own), mask.index_select(1, own)
         return model.losses(output, labels), partial(token_loss, mask, more=more)
 
-    def _places(self, given: dict[str, Any], rows: Rows, model: Model) -> Places | None:
+    def _places(
+        self, given: dict[str, Any], rows: RowCounts, model: RankMimoModel
+    ) -> ScatterIndices | None:
         """Where the encoders' rows go, on the device; nowhere after the first stage."""
         if not rows or "input_ids" not in given or not model.role.is_first_stage(LANGUAGE):
             return None
         fed = {encoder: rows[encoder] for encoder in model.special_token_ids}
-        return self._on_device(row_places(given["input_ids"], model.special_token_ids, fed))
+        return self._on_device(
+            placeholder_indices(given["input_ids"], model.special_token_ids, fed)
+        )
 
     def _own_positions(
-        self, inputs: dict[str, Any], lengths: torch.Tensor | None, model: Model
+        self, inputs: dict[str, Any], lengths: torch.Tensor | None, model: RankMimoModel
     ) -> torch.Tensor | None:
         """This rank's positions of the rows, where context parallelism shares them and something
         of them is cut here."""
         cp = model.pg_collection.cp
         if cp.size() == 1 or not inputs:
             return None
-        own = own_positions(_samples(inputs["labels"], lengths), cp.size(), cp.rank())
+        own = local_positions(_samples(inputs["labels"], lengths), cp.size(), cp.rank())
         return own.to(self._platform.device, non_blocking=True)
 
     def _on_device(self, inputs: Mapping[str, Any] | None) -> dict[str, Any] | None:
@@ -128,7 +132,7 @@ class ForwardStep:
         logits: torch.Tensor,
         inputs: dict[str, torch.Tensor],
         lengths: torch.Tensor | None,
-        model: Model,
+        model: RankMimoModel,
     ) -> torch.Tensor:
         """``[samples answered exactly, samples]``: argmax of every learned token is the label."""
         predicted = parallel_argmax(logits, model.pg_collection.tp)
@@ -136,8 +140,8 @@ class ForwardStep:
         cp = model.pg_collection.cp
         if cp.size() > 1:
             # A sample is judged whole; all ranks of the group say the same of it.
-            order = whole_order(_samples(labels, lengths), cp.size())
-            predicted = gather_positions(predicted, order, cp)
+            order = cp_gather_order(_samples(labels, lengths), cp.size())
+            predicted = gather_sequence(predicted, order, cp)
         if lengths is None:
             lengths = torch.full((len(labels),), labels.shape[1])
         predicted, labels, mask = predicted.flatten(), labels.flatten(), mask.flatten()
@@ -152,7 +156,9 @@ class ForwardStep:
         return torch.stack([(counted & (wrong == 0)).sum(), counted.sum()]).float()
 
 
-def _checked(rows: dict[str, torch.Tensor], counts: Rows, model: Model) -> dict[str, torch.Tensor]:
+def _checked(
+    rows: dict[str, torch.Tensor], counts: RowCounts, model: RankMimoModel
+) -> dict[str, torch.Tensor]:
     """Rows of encoders on the language model's own rank, in its precision."""
     width, dtype = model.config.hidden_size, model.config.params_dtype
     for encoder, tensor in rows.items():

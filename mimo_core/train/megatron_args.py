@@ -39,9 +39,9 @@ def flags(plan: Plan, steps: Steps) -> dict[str, Any]:
     grid = plan.layout.grids[LANGUAGE]
     owned: dict[str, Any] = {
         # Read for FLOP counts and sanity checks; the modules are built from their own options.
-        "num_layers": language.layers,
-        "hidden_size": language.width,
-        "num_attention_heads": max(language.heads, grid.tp),
+        "num_layers": language.num_layers,
+        "hidden_size": language.hidden_size,
+        "num_attention_heads": max(language.num_attention_heads, grid.tp),
         "seq_length": train.sequence_length,
         "max_position_embeddings": train.sequence_length,
         "tokenizer_type": "NullTokenizer",

@@ -10,14 +10,14 @@ from typing import Any
 import attrs
 import torch
 
-from mimo_core.model.mimo_model import Model
+from mimo_core.model.mimo_model import RankMimoModel
 from mimo_core.optimizer import Optimizer
 from mimo_core.planning.memory_estimate import rank_memory
 from mimo_core.planning.plan import Plan
 
 
 @attrs.frozen(kw_only=True)
-class Held:
+class MemoryUsage:
     """Bytes on one rank, of all its modules."""
 
     weights: int
@@ -25,7 +25,7 @@ class Held:
     optimizer: int
 
 
-def held_bytes(model: Model, optimizer: Optimizer) -> Held:
+def held_bytes(model: RankMimoModel, optimizer: Optimizer) -> MemoryUsage:
     """Bytes of the memory in which weights, gradients and the optimizer's state lie, padding of
     buckets included, each piece of memory once.
 
@@ -43,13 +43,13 @@ def held_bytes(model: Model, optimizer: Optimizer) -> Held:
         for inner in info.optimizer.chained_optimizers
         for tensor in _tensors_of(inner.optimizer)
     ]
-    return Held(weights=weights, gradients=gradients, optimizer=_bytes(states, seen))
+    return MemoryUsage(weights=weights, gradients=gradients, optimizer=_bytes(states, seen))
 
 
-def planned_bytes(plan: Plan, rank: int) -> Held:
+def planned_bytes(plan: Plan, rank: int) -> MemoryUsage:
     """What the plan states for a rank."""
     here = [held for held in rank_memory(plan.graph, plan.layout) if rank in held.ranks]
-    return Held(
+    return MemoryUsage(
         weights=sum(held.weights for held in here),
         gradients=sum(held.gradients for held in here),
         optimizer=sum(held.optimizer for held in here),

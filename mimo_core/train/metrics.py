@@ -11,27 +11,27 @@ import torch.distributed as dist
 from rich.table import Table
 
 from mimo_core.contract import LANGUAGE
-from mimo_core.data.iterator import Feed
+from mimo_core.data.iterator import MicrobatchIterator
 from mimo_core.distributed.process_groups import Topology
-from mimo_core.model.mimo_model import Model
+from mimo_core.model.mimo_model import RankMimoModel
 from mimo_core.optimizer import Optimizer
-from mimo_core.planning.flops import Work
+from mimo_core.planning.flops import SampleFlops
 from mimo_core.planning.plan import Plan
 from mimo_core.platforms.base import RankPlatform
 from mimo_core.reporting.tables import held_table, work_table
 from mimo_core.reporting.throughput import figures
-from mimo_core.train.datasets import Samples
-from mimo_core.train.memory_usage import Held, held_bytes, peak_resident, planned_bytes
+from mimo_core.train.datasets import TrainingData
+from mimo_core.train.memory_usage import MemoryUsage, held_bytes, peak_resident, planned_bytes
 
 
-class Measures:
+class MetricsCollector:
     """Of one rank; at the end, of all."""
 
     def __init__(
         self,
         *,
         plan: Plan,
-        samples: Samples,
+        samples: TrainingData,
         topology: Topology,
         platform: RankPlatform,
         rank: int,
@@ -52,13 +52,15 @@ class Measures:
         self._topology = topology
         self._platform = platform
         self._rank = rank
-        self._held: Held | None = None
+        self._held: MemoryUsage | None = None
         self._peaks = {
             name: platform.peak_flops(plan.graph.modules[name].precision)
-            for name in plan.layout.modules_of(rank)
+            for name in plan.layout.modules_on_rank(rank)
         }
 
-    def after_step(self, feed: Feed, model: Model, optimizer: Optimizer) -> tuple[Work, int]:
+    def after_step(
+        self, feed: MicrobatchIterator, model: RankMimoModel, optimizer: Optimizer
+    ) -> tuple[SampleFlops, int]:
         """A training step is done.
 
         Called by all ranks. Returns, on ranks of the language model's last stage, the work of its
@@ -67,7 +69,7 @@ class Measures:
         self._held = self._held or held_bytes(model, optimizer)
         taken = feed.take_work()
         if not taken:
-            return Work(flops={}, media={}), 0
+            return SampleFlops(flops={}, media={}), 0
         numbers = torch.tensor(
             [*taken, feed.take_without_labels()], dtype=torch.float64, device=self._platform.device
         )

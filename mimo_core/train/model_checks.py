@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from mimo_core.data.iterator import Feed
-from mimo_core.model.mimo_model import Model
+from mimo_core.data.iterator import MicrobatchIterator
+from mimo_core.model.mimo_model import RankMimoModel
 from mimo_core.planning.plan import Plan
 from mimo_core.reporting.summary import Reporter
 from mimo_core.train.replica_consistency import compare_batches, compare_weights
@@ -26,13 +26,13 @@ class ModelChecks:
         """
         self._plan = plan
         self._reporter = reporter
-        self._model: Model | None = None
+        self._model: RankMimoModel | None = None
         self._watch: Watch | None = None
         self._steps = 0
         self._reported: frozenset[str] = frozenset()
         self._drift_reported = False
 
-    def before_step(self, model: Model, feed: Feed) -> None:
+    def before_step(self, model: RankMimoModel, feed: MicrobatchIterator) -> None:
         """Compare batches and weights of ranks before this process's first step, and watch which
         parameters get a gradient in it. Called by all ranks before every step.
 

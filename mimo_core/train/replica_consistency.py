@@ -16,7 +16,7 @@ from mimo_core.contract import LANGUAGE
 from mimo_core.data.microbatch_dataset import Batch
 from mimo_core.errors import MimoError
 from mimo_core.model.builder import BuildConfig
-from mimo_core.model.mimo_model import Model
+from mimo_core.model.mimo_model import RankMimoModel
 from mimo_core.model.tensor_digests import digests
 from mimo_core.planning.plan import Plan
 from mimo_core.planning.plugin_answers import as_text, titled
@@ -74,7 +74,8 @@ def compare_batches(plan: Plan, batch: Batch) -> None:
         lines += _differences(plan, where, ranks)
     for encoder in plan.graph.encoders:
         counts = _positions_of(plan, encoder, [one["rows"] for one in gathered])
-        where = f"{titled(plan.graph.modules[encoder])}, hook 'describe', positions, first batch,"
+        title = titled(plan.graph.modules[encoder])
+        where = f"{title}, hook 'describe_module', positions, first batch,"
         lines += _differences(plan, where, counts, partly=True)
     _refuse(lines, "plugins answer otherwise on some ranks", _ANSWERS)
 
@@ -85,7 +86,7 @@ def _positions_of(
     """By rank: the positions of each sample of the microbatch that the rank counted."""
     found: dict[int, dict[str, str]] = {}
     for rank, rows in enumerate(gathered):
-        for name in plan.layout.modules_of(rank) if encoder in rows else ():
+        for name in plan.layout.modules_on_rank(rank) if encoder in rows else ():
             if name in (encoder, LANGUAGE):
                 counts = rows[encoder]
                 begin = plan.layout.coordinates(rank, name)["dp"] * len(counts)
@@ -116,7 +117,7 @@ class _Tensors:
     """Training keeps them equal to the last bit."""
 
 
-def compare_weights(plan: Plan, model: Model, when: str, *, trained: bool) -> list[str]:
+def compare_weights(plan: Plan, model: RankMimoModel, when: str, *, trained: bool) -> list[str]:
     """Compare every parameter and saved buffer over the ranks that hold copies of it.
 
     Called by all ranks. Compared are digests; the tensors stay where they are.
@@ -173,7 +174,7 @@ def compare_weights(plan: Plan, model: Model, when: str, *, trained: bool) -> li
     return lines[False]
 
 
-def _copies(model: Model) -> Iterator[_Tensors]:
+def _copies(model: RankMimoModel) -> Iterator[_Tensors]:
     """What this rank holds copies of, by the group of ranks that hold the others."""
     for name, groups in model.groups.items():
         bare = model.bare(name)
@@ -281,7 +282,7 @@ def _differences(
 
 def _few(plan: Plan, ranks: Sequence[int]) -> str:
     more = len(ranks) - _SHOWN
-    named = ", ".join(plan.layout.label(rank) for rank in ranks[:_SHOWN])
+    named = ", ".join(plan.layout.rank_label(rank) for rank in ranks[:_SHOWN])
     return named + (f" and {more} more" if more > 0 else "")
 
 

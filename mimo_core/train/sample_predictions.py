@@ -16,7 +16,7 @@ from mimo_core.reporting.plots import half_blocks
 from mimo_core.train.forward_step import Prediction
 
 
-class AnswerSheet:
+class PredictionCollector:
     """Filled during evaluation on the reporting rank; pictures come from the first encoder."""
 
     def __init__(self, *, plan: Plan, topology: Topology, wanted: int, held_out: Dataset) -> None:
@@ -53,7 +53,7 @@ class AnswerSheet:
         encoders = self._plan.graph.encoders
         pictures: list[tuple[str, ...]] = [()] * len(positions)
         if encoders and positions:
-            artist = self._plan.layout.rank_of(encoders[0])
+            artist = self._plan.layout.rank_at(encoders[0])
             drawn = None
             if dist.get_rank() == artist:
                 drawn = [self._draw(encoders[0], position) for position in positions]
@@ -64,7 +64,7 @@ class AnswerSheet:
         ]
 
     def _draw(self, encoder: str, position: int) -> tuple[str, ...]:
-        kind = self._plan.graph.descriptions[encoder].accepts
+        kind = self._plan.graph.descriptions[encoder].modality
         if kind != "image":
             return ()
         medium = next(self._held_out[position].media(kind), None)
@@ -73,7 +73,7 @@ class AnswerSheet:
 
 def reporting_rank(plan: Plan) -> int:
     """The rank that has the loss: the language model's last stage, first of everything else."""
-    return plan.layout.rank_of(LANGUAGE, pp=plan.layout.grids[LANGUAGE].pp - 1)
+    return plan.layout.rank_at(LANGUAGE, pp=plan.layout.grids[LANGUAGE].pp - 1)
 
 
 def _from_rank(source: int, value: Any) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from mimo_core.errors import MimoError
 from mimo_core.reporting.summary import NO_LABELS, Iteration
 
-MOST_IN_A_ROW = 10
+MAX_CONSECUTIVE_SKIPPED_STEPS = 10
 """Skipped steps in a row that end a run."""
 
 
@@ -26,12 +26,12 @@ class SkippedSteps:
         self._in_a_row = 0 if row.skipped is None else self._in_a_row + 1
         self._taken |= row.skipped is None
         self._cause = row.skipped
-        if self._in_a_row < MOST_IN_A_ROW:
+        if self._in_a_row < MAX_CONSECUTIVE_SKIPPED_STEPS:
             return
+        first = row.iteration - MAX_CONSECUTIVE_SKIPPED_STEPS + 1
         raise MimoError(
-            f"iterations {row.iteration - MOST_IN_A_ROW + 1} to {row.iteration} were all "
-            f"skipped: {row.skipped}; go on from the last checkpoint with {_remedy(row.skipped)} "
-            "(weights were not changed by skipped steps)",
+            f"iterations {first} to {row.iteration} were all skipped: {row.skipped}; resume from "
+            f"the last checkpoint with {_remedy(row.skipped)} (skipped steps changed no weights)",
             code="run.steps-skipped",
             iteration=row.iteration,
             skipped=row.skipped,

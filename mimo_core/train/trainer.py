@@ -15,53 +15,53 @@ from megatron.training.argument_utils import pretrain_cfg_container_from_args
 
 from mimo_core.checkpoint.directory import newest
 from mimo_core.contract import LANGUAGE, Split
-from mimo_core.data.iterator import Feed
+from mimo_core.data.iterator import MicrobatchIterator
 from mimo_core.distributed.process_groups import build_topology
 from mimo_core.megatron_patches.training_loop import (
-    adapt_stock_loop,
-    exit_is_an_end,
-    recorded_passes,
-    stop_where_agreed,
+    install_stop_callback,
+    patch_training_loop,
+    trace_passes,
+    treat_exit_as_completion,
     write_tensorboard,
 )
 from mimo_core.model import platform_config
 from mimo_core.model.builder import BuildConfig
-from mimo_core.model.mimo_model import Model
+from mimo_core.model.mimo_model import RankMimoModel
 from mimo_core.model.moe.routers import has_losses
 from mimo_core.optimizer import build_optimizer
 from mimo_core.planning.plan import Plan
 from mimo_core.planning.sequence_budget import label_notes
 from mimo_core.platforms.base import RankPlatform
-from mimo_core.profile.profile import Profile, asks_for_nothing
+from mimo_core.profile.profile import Profile, is_noop
 from mimo_core.reporting.console import Answer
-from mimo_core.reporting.run_directory import RunFolder
+from mimo_core.reporting.run_directory import RunDirectory
 from mimo_core.reporting.summary import NO_LABELS, Iteration, Reporter, not_finite
-from mimo_core.train.checkpointing.resume import History
+from mimo_core.train.checkpointing.resume import ResumeState
 from mimo_core.train.checkpointing.run_metadata import facts_to_keep
 from mimo_core.train.communicator import make_communicator
-from mimo_core.train.datasets import Samples
-from mimo_core.train.encoder_prefetch import encodes_early
+from mimo_core.train.datasets import TrainingData
+from mimo_core.train.encoder_prefetch import supports_prefetch
 from mimo_core.train.finalize_grads import finalize_gradients
 from mimo_core.train.forward_step import LOSS, POSITIONS, ForwardStep
 from mimo_core.train.megatron_args import Steps, flags, parse
-from mimo_core.train.metrics import Measures
+from mimo_core.train.metrics import MetricsCollector
 from mimo_core.train.model_checks import ModelChecks
 from mimo_core.train.replica_consistency import compare_configurations
-from mimo_core.train.sample_predictions import AnswerSheet
+from mimo_core.train.sample_predictions import PredictionCollector
 from mimo_core.train.skipped_steps import SkippedSteps
 from mimo_core.utils.activity import CURRENT
 from mimo_core.utils.signals import Termination
 from mimo_core.weights.pretrained import notes
 
 
-class Engine:
+class Trainer:
     """One rank of a run, from process groups to the last checkpoint."""
 
     def __init__(
         self,
         plan: Plan,
         platform: RankPlatform,
-        folder: RunFolder,
+        folder: RunDirectory,
         reporter: Reporter | None,
         termination: Termination,
     ) -> None:
@@ -81,8 +81,8 @@ class Engine:
         self._stopped = False
         self._rank = dist.get_rank()
         self.checkpoints = folder.checkpoints(plan.recipe.checkpoint.directory)
-        self._history = History.find(plan, self.checkpoints)
-        self._names = plan.layout.modules_of(self._rank)
+        self._history = ResumeState.find(plan, self.checkpoints)
+        self._names = plan.layout.modules_on_rank(self._rank)
         self._train = plan.recipe.train
         self._topology = build_topology(
             plan.layout.grids, plan.layout.rank_offsets, platform.backend
@@ -98,7 +98,7 @@ class Engine:
         self._communicator = make_communicator(
             plan, platform, self._topology, self._build.config_of, self._rank
         )
-        self._samples = Samples(
+        self._samples = TrainingData(
             plan,
             self._rank,
             pinned=platform.name == "cuda",
@@ -106,7 +106,7 @@ class Engine:
         )
         metric = getattr(self._samples.held_out, "metric", "exact_match")
         self._forward_step = ForwardStep(self._communicator, platform, metric)
-        self._measures = Measures(
+        self._measures = MetricsCollector(
             plan=plan,
             samples=self._samples,
             topology=self._topology,
@@ -116,19 +116,19 @@ class Engine:
         self._facts = facts_to_keep(plan, self._samples, platform.name)
         self._history.prepare(self._build)
         self._args = parse(plan, flags(plan, self._steps()))
-        stop_where_agreed(self._args, self._agreed_to_stop)
+        install_stop_callback(self._args, self._agreed_to_stop)
         if reporter is not None:
             write_tensorboard(folder.tensorboard)
             self._tell(reporter)
-        self._feeds: dict[Split, Feed] = {}
+        self._feeds: dict[Split, MicrobatchIterator] = {}
         self._evaluated: dict[int, Any] = {}
         self._skipped = SkippedSteps()
         self._checks = ModelChecks(plan, reporter)
         self._ended: float | None = None
         self._profile = Profile(
-            plan=plan, platform=platform, folder=folder, reporter=reporter, passes=recorded_passes
+            plan=plan, platform=platform, folder=folder, reporter=reporter, passes=trace_passes
         )
-        self._answers = AnswerSheet(
+        self._answers = PredictionCollector(
             plan=plan,
             topology=self._topology,
             wanted=plan.recipe.validation.num_displayed,
@@ -140,13 +140,13 @@ class Engine:
         self._history.adapt(
             self._facts, self._platform, self._build.origins, self._checks.before_saving
         )
-        adapt_stock_loop(
+        patch_training_loop(
             train_step=self._around_step,
             evaluate=self._around_evaluation,
             build_optimizer=build_optimizer,
         )
         self._build.config_of(LANGUAGE).finalize_model_grads_func = finalize_gradients
-        with exit_is_an_end():
+        with treat_exit_as_completion():
             training.pretrain(
                 pretrain_cfg_container_from_args(self._args, self._build),
                 _distributed(self._make_feeds),
@@ -215,12 +215,14 @@ class Engine:
         told = (*self._platform.notes(), *platform_config.notes(self._plan.graph, self._platform))
         labels = (*self._plan.data_notes, *label_notes(self._plan.preview))
         told = (*told, *self._plan.graph.notes, *labels, *weights, *self._samples.notes)
-        if (unread := asks_for_nothing(self._plan.recipe.profile)) is not None:
+        if (unread := is_noop(self._plan.recipe.profile)) is not None:
             reporter.note(unread)
         for line in (*told, *self._history.notes(self._facts, self._build.origins)):
             reporter.note(line)
 
-    def _make_feeds(self, _samples: Any) -> tuple[Feed, Feed | None, None]:
+    def _make_feeds(
+        self, _samples: Any
+    ) -> tuple[MicrobatchIterator, MicrobatchIterator | None, None]:
         """Training and validation iterators; the stock loop calls it after loading."""
         self._history.go_on(self._facts, self._platform, self._topology)
         train = self._feeds["train"] = self._samples.training(self._args.consumed_train_samples)
@@ -288,7 +290,7 @@ class Engine:
 
         return train_step
 
-    def _scale_router_losses(self, model: Model) -> None:
+    def _scale_router_losses(self, model: RankMimoModel) -> None:
         """Called by all ranks before a step's first microbatch."""
         if model.routers is None:
             return
@@ -297,9 +299,11 @@ class Engine:
             microbatches = self._train.global_batch_size // self._plan.microbatch
             model.routers.begin_step(batch.learned_in_step, microbatches)
 
-    def _while_a_step_ends(self, iteration: int, model: Model) -> Callable[[int], None] | None:
+    def _while_a_step_ends(
+        self, iteration: int, model: RankMimoModel
+    ) -> Callable[[int], None] | None:
         """What this rank does when its last rows of a step have left, if there is a next step."""
-        if iteration + 1 >= self._train.iterations or not encodes_early(model):
+        if iteration + 1 >= self._train.iterations or not supports_prefetch(model):
             return None
         last = self._train.global_batch_size // self._plan.microbatch
 

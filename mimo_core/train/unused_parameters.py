@@ -13,7 +13,7 @@ import torch.distributed as dist
 from mimo_core.contract import LANGUAGE
 from mimo_core.model.config_reads import fields_read
 from mimo_core.model.cuda_graphs import encoder
-from mimo_core.model.mimo_model import Model
+from mimo_core.model.mimo_model import RankMimoModel
 from mimo_core.planning.plan import Plan
 from mimo_core.planning.plugin_answers import titled
 from mimo_core.recipe.megatron_schema import shared_fields
@@ -38,7 +38,7 @@ class Watch:
     """Counts the parameters of this rank to which backward gives a gradient, and the fields that
     the parts of a module read."""
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: RankMimoModel) -> None:
         """Watch every parameter that learns until its first gradient.
 
         Args:
@@ -79,7 +79,7 @@ class Watch:
         }
 
 
-def _learning(model: Model, module: str) -> list[tuple[str, torch.nn.Parameter]]:
+def _learning(model: RankMimoModel, module: str) -> list[tuple[str, torch.nn.Parameter]]:
     return [
         (name, parameter)
         for name, parameter in model.bare(module).named_parameters()

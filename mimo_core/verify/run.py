@@ -18,12 +18,12 @@ import attrs
 from mimo_core import platforms
 from mimo_core.checkpoint.directory import TRACKER
 from mimo_core.errors import MimoError, RecipeError, problems_in
-from mimo_core.launch.launcher import RunFailed
+from mimo_core.launch.launcher import RunFailedError
 from mimo_core.launch.rank_env import Rank
-from mimo_core.planning.memory_estimate import lacking_here
+from mimo_core.planning.memory_estimate import memory_warning
 from mimo_core.planning.plan import make_plan
 from mimo_core.recipe import Recipe, dump
-from mimo_core.reporting.run_directory import RunFolder
+from mimo_core.reporting.run_directory import RunDirectory
 from mimo_core.verify.compare import TOLERANCES, Verdict, compare_iterations
 from mimo_core.verify.recipes import judges, layouts, measured
 from mimo_core.weights.pretrained import directories
@@ -62,7 +62,7 @@ def verify(
     Raises:
         MimoError: the recipe, a plugin or the layout is wrong, or draws random numbers (dropout);
             the folder is not empty.
-        RunFailed: one of both runs failed.
+        RunFailedError: one of both runs failed.
     """
     if Rank.from_environment() is not None:
         message = "mimo verify starts ranks itself; give it no torchrun and no srun"
@@ -86,7 +86,7 @@ def verify(
 def _tell_memory(tell: Callable[[str], None], recipe: Recipe, disabled: Sequence[str]) -> None:
     """That its ranks hold more than this machine has, where they do."""
     plan = make_plan(recipe, disabled=disabled)
-    if lacks := lacking_here(plan.graph, plan.layout):
+    if lacks := memory_warning(plan.graph, plan.layout):
         tell(lacks)
 
 
@@ -96,10 +96,10 @@ def _kept_where_it_fails(folder: Path | None) -> Iterator[Path]:
     base = folder or Path(tempfile.mkdtemp(prefix="mimo-verify-"))
     try:
         yield base
-    except RunFailed as error:
+    except RunFailedError as error:
         if folder is None:
             message = f"{error}\nwhat was run is kept in {base}"
-            raise RunFailed(message, code=error.code) from error
+            raise RunFailedError(message, code=error.code) from error
         raise
     except BaseException:
         _remove(folder, base)
@@ -137,7 +137,7 @@ class Judge:
 
         Raises:
             RecipeError: a module draws random numbers.
-            RunFailed: the run failed.
+            RunFailedError: the run failed.
         """
         judge = cls(recipe=judges(recipe, steps), steps=steps, base=base, disabled=disabled)
         judge._run(judge.recipe, "judge")
@@ -164,7 +164,7 @@ class Judge:
 
         Raises:
             MimoError: the recipe is of another model, or of other microbatches.
-            RunFailed: the run failed.
+            RunFailedError: the run failed.
         """
         if judges(recipe, self.steps) != self.recipe:
             raise MimoError(
@@ -193,11 +193,11 @@ class Judge:
         return self.base / "initial"
 
     def _checkpoints(self, name: str) -> Path:
-        return RunFolder(self.base / name).checkpoints(None)
+        return RunDirectory(self.base / name).checkpoints(None)
 
     def _summary(self, name: str) -> dict[str, Any]:
         summary: dict[str, Any] = json.loads(
-            RunFolder(self.base / name).summary.read_text(encoding="utf-8")
+            RunDirectory(self.base / name).summary.read_text(encoding="utf-8")
         )
         return summary
 
@@ -225,10 +225,10 @@ class Judge:
             first = attrs.evolve(first, message=f"the run of the {name}: {first.message}")
             raise RecipeError.of([first, *more])
         if done.returncode:
-            raise RunFailed(f"the run of the {name} failed: {printed}", code=first.code)
-        summary = RunFolder(self.base / name).read_summary()
+            raise RunFailedError(f"the run of the {name} failed: {printed}", code=first.code)
+        summary = RunDirectory(self.base / name).read_summary()
         if not (summary or {}).get("finished"):
-            raise RunFailed(
+            raise RunFailedError(
                 f"the run of the {name} was stopped before its end, so not all can be compared: by "
                 "SIGTERM, or by megatron.exit_interval or megatron.exit_duration_in_mins "
                 f"[{_STOPPED}]",

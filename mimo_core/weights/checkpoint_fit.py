@@ -7,11 +7,11 @@ from collections.abc import Callable, Collection, Iterator
 
 from mimo_core.checkpoint.keys import key_of, module_of, module_prefix
 from mimo_core.checkpoint.manifest import Manifest
-from mimo_core.contract import Description
+from mimo_core.contract import ModuleDescription
 from mimo_core.errors import MimoError
 from mimo_core.planning.model_graph import build_graph
 from mimo_core.planning.plan import Plan
-from mimo_core.plugins.weight_map import WeightMap
+from mimo_core.plugins.weight_map import ParamMappings
 from mimo_core.recipe import load_text
 from mimo_core.weights.pretrained import weight_map
 
@@ -21,7 +21,7 @@ on, without these axes; ``None`` where there is none."""
 
 
 def misfits(
-    module: str, weights: WeightMap, keys: Collection[str], shape_of: ShapeOf
+    module: str, weights: ParamMappings, keys: Collection[str], shape_of: ShapeOf
 ) -> Iterator[str]:
     """A line for each tensor of a module that the checkpoint lacks, has in another shape, or has
     and the map does not.
@@ -34,7 +34,7 @@ def misfits(
     """
     mapped = set()
     for rule in weights.rules:
-        for stored in rule.stored:
+        for stored in rule.tensors:
             key = key_of(module, rule, stored)
             mapped.add(key)
             shape = shape_of(key, stored.index)
@@ -73,12 +73,12 @@ def misfits_of_start(plan: Plan, saved: Manifest) -> dict[str, list[str]]:
         for name in sorted(was - plan.graph.modules.keys())
         if name in owners
     }
-    described: dict[str, Description] | None = None
+    described: dict[str, ModuleDescription] | None = None
     for name, module in plan.graph.modules.items():
         if name not in was:
-            if plan.graph.descriptions[name].parameters:
+            if plan.graph.descriptions[name].num_parameters:
                 found[name] = ["the checkpoint does not have it"]
-        elif plan.host.has("weight_map", module.plugin):
+        elif plan.host.implements("param_mappings", module.plugin):
             try:
                 weights = weight_map(plan.host, module)
             except MimoError:
@@ -91,7 +91,7 @@ def misfits_of_start(plan: Plan, saved: Manifest) -> dict[str, list[str]]:
     return {name: lines for name, lines in found.items() if lines}
 
 
-def _descriptions(plan: Plan, saved: Manifest) -> dict[str, Description]:
+def _descriptions(plan: Plan, saved: Manifest) -> dict[str, ModuleDescription]:
     """Of the saved modules; none where the saved recipe cannot be built here any more."""
     try:
         graph = build_graph(load_text(json.dumps(saved.recipe), "the checkpoint"), plan.host)
@@ -100,8 +100,8 @@ def _descriptions(plan: Plan, saved: Manifest) -> dict[str, Description]:
     return dict(graph.descriptions)
 
 
-def _differences(was: Description, now: Description) -> Iterator[str]:
-    for what in ("parameters", "width", "layers"):
+def _differences(was: ModuleDescription, now: ModuleDescription) -> Iterator[str]:
+    for what in ("num_parameters", "hidden_size", "num_layers"):
         before, after = getattr(was, what), getattr(now, what)
         if before != after:
             yield f"{what}: saved with {before}, now {after}"

@@ -9,23 +9,29 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mimo_core.checkpoint.manifest import Incomplete, Manifest, read_manifest
+from mimo_core.checkpoint.manifest import IncompleteCheckpointError, Manifest, read_manifest
 from mimo_core.checkpoint.reader import Checkpoint
 from mimo_core.errors import MimoError, Problem
-from mimo_core.plugins.weight_map import WeightMap
-from mimo_core.weights.compare import Match, match
-from mimo_core.weights.frozen_sources import FROZEN, Origin, check_origins, if_moved, origins_of
+from mimo_core.plugins.weight_map import ParamMappings
+from mimo_core.weights.compare import DirectoryMatch, match
+from mimo_core.weights.frozen_sources import (
+    FROZEN,
+    WeightSource,
+    check_origins,
+    if_moved,
+    origins_of,
+)
 from mimo_core.weights.integrity import check_files
 from mimo_core.weights.load import Source
 
 
-class WithLeftOut:
+class CompletedCheckpoint:
     """The tensors of one checkpoint folder (``iter_…``), wherever they are."""
 
     def __init__(
         self,
         folder: Path,
-        maps: Mapping[str, WeightMap],
+        maps: Mapping[str, ParamMappings],
         moved: Mapping[str, str] | None = None,
     ) -> None:
         """Compares the checksums of all files; then reads names and shapes.
@@ -56,7 +62,7 @@ class WithLeftOut:
                 code="export.refused-override",
                 key=f"modules.{name}.pretrained_weights",
             )
-        self._found: dict[str, Match] = {}
+        self._found: dict[str, DirectoryMatch] = {}
         problems: list[Problem] = []
         for origin in self._origins:
             if (name := origin.module) in maps:
@@ -110,11 +116,11 @@ class WithLeftOut:
 def _manifest(folder: Path) -> Manifest | None:
     try:
         return read_manifest(folder)
-    except Incomplete:
+    except IncompleteCheckpointError:
         return None
 
 
-def _directory(origin: Origin, weights: WeightMap, moved: str | None) -> Match:
+def _directory(origin: WeightSource, weights: ParamMappings, moved: str | None) -> DirectoryMatch:
     told = f"the frozen weights of {origin.module} were read in {origin.path}"
     try:
         found = match(weights, weights.locate(moved) if moved else Path(origin.path))

@@ -12,7 +12,7 @@ from typing import Any
 import attrs
 
 from mimo_core.contract import FreezePart
-from mimo_core.plugins.weight_map import Constant, WeightMap, WeightRule
+from mimo_core.plugins.weight_map import ConstantTensor, ParamMapping, ParamMappings
 from mimo_core.utils.json_validation import wrong_types
 from mimo_core.weights.safetensors_dir import FLOATS, Entry, read_config, read_directory
 
@@ -23,7 +23,7 @@ _TYPED = (int, float, bool, str)
 
 
 @attrs.frozen(kw_only=True)
-class Match:
+class DirectoryMatch:
     """A directory as one module's weights."""
 
     directory: Path
@@ -42,12 +42,12 @@ class Match:
     notes: tuple[str, ...] = ()
     """What of its ``config.json`` nothing reads."""
 
-    def entry(self, rule: WeightRule, name: str) -> Entry:
+    def entry(self, rule: ParamMapping, name: str) -> Entry:
         """Where the directory has a name of a rule."""
-        return self.entries[self.prefixes[rule.part] + name]
+        return self.entries[self.prefixes[rule.component] + name]
 
 
-def match(weights: WeightMap, directory: Path) -> Match:
+def match(weights: ParamMappings, directory: Path) -> DirectoryMatch:
     """Compare names, shapes and types of a directory, and its config, with a module's map.
 
     A part that is absent as a whole begins fresh; one that is partly absent is a mistake. Where
@@ -55,10 +55,10 @@ def match(weights: WeightMap, directory: Path) -> Match:
     outside of it are other modules'.
 
     Raises:
-        Unreadable: see :func:`~mimo_core.weights.safetensors_dir.read_directory`.
+        UnreadableWeightsError: see :func:`~mimo_core.weights.safetensors_dir.read_directory`.
     """
     entries = read_directory(directory)
-    parts = dict.fromkeys(rule.part for rule in weights.rules)
+    parts = dict.fromkeys(rule.component for rule in weights.rules)
     prefixes: dict[FreezePart, str] = {}
     mistakes: list[str] = []
     for part in parts:
@@ -91,7 +91,7 @@ def match(weights: WeightMap, directory: Path) -> Match:
                 mistakes.append(f"has {name}, which the model has not")
             else:
                 others.append(name)
-    return Match(
+    return DirectoryMatch(
         directory=directory,
         entries=entries,
         prefixes=prefixes,
@@ -103,8 +103,8 @@ def match(weights: WeightMap, directory: Path) -> Match:
     )
 
 
-def _of(weights: WeightMap, part: FreezePart) -> Iterator[WeightRule]:
-    return (rule for rule in weights.rules if rule.part == part)
+def _of(weights: ParamMappings, part: FreezePart) -> Iterator[ParamMapping]:
+    return (rule for rule in weights.rules if rule.component == part)
 
 
 def _prefixes(names: set[str], entries: Iterable[str]) -> list[str]:
@@ -119,7 +119,7 @@ def _prefixes(names: set[str], entries: Iterable[str]) -> list[str]:
     return sorted(prefix for prefix, count in counts.items() if count == most)
 
 
-def _nothing(weights: WeightMap, entries: Mapping[str, Entry]) -> str:
+def _nothing(weights: ParamMappings, entries: Mapping[str, Entry]) -> str:
     wanted = next(iter(weights.rules[0].files))
     return (
         f"holds nothing of this module: no name such as {wanted!r}; its {len(entries)} names are "
@@ -128,13 +128,13 @@ def _nothing(weights: WeightMap, entries: Mapping[str, Entry]) -> str:
 
 
 def _wrong_weights(
-    weights: WeightMap, entries: Mapping[str, Entry], prefixes: Mapping[FreezePart, str]
+    weights: ParamMappings, entries: Mapping[str, Entry], prefixes: Mapping[FreezePart, str]
 ) -> Iterator[str]:
     for rule in weights.rules:
-        if rule.part not in prefixes:
+        if rule.component not in prefixes:
             continue
         for short, shape in rule.files.items():
-            name = prefixes[rule.part] + short
+            name = prefixes[rule.component] + short
             entry = entries.get(name)
             if entry is None:
                 yield f"lacks {name}"
@@ -145,7 +145,7 @@ def _wrong_weights(
 
 
 def _wrong_constants(
-    constants: Iterable[Constant], prefix: str, entries: Mapping[str, Entry]
+    constants: Iterable[ConstantTensor], prefix: str, entries: Mapping[str, Entry]
 ) -> Iterator[str]:
     for constant in constants:
         entry = entries.get(prefix + constant.name)
@@ -173,7 +173,7 @@ def _wrong_copies(
             yield f"holds other numbers as {prefix}{name} than as {prefix}{other}: {way_out}"
 
 
-def _wrong_config(weights: WeightMap, config: Mapping[str, Any]) -> Iterator[str]:
+def _wrong_config(weights: ParamMappings, config: Mapping[str, Any]) -> Iterator[str]:
     inner = next((key for key in weights.config_below if isinstance(config.get(key), dict)), None)
     told = config if inner is None else config[inner]
     for key, (due, meaning) in weights.config.items():
@@ -192,7 +192,7 @@ def _wrong_config(weights: WeightMap, config: Mapping[str, Any]) -> Iterator[str
         yield from (f"config.json{at} {said}" for said in weights.config_mistakes(told))
 
 
-def _config_notes(weights: WeightMap, config: Mapping[str, Any]) -> Iterator[str]:
+def _config_notes(weights: ParamMappings, config: Mapping[str, Any]) -> Iterator[str]:
     if not config:
         yield "there is no config.json: what names and shapes do not tell is as the options say"
     elif weights.config_notes is not None:
@@ -203,16 +203,16 @@ def _config_notes(weights: WeightMap, config: Mapping[str, Any]) -> Iterator[str
 
 
 def _unclaimed(
-    weights: WeightMap,
+    weights: ParamMappings,
     entries: Mapping[str, Entry],
     prefixes: Mapping[FreezePart, str],
     main: str | None,
 ) -> Iterator[str]:
     """Names of no rule and no constant."""
     ours = {
-        prefixes[rule.part] + name
+        prefixes[rule.component] + name
         for rule in weights.rules
-        if rule.part in prefixes
+        if rule.component in prefixes
         for name in rule.files
     }
     if main is not None:
@@ -220,18 +220,18 @@ def _unclaimed(
     return (name for name in entries if name not in ours)
 
 
-def _roots(weights: WeightMap, prefixes: Mapping[FreezePart, str]) -> tuple[str, ...]:
+def _roots(weights: ParamMappings, prefixes: Mapping[FreezePart, str]) -> tuple[str, ...]:
     """What the names of the parts that were found begin with: prefix and first word."""
     roots = {
-        prefixes[rule.part] + name.split(".")[0] + "."
+        prefixes[rule.component] + name.split(".")[0] + "."
         for rule in weights.rules
-        if rule.part in prefixes
+        if rule.component in prefixes
         for name in rule.files
     }
     return tuple(roots | {prefix for prefix in prefixes.values() if prefix})
 
 
-def _foreign(weights: WeightMap, name: str, main: str | None) -> str | None:
+def _foreign(weights: ParamMappings, name: str, main: str | None) -> str | None:
     if main is None or not name.startswith(main):
         return None
     short = name.removeprefix(main)

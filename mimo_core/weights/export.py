@@ -20,11 +20,11 @@ from torch import Tensor
 from mimo_core.checkpoint.keys import key_of
 from mimo_core.contract import FreezePart
 from mimo_core.errors import MimoError
-from mimo_core.plugins.weight_map import WeightMap, WeightRule
+from mimo_core.plugins.weight_map import ParamMapping, ParamMappings
 from mimo_core.utils.safe_files import usual_mode
 from mimo_core.weights.checkpoint_fit import misfits
-from mimo_core.weights.checkpoint_with_frozen import WithLeftOut
-from mimo_core.weights.compare import Match, match
+from mimo_core.weights.checkpoint_with_frozen import CompletedCheckpoint
+from mimo_core.weights.compare import DirectoryMatch, match
 from mimo_core.weights.export_place import check_out, make_parent
 from mimo_core.weights.safetensors_dir import INDEX, WHOLE, Entry, read_directory
 
@@ -55,7 +55,7 @@ class Exported:
 def export(
     folder: Path,
     out: Path,
-    maps: Mapping[str, WeightMap],
+    maps: Mapping[str, ParamMappings],
     like: Path | None = None,
     most_bytes: int = MOST_BYTES,
     moved: Mapping[str, str] | None = None,
@@ -70,16 +70,17 @@ def export(
         maps: The modules to write, by name.
         like: A directory whose prefixes, ``config.json`` and other names are taken.
         most_bytes: Of a file.
-        moved: Where the checkpoint reads weights that it does not hold; see :class:`WithLeftOut`.
+        moved: Where the checkpoint reads weights that it does not hold; see
+            :class:`CompletedCheckpoint`.
 
     Raises:
         MimoError: the checkpoint, or ``like``, does not hold these modules; ``out`` is not empty,
             is inside a checkpoint or cannot be made.
-        Unreadable: ``like`` holds no safetensors.
+        UnreadableWeightsError: ``like`` holds no safetensors.
     """
     check_out(out)
     make_parent(out)
-    checkpoint = WithLeftOut(folder, maps, moved)
+    checkpoint = CompletedCheckpoint(folder, maps, moved)
     mistakes = [
         line
         for name, weights in maps.items()
@@ -119,7 +120,7 @@ def _lines(said: str, lines: Sequence[str]) -> str:
     return said + ":\n" + "\n".join(f"  {line}" for line in lines)
 
 
-def _matches(like: Path, maps: Mapping[str, WeightMap]) -> dict[str, Match]:
+def _matches(like: Path, maps: Mapping[str, ParamMappings]) -> dict[str, DirectoryMatch]:
     found = {name: match(weights, like) for name, weights in maps.items()}
     mistakes = [f"{name}: {said}" for name, held in found.items() for said in held.mistakes]
     if mistakes:
@@ -131,13 +132,17 @@ def _matches(like: Path, maps: Mapping[str, WeightMap]) -> dict[str, Match]:
 
 
 def _pieces(
-    checkpoint: WithLeftOut, module: str, weights: WeightMap, like: Match | None, several: bool
+    checkpoint: CompletedCheckpoint,
+    module: str,
+    weights: ParamMappings,
+    like: DirectoryMatch | None,
+    several: bool,
 ) -> Iterator[_Piece]:
-    main: FreezePart = weights.rules[0].part
+    main: FreezePart = weights.rules[0].component
     prefixes = {main: weights.prefix if several else ""} | dict(like.prefixes if like else {})
     for rule in weights.rules:
-        prefix = prefixes.get(rule.part, "")
-        keys = [(key_of(module, rule, stored), stored.index) for stored in rule.stored]
+        prefix = prefixes.get(rule.component, "")
+        keys = [(key_of(module, rule, stored), stored.index) for stored in rule.tensors]
         (dtype,) = {checkpoint.dtype(key) for key, _ in keys}
         yield _Piece(
             names=tuple(prefix + name for name in rule.files),
@@ -155,7 +160,7 @@ def _pieces(
 
 
 def _saved(
-    checkpoint: WithLeftOut, rule: WeightRule, keys: Sequence[tuple[str, tuple[int, ...]]]
+    checkpoint: CompletedCheckpoint, rule: ParamMapping, keys: Sequence[tuple[str, tuple[int, ...]]]
 ) -> Sequence[Tensor]:
     tensors = rule.save([checkpoint.read(*key) for key in keys])
     shapes = [tuple(tensor.shape) for tensor in tensors]

@@ -12,7 +12,7 @@ import attrs
 from mimo_core.checkpoint.keys import module_prefix, part_prefix
 from mimo_core.checkpoint.manifest import MANIFEST, Manifest
 from mimo_core.errors import CheckpointError
-from mimo_core.weights.compare import Match
+from mimo_core.weights.compare import DirectoryMatch
 
 FROZEN = "checkpoint.frozen-weights"
 _SAMPLES = 256
@@ -21,7 +21,7 @@ _BYTES = 1024
 
 
 @attrs.frozen(kw_only=True)
-class Origin:
+class WeightSource:
     """A directory of safetensors, or a checkpoint."""
 
     kind: Literal["directory", "checkpoint"]
@@ -32,13 +32,13 @@ class Origin:
     """Whose weights are read in a directory."""
 
 
-def directory_origin(module: str, found: Match) -> Origin:
+def directory_origin(module: str, found: DirectoryMatch) -> WeightSource:
     """The directory that a module begins with."""
     path = str(found.directory.absolute())
-    return Origin(kind="directory", path=path, digest=directory_digest(found), module=module)
+    return WeightSource(kind="directory", path=path, digest=directory_digest(found), module=module)
 
 
-def directory_digest(found: Match) -> str:
+def directory_digest(found: DirectoryMatch) -> str:
     """A hash of names, types and shapes, and of some bytes of some tensors: another model of the
     same shapes has other numbers in nearly every tensor."""
     digest = hashlib.sha256()
@@ -55,18 +55,18 @@ def directory_digest(found: Match) -> str:
     return digest.hexdigest()
 
 
-def checkpoint_origin(folder: Path) -> Origin:
+def checkpoint_origin(folder: Path) -> WeightSource:
     """A complete checkpoint (``iter_…``)."""
     digest = hashlib.sha256((folder / MANIFEST).read_bytes()).hexdigest()
-    return Origin(kind="checkpoint", path=str(folder.absolute()), digest=digest)
+    return WeightSource(kind="checkpoint", path=str(folder.absolute()), digest=digest)
 
 
-def origins_of(saved: Manifest) -> tuple[Origin, ...]:
+def origins_of(saved: Manifest) -> tuple[WeightSource, ...]:
     """Where a checkpoint's weights are that it leaves out, in the manifest's order."""
-    return tuple(Origin(**facts) for facts in saved.origins)
+    return tuple(WeightSource(**facts) for facts in saved.origins)
 
 
-def keys_at(saved: Manifest, origin: Origin) -> frozenset[str]:
+def keys_at(saved: Manifest, origin: WeightSource) -> frozenset[str]:
     """The keys that a checkpoint leaves out and that are read again there."""
     number = origins_of(saved).index(origin)
     return frozenset(key for key, facts in saved.left_out.items() if facts["origin"] == number)
@@ -77,7 +77,7 @@ def if_moved(module: str) -> str:
     return f"; if it was moved, say where it is now: modules.{module}.pretrained_weights=PLACE"
 
 
-def check_origins(saved: Manifest, found: Mapping[str, Match]) -> None:
+def check_origins(saved: Manifest, found: Mapping[str, DirectoryMatch]) -> None:
     """Whether the weights that a checkpoint leaves out are still what they were.
 
     Args:
@@ -113,7 +113,7 @@ def check_origins(saved: Manifest, found: Mapping[str, Match]) -> None:
             )
 
 
-class Origins:
+class WeightSources:
     """Where a run reads weights again that it does not save."""
 
     def __init__(
@@ -121,7 +121,7 @@ class Origins:
         *,
         goes_on: Manifest | None = None,
         start: tuple[Path, Manifest] | None = None,
-        directories: Mapping[str, Match] | None = None,
+        directories: Mapping[str, DirectoryMatch] | None = None,
     ) -> None:
         """
         Args:
@@ -136,7 +136,7 @@ class Origins:
             for name, found in ({} if self._saved else directories or {}).items()
             for part in found.prefixes
         }
-        self._made: dict[str | Path, Origin] = {}
+        self._made: dict[str | Path, WeightSource] = {}
         self.loaded: frozenset[str] = frozenset()
         """Keys that directories gave values for on this rank; the builder tells."""
 
@@ -161,7 +161,7 @@ class Origins:
         Args:
             left_out: ``shape`` and ``dtype`` by key, of all ranks.
         """
-        found: list[Origin] = []
+        found: list[WeightSource] = []
         numbered = {}
         for key, facts in sorted(left_out.items()):
             origin = self._of(key)
@@ -170,7 +170,7 @@ class Origins:
             numbered[key] = {**facts, "origin": found.index(origin)}
         return {"left_out": numbered, "origins": tuple(attrs.asdict(origin) for origin in found)}
 
-    def _of(self, key: str) -> Origin:
+    def _of(self, key: str) -> WeightSource:
         if self._saved is not None and key in self._saved.left_out:
             return origins_of(self._saved)[int(self._saved.left_out[key]["origin"])]
         if self._start is not None:

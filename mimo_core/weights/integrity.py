@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mimo_core.checkpoint.manifest import (
     DAMAGED,
-    Incomplete,
+    IncompleteCheckpointError,
     Manifest,
     damaged_files,
     read_manifest,
@@ -28,7 +28,7 @@ def checkpoints_read(folder: Path, saved: Manifest) -> list[tuple[Path, Manifest
         if origin.kind == "checkpoint":
             try:
                 found.append((Path(origin.path), read_manifest(Path(origin.path))))
-            except Incomplete as why:
+            except IncompleteCheckpointError as why:
                 raise CheckpointError(
                     f"{origin.path}, which holds frozen weights of {folder}, is no complete "
                     f"checkpoint: {why}; put it back there",

@@ -14,8 +14,8 @@ from torch import Tensor
 from mimo_core.checkpoint.keys import key_of, module_prefix, part_prefix
 from mimo_core.checkpoint.reader import Checkpoint
 from mimo_core.errors import PluginError
-from mimo_core.plugins.weight_map import WeightMap, WeightRule
-from mimo_core.weights.compare import Match
+from mimo_core.plugins.weight_map import ParamMapping, ParamMappings
+from mimo_core.weights.compare import DirectoryMatch
 
 Place = tuple[str, tuple[int, ...]]
 """A whole tensor of a checkpoint: its key, and its place on the axes it is stacked on."""
@@ -23,7 +23,7 @@ Place = tuple[str, tuple[int, ...]]
 
 @torch.no_grad()
 def load_weights(
-    state: Mapping[str, Any], maps: Mapping[str, WeightMap], found: Mapping[str, Match]
+    state: Mapping[str, Any], maps: Mapping[str, ParamMappings], found: Mapping[str, DirectoryMatch]
 ) -> frozenset[str]:
     """Copy into the tensors of this rank what it holds of them.
 
@@ -87,18 +87,18 @@ def sharded_tensors(state: Mapping[str, Any]) -> Iterator[ShardedTensor]:
 class Source:
     """The tensors of one module, made from the files."""
 
-    def __init__(self, module: str, weights: WeightMap, found: Match) -> None:
+    def __init__(self, module: str, weights: ParamMappings, found: DirectoryMatch) -> None:
         self._module = module
         self._found = found
-        self._rules: dict[Place, tuple[WeightRule, int]] = {
+        self._rules: dict[Place, tuple[ParamMapping, int]] = {
             (key_of(module, rule, stored), stored.index): (rule, at)
             for rule in weights.rules
-            for at, stored in enumerate(rule.stored)
+            for at, stored in enumerate(rule.tensors)
         }
         # Parts that the map says nothing of begin fresh, as those that the directory lacks.
         self._loaded = tuple(part_prefix(module, part) for part in found.prefixes)
         self._files: dict[Path, Any] = {}
-        self._latest: tuple[WeightRule, Sequence[Tensor | None]] | None = None
+        self._latest: tuple[ParamMapping, Sequence[Tensor | None]] | None = None
 
     def whole(self, sharded: ShardedTensor) -> Tensor | None:
         """The whole tensor of which a rank holds a slice; ``None`` of what begins fresh."""
@@ -115,7 +115,7 @@ class Source:
                 f"makes {list(whole.shape)}; tell the plugin's authors",
                 code="plugin.wrong-answer",
                 module=self._module,
-                hook="weight_map",
+                hook="param_mappings",
                 key=place[0],
                 shape=tuple(whole.shape),
                 expected=due,
@@ -130,25 +130,27 @@ class Source:
                 "weight_map tells no name; tell the plugin's authors",
                 code="plugin.wrong-answer",
                 module=self._module,
-                hook="weight_map",
+                hook="param_mappings",
                 key=place[0],
             )
         rule, at = self._rules[place]
         return self._converted(rule)[at]
 
-    def _converted(self, rule: WeightRule) -> Sequence[Tensor | None]:
+    def _converted(self, rule: ParamMapping) -> Sequence[Tensor | None]:
         """All tensors of a rule; those of the latest are kept, as they are asked for in a row."""
         if self._latest is None or self._latest[0] is not rule:
             self._latest = None
             self._latest = rule, rule.load([self._read(rule, name) for name in rule.files])
         return self._latest[1]
 
-    def _read(self, rule: WeightRule, name: str) -> Tensor:
+    def _read(self, rule: ParamMapping, name: str) -> Tensor:
         entry = self._found.entry(rule, name)
         if entry.file not in self._files:
             # Opened once: a file of thousands of tensors has a long header.
             self._files[entry.file] = safe_open(entry.file, framework="pt")
-        tensor: Tensor = self._files[entry.file].get_tensor(self._found.prefixes[rule.part] + name)
+        tensor: Tensor = self._files[entry.file].get_tensor(
+            self._found.prefixes[rule.component] + name
+        )
         return tensor
 
 

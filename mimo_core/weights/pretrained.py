@@ -6,16 +6,18 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 
 from mimo_core.checkpoint.manifest import Manifest
-from mimo_core.contract import Module
+from mimo_core.contract import ModuleConfig
 from mimo_core.errors import MimoError, Problem
 from mimo_core.planning.plan import Plan
 from mimo_core.plugins import Host
-from mimo_core.plugins.weight_map import WeightMap
-from mimo_core.weights.compare import Match, match
+from mimo_core.plugins.weight_map import ParamMappings
+from mimo_core.weights.compare import DirectoryMatch, match
 from mimo_core.weights.frozen_sources import if_moved, origins_of
 
 
-def directories(plan: Plan, done: int | None, saved: Manifest | None = None) -> dict[str, Match]:
+def directories(
+    plan: Plan, done: int | None, saved: Manifest | None = None
+) -> dict[str, DirectoryMatch]:
     """The modules that read a directory, and what it holds of them.
 
     A new run's with ``modules.NAME.pretrained_weights``; and those whose frozen weights are not in
@@ -32,13 +34,13 @@ def directories(plan: Plan, done: int | None, saved: Manifest | None = None) -> 
         RecipeError: a plugin does not say how its weights are named, or a directory does not fit;
             all missing, unexpected and mis-shaped names of all modules, a line each.
     """
-    found: dict[str, Match] = {}
+    found: dict[str, DirectoryMatch] = {}
     problems: list[Problem] = []
     again = {origin.module for origin in (origins_of(saved) if saved else ())}
     for name, source in _wanted(plan, done, saved).items():
         path = ("modules", name, "pretrained_weights")
         module = plan.graph.modules[name]
-        if not plan.host.has("weight_map", module.plugin):
+        if not plan.host.implements("param_mappings", module.plugin):
             message = (
                 f"plugin {module.plugin!r} does not say how its weights are named (weight_map); "
                 "leave it out"
@@ -80,13 +82,13 @@ def _wanted(plan: Plan, done: int | None, saved: Manifest | None) -> dict[str, s
     return again if done is not None else given | again
 
 
-def weight_map(host: Host, module: Module) -> WeightMap:
+def weight_map(host: Host, module: ModuleConfig) -> ParamMappings:
     """The module's map, as its plugin gives it."""
-    answer: WeightMap = host.ask("weight_map", module.plugin, module=module)
+    answer: ParamMappings = host.call_hook("param_mappings", module.plugin, module=module)
     return answer
 
 
-def notes(found: Mapping[str, Match], saved: Manifest | None = None) -> Iterator[str]:
+def notes(found: Mapping[str, DirectoryMatch], saved: Manifest | None = None) -> Iterator[str]:
     """What a person should know of them.
 
     Args:

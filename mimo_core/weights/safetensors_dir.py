@@ -27,7 +27,7 @@ _FORMATS = {"F64": "d", "F32": "f", "F16": "e", "I64": "q", "I32": "i"}
 FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
 
 
-class Unreadable(MimoError):
+class UnreadableWeightsError(MimoError):
     """A directory from which no weights can be read; the message says why."""
 
 
@@ -47,7 +47,7 @@ class Entry:
         """Its numbers, of a small tensor.
 
         Raises:
-            Unreadable: its type is none of numbers.
+            UnreadableWeightsError: its type is none of numbers.
         """
         with self.file.open("rb") as file:
             file.seek(self.begin)
@@ -59,7 +59,7 @@ class Entry:
             return struct.unpack(f"<{count}f", wide)
         if self.dtype not in _FORMATS:
             message = f"{self.file}: cannot read numbers of type {self.dtype}"
-            raise Unreadable(
+            raise UnreadableWeightsError(
                 message, code="weights.unknown-type", file=str(self.file), dtype=self.dtype
             )
         return struct.unpack(f"<{count}{_FORMATS[self.dtype]}", data)
@@ -84,11 +84,12 @@ def read_directory(path: Path) -> dict[str, Entry]:
     """The tensors of a directory by name, no weight read.
 
     Raises:
-        Unreadable: there is no such directory, it holds no safetensors file, or one is damaged.
+        UnreadableWeightsError: there is no such directory, it holds no safetensors file, or one
+            is damaged.
     """
     if not path.is_dir():
         message = f"{path}: there is no such directory (from {Path.cwd()})"
-        raise Unreadable(message, code=_NOT_FOUND, directory=str(path))
+        raise UnreadableWeightsError(message, code=_NOT_FOUND, directory=str(path))
     if (path / WHOLE).exists():
         return dict(_header(path / WHOLE))
     if (path / INDEX).exists():
@@ -102,14 +103,14 @@ def read_directory(path: Path) -> dict[str, Entry]:
         else f"; it holds: {', '.join(found[:5]) or 'nothing'}"
     )
     message = f"{path} has neither {WHOLE} nor {INDEX}{why}"
-    raise Unreadable(message, code=_NOT_FOUND, directory=str(path), files=tuple(found))
+    raise UnreadableWeightsError(message, code=_NOT_FOUND, directory=str(path), files=tuple(found))
 
 
 def read_config(path: Path) -> dict[str, Any]:
     """The directory's ``config.json``; empty where it has none.
 
     Raises:
-        Unreadable: it holds no JSON object.
+        UnreadableWeightsError: it holds no JSON object.
     """
     file = path / "config.json"
     if not file.exists():
@@ -198,12 +199,12 @@ def _header(path: Path) -> Iterator[tuple[str, Entry]]:
     yield from entries.items()
 
 
-def _damaged(message: str, file: Path) -> Unreadable:
-    return Unreadable(message, code="weights.damaged", file=str(file))
+def _damaged(message: str, file: Path) -> UnreadableWeightsError:
+    return UnreadableWeightsError(message, code="weights.damaged", file=str(file))
 
 
-def _unreadable(message: str, file: Path) -> Unreadable:
-    return Unreadable(message, code="weights.unreadable", file=str(file))
+def _unreadable(message: str, file: Path) -> UnreadableWeightsError:
+    return UnreadableWeightsError(message, code="weights.unreadable", file=str(file))
 
 
 def _size(value: object) -> int:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from mimo_core.checkpoint.compatibility import module_differences
-from mimo_core.checkpoint.directory import Newest, newest
+from mimo_core.checkpoint.directory import LatestCheckpoint, newest
 from mimo_core.checkpoint.manifest import Manifest
 from mimo_core.errors import Problem
 from mimo_core.planning.plan import Plan
 from mimo_core.recipe import load_recipe
-from mimo_core.reporting.run_directory import RunFolder
+from mimo_core.reporting.run_directory import RunDirectory
 from mimo_core.weights.checkpoint_fit import misfits_of_start
 from mimo_core.weights.frozen_sources import origins_of
 
@@ -20,7 +20,7 @@ META = "init_model_with_meta_device"
 """Field of ``TransformerConfig``: build without memory for weights, which must be loaded then."""
 
 
-def starting_weights(plan: Plan, done: int | None) -> Newest | None:
+def starting_weights(plan: Plan, done: int | None) -> LatestCheckpoint | None:
     """The checkpoint that gives a new run its weights, and nothing else.
 
     Args:
@@ -105,7 +105,7 @@ def checkpoints_of(place: Path) -> Path:
     Raises:
         RecipeError: the recipe in the run folder cannot be read.
     """
-    run = RunFolder(place)
+    run = RunDirectory(place)
     directory = None
     if run.recipe.exists():
         directory = load_recipe(run.recipe).recipe.checkpoint.directory

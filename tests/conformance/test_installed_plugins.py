@@ -63,12 +63,12 @@ def test_the_command_finds_what_a_fresh_process_shows(tmp_path: Path) -> None:
     assert "imports transformer_engine (at " in listing
     assert "prints when it is imported ('hello')" in listing
     planning = said(told["planning needs no torch"])
-    assert "hook 'preview' of 'heavy' loads mamba_ssm" in planning
+    assert "hook 'preview_samples' of 'heavy' loads mamba_ssm" in planning
     order = said(told["every process gets the same samples"])
     assert "two processes read other samples: sample 0 of train of 'heavy' is" in order
     assert "sort, or draw from data.seed" in order
     answers = said(told["every rank gets the same answers"])
-    assert "data (plugin 'heavy'), hook 'preview', text of sample " in answers
+    assert "data (plugin 'heavy'), hook 'preview_samples', text of sample " in answers
     assert "on rank 0, " in answers
     assert told["hooks and signatures"]["status"] == "passed"
 
@@ -205,7 +205,7 @@ class TestGood(Conformance):
     kind = "dataset"
 
     def test_the_preview_shows_the_longest(self):
-        assert self.plugin.preview
+        assert self.plugin.preview_samples
 
 class TestFaulty(Conformance):
     plugin = encoder(rng_prefix=None)

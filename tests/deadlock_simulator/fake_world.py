@@ -98,7 +98,7 @@ def tell_shapes(case: Case) -> Callable[[], None]:
             sent.append(list(send_next.shape))
         before = after = None
         if recv_prev:
-            rows = case.communicator.rows.peek_rows()
+            rows = case.communicator.rows.peek_row_counts()
             samples = len(next(iter(rows.values())))
             language = case.module == LANGUAGE
             before = [LENGTH, samples, WIDTH] if language else [sum(rows[case.module]), 1, WIDTH]

@@ -120,9 +120,10 @@ def test_a_tower_that_puts_out_other_rows_than_described_is_told_so(ranks):
     for rank in (0, 1):
         said = ranks[rank]["errors"]
         assert said["rows"] == (
-            "module 'vision' put out rows of shape [9, 3], expected [3, 3]: by hook 'describe' "
-            "(positions) its samples take [1, 2] positions, and the language model is 3 wide; the "
+            "module 'vision' put out rows of shape [9, 3], expected [3, 3]: by hook "
+            "'describe_module' (count_positions) its samples take [1, 2] positions, and the "
+            "language model is 3 wide; the "
             "tower and the projector of hook 'build_submodule' must put out the same, or "
-            "'describe' must say what they put out [plugin.wrong-rows]"
+            "'describe_module' must say what they put out [plugin.wrong-rows]"
         )
         assert "rows of shape [3, 4], expected [3, 3]" in said["width"]

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from mimo_core import Grid, Module, Train
+from mimo_core import Grid, ModuleConfig, TrainingConfig
 from mimo_core.model.cuda_graphs import encoder
 from mimo_core.model.cuda_graphs.encoder import MOST, OFTEN, TowerGraphs, asked_for
 from mimo_core.testing import raises_code, run_ranks
@@ -200,10 +200,10 @@ def test_the_log_tells_what_is_captured(capsys: pytest.CaptureFixture[str]) -> N
 def test_an_encoder_asks_for_it_on_gpus(
     name: str, platform: str, fields: dict[str, Any], asked: bool
 ) -> None:
-    train = Train(
+    train = TrainingConfig(
         iterations=1, micro_batch_size=1, global_batch_size=1, sequence_length=8, learning_rate=1.0
     )
-    module = Module(name=name, plugin="eye", grid=Grid(), train=train, megatron=fields)
+    module = ModuleConfig(name=name, plugin="eye", grid=Grid(), train=train, megatron=fields)
     machine: Any = SimpleNamespace(name=platform, transformer_engine=False)
     assert asked_for(module, machine) == asked
 

@@ -131,9 +131,9 @@ FOUND: dict[str, tuple[str, ...]] = {
     "a name": (f"{STRANGER}, data-parallel copies, names and shapes: 3 tensors (digest ", ODD),
     "untied": (f"{STRANGER}, embedding and output layer, tied weight: digest ",),
     "positions": (
-        "module 'vision' (plugin 'stranger'), hook 'describe', positions, first batch, sample 1: "
-        "4 on rank 0 (vision, tp 0, dp 0), rank 5 (language, dp 1), but 9 on rank 1 (vision, tp 1, "
-        "dp 0)",
+        "module 'vision' (plugin 'stranger'), hook 'describe_module', positions, first batch, "
+        "sample 1: 4 on rank 0 (vision, tp 0, dp 0), rank 5 (language, dp 1), but 9 on rank 1 "
+        "(vision, tp 1, dp 0)",
     ),
     "inputs": (
         "module 'vision' (plugin 'stranger'), hook 'provide_batch', first batch, pixels: float32 "

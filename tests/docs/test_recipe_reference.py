@@ -6,7 +6,7 @@ from pathlib import Path
 
 import attrs
 
-from mimo_core import Grid, Train
+from mimo_core import Grid, TrainingConfig
 from mimo_core.planning.plan import make_plan
 from mimo_core.recipe import (
     CheckpointRecipe,
@@ -28,7 +28,7 @@ CLASSES = (
     ModuleRecipe,
     Grid,
     DataRecipe,
-    Train,
+    TrainingConfig,
     TokenizerRecipe,
     ValidationRecipe,
     CheckpointRecipe,

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import attrs
 
-from mimo_core import Description, Edge, Encoder, Weights, hookimpl
+from mimo_core import Edge, EncoderSpec, ModuleDescription, ParameterSpec, hookimpl
 from mimo_core.plugins import Host
 
 RECIPE = """\
@@ -58,19 +58,19 @@ def eye(**changes: Any) -> SimpleNamespace:
     """An encoder's plugin; ``changes`` replace hooks (``None`` removes one)."""
 
     @hookimpl
-    def options():
+    def options_class():
         return EyeOptions
 
     @hookimpl
-    def describe(module):
-        return Description(
-            width=module.language_width // 2,
-            layers=4,
-            heads=8,
-            weights=(Weights(parameters=632_000_000),),
-            accepts="image",
-            positions=lambda media: [4] * len(media),
-            parallel=frozenset({"tp", "dp"}),
+    def describe_module(module):
+        return ModuleDescription(
+            hidden_size=module.language_width // 2,
+            num_layers=4,
+            num_attention_heads=8,
+            parameters=(ParameterSpec(num_parameters=632_000_000),),
+            modality="image",
+            count_positions=lambda media: [4] * len(media),
+            supported_parallelism=frozenset({"tp", "dp"}),
             notes=("sees in grey",),
         )
 
@@ -86,7 +86,7 @@ def eye(**changes: Any) -> SimpleNamespace:
 
     @hookimpl
     def build_submodule(module, groups, platform):
-        return Encoder(tower=object(), config=object())
+        return EncoderSpec(tower=object(), config=object())
 
     @hookimpl
     def provide_batch(module, samples, context):
@@ -99,15 +99,15 @@ def words(**changes: Any) -> SimpleNamespace:
     """A language model's plugin: no options, no edges."""
 
     @hookimpl
-    def describe(module):
-        return Description(
-            width=module.vocabulary_size,
-            layers=6,
-            heads=8,
-            experts=16,
-            weights=(Weights(parameters=30_000_000_000, part="language"),),
-            parallel=frozenset({"tp", "cp", "pp", "dp", "ep"}),
-            divides=(("groups", 4, "tp"), ("states", 48, "tp x cp")),
+    def describe_module(module):
+        return ModuleDescription(
+            hidden_size=module.vocabulary_size,
+            num_layers=6,
+            num_attention_heads=8,
+            num_experts=16,
+            parameters=(ParameterSpec(num_parameters=30_000_000_000, component="language"),),
+            supported_parallelism=frozenset({"tp", "cp", "pp", "dp", "ep"}),
+            divisibility=(("groups", 4, "tp"), ("states", 48, "tp x cp")),
         )
 
     @hookimpl

@@ -12,7 +12,7 @@ import torch.distributed as dist
 from megatron.core.dist_checkpointing.mapping import ShardedObject, ShardedTensor
 
 from mimo_core.errors import CheckpointError
-from mimo_core.train.checkpointing.load_validation import Fitting
+from mimo_core.train.checkpointing.load_validation import CheckpointValidator
 
 from ..helpers.problems import refused
 from ..unit.test_checkpoint_directory import manifest
@@ -34,7 +34,7 @@ def extra(layer: str) -> ShardedObject:
 def load(saved: tuple[str, ...], wanted: tuple[ShardedObject, ...]) -> dict[str, Any]:
     """What megatron is asked for, of a checkpoint with these objects beside one weight."""
     shape = {"shape": [2], "dtype": "float32"}
-    fitting = Fitting(
+    fitting = CheckpointValidator(
         manifest=manifest(4, tensors={WEIGHT: shape}, objects=saved),
         weights_only=False,
         differing=(),

@@ -11,7 +11,7 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from mimo_core import Media, Sample, Text, hookimpl, platforms
+from mimo_core import MediaItem, Sample, Text, hookimpl, platforms
 from mimo_core.cli import mimo
 from mimo_core.planning.plan import make_plan
 from mimo_core.plugins import Host
@@ -32,7 +32,7 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureF
 
     def discover(disabled=(), environ=None):
         seen["disabled"] = tuple(disabled)
-        return host(broken=_Broken(), pairs=pairs(preview=preview))
+        return host(broken=_Broken(), pairs=pairs(preview_samples=preview_samples))
 
     monkeypatch.setattr(Host, "discover", discover)
 
@@ -48,14 +48,14 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureF
 
 
 @hookimpl
-def preview(data):
+def preview_samples(data):
     """Two samples: the first with more pictures, the second longer."""
-    picture = Media(kind="image", shape=(8, 8), load=lambda generator: None)
+    picture = MediaItem(modality="image", shape=(8, 8), load=lambda generator: None)
     told = [
-        (picture, picture, Text(text="cat", loss=True)),
-        (Text(text="what?"), picture, Text(text="the cat", loss=True)),
+        (picture, picture, Text(text="cat", is_target=True)),
+        (Text(text="what?"), picture, Text(text="the cat", is_target=True)),
     ]
-    return [Sample(key=f"pairs/{at}", parts=parts) for at, parts in enumerate(told)]
+    return [Sample(key=f"pairs/{at}", content=parts) for at, parts in enumerate(told)]
 
 
 class _Broken:
@@ -110,11 +110,11 @@ def test_the_list_as_json(run):
         "distribution": "mimo-plugin-pairs",
         "version": "0",
         "state": "usable",
-        "why": None,
-        "hooks": ["build_dataset", "preview"],
+        "reason": None,
+        "hooks": ["build_dataset", "preview_samples"],
         "warnings": [],
     }
-    assert (records["broken"]["state"], records["broken"]["why"]) == (
+    assert (records["broken"]["state"], records["broken"]["reason"]) == (
         "broken",
         "RuntimeError: rotten",
     )
@@ -172,7 +172,7 @@ def test_a_plan_as_json(run):
     assert status == 0
     assert plan["world_size"] == 8
     assert plan["modules"]["vision"]["ranks"] == [0, 1, 2, 3]
-    assert plan["modules"]["language"]["parameters"] == 30_000_000_000
+    assert plan["modules"]["language"]["num_parameters"] == 30_000_000_000
     assert plan["modules"]["vision"]["notes"] == ["sees in grey"]
     assert plan["edges"] == [
         {"source": "vision", "target": "language", "placeholder": "<vision>", "id": 258}

@@ -12,13 +12,13 @@ from typing import Any
 import attrs
 import pytest
 
-from mimo_core.checkpoint.directory import Newest
+from mimo_core.checkpoint.directory import LatestCheckpoint
 from mimo_core.planning.plan import make_plan
 from mimo_core.train import consistency_checks
 from mimo_core.train.checkpointing import resume
-from mimo_core.train.checkpointing.resume import History
+from mimo_core.train.checkpointing.resume import ResumeState
 from mimo_core.train.checkpointing.run_metadata import SIZES, changes, same_place
-from mimo_core.weights.compare import Match, match
+from mimo_core.weights.compare import DirectoryMatch, match
 from mimo_core.weights.frozen_sources import directory_digest
 
 from ..helpers.fake_plugins import RECIPE, host
@@ -91,13 +91,15 @@ def _begin(
         ranks.wait(1800)
         into[:] = [told[rank] for rank in range(size)]
 
-    def digest(found: Match) -> str:
+    def digest(found: DirectoryMatch) -> str:
         read.add(this.rank)
         return directory_digest(found)
 
     def begin(rank: int) -> str | None:
         this.rank = rank
-        run = History(plan=plan, newest=Newest(checkpoints=folder, manifest=None), weights=None)
+        run = ResumeState(
+            plan=plan, newest=LatestCheckpoint(checkpoints=folder, manifest=None), weights=None
+        )
         build: Any = SimpleNamespace()
         try:
             run.prepare(build)

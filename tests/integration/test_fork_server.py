@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from mimo_core.launch.fork_server import Nursery, NurseryEnded
+from mimo_core.launch.fork_server import ForkServer, ForkServerError
 from mimo_core.launch.local_ranks import _end, _wait
 
 from ..helpers.paths import HELPERS
@@ -22,13 +22,13 @@ CHILDREN = "forked_programs"
 
 
 @pytest.fixture(scope="module")
-def nursery() -> Iterator[Nursery]:
-    with Nursery(["torch"], told="for-tests") as one:
+def nursery() -> Iterator[ForkServer]:
+    with ForkServer(["torch"], told="for-tests") as one:
         yield one
 
 
 @pytest.fixture
-def start(nursery: Nursery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def start(nursery: ForkServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.syspath_prepend(str(HELPERS))
 
     def begin(call: str, *argv: str, **environ: str):
@@ -74,13 +74,13 @@ def test_what_lies_in_the_working_directory_is_not_imported(
 ) -> None:
     (tmp_path / "psutil.py").write_text("raise RuntimeError('not this one')")
     monkeypatch.chdir(tmp_path)
-    with Nursery(["psutil"]) as nursery:
+    with ForkServer(["psutil"]) as nursery:
         child = nursery.start("psutil:cpu_count", [""], {}, name="here", log=tmp_path / "log")
         assert child.wait() == 0, (tmp_path / "log").read_text()
 
 
 def test_a_nursery_that_is_gone_says_so() -> None:
-    with Nursery([]) as nursery:
+    with ForkServer([]) as nursery:
         assert not nursery.ended
         child = nursery.start(f"{CHILDREN}:stay", ["child"], {}, name="last")
         psutil.Process(child.pid).parent().kill()
@@ -123,7 +123,7 @@ def test_several_children_run_at_once(start) -> None:
 
 def test_children_end_with_a_nursery_that_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(HELPERS))
-    with Nursery([]) as nursery:
+    with ForkServer([]) as nursery:
         child = nursery.start(f"{CHILDREN}:stay", ["child"], {**os.environ}, name="orphan")
         psutil.Process(child.pid).parent().kill()
         assert child.wait() == -signal.SIGKILL
@@ -132,7 +132,7 @@ def test_children_end_with_a_nursery_that_is_killed(monkeypatch: pytest.MonkeyPa
             time.sleep(0.05)
         assert not psutil.pid_exists(child.pid)
         with pytest.raises(
-            NurseryEnded, match=r"ended with signal 9 .*mimo_core\.launch\.fork_server"
+            ForkServerError, match=r"ended with signal 9 .*mimo_core\.launch\.fork_server"
         ):
             nursery.start(f"{CHILDREN}:stay", ["child"], {}, name="none")
 
@@ -141,7 +141,7 @@ def test_how_children_end_is_known_where_the_nursery_is_stopped(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.syspath_prepend(str(HELPERS))
-    with Nursery([]) as nursery:
+    with ForkServer([]) as nursery:
         ranks = [
             nursery.start(f"{CHILDREN}:{call}", ["child", "7"], {}, name=call)
             for call in ("leave_later", "stay")
@@ -161,7 +161,7 @@ def test_how_children_end_is_known_where_the_nursery_is_stopped(
 
 
 def test_what_cannot_be_imported_is_told_by_the_child(tmp_path: Path) -> None:
-    with Nursery(["no_such_module"]) as nursery:
+    with ForkServer(["no_such_module"]) as nursery:
         child = nursery.start("nor_this:main", [""], {}, name="lost", log=tmp_path / "log")
         assert child.wait() == 1
     assert "No module named 'nor_this'" in (tmp_path / "log").read_text()
@@ -177,7 +177,7 @@ def test_threads_that_libraries_started_are_no_news(
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.syspath_prepend(str(HELPERS))
-    with Nursery(["threaded"], told="for-tests") as nursery:
+    with ForkServer(["threaded"], told="for-tests") as nursery:
         call = f"{CHILDREN}:leave"
         child = nursery.start(call, ["child", "0"], {}, name="leave", log=tmp_path / "log")
         assert child.wait() == 0

@@ -11,7 +11,7 @@ import pytest
 
 from mimo_core.checkpoint.directory import newest
 from mimo_core.launch.rank_main import _explain
-from mimo_core.reporting.run_directory import RunFolder
+from mimo_core.reporting.run_directory import RunDirectory
 
 from ..helpers.runs import Run, installed, start, wrapping
 
@@ -83,4 +83,4 @@ def test_a_mistake_that_saving_shows_stays_one(tmp_path: Path) -> None:
     try:
         save_checkpoint()
     except ValueError as error:
-        _explain(error, RunFolder(tmp_path), tmp_path / "checkpoints")
+        _explain(error, RunDirectory(tmp_path), tmp_path / "checkpoints")

@@ -110,8 +110,8 @@ def sample_loss(model: nn.Module, sample: mimo.Sample) -> tuple[Tensor, int]:
     learn: list[bool] = []
     patches, grids = [], []
     learned = False
-    for part in sample.parts:
-        if isinstance(part, mimo.Media):
+    for part in sample.content:
+        if isinstance(part, mimo.MediaItem):
             pixels = (torch.from_numpy(part.load(None)) / 255 - torch.tensor(MEAN)) / torch.tensor(
                 STD
             )
@@ -121,7 +121,7 @@ def sample_loss(model: nn.Module, sample: mimo.Sample) -> tuple[Tensor, int]:
             grids.append((rows, columns))
             new, learned = [vlm.PLACEHOLDER] * (rows * columns // 4), False
         else:
-            new, learned = list(part.text.encode()), part.loss
+            new, learned = list(part.text.encode()), part.is_target
         ids += new
         learn += [learned] * len(new)
     ids.append(END)

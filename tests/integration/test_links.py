@@ -11,7 +11,7 @@ import pytest
 
 from mimo_core.checkpoint.directory import TRACKER, checkpoint_path, clear
 from mimo_core.checkpoint.manifest import MANIFEST
-from mimo_core.reporting.run_directory import RunFolder
+from mimo_core.reporting.run_directory import RunDirectory
 from mimo_core.utils.durable_files import write_synced
 from mimo_core.utils.safe_files import append_to, replace_text, replacing, usual_mode
 
@@ -24,7 +24,7 @@ KEPT = "not the run's\n"
 def test_a_lock_that_is_a_link_is_refused(tmp_path: Path) -> None:
     target = tmp_path / "target"
     target.write_text(KEPT)
-    folder = RunFolder(tmp_path / "run")
+    folder = RunDirectory(tmp_path / "run")
     folder.path.mkdir()
     (folder.path / ".lock").symlink_to(target)
     with refused("run.unusable-folder", file=str(folder.path / ".lock")):
@@ -38,7 +38,7 @@ def test_a_lock_that_is_a_link_is_refused(tmp_path: Path) -> None:
 
 def test_a_lock_is_not_emptied(tmp_path: Path) -> None:
     (tmp_path / ".lock").write_text(KEPT)
-    with RunFolder(tmp_path).lock():
+    with RunDirectory(tmp_path).lock():
         assert (tmp_path / ".lock").read_text() == KEPT
 
 
@@ -91,7 +91,7 @@ def test_files_have_the_mode_of_the_umask(umask: int, tmp_path: Path) -> None:
     try:
         replace_text(tmp_path / "file", "")
         append_to(tmp_path / "log").close()
-        RunFolder(tmp_path).lock().close()
+        RunDirectory(tmp_path).lock().close()
         assert usual_mode(tmp_path) == 0o666 & ~umask
     finally:
         os.umask(before)

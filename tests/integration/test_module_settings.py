@@ -96,7 +96,7 @@ def test_weights_that_are_loaded_need_no_memory_before(tiny: Run, tmp_path: Path
 
 
 def test_weights_that_fit_and_mean_another_model_are_reported(tiny: Run) -> None:
-    """By the plan, and by a run: ``History.notes``."""
+    """By the plan, and by a run: ``ResumeState.notes``."""
     plan = make_plan(
         str(RECIPES / "tiny.yaml"),
         [

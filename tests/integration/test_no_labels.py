@@ -133,8 +133,8 @@ def test_a_step_that_both_runs_leave_out_is_no_difference() -> None:
 
 # Samples
 def sample(prompt: int, *, loss: bool = True) -> Sample:
-    parts = (Text(text="?" * prompt), Text(text="yes", loss=loss))
-    return Sample(key=f"pairs/{prompt}", parts=parts)
+    parts = (Text(text="?" * prompt), Text(text="yes", is_target=loss))
+    return Sample(key=f"pairs/{prompt}", content=parts)
 
 
 TEXT_ONLY = RECIPE[: RECIPE.index("  vision:")] + RECIPE[RECIPE.index("  language:") :]
@@ -142,12 +142,12 @@ TEXT_ONLY = RECIPE[: RECIPE.index("  vision:")] + RECIPE[RECIPE.index("  languag
 
 def plan_of(*samples: Sample, length: int = 16, overlength: str = "truncate") -> Any:
     @hookimpl
-    def preview(data):
+    def preview_samples(data):
         return samples
 
     overrides = [f"train.sequence_length={length}", f"data.overlength={overlength}"]
     loaded = load_text(TEXT_ONLY, "recipe.yaml", overrides)
-    return make_plan(loaded.recipe, host=host(pairs=pairs(preview=preview)))
+    return make_plan(loaded.recipe, host=host(pairs=pairs(preview_samples=preview_samples)))
 
 
 @pytest.mark.parametrize("prompt", range(12, 20))

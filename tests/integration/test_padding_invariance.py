@@ -22,7 +22,7 @@ from mimo_core.checkpoint.keys import module_prefix, optimizer_prefix
 from mimo_core.checkpoint.reader import Checkpoint
 from mimo_core.planning.plan import make_plan
 from mimo_core.recipe import Recipe
-from mimo_core.reporting.run_directory import RunFolder
+from mimo_core.reporting.run_directory import RunDirectory
 from mimo_core.verify import TOLERANCES, Judge
 from mimo_core.verify.recipes import judges
 from mimo_core.verify.run import STEPS
@@ -91,7 +91,7 @@ def model(
 
 def buffers(judge: Judge, name: str, iteration: int) -> dict[str, Any]:
     """Values of the language model's tensors that have no optimizer state."""
-    folder = RunFolder(judge.base / name).checkpoints(None)
+    folder = RunDirectory(judge.base / name).checkpoints(None)
     checkpoint = Checkpoint(checkpoint_path(folder, iteration))
     state = f"{optimizer_prefix('language')}state.exp_avg."
     return {
@@ -102,7 +102,7 @@ def buffers(judge: Judge, name: str, iteration: int) -> dict[str, Any]:
 
 
 def summary(judge: Judge, name: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(RunFolder(judge.base / name).summary.read_text())
+    found: dict[str, Any] = json.loads(RunDirectory(judge.base / name).summary.read_text())
     return found
 
 

@@ -39,9 +39,9 @@ def answer(hook, *arguments):
     return getattr(real, hook, lambda *_: [])(*arguments)
 
 @mimo.hookimpl
-def options(): return answer("options")
+def options_class(): return answer("options_class")
 @mimo.hookimpl
-def describe(module): return answer("describe", module)
+def describe_module(module): return answer("describe_module", module)
 @mimo.hookimpl
 def module_edges(module, modules): return answer("module_edges", module, modules)
 @mimo.hookimpl
@@ -53,11 +53,11 @@ def build_submodule(module, groups, platform):
 def provide_batch(module, samples, context):
     return answer("provide_batch", module, samples, context)
 @mimo.hookimpl
-def weight_map(module): return answer("weight_map", module)
+def param_mappings(module): return answer("param_mappings", module)
 @mimo.hookimpl
 def build_dataset(data, split): return answer("build_dataset", data, split)
 @mimo.hookimpl
-def preview(data): return answer("preview", data)
+def preview_samples(data): return answer("preview_samples", data)
 """
 """Answers all hooks as nemotron does, but for the one that FAULT names."""
 
@@ -109,7 +109,7 @@ def listed(crowd: Overlay) -> dict[str, dict[str, object]]:
 )
 def test_what_cannot_be_used_is_listed_with_the_reason(listed, plugin: str, why: str) -> None:
     assert listed[plugin]["state"] == "broken"
-    assert why in str(listed[plugin]["why"])
+    assert why in str(listed[plugin]["reason"])
 
 
 @pytest.mark.parametrize(
@@ -146,14 +146,18 @@ STUBBORN_TITLE = "plugin 'stubborn' (mimo-plugin-stubborn 1.0), hook "
 
 
 @pytest.mark.parametrize(
-    "hook", ["options", "describe", "module_edges", "rng_prefix", "weight_map", "preview"]
+    "hook",
+    [
+        *("options_class", "describe_module", "module_edges"),
+        *("rng_prefix", "param_mappings", "preview_samples"),
+    ],
 )
 @pytest.mark.parametrize("deed", ["raise", "number"])
 def test_a_fault_of_a_hook_that_plans_is_told_by_the_plan(
     crowd: Overlay, hook: str, deed: str
 ) -> None:
-    data = ["data.plugin=stubborn"] if hook == "preview" else []
-    if hook == "weight_map":
+    data = ["data.plugin=stubborn"] if hook == "preview_samples" else []
+    if hook == "param_mappings":
         data = ["modules.language.pretrained_weights=some/directory"]
     if hook == "module_edges":
         # The language model is not asked for edges.

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from mimo_core.data.sampler import GlobalOrder
+from mimo_core.data.sampler import ShuffledSampler
 from mimo_core.launch.rank_env import free_port
-from mimo_core.planning.flops import Workload
+from mimo_core.planning.flops import FlopsCounter
 from mimo_core.planning.plan import make_plan
 from mimo_core.planning.sequence_budget import count_positions
 
@@ -59,9 +59,9 @@ def test_the_work_of_every_step_is_that_of_its_samples(tiny: Run) -> None:
     """FLOPs by module of the very samples of each global batch, from metadata."""
     plan = make_plan(str(tiny.folder / "recipe.yaml"))
     data, train = plan.graph.data, plan.recipe.train
-    dataset = plan.host.ask("build_dataset", data.plugin, data=data, split="train")
-    order = GlobalOrder(len(dataset), train.seed)
-    workload = Workload(plan.graph, plan.host)
+    dataset = plan.host.call_hook("build_dataset", data.plugin, data=data, split="train")
+    order = ShuffledSampler(len(dataset), train.seed)
+    workload = FlopsCounter(plan.graph, plan.host)
     for step, row in enumerate(tiny.summary["iterations"]):
         places = range(step * train.global_batch_size, (step + 1) * train.global_batch_size)
         samples = [dataset[order[place]] for place in places]

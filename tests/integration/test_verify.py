@@ -15,7 +15,7 @@ import pytest
 from rich.console import Console
 
 from mimo_core.errors import RecipeError
-from mimo_core.launch.launcher import RunFailed
+from mimo_core.launch.launcher import RunFailedError
 from mimo_core.planning.plan import make_plan
 from mimo_core.verify import TOLERANCES, Judge, Row, Verdict, verify
 from mimo_core.verify.compare import compare_iterations
@@ -129,11 +129,13 @@ def test_the_folder_of_a_failed_run_is_kept(monkeypatch: pytest.MonkeyPatch) -> 
         raise error
 
     monkeypatch.setattr(Judge, "run", fails)
-    failed = RunFailed("rank 0 failed", code="a.b")
+    failed = RunFailedError("rank 0 failed", code="a.b")
     for error in (failed, RecipeError("it is wrong", code="a.c"), KeyboardInterrupt()):
         with pytest.raises(type(error)) as caught:
             verify(RECIPES / "tiny.yaml")
-        assert (f"is kept in {folders[-1]}" in str(caught.value)) == isinstance(error, RunFailed)
+        assert (f"is kept in {folders[-1]}" in str(caught.value)) == isinstance(
+            error, RunFailedError
+        )
         assert getattr(caught.value, "code", "") == getattr(error, "code", "")
     assert [folder.exists() for folder in folders] == [True, False, False]
     folders[0].rmdir()

@@ -26,20 +26,20 @@ class Album:
 
     def __getitem__(self, index: int) -> mimo.Sample:
         pictures = [
-            mimo.Media(
-                kind="image",
+            mimo.MediaItem(
+                modality="image",
                 shape=SIZES[number % len(SIZES)],
                 load=lambda _, number=number: picture(number),
             )
             for number in range(index, index + index % 4)
         ]
         question = mimo.Text(text=f"{index}?")
-        answer = mimo.Text(text=WORDS[index % len(WORDS)], loss=True)
+        answer = mimo.Text(text=WORDS[index % len(WORDS)], is_target=True)
         return mimo.Sample(
-            key=f"album/{index}", parts=(*pictures[:1], question, *pictures[1:], answer)
+            key=f"album/{index}", content=(*pictures[:1], question, *pictures[1:], answer)
         )
 
 
 @mimo.hookimpl
-def build_dataset(data: mimo.Data, split: mimo.Split) -> Album:
+def build_dataset(data: mimo.DatasetConfig, split: mimo.Split) -> Album:
     return Album()

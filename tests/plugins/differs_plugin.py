@@ -17,13 +17,13 @@ HERE = os.environ.get("RANK") == RANK
 
 
 @mimo.hookimpl(wrapper=True)
-def rng_prefix(module: mimo.Module) -> Generator:
+def rng_prefix(module: mimo.ModuleConfig) -> Generator:
     prefix = yield
     return f"odd.{prefix}" if HERE and WHAT == "prefix" else prefix
 
 
 @mimo.hookimpl(wrapper=True)
-def provide_batch(module: mimo.Module, samples: Any, context: mimo.BatchContext) -> Generator:
+def provide_batch(module: mimo.ModuleConfig, samples: Any, context: mimo.BatchContext) -> Generator:
     batch = yield
     if HERE and WHAT == "none":
         return None
@@ -38,7 +38,7 @@ def provide_batch(module: mimo.Module, samples: Any, context: mimo.BatchContext)
 
 
 @mimo.hookimpl(wrapper=True)
-def build_submodule(module: mimo.Module, groups: Any, platform: mimo.Platform) -> Generator:
+def build_submodule(module: mimo.ModuleConfig, groups: Any, platform: mimo.Platform) -> Generator:
     parts = yield
     if HERE and groups is not None:
         if WHAT == "config":

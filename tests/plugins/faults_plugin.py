@@ -70,12 +70,12 @@ come_to("import")
 
 
 @mimo.hookimpl(wrapper=True)
-def build_submodule(module: mimo.Module, groups: Any, platform: mimo.Platform) -> Generator:
+def build_submodule(module: mimo.ModuleConfig, groups: Any, platform: mimo.Platform) -> Generator:
     come_to("build_submodule")
     return (yield)
 
 
 @mimo.hookimpl(wrapper=True)
-def provide_batch(module: mimo.Module, samples: Any, context: mimo.BatchContext) -> Generator:
+def provide_batch(module: mimo.ModuleConfig, samples: Any, context: mimo.BatchContext) -> Generator:
     come_to("provide_batch")
     return (yield)

@@ -18,9 +18,9 @@ SPANS = [range(first, last + 1) for first, last in zip(ENDS[::2], ENDS[1::2], st
 
 
 @mimo.hookimpl(wrapper=True)
-def build_submodule(module: mimo.Module, groups: Any, platform: mimo.Platform) -> Generator:
+def build_submodule(module: mimo.ModuleConfig, groups: Any, platform: mimo.Platform) -> Generator:
     parts = yield
-    if isinstance(parts, mimo.Encoder) and os.environ["RANK"] == RANK:
+    if isinstance(parts, mimo.EncoderSpec) and os.environ["RANK"] == RANK:
         parts.tower.module = _planted(parts.tower.module)
     return parts
 

@@ -20,17 +20,17 @@ class Words:
 
     def __getitem__(self, index: int) -> mimo.Sample:
         word = list(WORDS)[index]
-        return mimo.Sample(key=word, parts=(mimo.Text(text=word, loss=True),))
+        return mimo.Sample(key=word, content=(mimo.Text(text=word, is_target=True),))
 
 
 @mimo.hookimpl
-def build_dataset(data: mimo.Data, split: mimo.Split) -> Words:
+def build_dataset(data: mimo.DatasetConfig, split: mimo.Split) -> Words:
     assert transformer_engine
     return Words()
 
 
 @mimo.hookimpl
-def preview(data: mimo.Data) -> list[mimo.Sample]:
+def preview_samples(data: mimo.DatasetConfig) -> list[mimo.Sample]:
     import mamba_ssm
 
     assert mamba_ssm

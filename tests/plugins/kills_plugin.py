@@ -97,7 +97,7 @@ if POINT:
 
 
 @mimo.hookimpl(wrapper=True)
-def build_submodule(module: mimo.Module, groups: Any, platform: mimo.Platform) -> Generator:
+def build_submodule(module: mimo.ModuleConfig, groups: Any, platform: mimo.Platform) -> Generator:
     from torch.nn.modules.module import register_module_forward_pre_hook
     from torch.optim.optimizer import register_optimizer_step_pre_hook
 
@@ -109,7 +109,7 @@ def build_submodule(module: mimo.Module, groups: Any, platform: mimo.Platform) -
 
 
 @mimo.hookimpl(wrapper=True)
-def provide_batch(module: mimo.Module, samples: Any, context: mimo.BatchContext) -> Generator:
+def provide_batch(module: mimo.ModuleConfig, samples: Any, context: mimo.BatchContext) -> Generator:
     if context.training:
         strike_at("a batch")
     else:

@@ -17,7 +17,7 @@ SECONDS, FIRST, LAST = map(float, os.environ["SLOW"].split())
 
 
 @mimo.hookimpl(wrapper=True)
-def build_submodule(module: mimo.Module, groups: Any, platform: mimo.Platform) -> Generator:
+def build_submodule(module: mimo.ModuleConfig, groups: Any, platform: mimo.Platform) -> Generator:
     parts = yield
     tower = parts.tower.module
 

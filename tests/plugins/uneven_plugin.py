@@ -43,7 +43,7 @@ if "RANK" in os.environ and "MIMO_TEST_OPERATIONS" in os.environ:
 class Uneven:
     """Sample ``index`` is made of its place in the run's first epoch."""
 
-    def __init__(self, data: mimo.Data, split: mimo.Split) -> None:
+    def __init__(self, data: mimo.DatasetConfig, split: mimo.Split) -> None:
         import numpy as np
 
         order = np.random.default_rng([data.seed, 0]).permutation(SAMPLES)
@@ -65,19 +65,21 @@ class Uneven:
         text = "".join(map(chr, generator.integers(97, 123, generator.integers(3, 12))))
         return mimo.Sample(
             key=f"uneven/{self._split}/{index}",
-            parts=(
+            content=(
                 mimo.Text(text="see:"),
                 *(_picture("image", generator) for _ in range(images)),
                 *(_picture("depth", generator) for _ in range(depths)),
-                mimo.Text(text=text, loss=True),
+                mimo.Text(text=text, is_target=True),
             ),
         )
 
 
-def _picture(kind: str, generator: Any) -> mimo.Media:
+def _picture(kind: str, generator: Any) -> mimo.MediaItem:
     shape = tuple(int(side) for side in generator.integers(4, 24, 2))
-    return mimo.Media(
-        kind=kind, shape=shape, load=functools.partial(_pixels, int(generator.integers(99)), shape)
+    return mimo.MediaItem(
+        modality=kind,
+        shape=shape,
+        load=functools.partial(_pixels, int(generator.integers(99)), shape),
     )
 
 
@@ -88,5 +90,5 @@ def _pixels(seed: int, shape: tuple[int, ...], _augment: Any) -> Any:
 
 
 @mimo.hookimpl
-def build_dataset(data: mimo.Data, split: mimo.Split) -> Uneven:
+def build_dataset(data: mimo.DatasetConfig, split: mimo.Split) -> Uneven:
     return Uneven(data, split)

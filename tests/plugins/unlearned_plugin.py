@@ -22,7 +22,7 @@ class Unlearned:
 
     broken = "skip"
 
-    def __init__(self, inner: mimo.Dataset, data: mimo.Data, split: mimo.Split) -> None:
+    def __init__(self, inner: mimo.Dataset, data: mimo.DatasetConfig, split: mimo.Split) -> None:
         import numpy as np
 
         order = np.random.default_rng([data.seed, 0]).permutation(len(inner))
@@ -39,10 +39,10 @@ class Unlearned:
         train = step == 1 or (step == 2 and within % 2)
         if not (train if self._split == "train" else index % 2):
             return sample
-        *before, last = sample.parts
-        return attrs.evolve(sample, parts=(*before, mimo.Text(text="?" * LONG), last))
+        *before, last = sample.content
+        return attrs.evolve(sample, content=(*before, mimo.Text(text="?" * LONG), last))
 
 
 @mimo.hookimpl(wrapper=True)
-def build_dataset(data: mimo.Data, split: mimo.Split) -> Generator:
+def build_dataset(data: mimo.DatasetConfig, split: mimo.Split) -> Generator:
     return Unlearned((yield), data, split)

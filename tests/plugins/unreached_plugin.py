@@ -11,9 +11,9 @@ mimo_contract = "1.0"
 
 
 @mimo.hookimpl(wrapper=True)
-def build_submodule(module: mimo.Module, groups: Any, platform: mimo.Platform) -> Generator:
+def build_submodule(module: mimo.ModuleConfig, groups: Any, platform: mimo.Platform) -> Generator:
     parts = yield
-    if isinstance(parts, mimo.Encoder):
+    if isinstance(parts, mimo.EncoderSpec):
         parts.tower.module = _with_head(parts.tower.module)
     return parts
 

@@ -21,10 +21,13 @@ class Words:
     def __getitem__(self, index: int) -> mimo.Sample:
         return mimo.Sample(
             key=f"words/{self._split}/{index}",
-            parts=(mimo.Text(text=f"{index % 10}:"), mimo.Text(text=WORDS[index % 10], loss=True)),
+            content=(
+                mimo.Text(text=f"{index % 10}:"),
+                mimo.Text(text=WORDS[index % 10], is_target=True),
+            ),
         )
 
 
 @mimo.hookimpl
-def build_dataset(data: mimo.Data, split: mimo.Split) -> Words:
+def build_dataset(data: mimo.DatasetConfig, split: mimo.Split) -> Words:
     return Words(split)

@@ -21,11 +21,11 @@ def test_the_large_recipe_is_the_model_it_names():
     plan = make_plan(VLM)
     assert plan.layout.world_size == 8
     modules = plan.graph.descriptions
-    assert modules["vision"].parameters == pytest.approx(0.665e9, rel=0.01)
-    assert modules["language"].parameters == pytest.approx(11.5e9, rel=0.01)
+    assert modules["vision"].num_parameters == pytest.approx(0.665e9, rel=0.01)
+    assert modules["language"].num_parameters == pytest.approx(11.5e9, rel=0.01)
     assert len(plan.graph.modules["language"].options.pattern) == 20
     whole = make_plan(VLM, [f"modules.language.options.pattern={PUBLISHED_PATTERN}"])
-    assert whole.graph.descriptions["language"].parameters == pytest.approx(31.58e9, rel=1e-3)
+    assert whole.graph.descriptions["language"].num_parameters == pytest.approx(31.58e9, rel=1e-3)
 
 
 def test_the_large_recipe_fills_its_sequences_with_as_many_positions_of_each_source():

@@ -14,15 +14,15 @@ import attrs
 import pytest
 
 from mimo_core.checkpoint.checksums import checksum_of_bytes
-from mimo_core.checkpoint.compatibility import checkpoint_of
-from mimo_core.checkpoint.directory import TRACKER, Newest, checkpoint_path, newest
+from mimo_core.checkpoint.compatibility import find_resumable_checkpoint
+from mimo_core.checkpoint.directory import TRACKER, LatestCheckpoint, checkpoint_path, newest
 from mimo_core.checkpoint.manifest import DAMAGED, FORMAT, MANIFEST, Manifest, read_manifest
 from mimo_core.cli.export import find_checkpoint
 from mimo_core.errors import CheckpointError, MimoError, RecipeError
 from mimo_core.recipe.converter import plain
-from mimo_core.reporting.run_directory import RunFolder
+from mimo_core.reporting.run_directory import RunDirectory
 from mimo_core.train.checkpointing.integrity import check_format
-from mimo_core.weights.checkpoint_with_frozen import WithLeftOut
+from mimo_core.weights.checkpoint_with_frozen import CompletedCheckpoint
 from mimo_core.weights.integrity import check_files
 from mimo_core.weights.warm_start import starting_weights
 
@@ -42,7 +42,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def loadable(folder: Path) -> Newest:
+def loadable(folder: Path) -> LatestCheckpoint:
     """What a run does before it reads a checkpoint."""
     found = newest(folder).usable()
     if found.manifest is not None:
@@ -262,15 +262,15 @@ def test_nothing_is_read_of_a_damaged_checkpoint(
     (path / MANIFEST).write_bytes(manifest.replace(b'"seed": 1234', b'"seed": 1235'))
     with refused(DAMAGED, CheckpointError, checkpoint=str(path), file=MANIFEST):
         if what == "resume":
-            checkpoint_of(plan(tmp_path), RunFolder(run))
+            find_resumable_checkpoint(plan(tmp_path), RunDirectory(run))
         elif what == "init_from":
             starting_weights(plan(tmp_path, f"checkpoint.init_from={run}"), done=None)
         else:
-            WithLeftOut(path, {})
+            CompletedCheckpoint(path, {})
     (path / MANIFEST).write_bytes(manifest)
     (path / ".metadata").write_bytes(b"xlaces of 3")
     with refused(DAMAGED, CheckpointError, checkpoint=str(path)) as caught:
-        WithLeftOut(path, {})
+        CompletedCheckpoint(path, {})
     assert ".metadata holds other bytes" in caught.value.text
 
 
@@ -289,7 +289,7 @@ def test_half_a_file_is_refused_by_name(tmp_path: Path, name: str, what: str) ->
         os.truncate(path / name, (path / name).stat().st_size // 2)
     with pytest.raises(MimoError) as caught:
         if what == "resume":
-            checkpoint_of(plan(tmp_path), RunFolder(run))
+            find_resumable_checkpoint(plan(tmp_path), RunDirectory(run))
         elif what == "init_from":
             starting_weights(plan(tmp_path, f"checkpoint.init_from={run}"), done=None)
         else:
@@ -302,7 +302,9 @@ def test_a_save_that_was_interrupted_is_no_reason_to_stop(tmp_path: Path) -> Non
     """It has no manifest yet."""
     path = checkpoint(tmp_path / "run" / "checkpoints", 3, recipe=plain(plan(tmp_path).recipe))
     (path / MANIFEST).unlink()
-    assert checkpoint_of(plan(tmp_path), RunFolder(tmp_path / "run")).manifest is None
+    assert (
+        find_resumable_checkpoint(plan(tmp_path), RunDirectory(tmp_path / "run")).manifest is None
+    )
 
 
 def test_the_checkpoint_of_frozen_weights_is_compared_too(folder: Path) -> None:
@@ -319,7 +321,7 @@ def test_the_checkpoint_of_frozen_weights_is_compared_too(folder: Path) -> None:
 def test_a_recipe_error_is_not_damage(tmp_path: Path) -> None:
     checkpoint(tmp_path / "run" / "checkpoints", 30, recipe=plain(plan(tmp_path).recipe))
     with refused("checkpoint.beyond-end", RecipeError, iteration=30):
-        checkpoint_of(plan(tmp_path), RunFolder(tmp_path / "run"))
+        find_resumable_checkpoint(plan(tmp_path), RunDirectory(tmp_path / "run"))
 
 
 @pytest.mark.parametrize("parallel", ["", "_000", "_000_000"])

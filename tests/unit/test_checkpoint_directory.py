@@ -16,9 +16,9 @@ from mimo_core.checkpoint.directory import (
     announce,
     checkpoint_path,
     clear,
+    fallback_hint,
     newest,
-    put_tracker_right,
-    way_back,
+    repair_tracker,
 )
 from mimo_core.checkpoint.manifest import (
     FORMAT,
@@ -120,7 +120,7 @@ def test_what_is_not_complete_is_left_out_and_told(tmp_path: Path, breaks, track
     assert found.usable().iteration == 2
     assert found.told == (f"{tmp_path}/iter_0000004 is no complete checkpoint: {BROKEN[breaks]}",)
     assert (tmp_path / "iter_0000004").exists(), "looking deletes nothing"
-    put_tracker_right(found)
+    repair_tracker(found)
     assert (tmp_path / TRACKER).read_text() == "2"
     assert newest(tmp_path) == found
 
@@ -132,7 +132,7 @@ def test_a_folder_without_a_complete_checkpoint_has_none(tmp_path: Path) -> None
     (tmp_path / TRACKER).write_text("2")
     found = newest(tmp_path)
     assert found.iteration is None and len(found.told) == 1
-    put_tracker_right(found)
+    repair_tracker(found)
     assert not (tmp_path / TRACKER).exists(), "stock code would load what it names"
 
 
@@ -144,8 +144,8 @@ def test_a_person_may_name_an_earlier_one(tmp_path: Path) -> None:
     found = newest(tmp_path)
     assert found.iteration == 2
     assert found.told == (f"{tmp_path}/iter_0000004 is later, but {TRACKER} names iteration 2",)
-    assert way_back(tmp_path, 4).endswith(f"echo 2 > {tmp_path / TRACKER}")
-    assert "there is none before it" in way_back(tmp_path, 1)
+    assert fallback_hint(tmp_path, 4).endswith(f"echo 2 > {tmp_path / TRACKER}")
+    assert "there is none before it" in fallback_hint(tmp_path, 1)
 
 
 @pytest.mark.parametrize("copied", [False, True])
@@ -173,7 +173,7 @@ def test_a_tracker_that_was_not_yet_written_does_not_count(tmp_path: Path) -> No
     checkpoint(tmp_path, 4)
     found = newest(tmp_path)
     assert found.iteration == 4 and len(found.told) == 1, "5 is of a part that was given up"
-    put_tracker_right(found)
+    repair_tracker(found)
     assert (tmp_path / TRACKER).read_text() == "4"
     assert newest(tmp_path) == found
 

@@ -16,7 +16,7 @@ from mimo_core.planning.plan import make_plan
 from mimo_core.recipe import load_text
 from mimo_core.reporting.console import Answer, Screen
 from mimo_core.reporting.plots import draw_loss, half_blocks
-from mimo_core.reporting.run_directory import RunFolder
+from mimo_core.reporting.run_directory import RunDirectory
 from mimo_core.reporting.summary import Iteration, Reporter, not_finite
 from mimo_core.reporting.tables import held_table, work_table
 from mimo_core.reporting.throughput import Figures
@@ -139,7 +139,7 @@ def test_a_run_that_had_nothing_left_to_do_is_finished(tmp_path):
 def reporter(folder: Path, iterations: int = 100) -> tuple[Reporter, io.StringIO]:
     shown, stream = screen(iterations)
     facts = {"platform": "cpu", "plugins": {"eye": "0"}}
-    run = RunFolder(folder)
+    run = RunDirectory(folder)
     return Reporter(folder=run, screen=shown, facts=facts, started=time.time()), stream
 
 

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from mimo_core import LANGUAGE, Description, Media, Sample, Text, Weights, hookimpl
-from mimo_core.data.iterator import Feed
-from mimo_core.data.microbatch_dataset import Batch, Role, Slices
-from mimo_core.data.sampler import GlobalOrder, InOrder
+from mimo_core import LANGUAGE, MediaItem, ModuleDescription, ParameterSpec, Sample, Text, hookimpl
+from mimo_core.data.iterator import MicrobatchIterator
+from mimo_core.data.microbatch_dataset import Batch, MicrobatchDataset, Role
+from mimo_core.data.sampler import SequentialSampler, ShuffledSampler
 from mimo_core.data.sequence_builder import SequenceBuilder
 from mimo_core.errors import PluginError
 from mimo_core.planning.model_graph import Graph, build_graph
@@ -33,7 +33,7 @@ TWO_KINDS = RECIPE.replace("  language:\n", "  sound: {plugin: ear}\n  language:
 def pixels(module, samples, context):
     """An encoder's batch: everything decoded, summed up."""
     return {
-        "decoded": [array.tolist() for array in context.load(samples)],
+        "decoded": [array.tolist() for array in context.decode_media(samples)],
         "keys": [sample.key for sample in samples],
     }
 
@@ -41,7 +41,7 @@ def pixels(module, samples, context):
 @hookimpl
 def text(module, samples, context):
     """The language model's batch."""
-    built = context.sequences(samples)
+    built = context.build_tokens(samples)
     return {"keys": [sample.key for sample in samples], "mask": built.loss_mask.sum(1).tolist()}
 
 
@@ -49,22 +49,22 @@ def reads(kind: str):
     """``describe`` of an encoder whose media take as many positions as they are high."""
 
     @hookimpl
-    def describe(module):
-        return Description(
-            width=8,
-            layers=1,
-            heads=1,
-            weights=(Weights(parameters=1),),
-            accepts=kind,
-            positions=lambda media: [medium.shape[0] for medium in media],
+    def describe_module(module):
+        return ModuleDescription(
+            hidden_size=8,
+            num_layers=1,
+            num_attention_heads=1,
+            parameters=(ParameterSpec(num_parameters=1),),
+            modality=kind,
+            count_positions=lambda media: [medium.shape[0] for medium in media],
         )
 
-    return describe
+    return describe_module
 
 
 HOST = host(
-    eye=eye(describe=reads("image"), provide_batch=pixels),
-    ear=eye(describe=reads("sound"), provide_batch=pixels),
+    eye=eye(describe_module=reads("image"), provide_batch=pixels),
+    ear=eye(describe_module=reads("sound"), provide_batch=pixels),
     words=words(provide_batch=text),
 )
 
@@ -79,18 +79,18 @@ def builder(graph) -> SequenceBuilder:
     return SequenceBuilder(graph=graph, length=LENGTH, broken="skip")
 
 
-def image(height: int = 2, value: int = 0, kind: str = "image") -> Media:
+def image(height: int = 2, value: int = 0, kind: str = "image") -> MediaItem:
     """Its data are its value, with noise where a generator is given."""
 
     def load(generator):
         noise = 0.0 if generator is None else generator.random()
         return np.full(1, value + noise)
 
-    return Media(kind=kind, shape=(height, 4), load=load)
+    return MediaItem(modality=kind, shape=(height, 4), load=load)
 
 
-def sample(*parts: Text | Media, key: str = "pairs/0") -> Sample:
-    return Sample(key=key, parts=parts)
+def sample(*parts: Text | MediaItem, key: str = "pairs/0") -> Sample:
+    return Sample(key=key, content=parts)
 
 
 @attrs.frozen
@@ -106,7 +106,7 @@ class Pairs:
     def of(cls, count: int) -> Pairs:
         return cls(
             [
-                sample(image(i % 3, 10 * i), Text(text="ab", loss=True), key=f"pairs/{i}")
+                sample(image(i % 3, 10 * i), Text(text="ab", is_target=True), key=f"pairs/{i}")
                 for i in range(count)
             ]
         )
@@ -120,7 +120,7 @@ class Pairs:
 
 # The order
 def test_every_epoch_shows_every_sample_once_in_an_order_of_its_own():
-    order = GlobalOrder(10, seed=1)
+    order = ShuffledSampler(10, seed=1)
     epochs = [[order[position] for position in range(k * 10, k * 10 + 10)] for k in range(3)]
     assert all(sorted(epoch) == list(range(10)) for epoch in epochs)
     assert len({tuple(epoch) for epoch in epochs}) == 3
@@ -128,24 +128,24 @@ def test_every_epoch_shows_every_sample_once_in_an_order_of_its_own():
 
 
 def test_a_resumed_run_goes_on_in_the_same_order_mid_epoch():
-    whole = GlobalOrder(10, seed=1)
+    whole = ShuffledSampler(10, seed=1)
     consumed = [whole[position] for position in range(37)]
-    resumed = GlobalOrder(10, seed=1)
+    resumed = ShuffledSampler(10, seed=1)
     assert [resumed[position] for position in range(23, 37)] == consumed[23:]
     # Also after looking far back and ahead.
     assert [whole[position] for position in (95, 3, 51, 3)] == [
-        GlobalOrder(10, seed=1)[position] for position in (95, 3, 51, 3)
+        ShuffledSampler(10, seed=1)[position] for position in (95, 3, 51, 3)
     ]
-    assert [GlobalOrder(10, seed=2)[position] for position in range(37)] != consumed
+    assert [ShuffledSampler(10, seed=2)[position] for position in range(37)] != consumed
 
 
 def test_a_dataset_without_samples_is_refused():
     with raises_code("data.no-samples", split="train"):
-        GlobalOrder(0, seed=1)
+        ShuffledSampler(0, seed=1)
 
 
 def test_an_evaluation_takes_each_sample_once_then_fills_up():
-    order = InOrder(3)
+    order = SequentialSampler(3)
     assert [order[position] for position in range(5)] == [0, 1, 2, None, None]
 
 
@@ -156,9 +156,9 @@ def test_placeholders_stand_for_rows_and_only_learned_text_has_loss(builder):
             sample(
                 Text(text="Q"),
                 image(3),
-                Text(text="a", loss=True),
+                Text(text="a", is_target=True),
                 image(1, kind="sound"),
-                Text(text="yz", loss=True),
+                Text(text="yz", is_target=True),
             )
         ],
         [True],
@@ -176,7 +176,7 @@ def test_placeholders_stand_for_rows_and_only_learned_text_has_loss(builder):
 
 def test_a_plugin_may_write_into_its_sequences(builder):
     """Each sample's positions are its own, and torch takes the arrays without a warning."""
-    two = [sample(Text(text=text, loss=True)) for text in ("ab", "cd")]
+    two = [sample(Text(text=text, is_target=True)) for text in ("ab", "cd")]
     built = builder.build(two, [True, True])
     built.position_ids[0] = 0
     assert built.position_ids[1].tolist() == list(range(LENGTH))
@@ -188,7 +188,10 @@ def test_packed_samples_that_ranks_share_are_each_padded_to_two_chunks_a_rank():
     sizes = ["modules.language.grid={tp: 2, cp: 2}", "modules.language.packing=true"]
     graph = build_graph(load_text(TWO_KINDS, "recipe.yaml", sizes), HOST)
     built = SequenceBuilder(graph=graph, length=LENGTH).build(
-        [sample(Text(text="abc", loss=True)), sample(image(4), Text(text="xyz", loss=True))],
+        [
+            sample(Text(text="abc", is_target=True)),
+            sample(image(4), Text(text="xyz", is_target=True)),
+        ],
         [True, True],
     )
     first, second = [*b"abc", END], [*[VISION] * 4, *b"xyz", END]
@@ -204,26 +207,26 @@ def test_packed_samples_that_ranks_share_are_each_padded_to_two_chunks_a_rank():
 @pytest.mark.parametrize(
     "parts",
     [
-        (Text(text="a", loss=True), image()),
+        (Text(text="a", is_target=True), image()),
         (image(), Text(text="a")),
-        (Text(text="a", loss=True), Text(text="b")),
+        (Text(text="a", is_target=True), Text(text="b")),
     ],
 )
 def test_the_end_is_learned_only_after_learned_text(builder, parts):
     built = builder.build([sample(*parts)], [True])
     assert built.loss_mask[built.labels >= PAD].sum() == 0
-    learned = builder.build([sample(Text(text="x"), Text(text="a", loss=True))], [True])
+    learned = builder.build([sample(Text(text="x"), Text(text="a", is_target=True))], [True])
     assert learned.loss_mask[learned.labels == END].tolist() == [1]
 
 
 def test_nothing_is_learned_of_a_filler(builder):
-    one = sample(image(), Text(text="a", loss=True))
+    one = sample(image(), Text(text="a", is_target=True))
     built = builder.build([one, one], [True, False])
     assert built.loss_mask.sum(1).tolist() == [2, 0]
 
 
 def test_text_that_spells_a_placeholder_makes_none(builder):
-    spelled = sample(Text(text="<vision><sound>", loss=True))
+    spelled = sample(Text(text="<vision><sound>", is_target=True))
     built = builder.build([spelled], [True])
     assert builder.rows("vision", spelled) == 0
     assert not np.isin(built.input_ids, [VISION, SOUND]).any()
@@ -238,7 +241,7 @@ def test_rows_and_placeholders_agree_for_every_encoder(builder):
 
 
 def test_a_sample_that_just_fits_fits_and_one_more_is_named(builder):
-    fits = sample(Text(text="x" * (LENGTH - 2), loss=True), Text(text="yz", loss=True))
+    fits = sample(Text(text="x" * (LENGTH - 2), is_target=True), Text(text="yz", is_target=True))
     built = builder.build([fits], [True])
     # The end is the label of the last position.
     assert (built.input_ids[0, -1], built.labels[0, -1]) == (ord("z"), END)
@@ -250,7 +253,7 @@ def test_a_sample_that_just_fits_fits_and_one_more_is_named(builder):
 
 def test_a_sample_that_is_too_long_loses_the_end_of_its_text_where_that_is_wanted(builder):
     whole = attrs.evolve(builder, length=64)
-    long = sample(image(2), Text(text="abcdef", loss=True))
+    long = sample(image(2), Text(text="abcdef", is_target=True))
     short = attrs.evolve(builder, length=4, cut=True)
     full, cut = whole.build([long], [True]), short.build([long], [True])
     for name in ("input_ids", "labels", "loss_mask"):
@@ -280,15 +283,15 @@ def slices(
     seed: int = 5,
     first_stage: bool = True,
     inputs: bool = True,
-) -> Slices:
+) -> MicrobatchDataset:
     node = graph.modules[module]
     node = attrs.evolve(node, grid=attrs.evolve(node.grid, dp=dp))
     data = Pairs.of(10) if dataset is None else dataset
     rows = graph.encoders if module == LANGUAGE else (module,)
-    return Slices(
+    return MicrobatchDataset(
         source="plugin 'pairs'",
         dataset=data,
-        order=order or GlobalOrder(len(data), seed=1),
+        order=order or ShuffledSampler(len(data), seed=1),
         roles=[
             Role(module=node, dp_rank=dp_rank, first_stage=first_stage, inputs=inputs, rows=rows)
         ],
@@ -296,7 +299,7 @@ def slices(
         training=training,
         seed=seed,
         builder=SequenceBuilder(graph=graph, length=LENGTH),
-        provide=lambda module, samples, context: HOST.ask(
+        provide=lambda module, samples, context: HOST.call_hook(
             "provide_batch", module.plugin, module=module, samples=samples, context=context
         ),
     )
@@ -313,7 +316,7 @@ def test_encoder_and_language_ranks_hold_the_same_samples_in_the_same_order(
         keys = [key for part in parts for key in part.inputs[module]["keys"]]
         return keys, [count for part in parts for count in part.rows["vision"]]
 
-    order = GlobalOrder(10, seed=1)
+    order = ShuffledSampler(10, seed=1)
     for number in range(6):
         keys, rows = joined("vision", encoder_dp, number)
         assert (keys, rows) == joined(LANGUAGE, language_dp, number)
@@ -331,7 +334,9 @@ def test_only_encoders_decode(graph):
             def load(generator):
                 raise AssertionError("decoded")
 
-            return sample(Media(kind="image", shape=(2, 2), load=load), Text(text="a", loss=True))
+            return sample(
+                MediaItem(modality="image", shape=(2, 2), load=load), Text(text="a", is_target=True)
+            )
 
     batch = slices(graph, LANGUAGE, dataset=Forbidden())[0]
     assert (batch.decoded, batch.rows["vision"], batch.rows["sound"]) == (0, (2,) * 4, (0,) * 4)
@@ -348,7 +353,7 @@ def test_a_picture_that_cannot_be_decoded_names_its_sample(graph):
     def load(generator):
         raise OSError("truncated file")
 
-    broken = [sample(Media(kind="image", shape=(2, 2), load=load), key="photos.jsonl:3")]
+    broken = [sample(MediaItem(modality="image", shape=(2, 2), load=load), key="photos.jsonl:3")]
     with pytest.raises(ValueError, match=r"cannot decode image of photos\.jsonl:3: truncated file"):
         slices(graph, "vision", dataset=broken, microbatch=1)[0]
 
@@ -370,7 +375,7 @@ class Faulty:
     def __getitem__(self, index: int) -> Any:
         if index == 2:
             raise ZeroDivisionError("bad")
-        return {} if index == 1 else sample(Text(text="a", loss=True))
+        return {} if index == 1 else sample(Text(text="a", is_target=True))
 
 
 @pytest.mark.parametrize(
@@ -382,7 +387,7 @@ class Faulty:
 )
 def test_a_dataset_that_breaks_its_contract_is_named_with_the_sample(graph, number, said):
     with pytest.raises(PluginError, match=said):
-        slices(graph, LANGUAGE, dataset=Faulty(), order=InOrder(4), microbatch=1)[number]
+        slices(graph, LANGUAGE, dataset=Faulty(), order=SequentialSampler(4), microbatch=1)[number]
 
 
 def test_augmentation_is_a_function_of_seed_and_position(graph):
@@ -406,7 +411,7 @@ def test_an_epoch_that_ends_in_a_microbatch_augments_its_sample_twice(graph):
 
 
 def test_evaluation_is_not_augmented(graph):
-    values = decoded(graph, 2, training=False, order=InOrder(10))
+    values = decoded(graph, 2, training=False, order=SequentialSampler(10))
     assert values == [10.0 * index for index in range(8)]
 
 
@@ -415,7 +420,7 @@ def test_fillers_of_an_evaluation_carry_no_loss(graph):
 
     The first sample has no rows: the first of its three ids is nobody's label.
     """
-    part = slices(graph, LANGUAGE, dataset=Pairs.of(3), order=InOrder(3), training=False)
+    part = slices(graph, LANGUAGE, dataset=Pairs.of(3), order=SequentialSampler(3), training=False)
     assert part[0].inputs[LANGUAGE]["mask"] == [2.0, 3.0, 3.0, 0.0]
     assert part[1].inputs[LANGUAGE]["mask"] == [0.0] * 4
 
@@ -425,7 +430,7 @@ def test_samples_of_another_batch_are_refused(graph):
 
     def provide(module, samples, context):
         kept.append(samples[0])
-        return {"decoded": context.load([kept[0]])}
+        return {"decoded": context.decode_media([kept[0]])}
 
     part = slices(graph, "vision")
     part._provide = provide
@@ -435,20 +440,22 @@ def test_samples_of_another_batch_are_refused(graph):
 
 
 # The feed
-def feed(graph: Graph, *, first: int = 0, last: int = 6, workers: int = 0, **given: Any) -> Feed:
+def feed(
+    graph: Graph, *, first: int = 0, last: int = 6, workers: int = 0, **given: Any
+) -> MicrobatchIterator:
     part = slices(graph, "vision", **given)
-    return Feed(part, first=first, last=last, workers=workers, seed=3)
+    return MicrobatchIterator(part, first=first, last=last, workers=workers, seed=3)
 
 
 def test_the_rows_peeked_at_are_of_the_batch_that_comes_next(graph):
     looking, straight = feed(graph), feed(graph)
     for _ in range(8):
-        rows = [looking.peek_rows() for _ in range(2)]
+        rows = [looking.peek_row_counts() for _ in range(2)]
         batch = next(looking)
         assert rows == [batch.rows] * 2
         assert batch == next(straight)
     # What was only looked at is not counted as decoded.
-    looking.peek_rows()
+    looking.peek_row_counts()
     assert looking.decoded == straight.decoded == 32
 
 
@@ -468,7 +475,7 @@ def test_what_cannot_be_looked_at_early_fails_when_it_is_due(graph):
     assert next(part) == due[1] and part.peek() is None
     for _ in range(2):
         with pytest.raises(OSError, match="truncated file"):
-            part.peek_rows()
+            part.peek_row_counts()
     with pytest.raises(OSError, match="truncated file"):
         next(part)
 
@@ -531,6 +538,6 @@ def test_a_picture_that_a_worker_cannot_decode_names_its_sample(graph):
     def load(generator):
         raise OSError("truncated file")
 
-    broken = [sample(Media(kind="image", shape=(2, 2), load=load), key="photos.jsonl:3")]
+    broken = [sample(MediaItem(modality="image", shape=(2, 2), load=load), key="photos.jsonl:3")]
     with pytest.raises(ValueError, match=r"cannot decode image of photos\.jsonl:3: truncated file"):
         next(feed(graph, dataset=broken, microbatch=1, workers=1))

@@ -16,17 +16,17 @@ from mimo_plugin_radio.options import Options, options_of
 
 from mimo_core import (
     LANGUAGE,
-    Description,
-    Media,
-    Module,
+    MediaItem,
+    ModuleConfig,
+    ModuleDescription,
+    ParameterSpec,
     Sample,
-    Sequences,
     Text,
-    Weights,
+    TokenBatch,
     hookimpl,
 )
-from mimo_core.data.microbatch_dataset import Batch, Role, Slices
-from mimo_core.data.sampler import InOrder
+from mimo_core.data.microbatch_dataset import Batch, MicrobatchDataset, Role
+from mimo_core.data.sampler import SequentialSampler
 from mimo_core.data.sequence_builder import SequenceBuilder
 from mimo_core.errors import SampleError
 from mimo_core.planning.model_graph import Graph, build_graph
@@ -46,26 +46,26 @@ DP = st.sampled_from([1, 2, 3, 4, 6])
 
 
 @hookimpl
-def describe(module: Module) -> Description:
+def describe_module(module: ModuleConfig) -> ModuleDescription:
     """An encoder whose media take as many positions as they are long, none included."""
-    return Description(
-        width=8,
-        layers=1,
-        heads=1,
-        weights=(Weights(parameters=1),),
-        accepts="sound",
-        positions=lambda media: [medium.shape[0] for medium in media],
+    return ModuleDescription(
+        hidden_size=8,
+        num_layers=1,
+        num_attention_heads=1,
+        parameters=(ParameterSpec(num_parameters=1),),
+        modality="sound",
+        count_positions=lambda media: [medium.shape[0] for medium in media],
     )
 
 
 @hookimpl
-def provide_batch(module: Module, samples: Any, context: Any) -> Mapping[str, Any]:
-    return {"sequences": context.sequences(samples)}
+def provide_batch(module: ModuleConfig, samples: Any, context: Any) -> Mapping[str, Any]:
+    return {"sequences": context.build_tokens(samples)}
 
 
 HOST = host(
     radio=radio,
-    ear=eye(options=None, describe=describe),
+    ear=eye(options_class=None, describe_module=describe_module),
     words=words(provide_batch=provide_batch),
 )
 GRAPH = build_graph(load_text(MODULES, "recipe.yaml"), HOST)
@@ -97,8 +97,10 @@ def options(draw: st.DrawFn) -> Options:
     return Options(hidden_size=8, layers=1, heads=1, **given_options)
 
 
-def medium(kind: str, shape: tuple[int, ...]) -> Media:
-    return Media(kind=kind, shape=shape, load=lambda generator: np.zeros((*shape, 3), np.uint8))
+def medium(kind: str, shape: tuple[int, ...]) -> MediaItem:
+    return MediaItem(
+        modality=kind, shape=shape, load=lambda generator: np.zeros((*shape, 3), np.uint8)
+    )
 
 
 SIDES = st.integers(1, 40)
@@ -107,14 +109,14 @@ SOUNDS = st.builds(lambda length: medium("sound", (length,)), st.integers(0, 5))
 TEXTS = st.builds(
     Text,
     text=st.text(max_size=12) | st.sampled_from(["<vision>", "<sound><vision>"]),
-    loss=st.booleans(),
+    is_target=st.booleans(),
 )
 
 
 def samples() -> st.SearchStrategy[list[Sample]]:
     parts = st.lists(TEXTS | PICTURES | SOUNDS, max_size=5)
     return st.lists(parts, min_size=1, max_size=MICROBATCH).map(
-        lambda drawn: [Sample(key=f"s/{n}", parts=tuple(parts)) for n, parts in enumerate(drawn)]
+        lambda drawn: [Sample(key=f"s/{n}", content=tuple(parts)) for n, parts in enumerate(drawn)]
     )
 
 
@@ -130,10 +132,10 @@ class Run:
         """The first microbatch of each data-parallel rank of a module."""
         module = self.graph.modules[name]
         return [
-            Slices(
+            MicrobatchDataset(
                 dataset=self.samples,
                 source="the test",
-                order=InOrder(len(self.samples)),
+                order=SequentialSampler(len(self.samples)),
                 roles=[
                     Role(
                         module=module,
@@ -147,7 +149,7 @@ class Run:
                 training=False,
                 seed=1,
                 builder=self.builder,
-                provide=lambda module, samples, context: HOST.ask(
+                provide=lambda module, samples, context: HOST.call_hook(
                     "provide_batch",
                     module.plugin,
                     module=module,
@@ -173,7 +175,7 @@ def runs(draw: st.DrawFn) -> Run:
         )
         for name, module in GRAPH.modules.items()
     }
-    described = GRAPH.descriptions | {"vision": radio.describe(modules["vision"])}
+    described = GRAPH.descriptions | {"vision": radio.describe_module(modules["vision"])}
     graph = attrs.evolve(GRAPH, modules=modules, descriptions=described)
     drawn = draw(samples())
     # Of all lengths, those at which the samples, or their media, just fit or just do not.
@@ -224,17 +226,17 @@ def lengths(graph: Graph, sample: Sample) -> tuple[int, int] | None:
     """Positions up to the end of its last medium, and all; ``None`` if media break a budget."""
     try:
         rows = {
-            graph.descriptions[name].accepts: iter(media_positions(graph, name, sample))
+            graph.descriptions[name].modality: iter(media_positions(graph, name, sample))
             for name in graph.encoders
         }
     except SampleError:
         return None
     total = needed = 0
-    for part in sample.parts:
+    for part in sample.content:
         if isinstance(part, Text):
             total += len(part.text.encode())
         else:
-            total += next(rows[part.kind])
+            total += next(rows[part.modality])
             needed = total
     return needed, total
 
@@ -242,7 +244,7 @@ def lengths(graph: Graph, sample: Sample) -> tuple[int, int] | None:
 def check_sequences(run: Run, batch: Batch) -> None:
     """One data-parallel rank's sequences, sample by sample."""
     tokenizer = run.graph.tokenizer
-    built: Sequences = batch.inputs[LANGUAGE]["sequences"]
+    built: TokenBatch = batch.inputs[LANGUAGE]["sequences"]
     names = ("input_ids", "labels", "loss_mask", "position_ids")
     arrays = [getattr(built, name) for name in names]
     if built.lengths is None:

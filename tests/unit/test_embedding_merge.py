@@ -8,7 +8,7 @@ import torch
 from megatron.core.models.mimo.model.base import MimoModel
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mimo_core.model.embedding_merge import put_rows, row_places
+from mimo_core.model.embedding_merge import placeholder_indices, scatter_embeddings
 from mimo_core.testing import raises_code
 
 IDS = {"vision": 7, "audio": 9}
@@ -49,7 +49,7 @@ def leaves() -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
 
 def test_rows_and_their_gradients_are_those_of_megatrons_own_search() -> None:
     text, rows = leaves()
-    ours = put_rows(text, rows, row_places(INPUT, IDS, ROWS))
+    ours = scatter_embeddings(text, rows, placeholder_indices(INPUT, IDS, ROWS))
     weight = torch.arange(float(ours.numel())).view(ours.shape)
     (ours * weight).sum().backward()
     other, others = leaves()
@@ -64,9 +64,9 @@ def test_rows_and_their_gradients_are_those_of_megatrons_own_search() -> None:
 
 def test_the_device_is_not_waited_for() -> None:
     text, rows = leaves()
-    places = row_places(INPUT, IDS, ROWS)
+    places = placeholder_indices(INPUT, IDS, ROWS)
     with Waiting() as ours:
-        put_rows(text, rows, places).sum().backward()
+        scatter_embeddings(text, rows, places).sum().backward()
     assert ours.found == []
     with Waiting() as cores:
         MimoModel.align_embeddings_by_token_positions(
@@ -77,4 +77,4 @@ def test_the_device_is_not_waited_for() -> None:
 
 def test_sequences_of_other_placeholders_than_rows_are_refused() -> None:
     with raises_code("plugin.wrong-batch", encoder="vision", placeholders=3, rows=(2, 2, 1)):
-        row_places(INPUT, IDS, {"vision": (2, 2, 1)})
+        placeholder_indices(INPUT, IDS, {"vision": (2, 2, 1)})

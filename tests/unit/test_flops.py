@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import mimo_core
-from mimo_core import Flops, Media, MimoError, Sample, Text, hookimpl
-from mimo_core.planning.flops import Workload, training_flops
+from mimo_core import FlopsEstimate, MediaItem, MimoError, Sample, Text, hookimpl
+from mimo_core.planning.flops import FlopsCounter, training_flops
 from mimo_core.planning.plan import Plan, make_plan
 from mimo_core.platforms.peak_flops import peak_flops
 from mimo_core.recipe import load_text
@@ -39,10 +39,12 @@ class Part(nn.Module):
         x = self.linear(x * self.scale)
         return (x @ x.T).softmax(-1) @ x if self.attends else x
 
-    def told(self, part: Any) -> Flops:
+    def told(self, part: Any) -> FlopsEstimate:
         pairs = 4.0 * ROWS**2 * WIDTH
-        return Flops(
-            part=part, weights=2.0 * ROWS * WIDTH**2, activations=pairs if self.attends else 0.0
+        return FlopsEstimate(
+            component=part,
+            weight_matmul=2.0 * ROWS * WIDTH**2,
+            activation_matmul=pairs if self.attends else 0.0,
         )
 
 
@@ -66,9 +68,9 @@ def test_backward_takes_what_autograd_makes(learning: tuple[bool, ...]) -> None:
 
 
 def test_what_a_plugin_says_is_frozen_is() -> None:
-    pieces = [Flops(weights=10.0, activations=1.0, frozen=True)]
+    pieces = [FlopsEstimate(weight_matmul=10.0, activation_matmul=1.0, frozen=True)]
     assert training_flops(pieces, ()) == 11
-    assert training_flops([Flops(weights=2.0), *pieces], ()) == 3 * 2 + 2 * 10 + 3 * 1
+    assert training_flops([FlopsEstimate(weight_matmul=2.0), *pieces], ()) == 3 * 2 + 2 * 10 + 3 * 1
 
 
 # Modules
@@ -76,13 +78,19 @@ def plan_of(*overrides: str, **hooks: Any) -> Plan:
     @hookimpl
     def eye_flops(module, samples):
         count = sum(1 for sample in samples for _ in sample.media("image"))
-        return [Flops(weights=100.0 * count), Flops(part="projector", weights=10.0 * count)]
+        return [
+            FlopsEstimate(weight_matmul=100.0 * count),
+            FlopsEstimate(component="projector", weight_matmul=10.0 * count),
+        ]
 
     @hookimpl
     def words_flops(lengths):
-        return [Flops(part="language", weights=1.0 * sum(lengths))]
+        return [FlopsEstimate(component="language", weight_matmul=1.0 * sum(lengths))]
 
-    made = {"eye": eye(flops=eye_flops), "words": words(flops=words_flops)} | hooks
+    made = {
+        "eye": eye(estimate_flops=eye_flops),
+        "words": words(estimate_flops=words_flops),
+    } | hooks
     recipe = load_text(RECIPE, "recipe.yaml", overrides).recipe
     return make_plan(recipe, host=host(**made))
 
@@ -91,15 +99,15 @@ def samples() -> list[Sample]:
     def load(_generator: Any) -> Any:
         raise AssertionError("decoded")
 
-    picture = Media(kind="image", shape=(8, 8), load=load)
+    picture = MediaItem(modality="image", shape=(8, 8), load=load)
     return [
-        Sample(key="two", parts=(picture, Text(text="a"), picture)),
-        Sample(key="none", parts=(Text(text="b"),)),
+        Sample(key="two", content=(picture, Text(text="a"), picture)),
+        Sample(key="none", content=(Text(text="b"),)),
     ]
 
 
 def work(plan: Plan) -> dict[str, float]:
-    workload = Workload(plan.graph, plan.host)
+    workload = FlopsCounter(plan.graph, plan.host)
     told = workload.read(workload.numbers(samples(), [30, 5]))
     assert told.media == {"vision": 2}
     return told.flops
@@ -121,7 +129,7 @@ def test_a_plugin_that_tells_no_flops_is_left_out_and_so_is_the_sum() -> None:
     told = work(plan)
     assert told == {"language": 3 * 35}
     rows = [{"step_seconds": 1.0, "positions": 64, "flops": told, "media": {"vision": 2}}]
-    peaks = [{plan.layout.modules_of(rank)[0]: 1.0} for rank in range(plan.layout.world_size)]
+    peaks = [{plan.layout.modules_on_rank(rank)[0]: 1.0} for rank in range(plan.layout.world_size)]
     modules, model = figures(plan, rows, peaks)
     assert modules["vision"].mfu is None and modules["vision"].media_per_second == 2
     assert modules["language"].mfu is not None

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from mimo_core.megatron_patches.wgrad_accumulation import Sums
+from mimo_core.megatron_patches.wgrad_accumulation import WgradGemmAccumulator
 from mimo_core.model.moe.grouped_gemm import grouped_product, lay_out, stacked
 
 COUNTS = (5, 0, 11)
@@ -124,13 +124,13 @@ def test_a_rank_without_tokens_gives_nothing_and_gets_gradients_all_the_same() -
 
 def test_the_gradient_of_a_weight_is_added_in_place() -> None:
     rows, gradient, whole = torch.randn(6, 4), torch.randn(6, 3), torch.ones(3, 4)
-    Sums.wgrad_gemm_accum_fp32(rows, gradient, whole)
+    WgradGemmAccumulator.wgrad_gemm_accum_fp32(rows, gradient, whole)
     torch.testing.assert_close(whole, gradient.t() @ rows + 1)
 
 
 KERNEL = """
 import torch
-from mimo_core.model.moe.grad_accumulate_kernel import add_into
+from mimo_core.model.moe.grad_accumulate_kernel import grouped_add_
 
 generator = torch.Generator().manual_seed(0)
 whole = torch.randn(4, 50, 100, generator=generator)
@@ -139,7 +139,7 @@ ends = torch.tensor([2, 2, 5, 6], dtype=torch.int32)
 part[1] = float("nan")
 expected = whole + part.float()
 expected[1] = whole[1]
-add_into(whole, part, ends)
+grouped_add_(whole, part, ends)
 assert torch.equal(whole, expected)
 """
 

@@ -10,7 +10,7 @@ from typing import Any, get_args
 import attrs
 import pytest
 
-from mimo_core.contract import Grid, Train
+from mimo_core.contract import Grid, TrainingConfig
 from mimo_core.errors import MimoError
 from mimo_core.planning.plan import make_plan
 from mimo_core.reporting.tables import memory_table, positions_table
@@ -54,7 +54,7 @@ def integers(cls: type) -> list[str]:
 
 
 def keys() -> Iterator[str]:
-    for name in integers(Train):
+    for name in integers(TrainingConfig):
         yield f"train.{name}"
     for name in integers(Grid):
         yield f"modules.vision.grid.{name}"
@@ -62,7 +62,7 @@ def keys() -> Iterator[str]:
     host = make_plan(TINY).host
     for module, plugins in PLUGINS.items():
         for plugin in plugins:
-            for name in integers(host.ask("options", plugin)):
+            for name in integers(host.call_hook("options_class", plugin)):
                 yield f"modules.{module}.options.{name} of {plugin}"
 
 

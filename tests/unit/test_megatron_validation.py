@@ -149,7 +149,7 @@ def test_fields_that_messages_advise_are_there(real: dict[str, Any]) -> None:
 @pytest.mark.parametrize("plugin", ["gpt", "nemotron", "radio", "hf-vision", "whisper"])
 def test_what_a_plugin_sets_itself_is_refused_with_an_option_that_is_there(plugin: str) -> None:
     """Of every field that any of the plugins owns."""
-    options = Host.discover().ask("options", plugin)
+    options = Host.discover().call_hook("options_class", plugin)
     names = {field.name for field in attrs.fields(options)}
     module = SimpleNamespace(name="it", plugin=plugin, options=object.__new__(options))
     for field in [*megatron_schema.transformer_fields(), "mtp_num_layers"]:
@@ -173,12 +173,12 @@ def test_what_the_engine_sets_a_recipe_may_not(real: dict[str, Any]) -> None:
 
 def of_width(width: int, captures: set[str] | None = None):
     @hookimpl
-    def describe(module):
-        plain = words().describe(module)
-        told = {"vocabulary": width, "packs": False, "captures": captures}
-        return attrs.evolve(plain, owns=frozenset({"hidden_size"}), **told)
+    def describe_module(module):
+        plain = words().describe_module(module)
+        told = {"vocab_size": width, "supports_packing": False, "graphable_layers": captures}
+        return attrs.evolve(plain, owned_config_fields=frozenset({"hidden_size"}), **told)
 
-    return words(describe=describe)
+    return words(describe_module=describe_module)
 
 
 NOTHING_CAPTURED = (

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
-from mimo_core import Description, Weights, hookimpl, pretrain
+from mimo_core import ModuleDescription, ParameterSpec, hookimpl, pretrain
 from mimo_core.launch import launcher
 from mimo_core.planning.memory_estimate import RankMemory, rank_memory
 from mimo_core.planning.plan import make_plan
@@ -24,35 +24,35 @@ TP = frozenset({"tp"})
 EXPERTS = frozenset({"ep", "etp"})
 
 
-def model(*weights: Weights) -> object:
+def model(*weights: ParameterSpec) -> object:
     @hookimpl
-    def describe(module):
-        return Description(
-            width=8,
-            layers=6,
-            heads=8,
-            experts=16,
-            weights=weights,
-            parallel=frozenset({"tp", "cp", "pp", "dp", "ep", "etp"}),
+    def describe_module(module):
+        return ModuleDescription(
+            hidden_size=8,
+            num_layers=6,
+            num_attention_heads=8,
+            num_experts=16,
+            parameters=weights,
+            supported_parallelism=frozenset({"tp", "cp", "pp", "dp", "ep", "etp"}),
         )
 
-    return words(describe=describe)
+    return words(describe_module=describe_module)
 
 
-def encoder(*weights: Weights) -> object:
+def encoder(*weights: ParameterSpec) -> object:
     @hookimpl
-    def describe(module):
-        return Description(
-            width=8,
-            layers=6,
-            heads=8,
-            weights=weights,
-            accepts="image",
-            positions=lambda media: [4] * len(media),
-            parallel=frozenset({"tp", "dp"}),
+    def describe_module(module):
+        return ModuleDescription(
+            hidden_size=8,
+            num_layers=6,
+            num_attention_heads=8,
+            parameters=weights,
+            modality="image",
+            count_positions=lambda media: [4] * len(media),
+            supported_parallelism=frozenset({"tp", "dp"}),
         )
 
-    return eye(describe=describe)
+    return eye(describe_module=describe_module)
 
 
 def memory(*overrides: str, **plugins: object) -> tuple[RankMemory, ...]:
@@ -61,7 +61,7 @@ def memory(*overrides: str, **plugins: object) -> tuple[RankMemory, ...]:
     return rank_memory(plan.graph, plan.layout)
 
 
-def of_language(*weights: Weights, grid: str, precision: str = "fp32") -> list[RankMemory]:
+def of_language(*weights: ParameterSpec, grid: str, precision: str = "fp32") -> list[RankMemory]:
     found = memory(
         f"modules.language.grid={{{grid}}}",
         "modules.vision.grid={}",
@@ -75,7 +75,7 @@ def of_language(*weights: Weights, grid: str, precision: str = "fp32") -> list[R
 
 def test_what_is_copied_what_is_split_and_where_the_optimizer_is_divided():
     grid = "tp: 2, dp: 3, cp: 2, ep: 4"
-    (copied,) = of_language(Weights(parameters=1200), grid=grid)
+    (copied,) = of_language(ParameterSpec(num_parameters=1200), grid=grid)
     assert copied == RankMemory(
         module="language",
         ranks=range(1, 13),
@@ -85,16 +85,18 @@ def test_what_is_copied_what_is_split_and_where_the_optimizer_is_divided():
         optimizer=1200 // 6 * 8,
     )
     assert copied.total == 2 * 4800 + 1600
-    (split,) = of_language(Weights(parameters=1200, split=TP), grid=grid)
+    (split,) = of_language(ParameterSpec(num_parameters=1200, sharded_over=TP), grid=grid)
     assert (split.parameters, split.optimizer) == (600, 600 // 6 * 8)
-    (experts,) = of_language(Weights(parameters=1200, split=EXPERTS), grid=grid)
+    (experts,) = of_language(ParameterSpec(num_parameters=1200, sharded_over=EXPERTS), grid=grid)
     assert (experts.parameters, experts.optimizer) == (300, 300 // 3 * 8)
-    (thin,) = of_language(Weights(parameters=1200, split=EXPERTS), grid=f"{grid}, etp: 3")
+    (thin,) = of_language(
+        ParameterSpec(num_parameters=1200, sharded_over=EXPERTS), grid=f"{grid}, etp: 3"
+    )
     assert (thin.parameters, thin.optimizer) == (100, 100 // 1 * 8)
 
 
 def test_bf16_halves_weights_alone_and_keeps_a_main_copy():
-    (held,) = of_language(Weights(parameters=1200), grid="dp: 4", precision="bf16")
+    (held,) = of_language(ParameterSpec(num_parameters=1200), grid="dp: 4", precision="bf16")
     assert (held.weights, held.gradients, held.optimizer) == (2400, 4800, 300 * 12)
 
 
@@ -103,29 +105,29 @@ def test_a_module_has_its_own_precision():
         "modules.vision.precision=bf16",
         "modules.language.grid={}",
         "modules.vision.grid={}",
-        eye=encoder(Weights(parameters=10)),
-        words=model(Weights(parameters=10)),
+        eye=encoder(ParameterSpec(num_parameters=10)),
+        words=model(ParameterSpec(num_parameters=10)),
     )
     assert (vision.weights, language.weights) == (20, 40)
 
 
 def test_stages_hold_their_own_layers_and_alike_ones_are_one_line():
-    layers = [Weights(parameters=100, at=layer) for layer in range(6)]
-    head, tail = Weights(parameters=7), Weights(parameters=7, at="last")
+    layers = [ParameterSpec(num_parameters=100, layer=layer) for layer in range(6)]
+    head, tail = ParameterSpec(num_parameters=7), ParameterSpec(num_parameters=7, layer="last")
     (whole,) = of_language(*layers, grid="dp: 2")
     assert whole.parameters == 600
     first, middle, last = of_language(head, *layers, tail, grid="dp: 2, pp: 6")
     assert (first.ranks, first.parameters) == (range(1, 3), 107)
     assert (middle.ranks, middle.parameters) == (range(3, 11), 100)
     assert (last.ranks, last.parameters) == (range(11, 13), 107)
-    uneven = of_language(Weights(parameters=100, at=2), grid="pp: 3")
+    uneven = of_language(ParameterSpec(num_parameters=100, layer=2), grid="pp: 3")
     assert [held.parameters for held in uneven] == [0, 100, 0]
 
 
 def test_frozen_parts_have_neither_gradients_nor_states():
     parts = (
-        Weights(parameters=1000),
-        Weights(parameters=10, part="projector", at="last"),
+        ParameterSpec(num_parameters=1000),
+        ParameterSpec(num_parameters=10, component="projector", layer="last"),
     )
     grids = ("modules.vision.grid={}", "modules.language.grid={}")
     vision, _ = memory("modules.vision.freeze=[encoder]", *grids, eye=encoder(*parts))

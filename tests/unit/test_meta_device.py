@@ -32,7 +32,7 @@ def test_attributes_and_ties_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     kept = getattr(stock["norm"].weight, "sequence_parallel", False)
     tied = stock["head"].weight is stock["table"].weight
     assert not kept and not tied, "megatron keeps them now: megatron_patches/meta_device.py can go"
-    meta_device.keep_attributes()
+    meta_device.patch_meta_materialization()
     mended: Any = dist_utils.to_empty_if_meta_device(on_meta(), device=cpu)
     assert {each.device for each in mended.parameters()} == {cpu}
     assert mended["norm"].weight.sequence_parallel is True

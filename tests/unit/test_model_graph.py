@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import attrs
 import pytest
 
-from mimo_core import Description, Edge, Weights, hookimpl
+from mimo_core import Edge, ModuleDescription, ParameterSpec, hookimpl
 from mimo_core.errors import MimoError, PluginError, RecipeError
 from mimo_core.planning.model_graph import build_graph
 from mimo_core.planning.plan import make_plan
@@ -37,11 +37,16 @@ def edge(source: str = "vision", target: str = "language", placeholder: str = "<
 
 def description(**changes: object):
     @hookimpl
-    def describe(module):
-        known = {"width": 8, "layers": 6, "heads": 8, "weights": (Weights(parameters=1),)}
-        return Description(**(known | changes))
+    def describe_module(module):
+        known = {
+            "hidden_size": 8,
+            "num_layers": 6,
+            "num_attention_heads": 8,
+            "parameters": (ParameterSpec(num_parameters=1),),
+        }
+        return ModuleDescription(**(known | changes))
 
-    return describe
+    return describe_module
 
 
 def test_modules_carry_options_width_and_vocabulary():
@@ -54,8 +59,8 @@ def test_modules_carry_options_width_and_vocabulary():
     assert graph.modules["language"].vocabulary_size == graph.tokenizer.size == 260
     assert graph.modules["vision"].vocabulary_size is None
     assert {module.language_width for module in graph.modules.values()} == {260}
-    assert graph.descriptions["vision"].width == 130
-    assert graph.descriptions["language"].experts == 16
+    assert graph.descriptions["vision"].hidden_size == 130
+    assert graph.descriptions["language"].num_experts == 16
     assert graph.rng_prefixes == {
         "vision": "vision.",
         "second": "second.",
@@ -111,17 +116,17 @@ STAR = "megatron-core 0.19's MimoModel gives encoders no other module's output"
             "gave the placeholder ''",
         ),
         (
-            {"eye": eye(describe=description(positions=len))},
+            {"eye": eye(describe_module=description(count_positions=len))},
             PluginError,
-            "'describe' for module 'vision', gave a Description without 'accepts'",
+            "'describe_module' for module 'vision', gave a ModuleDescription without 'modality'",
         ),
         (
-            {"eye": eye(describe=description(accepts="image"))},
+            {"eye": eye(describe_module=description(modality="image"))},
             PluginError,
-            "without 'positions'",
+            "without 'count_positions'",
         ),
         (
-            {"eye": eye(describe=description(accepts="image", positions=[256]))},
+            {"eye": eye(describe_module=description(modality="image", count_positions=[256]))},
             PluginError,
             r"positions is \[256\] \(list\); expected a function that gives one whole number",
         ),
@@ -134,7 +139,11 @@ STAR = "megatron-core 0.19's MimoModel gives encoders no other module's output"
             PluginError,
             "gave an empty text",
         ),
-        ({"words": words(describe=None)}, PluginError, "^recipe.yaml:9: modules.language.plugin:"),
+        (
+            {"words": words(describe_module=None)},
+            PluginError,
+            "^recipe.yaml:9: modules.language.plugin:",
+        ),
         (
             {"eye": words()},
             PluginError,
@@ -147,7 +156,11 @@ STAR = "megatron-core 0.19's MimoModel gives encoders no other module's output"
             PluginError,
             "^recipe.yaml:15: data.plugin: .* does not implement build_dataset, which a dataset",
         ),
-        ({"eye": eye(options=None)}, RecipeError, "vision.options: plugin 'eye' takes no options"),
+        (
+            {"eye": eye(options_class=None)},
+            RecipeError,
+            "vision.options: plugin 'eye' takes no options",
+        ),
     ],
 )
 def test_an_answer_that_makes_no_graph_is_refused(plugins, kind, said):
@@ -186,7 +199,7 @@ def test_unknown_plugins_and_wrong_options_are_all_reported_with_their_places():
     assert second.startswith("recipe.yaml:15: data.plugin: there is no plugin 'pears'")
     text = RECIPE.replace("patch_size: 14", "patch_sise: 14\n      scale: x")
     with pytest.raises(RecipeError) as caught:
-        graph_of(text + "", pairs=pairs(options=hookimpl(lambda: EyeOptions)))
+        graph_of(text + "", pairs=pairs(options_class=hookimpl(lambda: EyeOptions)))
     assert [said.partition(": ")[0] for said in str(caught.value).splitlines()] == [
         "recipe.yaml:7",
         "recipe.yaml:8",
@@ -243,15 +256,17 @@ def glasses(**hooks: object) -> SimpleNamespace:
     """A plugin that wraps a module's description, and takes options."""
 
     @hookimpl
-    def options():
+    def options_class():
         return GlassOptions
 
     @hookimpl(wrapper=True)
-    def describe(module):
+    def describe_module(module):
         inner = yield
-        return attrs.evolve(inner, layers=inner.layers + module.wrappers["glasses"].width)
+        return attrs.evolve(inner, num_layers=inner.num_layers + module.wrappers["glasses"].width)
 
-    return SimpleNamespace(**{"options": options, "describe": describe} | hooks)
+    return SimpleNamespace(
+        **{"options_class": options_class, "describe_module": describe_module} | hooks
+    )
 
 
 WRAPPED = RECIPE.replace(
@@ -263,14 +278,20 @@ def test_a_wrapper_changes_the_module_that_names_it_and_no_other():
     graph = graph_of(WRAPPED, glasses=glasses())
     assert graph.modules["vision"].wrappers == {"glasses": GlassOptions(width=3)}
     assert graph.modules["language"].wrappers == graph.data.wrappers == {}
-    assert (graph.descriptions["vision"].layers, graph.descriptions["language"].layers) == (7, 6)
+    assert (graph.descriptions["vision"].num_layers, graph.descriptions["language"].num_layers) == (
+        7,
+        6,
+    )
 
 
 def test_an_override_reaches_a_wrappers_options_and_puts_a_wrapper_on():
     words = ["modules.vision.wrappers.glasses.width=9", "modules.language.wrappers.glasses={}"]
     loaded = load_text(WRAPPED, "recipe.yaml", words)
     graph = build_graph(loaded, host(glasses=glasses()))
-    assert (graph.descriptions["vision"].layers, graph.descriptions["language"].layers) == (13, 7)
+    assert (graph.descriptions["vision"].num_layers, graph.descriptions["language"].num_layers) == (
+        13,
+        7,
+    )
 
 
 @pytest.mark.parametrize(
@@ -297,7 +318,7 @@ def test_an_override_reaches_a_wrappers_options_and_puts_a_wrapper_on():
         ),
         (
             WRAPPED,
-            glasses(options=None),
+            glasses(options_class=None),
             "recipe.yaml:6: modules.vision.wrappers.glasses: plugin 'glasses' takes no options",
         ),
         (

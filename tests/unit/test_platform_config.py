@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from mimo_core import Grid, Module, Train
+from mimo_core import Grid, ModuleConfig, TrainingConfig
 from mimo_core.checkpoint import compatibility
 from mimo_core.model import platform_config
-from mimo_core.model.platform_config import notes, read_here
+from mimo_core.model.platform_config import drop_unsupported_fields, notes
 from mimo_core.testing import raises_code
 
 GRAPHS = {"cuda_graph_impl": "local", "cuda_graph_modules": ["mamba"]}
@@ -21,13 +21,13 @@ CPU, BARE, WHOLE = (
     SimpleNamespace(name=name, transformer_engine=te)
     for name, te in (("cpu", False), ("cuda", False), ("cuda", True))
 )
-TRAIN = Train(
+TRAIN = TrainingConfig(
     iterations=1, micro_batch_size=1, global_batch_size=1, sequence_length=8, learning_rate=1.0
 )
 
 
-def make(fields: dict[str, Any]) -> Module:
-    return Module(name="vision", plugin="eye", grid=Grid(), train=TRAIN, megatron=fields)
+def make(fields: dict[str, Any]) -> ModuleConfig:
+    return ModuleConfig(name="vision", plugin="eye", grid=Grid(), train=TRAIN, megatron=fields)
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,7 @@ def make(fields: dict[str, Any]) -> Module:
 )
 def test_a_machine_reads_what_it_can_do(platform: Any, fields: Any, read: Any) -> None:
     module = make(fields)
-    assert read_here(module, platform).megatron == read
+    assert drop_unsupported_fields(module, platform).megatron == read
     told = list(notes(SimpleNamespace(modules={"vision": module}), platform))  # type: ignore[arg-type]
     assert len(told) == (fields != read)
 
@@ -66,9 +66,9 @@ def test_the_note_names_modules_fields_and_machine() -> None:
 
 def test_norms_are_recomputed_with_transformer_engine_only() -> None:
     module = make({"recompute_granularity": "selective", "recompute_modules": ["layernorm"]})
-    assert read_here(module, WHOLE) is module  # type: ignore[arg-type]
+    assert drop_unsupported_fields(module, WHOLE) is module  # type: ignore[arg-type]
     with raises_code("megatron.recomputation", module="vision", value="layernorm") as caught:
-        read_here(module, CPU)  # type: ignore[arg-type]
+        drop_unsupported_fields(module, CPU)  # type: ignore[arg-type]
     assert caught.value.text.startswith("modules.vision.megatron.recompute_modules: ")
 
 
@@ -79,5 +79,5 @@ def test_what_a_machine_does_not_read_is_no_part_of_the_model() -> None:
     everything = dict.fromkeys((*platform_config._KERNELS, *platform_config._OFFLOADING), True)
     more = {"attention_backend": "flash", "use_mamba_mem_eff_path": False}
     module = make({**everything, **graphs, **LOSS, **more})
-    assert read_here(module, CPU).megatron == {}  # type: ignore[arg-type]
+    assert drop_unsupported_fields(module, CPU).megatron == {}  # type: ignore[arg-type]
     assert [field for field in module.megatron if not compatibility._how(field)] == []

@@ -10,8 +10,8 @@ from typing import Any
 import attrs
 import pytest
 
-from mimo_core import Media, Sample, Text, hookimpl
-from mimo_core.contract import Description, Edge, Module, Train, Weights
+from mimo_core import MediaItem, Sample, Text, hookimpl
+from mimo_core.contract import Edge, ModuleConfig, ModuleDescription, ParameterSpec, TrainingConfig
 from mimo_core.data.batch_validation import check_answer
 from mimo_core.errors import PluginError
 from mimo_core.launch.plugin_consistency import compare_answers
@@ -22,26 +22,26 @@ from mimo_core.planning.plugin_answers import as_text
 from ..helpers.fake_plugins import RECIPE, EyeOptions, eye, host, pairs
 from ..helpers.problems import refused
 
-PICTURE = Media(kind="image", shape=(8, 8), load=lambda generator: None)
-SEEN = Sample(key="pairs/0", parts=(PICTURE, Text(text="a cat", loss=True)))
+PICTURE = MediaItem(modality="image", shape=(8, 8), load=lambda generator: None)
+SEEN = Sample(key="pairs/0", content=(PICTURE, Text(text="a cat", is_target=True)))
 
 
 def describing(**changes: Any) -> Any:
     @hookimpl
-    def describe(module):
-        description = Description(
-            width=module.language_width // 2,
-            layers=4,
-            heads=8,
-            weights=(Weights(parameters=632_000_000),),
-            accepts="image",
-            positions=lambda media: [4] * len(media),
-            parallel=frozenset({"tp", "dp"}),
+    def describe_module(module):
+        description = ModuleDescription(
+            hidden_size=module.language_width // 2,
+            num_layers=4,
+            num_attention_heads=8,
+            parameters=(ParameterSpec(num_parameters=632_000_000),),
+            modality="image",
+            count_positions=lambda media: [4] * len(media),
+            supported_parallelism=frozenset({"tp", "dp"}),
             notes=("sees in grey",),
         )
         return attrs.evolve(description, **changes)
 
-    return describe
+    return describe_module
 
 
 @hookimpl
@@ -75,12 +75,12 @@ def shown(data):
 
 @hookimpl
 def other_text(data):
-    return [attrs.evolve(SEEN, parts=(PICTURE, Text(text="a dog!", loss=True)))]
+    return [attrs.evolve(SEEN, content=(PICTURE, Text(text="a dog!", is_target=True)))]
 
 
-def plan_of(folder: Path, preview: Any = shown, **hooks: Any) -> Plan:
+def plan_of(folder: Path, preview_samples: Any = shown, **hooks: Any) -> Plan:
     (folder / "recipe.yaml").write_text(RECIPE)
-    plugins = host(eye=eye(**hooks), pairs=pairs(preview=preview))
+    plugins = host(eye=eye(**hooks), pairs=pairs(preview_samples=preview_samples))
     return make_plan(folder / "recipe.yaml", host=plugins)
 
 
@@ -95,29 +95,29 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
         f"{VISION} 'module_edges', placeholder: '<vision>' on rank 0, '<odd>' on rank 3",
     ),
     "option": (
-        {"options": other_options},
-        f"{VISION} 'options', scale: 1.0 on rank 0, 2.0 on rank 3",
+        {"options_class": other_options},
+        f"{VISION} 'options_class', scale: 1.0 on rank 0, 2.0 on rank 3",
     ),
     "number of the description": (
-        {"describe": describing(layers=8)},
-        f"{VISION} 'describe', layers: 4 on rank 0, 8 on rank 3",
+        {"describe_module": describing(num_layers=8)},
+        f"{VISION} 'describe_module', num_layers: 4 on rank 0, 8 on rank 3",
     ),
     "weights of the description": (
-        {"describe": describing(weights=(Weights(parameters=7),))},
-        f"{VISION} 'describe', weights: [Weights(parameters=632000000",
+        {"describe_module": describing(parameters=(ParameterSpec(num_parameters=7),))},
+        f"{VISION} 'describe_module', parameters: [ParameterSpec(num_parameters=632000000",
     ),
     "note": (
-        {"describe": describing(notes=())},
-        f"{VISION} 'describe', notes: ['sees in grey'] on rank 0, [] on rank 3",
+        {"describe_module": describing(notes=())},
+        f"{VISION} 'describe_module', notes: ['sees in grey'] on rank 0, [] on rank 3",
     ),
     "positions": (
-        {"describe": describing(positions=lambda media: [5] * len(media))},
-        f"{VISION} 'describe', positions of sample pairs/0: 4 on rank 0, 5 on rank 3",
+        {"describe_module": describing(count_positions=lambda media: [5] * len(media))},
+        f"{VISION} 'describe_module', positions of sample pairs/0: 4 on rank 0, 5 on rank 3",
     ),
     "text": (
-        {"preview": other_text},
-        "data (plugin 'pairs'), hook 'preview', text of sample pairs/0: 5 positions, 6 learned on "
-        "rank 0, 6 positions, 7 learned on rank 3",
+        {"preview_samples": other_text},
+        "data (plugin 'pairs'), hook 'preview_samples', text of sample pairs/0: 5 positions, 6 "
+        "learned on rank 0, 6 positions, 7 learned on rank 3",
     ),
 }
 
@@ -159,11 +159,11 @@ GOOD = {key: SimpleNamespace(shape=(2, 8)) for key in ("input_ids", "labels", "l
 GOOD["position_ids"] = GOOD["labels"]
 
 
-def module_of(name: str, packing: bool = False) -> Module:
-    train = Train(
+def module_of(name: str, packing: bool = False) -> ModuleConfig:
+    train = TrainingConfig(
         iterations=1, micro_batch_size=1, global_batch_size=1, sequence_length=8, learning_rate=1.0
     )
-    return Module(name=name, plugin="eye", grid=None, train=train, packing=packing)  # type: ignore[arg-type]
+    return ModuleConfig(name=name, plugin="eye", grid=None, train=train, packing=packing)  # type: ignore[arg-type]
 
 
 def checked(name: str, given: Any, packing: bool = False) -> Callable[[], None]:

@@ -54,12 +54,12 @@ def test_an_installed_plugin_of_another_contract_is_broken_and_says_why(install)
     install("late", GOOD.replace(CONTRACT, "9.0"))
     found = record("late")
     assert found.state == "broken"
-    assert found.why is not None and "written for contract 9.0" in found.why
+    assert found.reason is not None and "written for contract 9.0" in found.reason
 
 
 def test_a_name_that_this_core_has_not_hints_at_its_version(install):
     install("new", "from mimo_core import Telepathy")
-    why = record("new").why
+    why = record("new").reason
     assert why is not None
     assert "cannot import name 'Telepathy' from 'mimo_core'" in why
     assert f"may want a newer mimo-core (this is {versions.core_version()}, contract" in why
@@ -67,11 +67,11 @@ def test_a_name_that_this_core_has_not_hints_at_its_version(install):
 
 def test_so_does_a_name_that_is_taken_of_the_module(install):
     install("new", "import mimo_core as mimo\nmimo.Telepathy")
-    why = record("new").why
+    why = record("new").reason
     assert why is not None
     assert "has no attribute 'Telepathy'; it may want a newer mimo-core" in why
     install("own", "import json\njson.telepathy")
-    assert record("own").why == "AttributeError: module 'json' has no attribute 'telepathy'"
+    assert record("own").reason == "AttributeError: module 'json' has no attribute 'telepathy'"
 
 
 def test_what_a_plugin_prints_later_is_seen(install, capsys):
@@ -143,9 +143,9 @@ def test_why_a_plugin_is_broken_is_told_and_not_compared(install):
     host = Host.discover(environ={})
     compare_plugins(host, rank, store)
     (record,) = host.records
-    host._records["bad"] = attrs.evolve(record, why="OSError: /b/2")
+    host._records["bad"] = attrs.evolve(record, reason="OSError: /b/2")
     compare_plugins(host, attrs.evolve(rank, rank=1), store)
-    host._records["bad"] = attrs.evolve(record, why=None, state="usable")
+    host._records["bad"] = attrs.evolve(record, reason=None, state="usable")
     with pytest.raises(PluginError, match=r"broken \(OSError: /a/1\) on rank 0"):
         compare_plugins(host, attrs.evolve(rank, rank=1), store)
 

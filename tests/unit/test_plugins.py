@@ -9,17 +9,25 @@ from types import ModuleType, SimpleNamespace
 import attrs
 import pytest
 
-from mimo_core import Description, Edge, Encoder, Grid, Module, Train, hookimpl
+from mimo_core import (
+    Edge,
+    EncoderSpec,
+    Grid,
+    ModuleConfig,
+    ModuleDescription,
+    TrainingConfig,
+    hookimpl,
+)
 from mimo_core.errors import MimoError, PluginError, RecipeError, SampleError
 from mimo_core.plugins import Host
 
 from ..helpers.fake_plugins import GOOD, eye, pairs, words
 from ..helpers.problems import facts
 
-TRAIN = Train(
+TRAIN = TrainingConfig(
     iterations=1, micro_batch_size=1, global_batch_size=1, sequence_length=8, learning_rate=1.0
 )
-VISION = Module(name="vision", plugin="a", grid=Grid(), train=TRAIN, language_width=8)
+VISION = ModuleConfig(name="vision", plugin="a", grid=Grid(), train=TRAIN, language_width=8)
 LANGUAGE = attrs.evolve(VISION, name="language")
 
 
@@ -70,18 +78,18 @@ def test_switches_act_before_import(install, environ, disabled, usable, why):
     for name in ("ant", "bee", "cow"):
         install(name, GOOD)
     host = Host.discover(disabled, environ)
-    assert host.usable == usable
+    assert host.usable_plugins == usable
     bee = next(record for record in host.records if record.name == "bee")
-    assert (bee.state, bee.why) == ("disabled", why)
+    assert (bee.state, bee.reason) == ("disabled", why)
     assert "fake_mimo_plugin_bee" not in sys.modules
     with pytest.raises(PluginError, match=rf"'bee' \(mimo-plugin-bee 1.2\) is disabled: {why}"):
-        host.ask("rng_prefix", "bee", module=VISION)
+        host.call_hook("rng_prefix", "bee", module=VISION)
 
 
 @pytest.mark.parametrize("off", ["0", "false", "No", "off", "", " "])
 def test_a_switch_that_is_off_disables_nothing(install, off):
     install("ant", GOOD)
-    assert Host.discover(environ={"MIMO_DISABLE_PLUGIN_AUTOLOAD": off}).usable == ("ant",)
+    assert Host.discover(environ={"MIMO_DISABLE_PLUGIN_AUTOLOAD": off}).usable_plugins == ("ant",)
 
 
 def test_a_switch_that_is_neither_on_nor_off_is_refused(install):
@@ -106,24 +114,24 @@ def test_a_plugin_that_cannot_be_imported_fails_only_when_used(install):
     install("bad", "import no_such_thing")
     install("quits", "raise SystemExit(3)")
     host = Host.discover(environ={})
-    assert host.ask("rng_prefix", "ant", module=VISION) == "p."
-    assert host.records[2].why == "SystemExit: 3"
+    assert host.call_hook("rng_prefix", "ant", module=VISION) == "p."
+    assert host.records[2].reason == "SystemExit: 3"
     bad = host.records[1]
-    assert (bad.state, bad.why) == (
+    assert (bad.state, bad.reason) == (
         "broken",
         "ModuleNotFoundError: No module named 'no_such_thing'",
     )
     with pytest.raises(
         PluginError, match=r"'bad' \(mimo-plugin-bad 1.2\).*no_such_thing"
     ) as caught:
-        host.require("bad")
+        host.get_plugin("bad")
     assert isinstance(caught.value.__cause__, ModuleNotFoundError)
 
 
 def test_an_unknown_plugin_says_what_is_installed_and_what_to_install():
     host = Host.from_plugins({"radio": eye(), "words": words()})
     with pytest.raises(PluginError) as caught:
-        host.has("describe", "raido")
+        host.implements("describe_module", "raido")
     assert facts(caught.value) == [("plugin.not-installed", "", {"plugin": "raido"})]
     assert "Did you mean 'radio'? Installed: radio, words. " in caught.value.text
     assert caught.value.text.endswith("pip install mimo-plugin-raido")
@@ -164,18 +172,34 @@ def _plain(module):
 @pytest.mark.parametrize(
     ("hook", "function", "marks", "said"),
     [
-        ("descrbe", _plain, {}, "no hook 'descrbe'. Did you mean 'describe'. Hooks: build_dataset"),
+        (
+            "descrbe",
+            _plain,
+            {},
+            "no hook 'descrbe'. Did you mean 'describe_module'. Hooks: build_dataset",
+        ),
         ("descrbe", _plain, {"optionalhook": True}, "no hook 'descrbe'"),
+        ("flops", _plain, {}, "no hook 'flops'. It is 'estimate_flops' now."),
         ("build_submodule", _default, {}, "gives its argument 'groups' a default"),
-        ("describe", _args, {}, r"takes \*module.*describe\(module\)"),
-        ("describe", _kwargs, {}, r"takes \*\*module"),
-        ("describe", _wrong, {}, "argument 'modul' that its specification lacks. Did you mean 'mo"),
-        ("describe", _keyword, {}, "'module' by keyword only"),
-        ("describe", _yields, {}, "only a wrapper"),
-        ("describe", _plain, {"wrapper": True}, "has no yield"),
-        ("describe", _yields, {"hookwrapper": True}, "old style"),
-        ("describe", _yields, {"wrapper": True, "tryfirst": True}, "the recipe tells the order"),
-        ("options", _nothing, {"wrapper": True}, "hook 'options' cannot be wrapped"),
+        ("describe_module", _args, {}, r"takes \*module.*describe_module\(module\)"),
+        ("describe_module", _kwargs, {}, r"takes \*\*module"),
+        (
+            "describe_module",
+            _wrong,
+            {},
+            "argument 'modul' that its specification lacks. Did you mean 'mo",
+        ),
+        ("describe_module", _keyword, {}, "'module' by keyword only"),
+        ("describe_module", _yields, {}, "only a wrapper"),
+        ("describe_module", _plain, {"wrapper": True}, "has no yield"),
+        ("describe_module", _yields, {"hookwrapper": True}, "old style"),
+        (
+            "describe_module",
+            _yields,
+            {"wrapper": True, "tryfirst": True},
+            "the recipe tells the order",
+        ),
+        ("options_class", _nothing, {"wrapper": True}, "hook 'options_class' cannot be wrapped"),
     ],
 )
 def test_a_function_that_does_not_fit_leaves_nothing_registered(hook, function, marks, said):
@@ -191,21 +215,23 @@ def test_a_function_that_does_not_fit_leaves_nothing_registered(hook, function, 
     )
     host = Host.from_plugins({"bad": bad, "good": eye()})
     with pytest.raises(PluginError, match=rf"(?s)'bad' \(mimo-plugin-bad 0\).*{said}"):
-        host.require("bad")
-    assert host.usable == ("good",)
-    assert host.ask("rng_prefix", "good", module=VISION) == "vision."
+        host.get_plugin("bad")
+    assert host.usable_plugins == ("good",)
+    assert host.call_hook("rng_prefix", "good", module=VISION) == "vision."
 
 
 def test_two_answers_of_one_plugin_are_refused():
     def other(module):
         return None
 
-    bad = eye(other=hookimpl(specname="describe")(other))
-    with pytest.raises(PluginError, match="two functions of this plugin answer hook 'describe'"):
-        Host.from_plugins({"bad": bad}).require("bad")
+    bad = eye(other=hookimpl(specname="describe_module")(other))
+    with pytest.raises(
+        PluginError, match="two functions of this plugin answer hook 'describe_module'"
+    ):
+        Host.from_plugins({"bad": bad}).get_plugin("bad")
 
 
-def wrapped(*names: str) -> Module:
+def wrapped(*names: str) -> ModuleConfig:
     return attrs.evolve(VISION, wrappers=dict.fromkeys(names))
 
 
@@ -236,34 +262,34 @@ def test_only_the_plugin_itself_answers_and_the_wrappers_that_are_named_wrap_in_
         }
     )
     for _ in range(2):  # the second time from the cache
-        assert host.ask("rng_prefix", "a", module=VISION) == "a"
-        assert host.ask("rng_prefix", "a", module=wrapped("b", "c")) == "c(b(a))"
-        assert host.ask("rng_prefix", "a", module=wrapped("c", "b")) == "b(c(a))"
-        assert host.ask("rng_prefix", "b", module=wrapped("c")) == "c(b)"
-        assert host.ask("rng_prefix", "b", module=wrapped("b")) == "b(b)"
+        assert host.call_hook("rng_prefix", "a", module=VISION) == "a"
+        assert host.call_hook("rng_prefix", "a", module=wrapped("b", "c")) == "c(b(a))"
+        assert host.call_hook("rng_prefix", "a", module=wrapped("c", "b")) == "b(c(a))"
+        assert host.call_hook("rng_prefix", "b", module=wrapped("c")) == "c(b)"
+        assert host.call_hook("rng_prefix", "b", module=wrapped("b")) == "b(b)"
     assert calls == ["a", "a", "a", "b", "b"] * 2
-    assert host.has("rng_prefix", "b")
-    assert host.wraps("module", "c") == ("rng_prefix",)
-    assert host.wraps("data", "c") == host.wraps("module", "a") == ()
-    assert not host.has("rng_prefix", "c")
+    assert host.implements("rng_prefix", "b")
+    assert host.wrapped_hooks("module", "c") == ("rng_prefix",)
+    assert host.wrapped_hooks("data", "c") == host.wrapped_hooks("module", "a") == ()
+    assert not host.implements("rng_prefix", "c")
     assert host.records[2].hooks == ("rng_prefix (wraps)",)
     with pytest.raises(PluginError, match=r"'c'.*does not implement hook 'rng_prefix'"):
-        host.ask("rng_prefix", "c", module=VISION)
+        host.call_hook("rng_prefix", "c", module=VISION)
     with pytest.raises(PluginError, match="there is no plugin 'd'"):
-        host.ask("rng_prefix", "a", module=wrapped("d"))
+        host.call_hook("rng_prefix", "a", module=wrapped("d"))
 
 
 def test_a_forgotten_mark_is_named():
     def describe(module):
         return None
 
-    host = Host.from_plugins({"a": eye(describe=describe)})
-    with pytest.raises(PluginError, match=r"'describe' lacks the mark @mimo_core.hookimpl"):
-        host.ask("describe", "a", module=VISION)
+    host = Host.from_plugins({"a": eye(describe_module=describe)})
+    with pytest.raises(PluginError, match=r"'describe_module' lacks the mark @mimo_core.hookimpl"):
+        host.call_hook("describe_module", "a", module=VISION)
 
 
 ARGUMENTS = {
-    "options": {},
+    "options_class": {},
     "module_edges": {"modules": {}},
     "build_submodule": {"groups": None, "platform": None},
     "provide_batch": {"samples": [], "context": None},
@@ -275,15 +301,15 @@ EDGE = Edge(source="vision", target="language", placeholder="<image>")
 @pytest.mark.parametrize(
     ("hook", "module", "answer", "due"),
     [
-        ("options", None, {"size": 1}, "an attrs class"),
-        ("options", None, dict, "an attrs class"),
-        ("describe", VISION, {"width": 1}, "a Description"),
-        ("describe", VISION, None, "a Description"),
+        ("options_class", None, {"size": 1}, "an attrs class"),
+        ("options_class", None, dict, "an attrs class"),
+        ("describe_module", VISION, {"width": 1}, "a ModuleDescription"),
+        ("describe_module", VISION, None, "a ModuleDescription"),
         ("module_edges", VISION, EDGE, "a sequence of Edge"),
         ("module_edges", VISION, [("vision", "language")], "a sequence of Edge"),
         ("rng_prefix", VISION, 3, "a str"),
         ("build_submodule", VISION, object(), "an Encoder"),
-        ("build_submodule", LANGUAGE, Encoder(tower=1, config=1), "a ModuleSpec"),
+        ("build_submodule", LANGUAGE, EncoderSpec(tower=1, config=1), "a ModuleSpec"),
         ("provide_batch", VISION, [], "a dict or None"),
         ("build_dataset", None, 3, "a Dataset"),
     ],
@@ -293,7 +319,7 @@ def test_an_answer_of_a_wrong_type_names_plugin_hook_and_value(hook, module, ans
     arguments = ARGUMENTS.get(hook, {}) | ({"module": module} if module else {})
     gave = "nothing" if answer is None else type(answer).__name__
     with pytest.raises(PluginError, match=rf"'a' \(mimo-plugin-a 7\), hook '{hook}'") as caught:
-        host.ask(hook, "a", **arguments)
+        host.call_hook(hook, "a", **arguments)
     assert f"not {due}" in str(caught.value)
     assert gave in str(caught.value)
 
@@ -301,10 +327,10 @@ def test_an_answer_of_a_wrong_type_names_plugin_hook_and_value(hook, module, ans
 @pytest.mark.parametrize(
     ("hook", "module", "answer"),
     [
-        ("options", None, Description),
+        ("options_class", None, ModuleDescription),
         ("module_edges", VISION, (EDGE,)),
         ("module_edges", VISION, []),
-        ("build_submodule", VISION, Encoder(tower=1, config=1)),
+        ("build_submodule", VISION, EncoderSpec(tower=1, config=1)),
         ("build_submodule", LANGUAGE, SimpleNamespace(module=object)),
         ("provide_batch", VISION, None),
         ("provide_batch", VISION, {"pixels": 1}),
@@ -314,7 +340,7 @@ def test_an_answer_of_a_wrong_type_names_plugin_hook_and_value(hook, module, ans
 def test_an_answer_that_fits_is_given_as_it_is(hook, module, answer):
     host = Host.from_plugins({"a": _answering(hook, answer)})
     arguments = ARGUMENTS.get(hook, {}) | ({"module": module} if module else {})
-    assert host.ask(hook, "a", **arguments) is answer
+    assert host.call_hook(hook, "a", **arguments) is answer
 
 
 def _answering(hook: str, answer: object) -> ModuleType:
@@ -330,7 +356,7 @@ def test_an_exception_carries_plugin_hook_module_and_cause():
 
     host = Host.from_plugins({"a": eye(rng_prefix=rng_prefix)})
     with pytest.raises(PluginError) as caught:
-        host.ask("rng_prefix", "a", module=VISION)
+        host.call_hook("rng_prefix", "a", module=VISION)
     line = rng_prefix.__code__.co_firstlineno + 2
     place = {"plugin": "a", "hook": "rng_prefix", "module": "vision", "file": __file__}
     assert facts(caught.value) == [("plugin.hook-failed", "", {**place, "line": line})]
@@ -360,7 +386,7 @@ def test_what_a_plugin_says_to_users_is_told_without_its_place_in_the_code(error
 
     host = Host.from_plugins({"a": eye(rng_prefix=rng_prefix)})
     with pytest.raises(MimoError) as caught:
-        host.ask("rng_prefix", "a", module=VISION)
+        host.call_hook("rng_prefix", "a", module=VISION)
     assert (caught.value.text, facts(caught.value)) == (text, facts(error))
 
 
@@ -377,7 +403,7 @@ def test_an_exception_of_a_wrapper_blames_the_wrapping_plugin(when):
     with pytest.raises(
         PluginError, match=r"'b' \(mimo-plugin-b 0\).*failed \(around plugin 'a'\): OSError: disk"
     ):
-        host.ask("rng_prefix", "a", module=wrapped("b"))
+        host.call_hook("rng_prefix", "a", module=wrapped("b"))
 
 
 def test_an_inner_exception_that_passes_a_wrapper_blames_the_inner_plugin():
@@ -391,7 +417,7 @@ def test_an_inner_exception_that_passes_a_wrapper_blames_the_inner_plugin():
 
     host = Host.from_plugins({"a": eye(rng_prefix=rng_prefix), "b": SimpleNamespace(w=around)})
     with pytest.raises(PluginError, match=r"'a' \(mimo-plugin-a 0\).*failed: OSError: disk"):
-        host.ask("rng_prefix", "a", module=wrapped("b"))
+        host.call_hook("rng_prefix", "a", module=wrapped("b"))
 
 
 def test_the_digest_tells_versions_and_sets_apart_and_nothing_else():

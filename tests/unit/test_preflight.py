@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from mimo_core.errors import DiskFull, MimoError
+from mimo_core.errors import DiskFullError, MimoError
 from mimo_core.launch import preflight
 from mimo_core.launch.rank_main import _explain
-from mimo_core.reporting.run_directory import RunFolder
+from mimo_core.reporting.run_directory import RunDirectory
 
 from ..helpers.problems import refused
 from ..helpers.runs import TIMEOUT, command
@@ -86,5 +86,5 @@ def test_the_place_that_is_full_is_named(tmp_path: Path, monkeypatch: pytest.Mon
     """A full /dev/shm is not reported as the disk of the run's folder."""
     monkeypatch.setattr("mimo_core.launch.rank_main.full_places", lambda *_: [Path("/dev/shm")])
     full = OSError(28, "No space left on device")
-    with refused("run.disk-full", DiskFull, places=("/dev/shm",)):
-        _explain(full, RunFolder(tmp_path), tmp_path / "checkpoints")
+    with refused("run.disk-full", DiskFullError, places=("/dev/shm",)):
+        _explain(full, RunDirectory(tmp_path), tmp_path / "checkpoints")

@@ -64,7 +64,8 @@ def _public(name: str) -> bool:
 
 def test_the_reader_of_imports_sees_what_it_should() -> None:
     source = (
-        "import mimo_core, mimo_core.planning.model_graph\nfrom mimo_core import Media, planning\n"
+        "import mimo_core, mimo_core.planning.model_graph\n"
+        "from mimo_core import MediaItem, planning\n"
         "from mimo_core.building import x\ndef f():\n    from mimo_core.model.config import y\n"
     )
     assert list(private_imports(source)) == [

@@ -24,7 +24,7 @@ def test_modules_follow_each_other_in_the_given_order():
         "language",
         "language",
     ]
-    assert layout.modules_of(2) == ("vision",)
+    assert layout.modules_on_rank(2) == ("vision",)
 
 
 def test_first_rank_moves_a_module():
@@ -39,7 +39,7 @@ def test_coordinates_count_tp_fastest_and_pp_slowest_and_come_back():
     layout = plan_layout(GRIDS)
     seen = []
     for pp, dp, cp, tp in itertools.product(range(2), repeat=4):
-        rank = layout.rank_of("language", tp=tp, cp=cp, dp=dp, pp=pp)
+        rank = layout.rank_at("language", tp=tp, cp=cp, dp=dp, pp=pp)
         assert layout.coordinates(rank, "language") == {"tp": tp, "cp": cp, "dp": dp, "pp": pp}
         seen.append(rank)
     assert seen == list(range(3, 19))
@@ -54,14 +54,14 @@ def test_coordinates_count_tp_fastest_and_pp_slowest_and_come_back():
     ],
 )
 def test_a_label_has_the_coordinates_that_matter(rank, label):
-    assert plan_layout(GRIDS).label(rank) == label
+    assert plan_layout(GRIDS).rank_label(rank) == label
 
 
 def test_colocated_puts_all_on_the_one_rank():
     layout = plan_layout({"vision": Grid(), "language": Grid()}, "colocated", 1)
     assert layout.world_size == 1
-    assert layout.modules_of(0) == ("vision", "language")
-    assert layout.label(0) == "rank 0 (vision, language)"
+    assert layout.modules_on_rank(0) == ("vision", "language")
+    assert layout.rank_label(0) == "rank 0 (vision, language)"
 
 
 @pytest.mark.parametrize(

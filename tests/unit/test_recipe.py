@@ -7,7 +7,7 @@ from pathlib import Path
 import attrs
 import pytest
 
-from mimo_core import Grid, Train
+from mimo_core import Grid, TrainingConfig
 from mimo_core.errors import RecipeError
 from mimo_core.recipe import (
     DataRecipe,
@@ -504,7 +504,7 @@ def test_a_dumped_recipe_loads_equal():
 
 
 def test_a_recipe_made_in_python_keeps_the_same_rules():
-    train = Train(
+    train = TrainingConfig(
         iterations=0,
         micro_batch_size=1,
         global_batch_size=1,

@@ -9,7 +9,7 @@ from typing import Any
 import attrs
 import pytest
 
-from mimo_core import Edge, Media, Sample, Text, hookimpl
+from mimo_core import Edge, MediaItem, Sample, Text, hookimpl
 from mimo_core.errors import MimoError
 from mimo_core.planning.plan import make_plan
 from mimo_core.recipe import builtin
@@ -46,18 +46,18 @@ def edges(target: str = "language", placeholder: str = "<{}>") -> object:
     return module_edges
 
 
-def shows(*parts: Text | Media) -> object:
+def shows(*parts: Text | MediaItem) -> object:
     """A dataset that shows one sample."""
 
     @hookimpl
-    def preview(data):
-        return [Sample(key="pairs/7", parts=parts)]
+    def preview_samples(data):
+        return [Sample(key="pairs/7", content=parts)]
 
-    return pairs(preview=preview)
+    return pairs(preview_samples=preview_samples)
 
 
-PICTURE = Media(kind="image", shape=(8, 8), load=lambda generator: None)
-SOUND = Media(kind="sound", shape=(9,), load=lambda generator: None)
+PICTURE = MediaItem(modality="image", shape=(8, 8), load=lambda generator: None)
+SOUND = MediaItem(modality="sound", shape=(9,), load=lambda generator: None)
 SECOND_EYE = ("  language:\n", "  second: {plugin: eye}\n  language:\n")
 SECOND_MODEL = ("  language:\n", "  second: {plugin: words}\n  language:\n")
 STAR = "megatron-core 0.19's MimoModel gives encoders no other module's output"

@@ -13,7 +13,15 @@ from hypothesis import assume, event, given
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
-from mimo_core import LANGUAGE, Description, Grid, Module, Train, Weights, hookimpl
+from mimo_core import (
+    LANGUAGE,
+    Grid,
+    ModuleConfig,
+    ModuleDescription,
+    ParameterSpec,
+    TrainingConfig,
+    hookimpl,
+)
 from mimo_core.distributed.routing import bridge_ranks
 from mimo_core.errors import LayoutError, RecipeError
 from mimo_core.planning.plan import make_plan
@@ -107,14 +115,14 @@ def check_tiling(layout: Layout) -> None:
     assert sorted(chain.from_iterable(map(layout.ranks, layout.grids))) == list(world)
     places = set()
     for rank in world:
-        (module,) = layout.modules_of(rank)
+        (module,) = layout.modules_on_rank(rank)
         assert layout.module_of(rank) == module and rank in layout.ranks(module)
         at = layout.coordinates(rank, module)
-        assert layout.rank_of(module, **at) == rank
+        assert layout.rank_at(module, **at) == rank
         places.add((module, *at.items()))
     assert len(places) == len(world)
     # Also without their number: every coordinate that tells two ranks apart is named.
-    labels = {layout.label(rank).partition(" (")[2] for rank in world}
+    labels = {layout.rank_label(rank).partition(" (")[2] for rank in world}
     assert len(labels) == len(world)
 
 
@@ -135,26 +143,26 @@ def test_colocated_is_one_rank_or_refused(grids: dict[str, Grid], started: int |
             plan_layout(grids, "colocated", started)
         return
     layout = plan_layout(grids, "colocated", started)
-    assert (layout.world_size, layout.modules_of(0)) == (1, tuple(grids))
-    assert all(layout.rank_of(name) == 0 for name in grids)
+    assert (layout.world_size, layout.modules_on_rank(0)) == (1, tuple(grids))
+    assert all(layout.rank_at(name) == 0 for name in grids)
 
 
 @hookimpl
-def describe(module: Module) -> Description:
+def describe_module(module: ModuleConfig) -> ModuleDescription:
     """Of any module: all of its grid's sizes may exceed 1."""
-    return Description(
-        width=24,
-        layers=12,
-        heads=12,
-        experts=12,
-        weights=(Weights(parameters=1),),
-        accepts="image",
-        positions=lambda media: [4] * len(media),
-        parallel=frozenset({"tp", "cp", "pp", "dp", "ep", "etp"}),
+    return ModuleDescription(
+        hidden_size=24,
+        num_layers=12,
+        num_attention_heads=12,
+        num_experts=12,
+        parameters=(ParameterSpec(num_parameters=1),),
+        modality="image",
+        count_positions=lambda media: [4] * len(media),
+        supported_parallelism=frozenset({"tp", "cp", "pp", "dp", "ep", "etp"}),
     )
 
 
-HOST = host(eye=eye(describe=describe), words=words(describe=describe))
+HOST = host(eye=eye(describe_module=describe_module), words=words(describe_module=describe_module))
 
 
 @examples(80)
@@ -299,7 +307,7 @@ SECTIONS: dict[tuple[str, ...], type] = {
     ("modules", "vision"): schema.ModuleRecipe,
     ("modules", "vision", "grid"): Grid,
     ("data",): schema.DataRecipe,
-    ("train",): Train,
+    ("train",): TrainingConfig,
     ("tokenizer",): schema.TokenizerRecipe,
     ("validation",): schema.ValidationRecipe,
     ("checkpoint",): schema.CheckpointRecipe,

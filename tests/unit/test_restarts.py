@@ -17,9 +17,9 @@ import pytest
 from mimo_core.launch import launcher
 from mimo_core.launch.exit_handling import LAUNCHED, RESTARTS
 from mimo_core.launch.failure import Failure
-from mimo_core.launch.launcher import RunFailed, launch
+from mimo_core.launch.launcher import RunFailedError, launch
 from mimo_core.planning.plan import make_plan
-from mimo_core.reporting.run_directory import RunFolder
+from mimo_core.reporting.run_directory import RunDirectory
 
 from ..helpers.paths import RECIPES
 
@@ -48,7 +48,7 @@ class Attempts:
         self,
         nursery: Any,
         plan: Any,
-        folder: RunFolder,
+        folder: RunDirectory,
         disabled: Any,
         environment: Any,
         stopping: Any,
@@ -62,10 +62,12 @@ class Attempts:
     def run(self, max_restarts: int, folder: Path, patch: pytest.MonkeyPatch) -> None:
         patch.setattr(launcher, "attempt", self.attempt)
         patch.setattr(
-            launcher, "checkpoint_of", lambda plan, folder: SimpleNamespace(iteration=self.saved)
+            launcher,
+            "find_resumable_checkpoint",
+            lambda plan, folder: SimpleNamespace(iteration=self.saved),
         )
         plan = make_plan(RECIPES / "tiny.yaml")
-        launch(plan, RunFolder(folder), max_restarts=max_restarts, asked=ASKED)
+        launch(plan, RunDirectory(folder), max_restarts=max_restarts, asked=ASKED)
 
 
 @pytest.fixture
@@ -112,7 +114,7 @@ def test_a_new_checkpoint_counts_restarts_anew(
 def test_a_run_that_would_only_fail_again_fails(
     allowed: int, ends: list[tuple[int | None, Failure | None]], attempts: Any
 ) -> None:
-    with pytest.raises(RunFailed, match="was ended by signal SIGKILL") as failed:
+    with pytest.raises(RunFailedError, match="was ended by signal SIGKILL") as failed:
         attempts(allowed, ends)
     assert failed.value.code == KILLED.error_code
     assert not ends

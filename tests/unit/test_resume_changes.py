@@ -14,7 +14,7 @@ import pytest
 from mimo_core.checkpoint.compatibility import _changed as refused
 from mimo_core.checkpoint.compatibility import data_differences
 from mimo_core.checkpoint.resume_changes import HARMLESS, resume_changes
-from mimo_core.contract import Grid, Train
+from mimo_core.contract import Grid, TrainingConfig
 from mimo_core.planning.plan import Plan
 from mimo_core.recipe import megatron_schema, schema
 from mimo_core.recipe.converter import plain
@@ -23,7 +23,7 @@ from .test_checkpoint_directory import manifest
 from .test_warm_start import plan
 
 SECTIONS = {
-    "train": Train,
+    "train": TrainingConfig,
     "data": schema.DataRecipe,
     "tokenizer": schema.TokenizerRecipe,
     "validation": schema.ValidationRecipe,

@@ -9,7 +9,13 @@ from math import lcm
 import pytest
 
 from mimo_core.contract import LANGUAGE, Grid
-from mimo_core.distributed.routing import EdgeRoute, Leg, bridge_ranks, edge_route, sample_slice
+from mimo_core.distributed.routing import (
+    EdgeRouting,
+    PeerTransfer,
+    bridge_ranks,
+    route_edge,
+    sample_slice,
+)
 from mimo_core.planning.rank_layout import Layout, plan_layout
 
 ENCODERS = [Grid(tp=tp, dp=dp, pp=pp) for tp, dp, pp in product(range(1, 5), repeat=3)]
@@ -25,7 +31,7 @@ class Edge:
     def __init__(self, layout: Layout, microbatch: int, encoder: str = "vision") -> None:
         self.layout, self.encoder, self.microbatch = layout, encoder, microbatch
         self.routes = {
-            rank: edge_route(encoder, layout, microbatch, rank) for rank in range(layout.world_size)
+            rank: route_edge(encoder, layout, microbatch, rank) for rank in range(layout.world_size)
         }
 
     def messages(self, side: str, direction: str, sends: bool) -> list[Message]:
@@ -120,29 +126,29 @@ def _holders_share_the_work(edge: Edge, forward: list[Message]) -> None:
 
 def test_two_encoder_replicas_feed_one_language_replica():
     layout = plan_layout({"vision": Grid(dp=2), LANGUAGE: Grid(tp=2)})
-    assert edge_route("vision", layout, 4, 1) == EdgeRoute(
+    assert route_edge("vision", layout, 4, 1) == EdgeRouting(
         encoder="vision",
-        forward=(Leg(peer=2, begin=0, end=2), Leg(peer=3, begin=0, end=2)),
-        backward=(Leg(peer=2, begin=0, end=2),),
+        forward=(PeerTransfer(peer=2, begin=0, end=2), PeerTransfer(peer=3, begin=0, end=2)),
+        backward=(PeerTransfer(peer=2, begin=0, end=2),),
     )
-    assert edge_route("vision", layout, 4, 2) == EdgeRoute(
+    assert route_edge("vision", layout, 4, 2) == EdgeRouting(
         encoder="vision",
-        forward=(Leg(peer=0, begin=0, end=2), Leg(peer=1, begin=2, end=4)),
-        backward=(Leg(peer=0, begin=0, end=2), Leg(peer=1, begin=2, end=4)),
+        forward=(PeerTransfer(peer=0, begin=0, end=2), PeerTransfer(peer=1, begin=2, end=4)),
+        backward=(PeerTransfer(peer=0, begin=0, end=2), PeerTransfer(peer=1, begin=2, end=4)),
     )
     # Gradients are whole on every tensor-parallel rank: the second has none to send.
-    assert edge_route("vision", layout, 4, 3).backward == ()
+    assert route_edge("vision", layout, 4, 3).backward == ()
 
 
 def test_slices_that_do_not_nest_are_cut_where_they_overlap():
     layout = plan_layout({"vision": Grid(dp=3), LANGUAGE: Grid(dp=2)})
-    assert edge_route("vision", layout, 6, 1).forward == (
-        Leg(peer=3, begin=0, end=1),
-        Leg(peer=4, begin=1, end=2),
+    assert route_edge("vision", layout, 6, 1).forward == (
+        PeerTransfer(peer=3, begin=0, end=1),
+        PeerTransfer(peer=4, begin=1, end=2),
     )
-    assert edge_route("vision", layout, 6, 4).forward == (
-        Leg(peer=1, begin=0, end=1),
-        Leg(peer=2, begin=1, end=3),
+    assert route_edge("vision", layout, 6, 4).forward == (
+        PeerTransfer(peer=1, begin=0, end=1),
+        PeerTransfer(peer=2, begin=1, end=3),
     )
 
 
@@ -152,4 +158,4 @@ def test_every_encoder_has_its_own_last_stage_on_the_bridge():
     assert bridge_ranks(layout) == [2, 3, 4, 8]
     outsiders = set(range(layout.world_size)) - {4, 8}
     for rank in outsiders:
-        assert edge_route("audio", layout, 1, rank).forward == (), rank
+        assert route_edge("audio", layout, 1, rank).forward == (), rank

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from mimo_core.reporting.run_directory import RunFolder
+from mimo_core.reporting.run_directory import RunDirectory
 
 from ..helpers.problems import refused
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> RunFolder:
-    return RunFolder(tmp_path)
+def folder(tmp_path: Path) -> RunDirectory:
+    return RunDirectory(tmp_path)
 
 
 def test_the_summary_is_read_back_and_replaced(folder):
@@ -36,8 +36,8 @@ def test_the_summary_is_json_where_a_number_is_not_finite(folder):
 
 
 def test_the_command_that_goes_on_has_the_options_that_were_given(tmp_path):
-    folder = RunFolder(Path("my runs/one"))
-    assert folder.go_on_command(["lora", "mock"], 3) == (
+    folder = RunDirectory(Path("my runs/one"))
+    assert folder.resume_command(["lora", "mock"], 3) == (
         "mimo-pretrain 'my runs/one/recipe.yaml' --run-dir 'my runs/one' "
         "--no-plugin lora --no-plugin mock --max-restarts 3"
     )
@@ -65,13 +65,13 @@ def test_runs_of_the_same_second_get_folders_of_their_own(tmp_path, monkeypatch)
     monkeypatch.setattr(time, "strftime", lambda form: "20260102-030405")
     names = []
     for _ in range(3):
-        fresh = RunFolder.fresh("demo", tmp_path)
+        fresh = RunDirectory.fresh("demo", tmp_path)
         assert not fresh.path.exists()
         fresh.path.mkdir()
         names.append(fresh.path.name)
     assert names == [f"demo-20260102-030405{end}" for end in ("", "-2", "-3")]
     monkeypatch.chdir(tmp_path)
-    assert RunFolder.fresh("demo").path == Path("runs/demo-20260102-030405")
+    assert RunDirectory.fresh("demo").path == Path("runs/demo-20260102-030405")
 
 
 def test_every_rank_has_files_of_its_own(folder):
@@ -81,20 +81,20 @@ def test_every_rank_has_files_of_its_own(folder):
 
 
 def test_a_damaged_summary_is_put_aside(tmp_path: Path) -> None:
-    folder = RunFolder(tmp_path)
+    folder = RunDirectory(tmp_path)
     folder.summary.write_text('{"a": ')
     assert folder.read_summary() is None
     assert (tmp_path / "summary.damaged.json").read_text() == '{"a": '
 
 
 def test_a_name_that_looks_like_an_option_is_given_to_ranks_as_a_path() -> None:
-    folder = RunFolder(Path("-x"))
+    folder = RunDirectory(Path("-x"))
     assert folder.path == Path.cwd() / "-x" and not str(folder.recipe).startswith("-")
-    assert RunFolder(Path("runs/-x")).path == Path("runs/-x")
+    assert RunDirectory(Path("runs/-x")).path == Path("runs/-x")
 
 
 def test_a_folder_that_cannot_hold_checkpoints_is_told_before(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with refused("checkpoint.not-writable", folder=str(tmp_path / "file" / "inner")):
-        RunFolder(tmp_path).try_checkpoints("file/inner")
-    RunFolder(tmp_path).try_checkpoints(None)
+        RunDirectory(tmp_path).try_checkpoints("file/inner")
+    RunDirectory(tmp_path).try_checkpoints(None)

@@ -12,32 +12,43 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from mimo_core import ConfigKeys, Constant, Stored, WeightMap, WeightRule, hookimpl
+from mimo_core import (
+    CheckpointTensor,
+    ConfigKeys,
+    ConstantTensor,
+    ParamMapping,
+    ParamMappings,
+    hookimpl,
+)
 from mimo_core.checkpoint.reader import Checkpoint
 from mimo_core.errors import RecipeError
 from mimo_core.planning.plan import make_plan
 from mimo_core.verify.recipes import judges, layouts
-from mimo_core.weights.compare import Match, match
+from mimo_core.weights.compare import DirectoryMatch, match
 from mimo_core.weights.pretrained import directories, notes
-from mimo_core.weights.safetensors_dir import INDEX, WHOLE, Unreadable, read_directory
+from mimo_core.weights.safetensors_dir import INDEX, WHOLE, UnreadableWeightsError, read_directory
 
 from ..helpers.fake_plugins import RECIPE, eye, host
 from ..helpers.problems import refused
 
 
-def rule(part: Any, name: str, *shape: int) -> WeightRule:
-    return WeightRule(part=part, stored=(Stored(key=name, shape=shape),), files={name: shape})
+def rule(part: Any, name: str, *shape: int) -> ParamMapping:
+    return ParamMapping(
+        component=part, tensors=(CheckpointTensor(key=name, shape=shape),), files={name: shape}
+    )
 
 
-MAP = WeightMap(
+MAP = ParamMappings(
     rules=(
         rule("encoder", "tower.embed.weight", 4, 3),
         rule("encoder", "tower.layers.0.weight", 4, 4),
         rule("projector", "join.weight", 2, 4),
     ),
     constants=(
-        Constant(name="tower.mean", shape=(3,), values=(0.1, 0.2, 0.3), meaning="set the mean"),
-        Constant(name="tower.scale", shape=(4,), values=(1.0,), meaning="only ones"),
+        ConstantTensor(
+            name="tower.mean", shape=(3,), values=(0.1, 0.2, 0.3), meaning="set the mean"
+        ),
+        ConstantTensor(name="tower.scale", shape=(4,), values=(1.0,), meaning="only ones"),
     ),
     foreign={"tower.video.*": "embeds videos"},
     config={"heads": (4, "set the option heads"), "epsilon": (1e-6, "fixed")},
@@ -58,7 +69,7 @@ def directory(folder: Path, tensors: dict[str, torch.Tensor]) -> Path:
     return folder
 
 
-def matched(folder: Path, tensors: dict[str, torch.Tensor]) -> Match:
+def matched(folder: Path, tensors: dict[str, torch.Tensor]) -> DirectoryMatch:
     return match(MAP, directory(folder, tensors))
 
 
@@ -135,7 +146,7 @@ def test_what_no_shape_tells_is_compared_with_the_config(tmp_path: Path) -> None
         "config.json says vision_config.epsilon '1e-6' (a string); expected a number",
     )
     config.write_text("[")
-    with refused("weights.damaged", Unreadable, file=str(config)):
+    with refused("weights.damaged", UnreadableWeightsError, file=str(config)):
         matched(tmp_path, TOWER)
 
 
@@ -214,16 +225,18 @@ def test_several_files_are_read_by_their_index(tmp_path: Path) -> None:
     index(places)
     assert read_directory(tmp_path).keys() == TOWER.keys() | JOIN.keys()
     index(places | {"gone": "model-2.safetensors"})
-    with refused("weights.damaged", Unreadable, file=str(tmp_path / INDEX)) as caught:
+    with refused("weights.damaged", UnreadableWeightsError, file=str(tmp_path / INDEX)) as caught:
         read_directory(tmp_path)
     assert "names gone, but model-2.safetensors" in caught.value.text
     index(places | {"join.weight": "../model-2.safetensors"})
-    with refused("weights.damaged", Unreadable, file=str(tmp_path / INDEX)) as caught:
+    with refused("weights.damaged", UnreadableWeightsError, file=str(tmp_path / INDEX)) as caught:
         read_directory(tmp_path)
     assert "'../model-2.safetensors'" in caught.value.text
     index(places)
     (tmp_path / "model-2.safetensors").unlink()
-    with refused("weights.damaged", Unreadable, file=str(tmp_path / "model-2.safetensors")):
+    with refused(
+        "weights.damaged", UnreadableWeightsError, file=str(tmp_path / "model-2.safetensors")
+    ):
         read_directory(tmp_path)
 
 
@@ -235,13 +248,15 @@ class Trap:
 def test_what_is_no_safetensors_is_not_opened(tmp_path: Path) -> None:
     (tmp_path / "pytorch_model.bin").write_bytes(pickle.dumps(Trap()))
     files = ("pytorch_model.bin",)
-    with refused("weights.not-found", Unreadable, directory=str(tmp_path), files=files) as caught:
+    with refused(
+        "weights.not-found", UnreadableWeightsError, directory=str(tmp_path), files=files
+    ) as caught:
         read_directory(tmp_path)
     assert "unpickled" in caught.value.text
     (tmp_path / WHOLE).write_bytes(pickle.dumps(Trap()))
-    with refused("weights.damaged", Unreadable, file=str(tmp_path / WHOLE)):
+    with refused("weights.damaged", UnreadableWeightsError, file=str(tmp_path / WHOLE)):
         read_directory(tmp_path)
-    with refused("weights.not-found", Unreadable, directory=str(tmp_path / "gone")):
+    with refused("weights.not-found", UnreadableWeightsError, directory=str(tmp_path / "gone")):
         read_directory(tmp_path / "gone")
 
 
@@ -256,17 +271,17 @@ def test_the_metadata_of_a_checkpoint_can_run_nothing(tmp_path: Path) -> None:
 def test_a_file_that_is_cut_off_is_told(tmp_path: Path) -> None:
     path = directory(tmp_path, TOWER) / WHOLE
     path.write_bytes(path.read_bytes()[:-1])
-    with refused("weights.damaged", Unreadable, file=str(path)) as caught:
+    with refused("weights.damaged", UnreadableWeightsError, file=str(path)) as caught:
         read_directory(tmp_path)
     assert "tower.layers.0.weight ends at byte" in caught.value.text
 
 
 def weighted() -> Any:
     @hookimpl
-    def weight_map(module: Any) -> WeightMap:
+    def param_mappings(module: Any) -> ParamMappings:
         return MAP
 
-    return host(eye=eye(weight_map=weight_map))
+    return host(eye=eye(param_mappings=param_mappings))
 
 
 def test_the_plan_tells_mistakes_of_all_modules_with_their_places(tmp_path: Path) -> None:

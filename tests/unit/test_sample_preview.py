@@ -7,26 +7,26 @@ import json
 import pytest
 from tokenizers import AddedToken, Tokenizer, models
 
-from mimo_core import Media, Sample, Text, hookimpl
+from mimo_core import MediaItem, Sample, Text, hookimpl
 from mimo_core.errors import RecipeError
 from mimo_core.planning.plan import make_plan
 
 from ..helpers.fake_plugins import RECIPE, eye, host, pairs, words
 from ..helpers.problems import facts
 
-PICTURE = Media(kind="image", shape=(8, 8), load=lambda generator: None)
+PICTURE = MediaItem(modality="image", shape=(8, 8), load=lambda generator: None)
 
 
-def shows(*samples: tuple[Text | Media, ...], notes: tuple[str, ...] = ()) -> object:
+def shows(*samples: tuple[Text | MediaItem, ...], notes: tuple[str, ...] = ()) -> object:
     @hookimpl
-    def preview(data):
-        return [Sample(key=f"pairs/{at}", parts=parts) for at, parts in enumerate(samples)]
+    def preview_samples(data):
+        return [Sample(key=f"pairs/{at}", content=parts) for at, parts in enumerate(samples)]
 
     @hookimpl
     def preview_notes(data):
         return list(notes)
 
-    return pairs(preview=preview, preview_notes=preview_notes)
+    return pairs(preview_samples=preview_samples, preview_notes=preview_notes)
 
 
 def plan(tmp_path, *overrides: str, **plugins: object):
@@ -35,7 +35,7 @@ def plan(tmp_path, *overrides: str, **plugins: object):
     return make_plan(str(path), overrides, host=host(**plugins))
 
 
-TEXT = (Text(text="a cat", loss=True),)
+TEXT = (Text(text="a cat", is_target=True),)
 
 
 def test_an_encoder_that_no_sample_feeds_is_refused_with_the_notes_of_the_data(tmp_path) -> None:
@@ -58,17 +58,17 @@ def test_a_second_encoder_that_nothing_feeds_is_named(tmp_path) -> None:
     path.write_text(RECIPE.replace("  language:\n", second))
 
     @hookimpl
-    def describe(module):
-        plain = eye().describe(module)
+    def describe_module(module):
+        plain = eye().describe_module(module)
         accepts = "sound" if module.name == "ears" else "image"
         return type(plain)(
             **{
-                name: accepts if name == "accepts" else getattr(plain, name)
+                name: accepts if name == "modality" else getattr(plain, name)
                 for name in (field.name for field in plain.__attrs_attrs__)
             }
         )
 
-    plugins = host(eye=eye(describe=describe), pairs=shows((PICTURE, *TEXT)))
+    plugins = host(eye=eye(describe_module=describe_module), pairs=shows((PICTURE, *TEXT)))
     with pytest.raises(RecipeError, match="encoder 'ears' reads media of kind 'sound'"):
         make_plan(str(path), host=plugins)
 
@@ -96,7 +96,7 @@ def test_a_text_that_spells_a_special_token_is_pointed_at(tmp_path, base) -> Non
     backend.save(str(tmp_path / "tokenizer.json"))
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"eos_token": "<|end|>"}))
     told = shows(
-        (PICTURE, Text(text="<|im_start|>a cab <ab>", loss=True)), (PICTURE, Text(text="a"))
+        (PICTURE, Text(text="<|im_start|>a cab <ab>", is_target=True)), (PICTURE, Text(text="a"))
     )
     (note,) = plan(tmp_path, f"tokenizer.path={tmp_path}", words=words(), pairs=told).data_notes
     assert note.startswith("1 of 2 samples that the plan looked at spell '<|im_start|>' in")

@@ -13,7 +13,7 @@ import pytest
 from mimo_core.launch.exit_handling import LAUNCHED, Ending
 from mimo_core.launch.failure import Failure
 from mimo_core.launch.rank_env import Rank
-from mimo_core.reporting.run_directory import RunFolder
+from mimo_core.reporting.run_directory import RunDirectory
 from mimo_core.utils.standard_streams import Stream, pair, usable_streams
 
 from ..helpers.paths import RECIPES
@@ -96,7 +96,7 @@ def test_a_failure_is_left_to_the_launcher_where_nothing_can_be_printed(
     monkeypatch.setenv(LAUNCHED, "0")
     monkeypatch.setattr(sys, "stderr", Broken())
     rank = Rank(rank=1, local_rank=1, world_size=2)
-    folder = RunFolder(tmp_path)
+    folder = RunDirectory(tmp_path)
     screen = Stream(Broken(), lambda _error: None)
     ending = Ending(rank=rank, label="rank 1", folder=folder, screen=screen, logged=True)  # type: ignore[arg-type]
     ending.tell(ending.failure(RuntimeError("the cause")))

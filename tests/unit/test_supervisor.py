@@ -38,9 +38,9 @@ from mimo_core.launch.protocol import (
 )
 from mimo_core.launch.rank_env import Rank
 from mimo_core.launch.store import Place, find_hub, publish_hub
-from mimo_core.launch.supervisor import ABSENT, Hub
-from mimo_core.launch.supervisor_client import Watch
-from mimo_core.reporting.run_directory import RunFolder
+from mimo_core.launch.supervisor import ABSENT, Supervisor
+from mimo_core.launch.supervisor_client import SupervisorClient
+from mimo_core.reporting.run_directory import RunDirectory
 
 from ..helpers.hypothesis_settings import examples
 from ..helpers.problems import refused
@@ -50,11 +50,11 @@ OWN = "0" * 64
 FAILURE = {"rank": 1, "label": "rank 1", "message": "planted", "log": None}
 
 
-def hub(folder: Path, timeout: float = TIMEOUT, world_size: int = 2) -> Hub:
-    return Hub(
+def hub(folder: Path, timeout: float = TIMEOUT, world_size: int = 2) -> Supervisor:
+    return Supervisor(
         address="127.0.0.1",
         world_size=world_size,
-        folder=RunFolder(folder),
+        folder=RunDirectory(folder),
         timeout=timeout,
         token=OWN,
     )
@@ -206,20 +206,20 @@ def test_a_message_that_no_rank_sends_ends_the_run_by_the_rank_that_sent_it(
 def test_an_exception_of_the_hub_itself_is_survived(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    watching, accept = hub(tmp_path), Hub._accept
+    watching, accept = hub(tmp_path), Supervisor._accept
     failed = threading.Event()
 
-    def fail(self: Hub) -> None:
+    def fail(self: Supervisor) -> None:
         failed.set()
         raise OSError(24, "Too many open files")
 
-    monkeypatch.setattr(Hub, "_accept", fail)
+    monkeypatch.setattr(Supervisor, "_accept", fail)
     zero = joined(watching.port, 0)
     assert failed.wait(TIMEOUT)
-    monkeypatch.setattr(Hub, "_accept", accept)
+    monkeypatch.setattr(Supervisor, "_accept", accept)
     one = joined(watching.port, 1)
     assert heard(zero) == heard(one) == {"folder": str(tmp_path)}
-    monkeypatch.setattr(Hub, "_handle", lambda *_: 1 / 0)
+    monkeypatch.setattr(Supervisor, "_handle", lambda *_: 1 / 0)
     say(one, label="rank 1")
     assert "ZeroDivisionError" in heard(zero)["failure"]["message"]
     assert "Too many open files" in capsys.readouterr().err
@@ -249,7 +249,7 @@ def test_a_rank_that_is_there_twice_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_failure_names_no_other_log_and_shows_no_control_characters(tmp_path: Path) -> None:
-    folder = RunFolder(tmp_path)
+    folder = RunDirectory(tmp_path)
     folder.logs.mkdir()
     folder.log(1).write_text("\x1b]0;title\x07 \u202e of the log\n")
     received = {**FAILURE, "message": "a\x1b[2J\x9b\nb", "label": "\x1b[31mrank 1", "log": "/etc/x"}
@@ -263,7 +263,7 @@ def test_a_failure_names_no_other_log_and_shows_no_control_characters(tmp_path: 
 
 @pytest.mark.parametrize("planted", ["link", "linked folder", "pipe"])
 def test_a_log_that_is_elsewhere_is_not_shown(planted: str, tmp_path: Path) -> None:
-    folder, secret = RunFolder(tmp_path / "run"), tmp_path / "elsewhere" / "rank-1.log"
+    folder, secret = RunDirectory(tmp_path / "run"), tmp_path / "elsewhere" / "rank-1.log"
     folder.path.mkdir()
     secret.parent.mkdir()
     secret.write_text("secret\n")
@@ -306,7 +306,7 @@ def test_the_failure_of_a_rank_has_the_code_of_its_error(worker: bool, tmp_path:
         error = SampleError(
             f"Caught SampleError in DataLoader worker process 0.\nTraceback …\n{name}: {error}"
         )
-    folder = RunFolder(tmp_path)
+    folder = RunDirectory(tmp_path)
     rank = Rank(rank=0, local_rank=0, world_size=1)
     failure = Ending(rank=rank, label="rank 0", folder=folder).failure(error)
     assert failure.message == "sample a/1 is too long [sample.too-long]"
@@ -331,12 +331,12 @@ def test_ranks_that_torchrun_restarts_meet_past_what_the_store_kept(
 
     monkeypatch.setattr(watch_module, "open_store", lambda *_: store)
     monkeypatch.setattr(watch_module, "find_hub", find)
-    joined: dict[int, Watch] = {}
+    joined: dict[int, SupervisorClient] = {}
 
     def join(number: int) -> None:
         rank = Rank(rank=number, local_rank=number, world_size=2, one_machine=True)
-        folder, timeout = RunFolder(tmp_path), datetime.timedelta(seconds=TIMEOUT)
-        joined[number] = Watch.join(rank, folder, timeout, lambda _: None)
+        folder, timeout = RunDirectory(tmp_path), datetime.timedelta(seconds=TIMEOUT)
+        joined[number] = SupervisorClient.join(rank, folder, timeout, lambda _: None)
 
     threads = [threading.Thread(target=join, args=(number,), daemon=True) for number in (1, 0)]
     threads[0].start()
@@ -365,7 +365,7 @@ def test_a_token_is_taken_from_the_environment() -> None:
 
 
 @pytest.fixture(scope="module")
-def fuzzed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Hub, socket.socket]]:
+def fuzzed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Supervisor, socket.socket]]:
     watching = hub(tmp_path_factory.mktemp("fuzzed"))
     zero, one = joined(watching.port, 0), joined(watching.port, 1)
     assert heard(zero) == heard(one)
@@ -380,7 +380,7 @@ def fuzzed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Hub, sock
 @examples(100)
 @given(sent=st.lists(st.binary(max_size=600), max_size=4))
 def test_any_bytes_before_the_token_change_nothing(
-    sent: list[bytes], fuzzed: tuple[Hub, socket.socket]
+    sent: list[bytes], fuzzed: tuple[Supervisor, socket.socket]
 ) -> None:
     watching, _ = fuzzed
     with connect(watching.port) as stranger, suppress(OSError):
@@ -406,7 +406,7 @@ JSON = st.recursive(
     | JSON
 )
 def test_any_failure_is_read_or_malformed(message: object) -> None:
-    folder = RunFolder(Path("/run"))
+    folder = RunDirectory(Path("/run"))
     try:
         failure = Failure.from_message(message, folder)
     except Malformed:

@@ -140,7 +140,7 @@ def test_a_sample_has_its_blank_once(tmp_path: Path) -> None:
     recipe = f"{RECIPE}\ntokenizer: {{path: {folder}}}\n"
     graph = build_graph(load_text(recipe, "recipe.yaml"), host())
     texts = ["", "a red", "square", " on"]
-    sample = Sample(key="0", parts=tuple(Text(text=text, loss=True) for text in texts))
+    sample = Sample(key="0", content=tuple(Text(text=text, is_target=True) for text in texts))
     ids = [id_ for piece in pieces(graph, sample) for id_ in piece.ids]
     tokenizer = graph.tokenizer
     whole = tokenizer.encode("a redsquare on", start=True)

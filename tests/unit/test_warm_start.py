@@ -9,16 +9,16 @@ from typing import Any
 import attrs
 import pytest
 
-from mimo_core import Description, Weights, hookimpl
-from mimo_core.checkpoint.compatibility import checkpoint_of
+from mimo_core import ModuleDescription, ParameterSpec, hookimpl
+from mimo_core.checkpoint.compatibility import find_resumable_checkpoint
 from mimo_core.checkpoint.directory import TRACKER
 from mimo_core.checkpoint.manifest import read_manifest, write_manifest
 from mimo_core.errors import RecipeError
 from mimo_core.planning.plan import Plan, make_plan
 from mimo_core.plugins import Host
-from mimo_core.plugins.weight_map import Stored, WeightMap, WeightRule
+from mimo_core.plugins.weight_map import CheckpointTensor, ParamMapping, ParamMappings
 from mimo_core.recipe.converter import plain
-from mimo_core.reporting.run_directory import RunFolder
+from mimo_core.reporting.run_directory import RunDirectory
 from mimo_core.weights.warm_start import starting_weights
 
 from ..helpers.fake_plugins import RECIPE, eye, host, words
@@ -70,7 +70,7 @@ def test_a_run_folder_or_its_checkpoints_can_be_named(saved: Path, tmp_path: Pat
 def test_what_a_run_stands_on_stays(saved: Path, tmp_path: Path, changed: str) -> None:
     key, _, value = changed.partition("=")
     with refused("checkpoint.other-model", RecipeError, iteration=3) as caught:
-        checkpoint_of(plan(tmp_path, changed), RunFolder(saved))
+        find_resumable_checkpoint(plan(tmp_path, changed), RunDirectory(saved))
     (difference,) = caught.value.values["differences"]
     assert re.match(rf"{key}: saved with \S+, now {float(value):g}", difference)
 
@@ -81,7 +81,9 @@ def test_what_all_modules_compute_stays(saved: Path, tmp_path: Path) -> None:
         for name in ("vision", "language")
     )
     with refused("checkpoint.other-model", RecipeError, differences=differences):
-        checkpoint_of(plan(tmp_path, "megatron.softmax_type=learnable"), RunFolder(saved))
+        find_resumable_checkpoint(
+            plan(tmp_path, "megatron.softmax_type=learnable"), RunDirectory(saved)
+        )
 
 
 @pytest.mark.parametrize(
@@ -95,7 +97,7 @@ def test_what_all_modules_compute_stays(saved: Path, tmp_path: Path) -> None:
     ],
 )
 def test_how_a_module_is_computed_may_change(saved: Path, tmp_path: Path, changed: str) -> None:
-    assert checkpoint_of(plan(tmp_path, changed), RunFolder(saved)).iteration == 3
+    assert find_resumable_checkpoint(plan(tmp_path, changed), RunDirectory(saved)).iteration == 3
 
 
 def test_modules_that_are_not_in_both_are_named(saved: Path, tmp_path: Path) -> None:
@@ -106,7 +108,7 @@ def test_modules_that_are_not_in_both_are_named(saved: Path, tmp_path: Path) -> 
     modules = {"audio": layout["modules"]["vision"], "language": layout["modules"]["language"]}
     save(path, attrs.evolve(manifest(3), recipe=recipe, layout={**layout, "modules": modules}))
     with refused("checkpoint.other-model", RecipeError) as caught:
-        checkpoint_of(plan(tmp_path), RunFolder(saved))
+        find_resumable_checkpoint(plan(tmp_path), RunDirectory(saved))
     assert set(caught.value.values["differences"]) == {
         "modules.audio: only in the checkpoint",
         "modules.vision: only in the recipe",
@@ -137,10 +139,10 @@ def test_a_module_goes_on_in_the_same_wrappers(
     save(path, attrs.evolve(manifest(3), recipe=recipe))
     wanted.recipe.modules["vision"].wrappers.update(now)
     if said is None:
-        assert checkpoint_of(wanted, RunFolder(saved)).iteration == 3
+        assert find_resumable_checkpoint(wanted, RunDirectory(saved)).iteration == 3
         return
     with refused("checkpoint.other-model", RecipeError) as caught:
-        checkpoint_of(wanted, RunFolder(saved))
+        find_resumable_checkpoint(wanted, RunDirectory(saved))
     (difference,) = caught.value.values["differences"]
     assert said in difference
 
@@ -177,10 +179,10 @@ def test_options_that_name_a_directory_move_with_it(
     save(path, attrs.evolve(manifest(3), recipe=recipe, origins=(origin,)))
     wanted.recipe.modules["vision"].options["like"] = like
     if said is None:
-        assert checkpoint_of(wanted, RunFolder(saved)).iteration == 3
+        assert find_resumable_checkpoint(wanted, RunDirectory(saved)).iteration == 3
         return
     with refused("checkpoint.other-model", RecipeError) as caught:
-        checkpoint_of(wanted, RunFolder(saved))
+        find_resumable_checkpoint(wanted, RunDirectory(saved))
     (difference,) = caught.value.values["differences"]
     assert said in difference
 
@@ -191,7 +193,7 @@ LAYOUT = ("modules.vision.grid.dp=1", "modules.language.precision=bf16")
 def test_layout_and_precision_may_change_where_the_optimizer_can_be_resharded(
     saved: Path, tmp_path: Path
 ) -> None:
-    run = RunFolder(saved)
+    run = RunDirectory(saved)
     for changed in (
         (),
         LAYOUT,
@@ -201,13 +203,13 @@ def test_layout_and_precision_may_change_where_the_optimizer_can_be_resharded(
             "modules.language.grid.rank_offset=0",
         ),
     ):
-        assert checkpoint_of(plan(tmp_path, *changed), run).iteration == 3
+        assert find_resumable_checkpoint(plan(tmp_path, *changed), run).iteration == 3
     path = saved / "checkpoints" / "iter_0000003"
     bound = attrs.evolve(read_manifest(path), optimizer="dp_reshardable")
     write_manifest(path, bound)
-    assert checkpoint_of(plan(tmp_path), run).iteration == 3
+    assert find_resumable_checkpoint(plan(tmp_path), run).iteration == 3
     with pytest.raises(RecipeError) as caught:
-        checkpoint_of(plan(tmp_path, *LAYOUT), run)
+        find_resumable_checkpoint(plan(tmp_path, *LAYOUT), run)
     assert caught.value.code == "checkpoint.other-model"
     first, second = caught.value.values["differences"]
     bound = "(saved with megatron.dist_ckpt_optim_fully_reshardable: false)"
@@ -243,17 +245,17 @@ def test_weights_without_values_are_refused(saved: Path, tmp_path: Path, place: 
 
 
 def _with_map(shape: tuple[int, ...], *, index: tuple[int, ...] = ()) -> Any:
-    rule = WeightRule(
-        part="language",
-        stored=(Stored(key="layers.weight", shape=shape, index=index),),
+    rule = ParamMapping(
+        component="language",
+        tensors=(CheckpointTensor(key="layers.weight", shape=shape, index=index),),
         files={"weight": shape},
     )
 
     @hookimpl
-    def weight_map(module: Any) -> WeightMap:
-        return WeightMap(rules=(rule,))
+    def param_mappings(module: Any) -> ParamMappings:
+        return ParamMappings(rules=(rule,))
 
-    return host(words=words(weight_map=weight_map))
+    return host(words=words(param_mappings=param_mappings))
 
 
 def _start(folder: Path, tensors: dict[str, list[int]], of: Host) -> Any:
@@ -298,26 +300,26 @@ def test_tensors_that_do_not_fit_the_map_are_refused_before_ranks(
 
 def test_without_a_map_what_plugins_describe_is_compared(saved: Path, tmp_path: Path) -> None:
     @hookimpl
-    def describe(module: Any) -> Description:
+    def describe_module(module: Any) -> ModuleDescription:
         size = module.options.patch_size
-        return Description(
-            width=8,
-            layers=4,
-            heads=8,
-            weights=(Weights(parameters=100 * size),),
-            accepts="image",
-            positions=lambda media: [4] * len(media),
-            parallel=frozenset({"tp", "dp"}),
+        return ModuleDescription(
+            hidden_size=8,
+            num_layers=4,
+            num_attention_heads=8,
+            parameters=(ParameterSpec(num_parameters=100 * size),),
+            modality="image",
+            count_positions=lambda media: [4] * len(media),
+            supported_parallelism=frozenset({"tp", "dp"}),
         )
 
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(RECIPE)
     start = f"checkpoint.init_from={saved}"
-    of = host(eye=eye(describe=describe))
+    of = host(eye=eye(describe_module=describe_module))
     wanted = make_plan(recipe, [start, "modules.vision.options.patch_size=16"], host=of)
     with refused("checkpoint.other-model", RecipeError, modules=("vision",)) as caught:
         starting_weights(wanted, done=None)
-    assert "\n  vision: parameters: saved with 1400, now 1600" in caught.value.text
+    assert "\n  vision: num_parameters: saved with 1400, now 1600" in caught.value.text
     assert caught.value.values["differences"] == (
         "modules.vision.options.patch_size: saved with 14, now 16",
     )

@@ -12,7 +12,7 @@ from megatron.core.tensor_parallel import VocabParallelEmbedding
 from torch import nn
 
 from mimo_core.megatron_patches.wgrad_accumulation import add_rows
-from mimo_core.model.mimo_model import Model
+from mimo_core.model.mimo_model import RankMimoModel
 
 
 class Engines(nn.Module):
@@ -27,7 +27,7 @@ class Engines(nn.Module):
 
 def accumulate(**modules: nn.Module) -> None:
     """Of a rank with these modules."""
-    Model.accumulate_in_products(
+    RankMimoModel.accumulate_in_products(
         cast(Any, SimpleNamespace(nodes=modules, active=modules.__getitem__)),
         cast(Any, SimpleNamespace(name="cpu")),
     )

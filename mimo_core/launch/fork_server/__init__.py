@@ -5,6 +5,6 @@ once and forks each rank from itself; ranks share its memory pages. It never tou
 its children can.
 """
 
-from mimo_core.launch.fork_server.client import Child, Nursery, NurseryEnded
+from mimo_core.launch.fork_server.client import ForkedProcess, ForkServer, ForkServerError
 
-__all__ = ["Child", "Nursery", "NurseryEnded"]
+__all__ = ["ForkServer", "ForkServerError", "ForkedProcess"]

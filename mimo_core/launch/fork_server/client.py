@@ -34,15 +34,15 @@ _STOPPED_PATIENCE = 3.0
 """The same for a nursery that a signal has stopped."""
 
 
-class NurseryEnded(RuntimeError):
+class ForkServerError(RuntimeError):
     """A nursery is gone, and cannot start a child."""
 
 
 @attrs.define(eq=False)
-class Child:
+class ForkedProcess:
     """A process of a nursery; leads a process group of its own. As ``subprocess.Popen``."""
 
-    nursery: Nursery
+    nursery: ForkServer
     pid: int
     returncode: int | None = None
     """Exit status; the negative number of the signal that ended it; ``None`` while it runs."""
@@ -76,7 +76,7 @@ class Child:
             os.killpg(self.pid, signal.SIGKILL)
 
 
-class Nursery:
+class ForkServer:
     """A process that has imported what ranks need, and makes children of itself."""
 
     def __init__(self, warm: Sequence[str], told: str = "") -> None:
@@ -104,8 +104,8 @@ class Nursery:
         theirs.close()
         self._socket = ours
         self._received = b""
-        self._children: dict[int, Child] = {}
-        self._started: list[Child] = []
+        self._children: dict[int, ForkedProcess] = {}
+        self._started: list[ForkedProcess] = []
         self._next_look = 0.0
         self._untold: dict[int, float] = {}
         self.silent = False
@@ -119,7 +119,7 @@ class Nursery:
         *,
         name: str,
         log: Path | None = None,
-    ) -> Child:
+    ) -> ForkedProcess:
         """Start a child; waits until the nursery has imported what it should.
 
         Args:
@@ -130,7 +130,7 @@ class Nursery:
             log: File that takes its output; by default it goes where this process's goes.
 
         Raises:
-            NurseryEnded: no child can be started.
+            ForkServerError: no child can be started.
         """
         asked: dict[str, Any] = {
             "call": call,
@@ -147,7 +147,7 @@ class Nursery:
             if not self.hear(wait=True):
                 status = self._process.wait()
                 how = f"signal {-status}" if status < 0 else f"exit code {status}"
-                raise NurseryEnded(
+                raise ForkServerError(
                     f"the process that imports torch for all ranks ended with {how} before it "
                     f"could start them ({' '.join(self._process.args)})"  # type: ignore[arg-type]
                 )
@@ -192,7 +192,7 @@ class Nursery:
         """End it, and by that its children: the kernel ends them with it (Linux)."""
         self._process.kill()
 
-    def __enter__(self) -> Nursery:
+    def __enter__(self) -> ForkServer:
         return self
 
     def __exit__(
@@ -230,7 +230,7 @@ class Nursery:
         if "code" in said:
             self._children[pid].returncode = said["code"]
         else:
-            child = self._children[pid] = Child(self, pid)
+            child = self._children[pid] = ForkedProcess(self, pid)
             self._started.append(child)
 
 

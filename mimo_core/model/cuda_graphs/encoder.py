@@ -14,9 +14,9 @@ from typing import Any
 import attrs
 import torch
 
-from mimo_core.contract import Module
+from mimo_core.contract import ModuleConfig
 from mimo_core.errors import MimoError
-from mimo_core.model.platform_config import read_here
+from mimo_core.model.platform_config import drop_unsupported_fields
 from mimo_core.platforms.base import Captured, RankPlatform
 
 FIELD = "cuda_graph_impl"
@@ -29,9 +29,9 @@ REMEMBERED = 4096
 _PLAIN = (bool, int, float, str, bytes, type(None), torch.dtype, torch.device)
 
 
-def asked_for(module: Module, platform: RankPlatform) -> bool:
+def asked_for(module: ModuleConfig, platform: RankPlatform) -> bool:
     """Whether the module is an encoder whose tower is to be captured on this machine."""
-    read = read_here(module, platform).megatron
+    read = drop_unsupported_fields(module, platform).megatron
     return not module.is_language and read.get(FIELD, "none") != "none"
 
 

@@ -15,7 +15,7 @@ from megatron.core.transformer.moe.moe_utils import permute, unpermute
 from megatron.core.transformer.moe.token_dispatcher import MoETokenDispatcher
 
 
-class GatheredTokens(MoETokenDispatcher):  # type: ignore[misc]
+class AllGatherTokenDispatcher(MoETokenDispatcher):  # type: ignore[misc]
     """Dispatches tokens by gathering those of all ranks, and sums what their experts put out.
 
     The all-to-all dispatcher sends a token once for each of its experts, which is more where ranks
@@ -53,7 +53,7 @@ class GatheredTokens(MoETokenDispatcher):  # type: ignore[misc]
         marked = gather_from_sequence_parallel_region(probs, group=group)[:, self._own]
         self._map = marked.detach() >= 0
         self._counts = self._map.sum(0)
-        self._rows = _OnItsWay(self._counts.sum())
+        self._rows = _AsyncHostScalar(self._counts.sum())
         tokens = gather_from_sequence_parallel_region(hidden_states, group=group)
         return tokens, torch.where(self._map, marked, 0.0)
 
@@ -94,7 +94,7 @@ class GatheredTokens(MoETokenDispatcher):  # type: ignore[misc]
         return hidden_states.view(self._shape)
 
 
-class _OnItsWay:
+class _AsyncHostScalar:
     """A number of the device that the host needs later."""
 
     def __init__(self, number: torch.Tensor) -> None:
@@ -109,7 +109,7 @@ class _OnItsWay:
         return int(self._number)
 
 
-def gathered_tokens(layer: Any, groups: ProcessGroupCollection) -> GatheredTokens | None:
+def gathered_tokens(layer: Any, groups: ProcessGroupCollection) -> AllGatherTokenDispatcher | None:
     """The dispatcher for a layer of experts whose ranks have equally many tokens, if gathering
     sends no more than the all-to-all: tokens come from ``ranks - 1`` others, instead of ``(ranks -
     1) / ranks`` of each token's experts' copies.
@@ -122,7 +122,7 @@ def gathered_tokens(layer: Any, groups: ProcessGroupCollection) -> GatheredToken
     overlaps = layer.use_shared_expert and layer.shared_expert_overlap
     if ranks == 1 or ranks > layer.config.moe_router_topk or overlaps:
         return None
-    return GatheredTokens(
+    return AllGatherTokenDispatcher(
         layer.num_local_experts,
         layer.local_expert_indices,
         config=layer.config,

@@ -89,9 +89,9 @@ def add(sums: torch.Tensor, ends: torch.Tensor, to: Sequence[torch.Tensor]) -> N
     one after another."""
     view = _view(to)
     if view is not None and view.is_contiguous() and sums.is_cuda:
-        from mimo_core.model.moe.grad_accumulate_kernel import add_into
+        from mimo_core.model.moe.grad_accumulate_kernel import grouped_add_
 
-        add_into(view, sums, ends)
+        grouped_add_(view, sums, ends)
         return
     for part, whole in zip(_without_empty(sums, ends).unbind(), to, strict=True):
         whole.add_(part)

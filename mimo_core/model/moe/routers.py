@@ -252,9 +252,9 @@ class Routers:
         if self._routers and padding is None:
             raise PluginError(
                 "module 'language' has experts, and its batch does not tell where padding is: its "
-                "plugin must give what context.sequences(samples) gives, or a bool array "
+                "plugin must give what context.build_tokens(samples) gives, or a bool array "
                 f"{PADDING} of the shape of input_ids, and the number of experts in "
-                "describe().experts",
+                "describe_module().num_experts",
                 code="plugin.no-padding-mask",
                 module="language",
             )

@@ -2,7 +2,7 @@
 
 A check without ranks takes a :class:`~mimo_core.testing.fixtures.Bench`; one on ranks takes a
 :class:`~mimo_core.testing.rank_harness.Rig`, on every rank. Both give findings, or raise
-:class:`~mimo_core.testing.outcome.NotDeclared` where the plugin does not claim it.
+:class:`~mimo_core.testing.outcome.UndeclaredSupportError` where the plugin does not claim it.
 """
 
 from __future__ import annotations

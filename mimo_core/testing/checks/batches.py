@@ -31,7 +31,7 @@ def provided(rig: Rig) -> Iterator[Finding]:
 
 def _media(built: Built, samples: Sequence[Sample]) -> Iterator[Finding]:
     name = built.module.plugin
-    kind = built.described.accepts
+    kind = built.described.modality
     without = [sample for sample in samples if not any(sample.media(str(kind)))]
     for what, few in (("text alone", without), ("no samples", [])):
         given = built.provide(few)
@@ -45,7 +45,7 @@ def _media(built: Built, samples: Sequence[Sample]) -> Iterator[Finding]:
     if batch is None:
         yield Finding(
             said=f"provide_batch of {name!r} gives None for samples with media of kind {kind!r}",
-            fix="look for the kind that describe().accepts tells",
+            fix="look for the kind that describe_module().modality tells",
         )
         return
     yield from _transportable(name, batch)
@@ -55,7 +55,7 @@ def _media(built: Built, samples: Sequence[Sample]) -> Iterator[Finding]:
             fix="augment nothing here: media are augmented by Media.load, from the position in the "
             "run",
         )
-    if "pp" in built.described.parallel:
+    if "pp" in built.described.supported_parallelism:
         for few in (samples, without):
             later = built.provide(few, first_stage=False)
             if (later is None) != (built.provide(few) is None):
@@ -71,12 +71,12 @@ def _sequences(built: Built, samples: Sequence[Sample]) -> Iterator[Finding]:
     name = built.module.plugin
     batch = built.provide(samples)
     shape = (len(samples), built.module.train.sequence_length)
-    keys = (*_KEYS, *(_OF_EXPERTS if built.described.experts else ()))
+    keys = (*_KEYS, *(_OF_EXPERTS if built.described.num_experts else ()))
     missing = [key for key in keys if key not in (batch or {})]
     if batch is None or missing:
         yield Finding(
             said=f"provide_batch of {name!r} gives {_shown(batch)} without {', '.join(missing)}",
-            fix="give what context.sequences(samples) holds, as tensors",
+            fix="give what context.build_tokens(samples) holds, as tensors",
         )
         return
     yield from _transportable(name, batch)
@@ -85,7 +85,7 @@ def _sequences(built: Built, samples: Sequence[Sample]) -> Iterator[Finding]:
             yield Finding(
                 said=f"provide_batch of {name!r} gives {key} of shape {list(batch[key].shape)}; "
                 f"{len(samples)} samples of {shape[1]} positions are {list(shape)}",
-                fix="keep every sample and the padding as context.sequences(samples) has them",
+                fix="keep every sample and the padding as context.build_tokens(samples) has them",
             )
 
 

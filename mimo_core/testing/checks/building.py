@@ -10,7 +10,7 @@ import torch
 from megatron.core.transformer import TransformerConfig
 from megatron.core.transformer.spec_utils import ModuleSpec
 
-from mimo_core.contract import Encoder
+from mimo_core.contract import EncoderSpec
 from mimo_core.testing.outcome import Finding
 from mimo_core.testing.rank_harness import Built, Rig
 
@@ -28,13 +28,13 @@ def builds(rig: Rig) -> Iterator[Finding]:
         )
         return
     for where, parts in (("outside", outside), ("inside", rig.whole.parts)):
-        config = parts.config if isinstance(parts, Encoder) else parts.params.get("config")
+        config = parts.config if isinstance(parts, EncoderSpec) else parts.params.get("config")
         if not isinstance(config, TransformerConfig):
             yield Finding(
                 said=f"build_submodule of {module.plugin!r} gives, {where} its grid, a config of "
                 f"type {type(config).__name__}",
                 fix="give what mimo_core.building.transformer_config(module, …) made: "
-                "Encoder(config=…), or params={'config': …} of the language model's ModuleSpec",
+                "EncoderSpec(config=…), or params={'config': …} of the language model's ModuleSpec",
             )
             continue
         if not config.calculate_per_token_loss or not config.variable_seq_lengths:
@@ -43,11 +43,11 @@ def builds(rig: Rig) -> Iterator[Finding]:
                 "grid, the precision and the training set (calculate_per_token_loss, …)",
                 fix="make it with mimo_core.building.transformer_config(module, …)",
             )
-        if module.is_language and config.hidden_size != described.width:
+        if module.is_language and config.hidden_size != described.hidden_size:
             yield Finding(
                 said=f"the config of {module.plugin!r} has hidden_size {config.hidden_size}, "
-                f"describe() says width {described.width}",
-                fix="tell the same in both: encoders' projectors put out describe().width",
+                f"describe_module() gives {described.hidden_size}",
+                fix="give the same in both: towers put out describe_module().hidden_size features",
             )
     for name, spec in _specs(rig.whole.parts):
         if not isinstance(spec, ModuleSpec):
@@ -60,20 +60,20 @@ def builds(rig: Rig) -> Iterator[Finding]:
 
 
 def parameters(rig: Rig) -> Iterator[Finding]:
-    """``describe().weights`` counts the parameters of each part."""
+    """``describe_module().parameters`` counts the parameters of each part."""
     built = rig.whole
     held = {
         part: sum(parameter.numel() for parameter in model.parameters())
         for part, model in built.by_part().items()
     }
     told: Counter[str] = Counter()
-    for weights in built.described.weights:
-        told[weights.part] += weights.parameters
+    for weights in built.described.parameters:
+        told[weights.component] += weights.num_parameters
     for part, count in held.items():
         if told[part] != count:
             yield Finding(
                 said=f"the {part} of {built.module.plugin!r} has {count:,} parameters, but "
-                f"describe().weights tells {told[part]:,}",
+                f"describe_module().parameters tells {told[part]:,}",
                 fix="correct the counts in describe(): `mimo plan` tells by them whether a run "
                 f"fits into memory. By child: {_children(built, part)}",
             )
@@ -114,7 +114,7 @@ def seeded(rig: Rig) -> Iterator[Finding]:
 
 
 def _specs(parts: Any) -> list[tuple[str, Any]]:
-    if not isinstance(parts, Encoder):
+    if not isinstance(parts, EncoderSpec):
         return [("language model", parts)]
     return [("tower", parts.tower), *([("projector", parts.projector)] if parts.projector else [])]
 

@@ -8,9 +8,9 @@ from typing import Any, get_args
 
 import numpy as np
 
-from mimo_core.contract import Data, Dataset, Media, Sample, Split, Text
+from mimo_core.contract import Dataset, DatasetConfig, MediaItem, Sample, Split, Text
 from mimo_core.testing.fixtures import Bench
-from mimo_core.testing.outcome import Finding, NotDeclared
+from mimo_core.testing.outcome import Finding, UndeclaredSupportError
 
 SPLITS: tuple[Split, ...] = get_args(Split)
 
@@ -41,13 +41,15 @@ def samples(bench: Bench) -> Iterator[Finding]:
                 said=f"{where} is a {type(sample).__name__}", fix="return mimo_core.Sample"
             )
             return
-        if not isinstance(sample.parts, tuple) or not all(
-            isinstance(part, Text | Media) for part in sample.parts
+        if not isinstance(sample.content, tuple) or not all(
+            isinstance(part, Text | MediaItem) for part in sample.content
         ):
-            kinds = [type(part).__name__ for part in sample.parts]
+            kinds = [type(part).__name__ for part in sample.content]
             yield Finding(said=f"{where} has parts {kinds}", fix="parts: a tuple of Text and Media")
             return
-        if not any(isinstance(part, Text) and part.loss and part.text for part in sample.parts):
+        if not any(
+            isinstance(part, Text) and part.is_target and part.text for part in sample.content
+        ):
             yield Finding(
                 said=f"{where} ({sample.key}) has no text that is learned: it teaches nothing",
                 fix="mark what the model shall say: Text(text=…, loss=True)",
@@ -75,14 +77,14 @@ def media(bench: Bench) -> Iterator[Finding]:
     alone."""
     loaded = False
     for _, index, sample in looked_at(bench):
-        for medium in (part for part in sample.parts if isinstance(part, Media)):
+        for medium in (part for part in sample.content if isinstance(part, MediaItem)):
             loaded = True
-            wrong = list(_medium(f"{medium.kind} of sample {index} ({sample.key})", medium))
+            wrong = list(_medium(f"{medium.modality} of sample {index} ({sample.key})", medium))
             yield from wrong
             if wrong:
                 return
     if not loaded:
-        raise NotDeclared("media: the samples looked at are of text alone")
+        raise UndeclaredSupportError("media: the samples looked at are of text alone")
 
 
 def pickled(bench: Bench) -> Iterator[Finding]:
@@ -108,9 +110,11 @@ def pickled(bench: Bench) -> Iterator[Finding]:
 def preview(bench: Bench) -> Iterator[Finding]:
     """The plan's samples: none of the dataset is longer."""
     data = bench.graph().data
-    if not bench.host.has("preview", data.plugin):
-        raise NotDeclared("preview: the plugin has no hook preview()")
-    shown = [_size(sample) for sample in bench.host.ask("preview", data.plugin, data=data)]
+    if not bench.host.implements("preview_samples", data.plugin):
+        raise UndeclaredSupportError("preview: the plugin has no hook preview()")
+    shown = [
+        _size(sample) for sample in bench.host.call_hook("preview_samples", data.plugin, data=data)
+    ]
     if not shown:
         yield Finding(said=f"preview() of {bench.name!r} shows nothing", fix="give a few samples")
         return
@@ -129,8 +133,8 @@ def preview(bench: Bench) -> Iterator[Finding]:
 
 def build(bench: Bench, split: Split, seed: int = 1234) -> Dataset:
     """One split."""
-    data: Data = bench.graph(seed=seed).data
-    built: Dataset = bench.host.ask("build_dataset", data.plugin, data=data, split=split)
+    data: DatasetConfig = bench.graph(seed=seed).data
+    built: Dataset = bench.host.call_hook("build_dataset", data.plugin, data=data, split=split)
     return built
 
 
@@ -147,16 +151,16 @@ def looked_at(bench: Bench) -> Iterator[tuple[Split, int, Sample]]:
 def fingerprint(sample: Sample) -> list[Any]:
     """All that a sample says, its media decoded; plain values."""
     parts: list[Any] = [sample.key]
-    for part in sample.parts:
+    for part in sample.content:
         if isinstance(part, Text):
-            parts.append([part.text, part.loss])
+            parts.append([part.text, part.is_target])
         else:
             array = part.load(None)
-            parts.append([part.kind, list(part.shape), str(array.dtype), array.tobytes().hex()])
+            parts.append([part.modality, list(part.shape), str(array.dtype), array.tobytes().hex()])
     return parts
 
 
-def _medium(where: str, medium: Media) -> Iterator[Finding]:
+def _medium(where: str, medium: MediaItem) -> Iterator[Finding]:
     state = np.random.get_state()[1]
     plain, again = medium.load(None), medium.load(None)
     drawn, redrawn = (medium.load(np.random.default_rng(7)) for _ in range(2))
@@ -172,7 +176,7 @@ def _medium(where: str, medium: Media) -> Iterator[Finding]:
         )
     for array in (plain, drawn):
         # Of a sound, samples and their rate.
-        shape = medium.shape[:1] if medium.kind == "audio" else medium.shape
+        shape = medium.shape[:1] if medium.modality == "audio" else medium.shape
         if not isinstance(array, np.ndarray) or tuple(array.shape[: len(shape)]) != tuple(shape):
             got = list(array.shape) if isinstance(array, np.ndarray) else type(array).__name__
             yield Finding(
@@ -181,13 +185,13 @@ def _medium(where: str, medium: Media) -> Iterator[Finding]:
                 "are counted from it on ranks that never decode",
             )
             return
-        if medium.kind == "image" and (array.dtype != np.uint8 or array.shape[2:] != (3,)):
+        if medium.modality == "image" and (array.dtype != np.uint8 or array.shape[2:] != (3,)):
             yield Finding(
                 said=f"{where} is {array.dtype} {list(array.shape)}",
                 fix="an image is uint8 [height, width, 3]: convert it in load()",
             )
             return
-        if medium.kind == "audio" and (
+        if medium.modality == "audio" and (
             array.dtype != np.float32 or array.ndim != 1 or not np.abs(array).max(initial=0) <= 1
         ):
             yield Finding(
@@ -201,10 +205,10 @@ def _medium(where: str, medium: Media) -> Iterator[Finding]:
 
 def _size(sample: Sample) -> dict[str, int]:
     found = {"bytes of text": 0}
-    for part in sample.parts:
+    for part in sample.content:
         if isinstance(part, Text):
             found["bytes of text"] += len(part.text.encode())
         else:
-            name = f"media of kind {part.kind!r}"
+            name = f"media of kind {part.modality!r}"
             found[name] = found.get(name, 0) + 1
     return found

@@ -8,7 +8,7 @@ from typing import Any
 import attrs
 import yaml
 
-from mimo_core.contract import LANGUAGE, Description, Grid, Media
+from mimo_core.contract import LANGUAGE, Grid, MediaItem, ModuleDescription
 from mimo_core.planning.megatron_validation import GRAPHED
 from mimo_core.planning.model_graph import build_graph
 from mimo_core.plugins.result_validation import DUE_POSITIONS, counts_of, shown
@@ -24,36 +24,38 @@ _SECOND = "second"
 def sound(bench: Bench) -> Iterator[Finding]:
     """Widths, weights, grid sizes and positions that the host can reckon with."""
     module, told = bench.module()
-    for name in ("width", "layers", "heads"):
+    for name in ("hidden_size", "num_layers", "num_attention_heads"):
         if getattr(told, name) < 1:
             yield _wrong(bench, f"{name} is {getattr(told, name)}", f"give the module's {name}")
     parts = {"language"} if module.is_language else {"encoder", "projector"}
-    for weights in told.weights:
-        if weights.part not in parts:
+    for weights in told.parameters:
+        if weights.component not in parts:
             yield _wrong(
                 bench,
-                f"weights of part {weights.part!r} in a module that has {', '.join(sorted(parts))}",
-                "name the part by which these parameters are frozen",
+                f"parameters of component {weights.component!r} in a module that has "
+                f"{', '.join(sorted(parts))}",
+                "name the component by which these parameters are frozen",
             )
-        if weights.parameters < 1:
+        if weights.num_parameters < 1:
             yield _wrong(bench, f"{weights} without parameters", "leave them out")
-    if not told.weights:
+    if not told.parameters:
         yield _wrong(bench, "no weights", "tell every parameter: `mimo plan` counts bytes of them")
-    unknown = sorted((told.parallel | _split_over(told)) - _SIZES)
+    unknown = sorted((told.supported_parallelism | _split_over(told)) - _SIZES)
     if unknown:
         yield _wrong(
             bench,
-            f"{', '.join(unknown)} in parallel or weights.split is no size of a grid",
+            f"{', '.join(unknown)} in supported_parallelism or ParameterSpec.sharded_over is no "
+            "size of a grid",
             f"use {', '.join(sorted(_SIZES))}",
         )
-    foreign = sorted(told.owns - transformer_fields().keys())
+    foreign = sorted(told.owned_config_fields - transformer_fields().keys())
     if foreign:
         yield _wrong(
             bench,
             f"owns {', '.join(foreign)}, which TransformerConfig does not have",
             "correct the names, or take them out",
         )
-    strange = sorted((told.captures or frozenset()) - {*GRAPHED})
+    strange = sorted((told.graphable_layers or frozenset()) - {*GRAPHED})
     if strange:
         yield _wrong(
             bench,
@@ -89,11 +91,11 @@ class _NoAliases(yaml.SafeDumper):
         return True
 
 
-def _positions(bench: Bench, told: Description) -> Iterator[Finding]:
-    assert told.accepts is not None and told.positions is not None
-    media = [_unloadable(medium) for medium in bench.inner.media(told.accepts)]
+def _positions(bench: Bench, told: ModuleDescription) -> Iterator[Finding]:
+    assert told.modality is not None and told.count_positions is not None
+    media = [_unloadable(medium) for medium in bench.inner.media(told.modality)]
     for few in ([], media[:1], media):
-        answer = told.positions(few)
+        answer = told.count_positions(few)
         counts = counts_of(answer)
         shapes = [medium.shape for medium in few]
         if counts is None or len(counts) != len(few) or 0 in counts:
@@ -104,18 +106,18 @@ def _positions(bench: Bench, told: Description) -> Iterator[Finding]:
             )
 
 
-def _unloadable(medium: Media) -> Media:
+def _unloadable(medium: MediaItem) -> MediaItem:
     def load(_generator: Any) -> Any:
         raise ValueError(
-            "describe().positions decodes a medium; it must count from Media.shape alone: ranks "
-            "that never decode count too"
+            "describe_module().count_positions decodes a medium; it must count from "
+            "MediaItem.shape alone: ranks that never decode count too"
         )
 
     return attrs.evolve(medium, load=load)
 
 
-def _split_over(told: Description) -> frozenset[str]:
-    return frozenset().union(*(weights.split for weights in told.weights))
+def _split_over(told: ModuleDescription) -> frozenset[str]:
+    return frozenset().union(*(weights.sharded_over for weights in told.parameters))
 
 
 def _wrong(bench: Bench, said: str, fix: str) -> Finding:

@@ -8,8 +8,8 @@ from typing import Any
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from mimo_core.contract import Flops, FreezePart, Sample
-from mimo_core.testing.outcome import Finding, NotDeclared
+from mimo_core.contract import FlopsEstimate, FreezePart, Sample
+from mimo_core.testing.outcome import Finding, UndeclaredSupportError
 from mimo_core.testing.rank_harness import Built, Rig
 
 _FIX = (
@@ -23,20 +23,22 @@ _FIX = (
 def forward(rig: Rig) -> Iterator[Finding]:
     """What the hook ``flops`` tells is what matrix products of the forward take."""
     name = rig.whole.module.plugin
-    if not rig.bench.host.has("flops", name):
-        raise NotDeclared("flops: no hook of that name")
+    if not rig.bench.host.implements("estimate_flops", name):
+        raise UndeclaredSupportError("flops: no hook of that name")
     if rig.platform.name != "cpu":
-        raise NotDeclared("flops: counted on CPUs, where all is made of torch's own operations")
+        raise UndeclaredSupportError(
+            "flops: counted on CPUs, where all is made of torch's own operations"
+        )
     rig.whole.model.eval()
     yield from (_language if rig.whole.module.is_language else _encoder)(rig.whole)
 
 
 def _encoder(built: Built) -> Iterator[Finding]:
     """Of media one by one; of several in a batch, which may be padded, no more than is made."""
-    kind = str(built.described.accepts)
+    kind = str(built.described.modality)
     media = built.bench.inner.media(kind)
-    cases = [Sample(key=f"conformance/{at}", parts=(one,)) for at, one in enumerate(media)]
-    cases.append(Sample(key="conformance/all", parts=tuple(media)))
+    cases = [Sample(key=f"conformance/{at}", content=(one,)) for at, one in enumerate(media)]
+    cases.append(Sample(key="conformance/all", content=tuple(media)))
     for sample in cases:
         shapes = [list(one.shape) for one in sample.media(kind)]
         batch = built.provide([sample])
@@ -88,16 +90,20 @@ def _made(call: Callable[[], Any]) -> int:
     return int(counter.get_total_flops())
 
 
-def _told(built: Built, samples: Sequence[Sample], lengths: Sequence[int]) -> Sequence[Flops]:
+def _told(
+    built: Built, samples: Sequence[Sample], lengths: Sequence[int]
+) -> Sequence[FlopsEstimate]:
     """What the plugin tells."""
-    pieces: Sequence[Flops] = built.bench.host.ask(
-        "flops", built.module.plugin, module=built.module, samples=samples, lengths=lengths
+    pieces: Sequence[FlopsEstimate] = built.bench.host.call_hook(
+        "estimate_flops", built.module.plugin, module=built.module, samples=samples, lengths=lengths
     )
     return pieces
 
 
-def _sum(pieces: Sequence[Flops], part: FreezePart) -> float:
-    return sum(piece.weights + piece.activations for piece in pieces if piece.part == part)
+def _sum(pieces: Sequence[FlopsEstimate], part: FreezePart) -> float:
+    return sum(
+        piece.weight_matmul + piece.activation_matmul for piece in pieces if piece.component == part
+    )
 
 
 def _near(built: Built, told: float, made: float) -> bool:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mimo_core.distributed.seeding import seed_module
 from mimo_core.errors import MimoError
-from mimo_core.testing.outcome import Finding, NotDeclared
+from mimo_core.testing.outcome import Finding, UndeclaredSupportError
 from mimo_core.testing.rank_harness import Built, Rig
 
 
@@ -80,7 +80,7 @@ def frozen(rig: Rig) -> Iterator[Finding]:
     except MimoError as refused:
         if rig.bench.subject.kind != "wrapper":
             raise
-        raise NotDeclared(f"freeze: {refused}") from refused
+        raise UndeclaredSupportError(f"freeze: {refused}") from refused
     built.model.train()
     name = built.module.plugin
     model = built.by_part()[part]  # type: ignore[index]

@@ -15,7 +15,7 @@ def signatures(bench: Bench) -> Iterator[Finding]:
     """The plugin is importable, its hooks fit their specifications, and none is missing."""
     kind = bench.subject.kind
     try:
-        record = bench.host.require(bench.name)
+        record = bench.host.get_plugin(bench.name)
     except PluginError as error:
         yield Finding(
             said=str(error),

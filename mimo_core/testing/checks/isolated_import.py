@@ -14,7 +14,7 @@ import yaml
 
 from mimo_core.errors import MimoError
 from mimo_core.testing.fixtures import Bench
-from mimo_core.testing.outcome import Finding, NotDeclared
+from mimo_core.testing.outcome import Finding, UndeclaredSupportError
 
 SLOW = 3.0
 """Seconds of processor time at import, after which the listing is slow; torch takes about as long.
@@ -99,7 +99,7 @@ def _told(bench: Bench) -> Any:
 
 def _run(bench: Bench, what: str, hash_seed: str, rank: str | None = None) -> Any:
     if not all(isinstance(name, str) for name in bench.plugins):
-        raise NotDeclared("a process of its own: the plugin is an object, not installed")
+        raise UndeclaredSupportError("a process of its own: the plugin is an object, not installed")
     given = {"plugins": bench.plugins, "count": bench.subject.looked_at, "recipe": None}
     if bench.subject.kind != "wrapper" or bench.subject.wraps is not None:
         given["recipe"] = yaml.safe_dump(bench.recipe(), sort_keys=False)

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from mimo_core.contract import Media, Sample, Text
-from mimo_core.testing.outcome import Finding, NotDeclared
+from mimo_core.contract import MediaItem, Sample, Text
+from mimo_core.testing.outcome import Finding, UndeclaredSupportError
 from mimo_core.testing.rank_harness import Built, Rig
 from mimo_core.testing.stub_plugins import ROWS
 
@@ -26,9 +26,9 @@ def logits(rig: Rig) -> Iterator[Finding]:
     if list(got.shape) != due:
         yield Finding(
             said=f"{name!r} puts out logits {list(got.shape)}; by its batch and "
-            f"describe().vocabulary they should be {due}",
+            f"describe_module().vocab_size they should be {due}",
             fix="follow megatron's GPTModel: logits [B, S, V] where labels is None; tell in "
-            "describe().vocabulary how many rows the embedding has, padding included",
+            "describe_module().vocab_size how many rows the embedding has, padding included",
         )
         return
     if not got.isfinite().all():
@@ -73,8 +73,8 @@ def placeholders(rig: Rig) -> Iterator[Finding]:
 @torch.no_grad()
 def packed(rig: Rig) -> Iterator[Finding]:
     """Samples that lie end to end do not see each other."""
-    if not rig.whole.described.packs:
-        raise NotDeclared("packing: not declared in describe().packs")
+    if not rig.whole.described.supports_packing:
+        raise UndeclaredSupportError("packing: not declared in describe_module().supports_packing")
     padded, dense = rig.build(), rig.build(packing=True)
     samples = padded.samples()
     for built in (padded, dense):
@@ -85,7 +85,7 @@ def packed(rig: Rig) -> Iterator[Finding]:
         yield Finding(
             said=f"provide_batch of {dense.module.plugin!r} gives no 'lengths' where "
             "module.packing is set",
-            fix="pass on context.sequences(samples).lengths as an int32 tensor",
+            fix="pass on context.build_tokens(samples).lengths as an int32 tensor",
         )
         return
     together = dense.logits(batch)[0].split(batch["lengths"].tolist())
@@ -97,18 +97,18 @@ def packed(rig: Rig) -> Iterator[Finding]:
                 f"end to end: logits differ by {gap:.1e} of the largest",
                 fix="let attention, convolutions and recurrent states begin anew at every bound of "
                 "packed_seq_params, and count positions from each sample's own start; or do not "
-                "declare describe().packs",
+                "declare describe_module().supports_packing",
             )
             return
 
 
 def rows_batch(built: Built) -> tuple[dict[str, Any], torch.Tensor]:
     """A batch of one sample with the partner encoder's placeholders, and rows ``[N, H]``."""
-    media = Media(kind="rows", shape=(ROWS,), load=_never)
-    before, after = Text(text="ab"), Text(text="cdef", loss=True)
-    batch = _batch(built, [Sample(key="conformance/rows", parts=(before, media, after))])
+    media = MediaItem(modality="rows", shape=(ROWS,), load=_never)
+    before, after = Text(text="ab"), Text(text="cdef", is_target=True)
+    batch = _batch(built, [Sample(key="conformance/rows", content=(before, media, after))])
     generator = torch.Generator().manual_seed(1)
-    rows = torch.randn(ROWS, built.described.width, generator=generator)
+    rows = torch.randn(ROWS, built.described.hidden_size, generator=generator)
     return batch, rows.to(built.platform.device)
 
 
@@ -137,7 +137,7 @@ def _looks_ahead(built: Built, batch: dict[str, Any], before: torch.Tensor) -> I
 
 
 def _vocabulary(built: Built) -> int:
-    return built.described.vocabulary or built.module.vocabulary_size or 0
+    return built.described.vocab_size or built.module.vocabulary_size or 0
 
 
 def _batch(built: Built, samples: list[Sample]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from mimo_core.errors import MimoError
 from mimo_core.recipe.converter import plain, structure
 from mimo_core.recipe.docgen import docstrings
 from mimo_core.testing.fixtures import Bench
-from mimo_core.testing.outcome import Finding, NotDeclared
+from mimo_core.testing.outcome import Finding, UndeclaredSupportError
 
 
 def round_trip(bench: Bench) -> Iterator[Finding]:
@@ -65,7 +65,7 @@ def documented(bench: Bench) -> Iterator[Finding]:
 
 
 def _class(bench: Bench) -> type[Any]:
-    if not bench.host.has("options", bench.name):
+    if not bench.host.implements("options_class", bench.name):
         if bench.subject.options:
             raise MimoError(
                 f"{type(bench.subject).__name__}.options are given, but plugin {bench.name!r} has "
@@ -75,8 +75,8 @@ def _class(bench: Bench) -> type[Any]:
                 attribute="options",
                 plugin=bench.name,
             )
-        raise NotDeclared("options: the plugin has no hook options()")
-    cls: type[Any] = bench.host.ask("options", bench.name)
+        raise UndeclaredSupportError("options: the plugin has no hook options()")
+    cls: type[Any] = bench.host.call_hook("options_class", bench.name)
     return cls
 
 

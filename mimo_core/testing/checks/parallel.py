@@ -24,7 +24,7 @@ def some_without_media(rig: Rig) -> Iterator[Finding]:
     built = rig.build()
     built.model.train()
     samples = built.samples()
-    kind = str(built.described.accepts)
+    kind = str(built.described.modality)
     without = [sample for sample in samples if not any(sample.media(kind))]
     for turn in range(2):
         mine = samples if dist.get_rank() == turn else without
@@ -143,18 +143,19 @@ def _gradients(whole: Built, split: Built, limit: float) -> Iterator[Finding]:
 
 
 def _counts(split: Built) -> Iterator[Finding]:
-    """``describe().weights`` tells what tp divides."""
+    """``describe_module().parameters`` tells what tp divides."""
     held = sum(value.numel() for value in split.parameters().values())
     tp = split.module.grid.tp
     told = sum(
-        -(-one.parameters // (tp if "tp" in one.split else 1)) for one in split.described.weights
+        -(-one.num_parameters // (tp if "tp" in one.sharded_over else 1))
+        for one in split.described.parameters
     )
     if held != told:
         yield Finding(
             said=f"{split.module.plugin!r} has {held:,} parameters on a rank of tp {tp}; by "
-            f"describe().weights and their split it should have {told:,}",
-            fix="name 'tp' in Weights.split of what is divided over tensor-parallel ranks, and "
-            "only of that",
+            f"describe_module().parameters and their split it should have {told:,}",
+            fix="name 'tp' in ParameterSpec.sharded_over of what is divided over tensor-parallel "
+            "ranks, and only of that",
         )
 
 

@@ -11,10 +11,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from mimo_core.plugins.weight_map import WeightMap, WeightRule
+from mimo_core.plugins.weight_map import ParamMapping, ParamMappings
 from mimo_core.testing.checks.checkpoints import same_model
 from mimo_core.testing.checks.gradients import shake
-from mimo_core.testing.outcome import Finding, NotDeclared
+from mimo_core.testing.outcome import Finding, UndeclaredSupportError
 from mimo_core.testing.rank_harness import Built, Rig
 from mimo_core.testing.weights import read_parts, tensors_as_in_files, unnamed
 
@@ -25,24 +25,25 @@ def named(rig: Rig) -> Iterator[Finding]:
     wrong = unnamed(built.module, weights, built.by_part(), built.groups)
     if wrong:
         yield Finding(
-            said=f"{len(wrong)} tensors are in the checkpoint or in weight_map() of "
+            said=f"{len(wrong)} tensors are in the checkpoint or in param_mappings() of "
             f"{built.module.plugin!r} alone, or of another shape (key, index, shape): "
             f"{'; '.join(wrong[:4])}",
-            fix="tell each as mimo_core.Stored(key=…, shape=…, index=…), its key below the part",
+            fix="give each as mimo_core.CheckpointTensor(key=…, shape=…, index=…), its key below "
+            "the part",
         )
-    main = weights.rules[0].part
+    main = weights.rules[0].component
     exported = [constant.name for constant in weights.constants if constant.exported]
     for prefix in dict.fromkeys(("", weights.prefix)):
         names = [
-            (prefix if rule.part == main else "") + name
+            (prefix if rule.component == main else "") + name
             for rule in weights.rules
             for name in rule.files
         ]
         twice = [n for n, c in Counter(names + [prefix + n for n in exported]).items() if c > 1]
         if twice:
             yield Finding(
-                said=f"weight_map() of {built.module.plugin!r} has several tensors of one name in "
-                f"files: {', '.join(twice[:3])}",
+                said=f"param_mappings() of {built.module.plugin!r} has several tensors of one name "
+                f"in files: {', '.join(twice[:3])}",
                 fix="a directory holds each name once: give the projector names of its own",
             )
             return
@@ -69,15 +70,15 @@ def there_and_back(rig: Rig) -> Iterator[Finding]:
     yield from same_model(first, second, "writing a directory and reading it")
 
 
-def _inverse(rig: Rig, rule: WeightRule, seed: int) -> Iterator[Finding]:
+def _inverse(rig: Rig, rule: ParamMapping, seed: int) -> Iterator[Finding]:
     names = ", ".join(rule.files)
     files = _random(list(rule.files.values()), seed)
     loaded = rule.load(files)
     fresh = [
         torch.zeros(one.shape) if tensor is None else tensor
-        for one, tensor in zip(rule.stored, loaded, strict=True)
+        for one, tensor in zip(rule.tensors, loaded, strict=True)
     ]
-    stored = _random([one.shape for one in rule.stored], seed)
+    stored = _random([one.shape for one in rule.tensors], seed)
     saved = list(rule.save(stored))
     shapes = [tuple(tensor.shape) for tensor in saved]
     if shapes != [tuple(shape) for shape in rule.files.values()]:
@@ -99,7 +100,7 @@ def _inverse(rig: Rig, rule: WeightRule, seed: int) -> Iterator[Finding]:
             return
 
 
-def _fresh(rule: WeightRule) -> bool:
+def _fresh(rule: ParamMapping) -> bool:
     """It has tensors that no file holds, such as an adapter's."""
     files = [torch.zeros(shape) for shape in rule.files.values()]
     return any(tensor is None for tensor in rule.load(files))
@@ -114,10 +115,10 @@ def _same(one: Tensor, other: Tensor) -> bool:
     return one.shape == other.shape and torch.equal(one, other)
 
 
-def _map(rig: Rig) -> WeightMap:
+def _map(rig: Rig) -> ParamMappings:
     built: Built = rig.whole
     plugin = built.module.plugin
-    if not rig.bench.host.has("weight_map", plugin):
-        raise NotDeclared("weights: the plugin has no hook weight_map()")
-    weights: WeightMap = rig.bench.host.ask("weight_map", plugin, module=built.module)
+    if not rig.bench.host.implements("param_mappings", plugin):
+        raise UndeclaredSupportError("weights: the plugin has no hook param_mappings()")
+    weights: ParamMappings = rig.bench.host.call_hook("param_mappings", plugin, module=built.module)
     return weights

@@ -7,7 +7,7 @@ from typing import Any
 import torch.distributed as dist
 from megatron.core.dist_checkpointing.core import CONFIG_FNAME
 
-from mimo_core.checkpoint.directory import Newest, way_back
+from mimo_core.checkpoint.directory import LatestCheckpoint, fallback_hint
 from mimo_core.checkpoint.manifest import DAMAGED, damaged, unreadable
 from mimo_core.checkpoint.restricted_unpickler import FOREIGN
 from mimo_core.errors import CheckpointError
@@ -20,7 +20,7 @@ _OLD_FORMAT = "mp_rank_00*/model_optim_rng.pt"
 """Files of Megatron's old format. Megatron takes one for the checkpoint if it is there."""
 
 
-def compare_checksums(source: Newest) -> None:
+def compare_checksums(source: LatestCheckpoint) -> None:
     """Compare every file of the checkpoint that is to be loaded, and of those that it reads frozen
     weights in. Each rank reads its share of the files. Called by all ranks.
 
@@ -34,12 +34,12 @@ def compare_checksums(source: Newest) -> None:
     dist.all_gather_object(found, mine)
     lines = [line for each in found for line in each]
     if lines:
-        back = way_back(source.checkpoints, source.manifest.iteration)
+        back = fallback_hint(source.checkpoints, source.manifest.iteration)
         message = "\n".join([*lines, back])
         raise CheckpointError(message, code=DAMAGED, checkpoint=str(source.path))
 
 
-def check_format(source: Newest) -> None:
+def check_format(source: LatestCheckpoint) -> None:
     """Check that Megatron will read a checkpoint by the format that this program saves, whatever
     its files are. Called by all ranks.
 

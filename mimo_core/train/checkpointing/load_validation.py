@@ -33,7 +33,7 @@ Wanted = Mapping[str, tuple[int, ...] | None]
 """Global shapes by key; ``None`` of what is no tensor."""
 
 
-class Fitting:
+class CheckpointValidator:
     """Compares what the ranks are about to load with a checkpoint's manifest."""
 
     def __init__(

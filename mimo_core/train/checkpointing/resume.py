@@ -11,7 +11,7 @@ import attrs
 import torch.distributed as dist
 
 from mimo_core.checkpoint.compatibility import data_differences, module_differences, start_notes
-from mimo_core.checkpoint.directory import Newest, newest, put_tracker_right
+from mimo_core.checkpoint.directory import LatestCheckpoint, newest, repair_tracker
 from mimo_core.checkpoint.manifest import Manifest
 from mimo_core.checkpoint.resume_changes import resume_changes, surroundings_changes
 from mimo_core.distributed.process_groups import Topology
@@ -21,31 +21,31 @@ from mimo_core.model.builder import BuildConfig
 from mimo_core.planning.plan import Plan
 from mimo_core.platforms.base import RankPlatform
 from mimo_core.train.checkpointing.integrity import check_format, compare_checksums
-from mimo_core.train.checkpointing.load_validation import Fitting
+from mimo_core.train.checkpointing.load_validation import CheckpointValidator
 from mimo_core.train.checkpointing.rng_state import load_random_state
 from mimo_core.train.checkpointing.run_metadata import changes, plugin_changes, same_place
-from mimo_core.train.checkpointing.save import Saver
+from mimo_core.train.checkpointing.save import CheckpointSaver
 from mimo_core.train.consistency_checks import compare_directories
-from mimo_core.weights.compare import Match
-from mimo_core.weights.frozen_sources import Origins, check_origins
+from mimo_core.weights.compare import DirectoryMatch
+from mimo_core.weights.frozen_sources import WeightSources, check_origins
 from mimo_core.weights.pretrained import directories
 from mimo_core.weights.warm_start import starting_weights
 
 
 @attrs.frozen(kw_only=True)
-class History:
+class ResumeState:
     """Found by rank 0 alone, so that no two ranks see another folder."""
 
     plan: Plan
-    newest: Newest
+    newest: LatestCheckpoint
     """Of the run's own folder."""
-    weights: Newest | None
+    weights: LatestCheckpoint | None
     """Of another run: a new one starts with its weights."""
     run: str = ""
     """Identity of the run."""
 
     @classmethod
-    def find(cls, plan: Plan, checkpoints: Path) -> History:
+    def find(cls, plan: Plan, checkpoints: Path) -> ResumeState:
         """Look, and let megatron's tracker name what was found. Called by all ranks.
 
         Raises:
@@ -57,7 +57,7 @@ class History:
         box: list[Any] = [None, None, None]
         if dist.get_rank() == 0:
             found = newest(checkpoints).usable()
-            put_tracker_right(found)
+            repair_tracker(found)
             run = found.manifest.run if found.manifest else uuid.uuid4().hex
             box = [found, starting_weights(plan, found.iteration), run]
             if any(one and one.manifest and one.manifest.origins for one in box[:2]):
@@ -72,7 +72,7 @@ class History:
         return history
 
     @property
-    def source(self) -> Newest:
+    def source(self) -> LatestCheckpoint:
         """What is loaded, if anything is."""
         return self.newest if self.weights is None else self.weights
 
@@ -81,7 +81,7 @@ class History:
         """Of the checkpoint that the run goes on from, or starts with."""
         return self.source.manifest
 
-    def directories(self) -> dict[str, Match]:
+    def directories(self) -> dict[str, DirectoryMatch]:
         """Directories whose weights modules begin with, or read again."""
         return directories(self.plan, self.newest.iteration, self.manifest)
 
@@ -97,13 +97,13 @@ class History:
         compare_directories(self.plan, build.weights)
         if not self.plan.recipe.checkpoint.save_frozen:
             start = self.weights
-            build.origins = Origins(
+            build.origins = WeightSources(
                 goes_on=self.newest.manifest,
                 start=(start.path, start.manifest) if start and start.manifest else None,
                 directories=build.weights,
             )
 
-    def _saved_whole(self, origins: Origins | None) -> Iterator[str]:
+    def _saved_whole(self, origins: WeightSources | None) -> Iterator[str]:
         """Modules whose frozen weights are saved, as they can be read again nowhere."""
         if origins is not None:
             for name in origins.modules_without(self.plan.graph.frozen):
@@ -117,7 +117,7 @@ class History:
         """The folder of checkpoints that a new run takes weights of."""
         return None if self.weights is None else self.weights.checkpoints
 
-    def notes(self, facts: Mapping[str, Any], origins: Origins | None) -> Iterator[str]:
+    def notes(self, facts: Mapping[str, Any], origins: WeightSources | None) -> Iterator[str]:
         """What a person should know before the run begins, or goes on, a line each.
 
         Args:
@@ -151,7 +151,7 @@ class History:
         self,
         facts: Mapping[str, Any],
         platform: RankPlatform,
-        origins: Origins | None,
+        origins: WeightSources | None,
         check: Callable[[int], None],
     ) -> None:
         """Have megatron load what was found, if it fits, and save complete checkpoints alone.
@@ -166,7 +166,7 @@ class History:
         manifest = self.source.manifest
         adapt_checkpoints(
             iteration=self.source.iteration,
-            save=Saver(
+            save=CheckpointSaver(
                 facts=facts,
                 run=self.run,
                 platform=platform,
@@ -177,7 +177,7 @@ class History:
             load=lambda stock: (
                 stock
                 if manifest is None
-                else Fitting(
+                else CheckpointValidator(
                     manifest=manifest,
                     weights_only=self.weights is not None,
                     differing=module_differences(manifest, self.plan),
@@ -195,7 +195,7 @@ class History:
         if saved is None:
             return
         rank = dist.get_rank()
-        for module in self.plan.layout.modules_of(rank):
+        for module in self.plan.layout.modules_on_rank(rank):
             file = same_place(saved, facts, module, rank)
             if file is not None:
                 load_random_state(self.newest.path / file, platform)

@@ -13,12 +13,12 @@ from mimo_core.planning.rank_layout import Layout
 from mimo_core.recipe.converter import plain
 
 if TYPE_CHECKING:
-    from mimo_core.train.datasets import Samples
+    from mimo_core.train.datasets import TrainingData
 
 SIZES = ("tp", "cp", "pp", "dp", "ep", "etp")
 
 
-def facts_to_keep(plan: Plan, samples: Samples, device: str) -> dict[str, Any]:
+def facts_to_keep(plan: Plan, samples: TrainingData, device: str) -> dict[str, Any]:
     """Of the run, not of one checkpoint; plain values, named as in the manifest.
 
     Args:

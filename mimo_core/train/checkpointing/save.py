@@ -25,13 +25,13 @@ from mimo_core.train.checkpointing.frozen_weights import shapes_of, split
 from mimo_core.train.checkpointing.rng_state import random_state, write_random_state
 from mimo_core.utils.activity import CURRENT
 from mimo_core.utils.safe_files import remove_link
-from mimo_core.weights.frozen_sources import Origins
+from mimo_core.weights.frozen_sources import WeightSources
 
 COMMON = "common_state/shard_0_1"
 """Megatron's key of what is no tensor and alike on all ranks; it loads that by itself."""
 
 
-class Saver:
+class CheckpointSaver:
     """Saves checkpoints of one run on this rank."""
 
     def __init__(
@@ -42,7 +42,7 @@ class Saver:
         platform: RankPlatform,
         loaded: int | None,
         check: Callable[[int], None],
-        origins: Origins | None = None,
+        origins: WeightSources | None = None,
     ) -> None:
         """
         Args:

@@ -54,7 +54,7 @@ class Caption:
                     yield image
                     image += 1
                 if piece:
-                    yield Text(text=piece, loss=learned)
+                    yield Text(text=piece, is_target=learned)
 
 
 def caption_of(values: Mapping[str, Any], options: Options) -> Caption:

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mimo_core import Data, Dataset, Sample, Split, hookimpl
+from mimo_core import Dataset, DatasetConfig, Sample, Split, hookimpl
 from mimo_plugin_captions.options import Options
 
 mimo_contract = "1.0"
 
 
 @hookimpl
-def options() -> type:
+def options_class() -> type:
     """What the recipe's ``data.options`` may say."""
     return Options
 
 
 @hookimpl
-def build_dataset(data: Data, split: Split) -> Dataset:
+def build_dataset(data: DatasetConfig, split: Split) -> Dataset:
     """The samples of one split."""
     from mimo_plugin_captions.dataset import build
 
@@ -25,7 +25,7 @@ def build_dataset(data: Data, split: Split) -> Dataset:
 
 
 @hookimpl
-def preview(data: Data) -> Sequence[Sample]:
+def preview_samples(data: DatasetConfig) -> Sequence[Sample]:
     """The first good samples of the file and its longest line; of images the headers are read."""
     from mimo_plugin_captions.preview import preview_samples
 
@@ -33,7 +33,7 @@ def preview(data: Data) -> Sequence[Sample]:
 
 
 @hookimpl
-def preview_notes(data: Data) -> Sequence[str]:
+def preview_notes(data: DatasetConfig) -> Sequence[str]:
     """The fields of the file's first lines that nothing reads, and what looks like a marker."""
     from mimo_plugin_captions.fields import field_notes, marker_notes
 

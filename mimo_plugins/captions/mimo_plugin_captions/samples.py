@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mimo_core import Media, MimoError, Sample, Text
+from mimo_core import MediaItem, MimoError, Sample, Text
 from mimo_plugin_captions.captions import Caption
 from mimo_plugin_captions.errors import Broken, shown
 from mimo_plugin_captions.image_files import regular_file
@@ -29,10 +29,10 @@ def sample_of(caption: Caption, line: int, options: Options) -> Sample:
         part if isinstance(part, Text) else _medium(caption.images[part], place, options)
         for part in caption.parts()
     )
-    return Sample(key=place, parts=parts)
+    return Sample(key=place, content=parts)
 
 
-def _medium(image: str, place: str, options: Options) -> Media:
+def _medium(image: str, place: str, options: Options) -> MediaItem:
     path = options.root / image
     try:
         regular_file(path, options.root)
@@ -41,7 +41,9 @@ def _medium(image: str, place: str, options: Options) -> Media:
         raise Broken(f"image {shown(image)}: {error}") from None
     except OSError as error:
         raise unreadable(place, image, error) from error
-    return Media(kind="image", shape=shape, load=partial(_load, path, options.root, image, shape))
+    return MediaItem(
+        modality="image", shape=shape, load=partial(_load, path, options.root, image, shape)
+    )
 
 
 def unreadable(place: str, image: str, error: OSError) -> MimoError:

@@ -12,7 +12,7 @@ from mimo_plugin_captions import plugin
 from mimo_plugin_captions.options import Options
 from PIL import Image
 
-from mimo_core import Data, Media, Sample, Split, Text
+from mimo_core import DatasetConfig, MediaItem, Sample, Split, Text
 
 
 def write_lines(file: Path, lines: Iterable[dict[str, Any] | str]) -> Path:
@@ -42,7 +42,7 @@ def cut(path: Path) -> None:
 
 
 def dataset(file: Path, split: Split = "train", **options: Any) -> Any:
-    data = Data(plugin="captions", options=Options(file=str(file), **options))
+    data = DatasetConfig(plugin="captions", options=Options(file=str(file), **options))
     return plugin.build_dataset(data, split)
 
 
@@ -56,16 +56,20 @@ def samples(file: Path, **options: Any) -> list[Sample]:
 
 def preview(file: Path, **options: Any) -> list[Sample]:
     """What the plan is shown."""
-    data = Data(plugin="captions", options=Options(file=str(file), **options))
-    return list(plugin.preview(data))
+    data = DatasetConfig(plugin="captions", options=Options(file=str(file), **options))
+    return list(plugin.preview_samples(data))
 
 
 def said(sample: Sample) -> str:
     """The texts of a sample, learned ones in brackets; ``#`` for an image."""
     words = []
-    for part in sample.parts:
-        assert isinstance(part, Text | Media)
+    for part in sample.content:
+        assert isinstance(part, Text | MediaItem)
         words.append(
-            "#" if isinstance(part, Media) else f"[{part.text}]" if part.loss else part.text
+            "#"
+            if isinstance(part, MediaItem)
+            else f"[{part.text}]"
+            if part.is_target
+            else part.text
         )
     return " ".join(words)

@@ -10,7 +10,7 @@ from caption_files import said, write_picture
 from mimo_plugin_captions import plugin
 from mimo_plugin_captions.options import Options
 
-from mimo_core import Data
+from mimo_core import DatasetConfig
 from mimo_core.planning.plan import make_plan
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
@@ -38,8 +38,8 @@ def test_the_recipe_can_be_planned(folder: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def _said(file: Path) -> list[str]:
-    data = Data(plugin="captions", options=Options(file=str(file)))
-    return [said(sample) for sample in plugin.preview(data)]
+    data = DatasetConfig(plugin="captions", options=Options(file=str(file)))
+    return [said(sample) for sample in plugin.preview_samples(data)]
 
 
 def test_the_files_mean_what_is_said(folder: Path) -> None:

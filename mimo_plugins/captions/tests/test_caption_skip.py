@@ -37,10 +37,10 @@ def file(tmp_path: Path) -> Path:
 def start(file: Path, broken: str = "skip") -> subprocess.Popen[str]:
     """Builds both splits in a process of its own, as a rank does."""
     code = f"""
-from mimo_core import Data
+from mimo_core import DatasetConfig
 from mimo_plugin_captions import plugin
-options = plugin.options()(file={str(file)!r}, broken={broken!r}, held_out=0.4)
-data = Data(plugin="captions", options=options)
+options = plugin.options_class()(file={str(file)!r}, broken={broken!r}, held_out=0.4)
+data = DatasetConfig(plugin="captions", options=options)
 splits = [plugin.build_dataset(data, split) for split in ("train", "validation")]
 print("lines", sorted(int(s[i].key.split(":")[1]) for s in splits for i in range(len(s))))
 print("notes", [split.note for split in splits])

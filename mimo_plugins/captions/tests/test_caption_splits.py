@@ -29,11 +29,11 @@ def test_importing_and_previewing_is_light(tmp_path: Path) -> None:
     file = write_lines(tmp_path / "captions.jsonl", [{"id": 1, "text": "x", "image": "a.jpg"}])
     code = f"""
 import sys
-from mimo_core import Data
+from mimo_core import DatasetConfig
 from mimo_plugin_captions import plugin
 print("PIL" in sys.modules)
-data = Data(plugin="captions", options=plugin.options()(file={str(file)!r}))
-print([sample.parts[0].shape for sample in plugin.preview(data)])
+data = DatasetConfig(plugin="captions", options=plugin.options_class()(file={str(file)!r}))
+print([sample.content[0].shape for sample in plugin.preview_samples(data)])
 print(sorted({{"torch", "numpy"}} & set(sys.modules)))
 """
     environ = {"PYTHONPATH": ":".join(filter(None, sys.path))}

@@ -7,7 +7,7 @@ from functools import partial
 
 import numpy as np
 
-from mimo_core import Data, Media, Sample, Split, Text
+from mimo_core import DatasetConfig, MediaItem, Sample, Split, Text
 from mimo_plugin_digits.options import WORDS, Options, options_of
 from mimo_plugin_digits.pictures import labels, originals_digest, picture
 
@@ -17,7 +17,7 @@ class Digits:
 
     metric = "caption_accuracy"
 
-    def __init__(self, data: Data, split: Split) -> None:
+    def __init__(self, data: DatasetConfig, split: Split) -> None:
         self._options = options_of(data.options)
         self._split = split
         self._labels = labels()
@@ -43,9 +43,9 @@ class Digits:
         load = partial(picture, self._pictures[index], size, self._options.shift)
         return Sample(
             key=f"digits/{self._split}/{index}",
-            parts=(
-                Media(kind="image", shape=(size, size), load=load),
-                Text(text=WORDS[self._labels[self._members[index]]], loss=True),
+            content=(
+                MediaItem(modality="image", shape=(size, size), load=load),
+                Text(text=WORDS[self._labels[self._members[index]]], is_target=True),
             ),
         )
 

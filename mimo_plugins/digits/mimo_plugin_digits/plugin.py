@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from mimo_core import Data, Dataset, Media, Sample, Split, Text, hookimpl
+from mimo_core import Dataset, DatasetConfig, MediaItem, Sample, Split, Text, hookimpl
 from mimo_plugin_digits.options import WORDS, Options, options_of
 
 if TYPE_CHECKING:
@@ -15,13 +15,13 @@ mimo_contract = "1.0"
 
 
 @hookimpl
-def options() -> type:
+def options_class() -> type:
     """What the recipe's ``data.options`` may say."""
     return Options
 
 
 @hookimpl
-def build_dataset(data: Data, split: Split) -> Dataset:
+def build_dataset(data: DatasetConfig, split: Split) -> Dataset:
     """The digits of one split."""
     from mimo_plugin_digits.dataset import Digits
 
@@ -29,12 +29,13 @@ def build_dataset(data: Data, split: Split) -> Dataset:
 
 
 @hookimpl
-def preview(data: Data) -> Sequence[Sample]:
+def preview_samples(data: DatasetConfig) -> Sequence[Sample]:
     """One sample for each digit: every caption, beside a picture of the size asked for."""
     size = options_of(data.options).size
-    picture = Media(kind="image", shape=(size, size), load=_not_decoded)
+    picture = MediaItem(modality="image", shape=(size, size), load=_not_decoded)
     return [
-        Sample(key=f"digits/{word}", parts=(picture, Text(text=word, loss=True))) for word in WORDS
+        Sample(key=f"digits/{word}", content=(picture, Text(text=word, is_target=True)))
+        for word in WORDS
     ]
 
 

@@ -14,14 +14,14 @@ from mimo_plugin_digits.dataset import derangement, split_members
 from mimo_plugin_digits.options import WORDS, Options
 from sklearn.datasets import load_digits
 
-from mimo_core import Data, Dataset, Media, Sample, Text
+from mimo_core import Dataset, DatasetConfig, MediaItem, Sample, Text
 
 COUNT = 1797
 FIRST_HELD_OUT = [416, 1727, 585, 1514]
 
 
 def _dataset(split: Any = "train", seed: int = 1, **options: Any) -> Dataset:
-    data = Data(plugin="digits", options=Options(**options), seed=seed)
+    data = DatasetConfig(plugin="digits", options=Options(**options), seed=seed)
     return plugin.build_dataset(data, split)
 
 
@@ -30,15 +30,15 @@ def _digest(split: Any = "train", seed: int = 1, **options: Any) -> str:
     return dataset.digest
 
 
-def _medium(sample: Sample) -> Media:
+def _medium(sample: Sample) -> MediaItem:
     (medium,) = sample.media("image")
     return medium
 
 
 def _digit(sample: Sample) -> int:
-    _, text = sample.parts
+    _, text = sample.content
     assert isinstance(text, Text)
-    assert text.loss
+    assert text.is_target
     return WORDS.index(text.text)
 
 
@@ -198,12 +198,12 @@ def test_derangement_leaves_nothing_in_place(count: int) -> None:
 @pytest.mark.parametrize("size", [8, 40])
 def test_the_preview_shows_what_the_dataset_holds(size: int) -> None:
     def told(sample: Sample) -> tuple[str, tuple[int, ...], int, bool]:
-        medium, text = sample.parts
-        assert isinstance(medium, Media)
+        medium, text = sample.content
+        assert isinstance(medium, MediaItem)
         assert isinstance(text, Text)
-        return medium.kind, medium.shape, len(text.text), text.loss
+        return medium.modality, medium.shape, len(text.text), text.is_target
 
-    shown = plugin.preview(Data(plugin="digits", options=Options(size=size)))
+    shown = plugin.preview_samples(DatasetConfig(plugin="digits", options=Options(size=size)))
     assert {told(sample) for sample in shown} == {told(sample) for sample in _dataset(size=size)}
 
 

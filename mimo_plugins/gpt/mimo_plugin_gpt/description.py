@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from mimo_core import Description, MimoError, Module, Weights
+from mimo_core import MimoError, ModuleConfig, ModuleDescription, ParameterSpec
 from mimo_plugin_gpt import owned
 from mimo_plugin_gpt.config_json import notes
 from mimo_plugin_gpt.options import Options
@@ -16,7 +16,7 @@ _TP = frozenset({"tp"})
 _EXPERTS = frozenset({"ep", "etp"})
 
 
-def describe(module: Module) -> Description:
+def describe(module: ModuleConfig) -> ModuleDescription:
     """Widths, parameters of the whole model."""
     options: Options = module.options
     shape = options.shape
@@ -32,29 +32,31 @@ def describe(module: Module) -> Description:
             keys=("options.tie_embeddings", "grid.pp"),
             pp=module.grid.pp,
         )
-    return Description(
-        width=shape.hidden_size,
-        layers=shape.layers,
-        heads=shape.attention_heads,
-        experts=shape.experts,
-        weights=tuple(_weights(shape, rows)),
-        parallel=frozenset({"tp", "cp", "pp", "dp"} | (_EXPERTS if shape.experts else _WHOLE)),
-        divides=tuple(_divides(shape, rows)),
-        packs=True,
-        vocabulary=rows,
-        owns=owned.FIELDS,
-        captures=frozenset({"attn"}),  # its layers as a whole
+    return ModuleDescription(
+        hidden_size=shape.hidden_size,
+        num_layers=shape.layers,
+        num_attention_heads=shape.attention_heads,
+        num_experts=shape.experts,
+        parameters=tuple(_weights(shape, rows)),
+        supported_parallelism=frozenset(
+            {"tp", "cp", "pp", "dp"} | (_EXPERTS if shape.experts else _WHOLE)
+        ),
+        divisibility=tuple(_divides(shape, rows)),
+        supports_packing=True,
+        vocab_size=rows,
+        owned_config_fields=owned.FIELDS,
+        graphable_layers=frozenset({"attn"}),  # its layers as a whole
         notes=tuple(notes(Path(options.like))) if options.like is not None else (),
     )
 
 
-def shape_of(module: Module) -> Shape:
+def shape_of(module: ModuleConfig) -> Shape:
     """All sizes of the module's model."""
     options: Options = module.options
     return options.shape
 
 
-def embedding_rows(module: Module) -> int:
+def embedding_rows(module: ModuleConfig) -> int:
     """Rows of the module's embedding.
 
     Raises:
@@ -72,17 +74,25 @@ def embedding_rows(module: Module) -> int:
     return options.embedding_rows(module.vocabulary_size)
 
 
-def _weights(shape: Shape, rows: int) -> Iterator[Weights]:
+def _weights(shape: Shape, rows: int) -> Iterator[ParameterSpec]:
     """All parameters as they lie: the embedding on the first stage, an equal share of the layers on
     each, the final norm and the output layer on the last."""
     hidden = shape.hidden_size
-    yield Weights(part="language", at="first", split=_TP, parameters=rows * hidden)
+    yield ParameterSpec(
+        component="language", layer="first", sharded_over=_TP, num_parameters=rows * hidden
+    )
     for layer in range(shape.layers):
         for split, parameters in _layer(shape).items():
-            yield Weights(part="language", at=layer, split=split, parameters=parameters)
-    yield Weights(part="language", at="last", split=_WHOLE, parameters=hidden)
+            yield ParameterSpec(
+                component="language", layer=layer, sharded_over=split, num_parameters=parameters
+            )
+    yield ParameterSpec(
+        component="language", layer="last", sharded_over=_WHOLE, num_parameters=hidden
+    )
     if not shape.tie_embeddings:
-        yield Weights(part="language", at="last", split=_TP, parameters=rows * hidden)
+        yield ParameterSpec(
+            component="language", layer="last", sharded_over=_TP, num_parameters=rows * hidden
+        )
 
 
 def _layer(shape: Shape) -> dict[frozenset[str], int]:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mimo_core import Flops, Module
+from mimo_core import FlopsEstimate, ModuleConfig
 from mimo_plugin_gpt.description import attention_columns, embedding_rows, shape_of
 
 
-def forward_flops(module: Module, lengths: Sequence[int]) -> tuple[Flops]:
+def forward_flops(module: ModuleConfig, lengths: Sequence[int]) -> tuple[FlopsEstimate]:
     """Two for each weight of a matrix that a position meets (of experts, those it is sent to), and
     causal attention: each position looks at itself and all those before it (a ``window_size`` that
     the recipe sets under ``megatron`` is not seen)."""
@@ -24,10 +24,10 @@ def forward_flops(module: Module, lengths: Sequence[int]) -> tuple[Flops]:
         layer += 3 * hidden * shape.ffn_hidden_size
     output = hidden * embedding_rows(module)
     return (
-        Flops(
-            part="language",
-            weights=2.0 * positions * (shape.layers * layer + output),
+        FlopsEstimate(
+            component="language",
+            weight_matmul=2.0 * positions * (shape.layers * layer + output),
             # Scores, and values weighted by them.
-            activations=2.0 * pairs * shape.layers * 2 * shape.query_width,
+            activation_matmul=2.0 * pairs * shape.layers * 2 * shape.query_width,
         ),
     )

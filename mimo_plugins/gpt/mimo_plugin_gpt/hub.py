@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-from mimo_core import Module, Stored, WeightMap, WeightRule
+from mimo_core import CheckpointTensor, ModuleConfig, ParamMapping, ParamMappings
 from mimo_plugin_gpt import config_json
 from mimo_plugin_gpt.description import embedding_rows, shape_of
 from mimo_plugin_gpt.shape import Shape
@@ -21,7 +21,7 @@ _EXPERT_FILES = {
 """Where a layer's experts are, and the gate, the other half of the first layer, the second."""
 
 
-def weight_map(module: Module) -> WeightMap:
+def weight_map(module: ModuleConfig) -> ParamMappings:
     """Rules of the whole model."""
     shape = shape_of(module)
     rows, hidden = embedding_rows(module), shape.hidden_size
@@ -40,7 +40,7 @@ def weight_map(module: Module) -> WeightMap:
         )
     else:
         rules.append(_same("output_layer.weight", "lm_head.weight", rows, hidden))
-    return WeightMap(
+    return ParamMappings(
         rules=tuple(rules),
         foreign=foreign,
         copies=copies,
@@ -51,13 +51,13 @@ def weight_map(module: Module) -> WeightMap:
     )
 
 
-def _same(key: str, name: str, *shape: int, index: tuple[int, ...] = ()) -> WeightRule:
+def _same(key: str, name: str, *shape: int, index: tuple[int, ...] = ()) -> ParamMapping:
     """One tensor, the same on both sides."""
-    stored = Stored(key=key, shape=shape, index=index)
-    return WeightRule(part="language", stored=(stored,), files={name: shape})
+    stored = CheckpointTensor(key=key, shape=shape, index=index)
+    return ParamMapping(component="language", tensors=(stored,), files={name: shape})
 
 
-def _layer(shape: Shape, layer: int) -> Iterator[WeightRule]:
+def _layer(shape: Shape, layer: int) -> Iterator[ParamMapping]:
     hidden, at = shape.hidden_size, (layer,)
     ours, theirs = "decoder.layers.", f"model.layers.{layer}."
     attention = f"{ours}self_attention."
@@ -81,7 +81,7 @@ def _layer(shape: Shape, layer: int) -> Iterator[WeightRule]:
     yield from _gated(f"{ours}mlp.", files, shape.ffn_hidden_size, hidden, at)
 
 
-def _experts(shape: Shape, layer: int) -> Iterator[WeightRule]:
+def _experts(shape: Shape, layer: int) -> Iterator[ParamMapping]:
     where, names = _EXPERT_FILES[config_json.family(shape)]
     ours, theirs = "decoder.layers.mlp.", f"model.layers.{layer}.{where}."
     hidden, width = shape.hidden_size, shape.expert_ffn_hidden_size
@@ -94,7 +94,7 @@ def _experts(shape: Shape, layer: int) -> Iterator[WeightRule]:
 
 def _gated(
     ours: str, files: Sequence[str], width: int, hidden: int, index: tuple[int, ...]
-) -> Iterator[WeightRule]:
+) -> Iterator[ParamMapping]:
     """The gate and the other half are one tensor in Megatron, which tp divides each."""
     gate, up, down = files
 
@@ -106,15 +106,17 @@ def _gated(
     def save(tensors: Sequence[Tensor]) -> Sequence[Tensor]:
         return [*tensors[0].chunk(2)]
 
-    stored = Stored(key=f"{ours}linear_fc1.weight", shape=(2 * width, hidden), index=index)
+    stored = CheckpointTensor(
+        key=f"{ours}linear_fc1.weight", shape=(2 * width, hidden), index=index
+    )
     halves: Mapping[str, tuple[int, ...]] = {gate: (width, hidden), up: (width, hidden)}
-    yield WeightRule(part="language", stored=(stored,), files=halves, load=load, save=save)
+    yield ParamMapping(component="language", tensors=(stored,), files=halves, load=load, save=save)
     yield _same(f"{ours}linear_fc2.weight", down, hidden, width, index=index)
 
 
 def _qkv(
     shape: Shape, key: str, theirs: str, kind: str, index: tuple[int, ...], *columns: int
-) -> WeightRule:
+) -> ParamMapping:
     """Megatron has queries, keys and values of a group of heads side by side."""
     groups = shape.kv_heads
     grouped = (groups, -1, *columns)
@@ -134,5 +136,5 @@ def _qkv(
         f"{theirs}self_attn.{one}_proj.{kind}": (width, *columns)
         for one, width in zip("qkv", widths, strict=True)
     }
-    stored = Stored(key=key, shape=(sum(widths), *columns), index=index)
-    return WeightRule(part="language", stored=(stored,), files=files, load=load, save=save)
+    stored = CheckpointTensor(key=key, shape=(sum(widths), *columns), index=index)
+    return ParamMapping(component="language", tensors=(stored,), files=files, load=load, save=save)

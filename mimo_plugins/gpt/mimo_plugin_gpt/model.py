@@ -11,14 +11,14 @@ from megatron.core.process_groups_config import ProcessGroupCollection
 from megatron.core.transformer import TransformerConfig
 from megatron.core.transformer.spec_utils import ModuleSpec
 
-from mimo_core import MimoError, Module, Platform
+from mimo_core import MimoError, ModuleConfig, Platform
 from mimo_core.building import grouped_moe_builder, transformer_config
 from mimo_plugin_gpt.description import embedding_rows, shape_of
 from mimo_plugin_gpt.options import Options
 
 
 def model_spec(
-    module: Module, groups: ProcessGroupCollection | None, platform: Platform
+    module: ModuleConfig, groups: ProcessGroupCollection | None, platform: Platform
 ) -> ModuleSpec:
     """Spec of the whole language model; its pipeline stage follows from ``groups``."""
     shape = shape_of(module)
@@ -48,7 +48,7 @@ def model_spec(
     )
 
 
-def model_config(module: Module, platform: Platform) -> TransformerConfig:
+def model_config(module: ModuleConfig, platform: Platform) -> TransformerConfig:
     """The model's ``TransformerConfig`` on the module's grid.
 
     Raises:
@@ -76,7 +76,7 @@ def model_config(module: Module, platform: Platform) -> TransformerConfig:
     return transformer_config(module, sequence_parallel=True, **fields, **defaults)
 
 
-def architecture(module: Module, platform: Platform) -> dict[str, Any]:
+def architecture(module: ModuleConfig, platform: Platform) -> dict[str, Any]:
     """Fields of ``TransformerConfig`` that are the model itself; ``owned`` names them."""
     options: Options = module.options
     shape = options.shape

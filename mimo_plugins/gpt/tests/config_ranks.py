@@ -181,7 +181,7 @@ def _case(
         module = language_module(like=str(folder))
         shape = module.options.shape
         if theirs is not None:
-            held = match(plugin.weight_map(module), folder)
+            held = match(plugin.param_mappings(module), folder)
             if held.mistakes:
                 return {"refused": "; ".join(held.mistakes)}
     except ValueError as error:

@@ -6,7 +6,7 @@ from typing import Any
 
 from mimo_plugin_gpt.options import Options
 
-from mimo_core.contract import Grid, Module, Train
+from mimo_core.contract import Grid, ModuleConfig, TrainingConfig
 
 SEQUENCE = 16
 ROWS = 80
@@ -37,16 +37,16 @@ FAMILIES: dict[str, dict[str, Any]] = {
 
 def language_module(
     grid: Grid | None = None, megatron: dict[str, Any] | None = None, **options: Any
-) -> Module:
+) -> ModuleConfig:
     """A language model of the given options."""
-    train = Train(
+    train = TrainingConfig(
         iterations=1,
         micro_batch_size=2,
         global_batch_size=2,
         sequence_length=SEQUENCE,
         learning_rate=1e-3,
     )
-    return Module(
+    return ModuleConfig(
         name="language",
         plugin="gpt",
         grid=grid or Grid(),

@@ -55,7 +55,7 @@ class Built:
 
     def read(self, directory: Path) -> None:
         """This rank's part of a directory's weights."""
-        weights = plugin.weight_map(self.module)
+        weights = plugin.param_mappings(self.module)
         read_parts(self.module, weights, self.parts, self.groups, directory)
 
     def logits(self, ids: Tensor, packed: Any = None, **options: Any) -> Tensor:

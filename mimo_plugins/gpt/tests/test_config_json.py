@@ -52,7 +52,7 @@ def test_the_whole_model_is_taken(tmp_path: Path) -> None:
 
 def test_llama_3_has_8_billion_parameters(tmp_path: Path) -> None:
     module = language_module(like=directory(tmp_path))
-    assert plugin.describe(module).parameters == 8_030_261_248  # as published
+    assert plugin.describe_module(module).num_parameters == 8_030_261_248  # as published
 
 
 def test_the_language_model_of_a_whole_vision_language_model_is_taken(tmp_path: Path) -> None:
@@ -147,7 +147,7 @@ def test_no_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_what_is_exported_is_read_again(family: str, tmp_path: Path) -> None:
-    exported = plugin.weight_map(language_module(**FAMILIES[family])).exported_config
+    exported = plugin.param_mappings(language_module(**FAMILIES[family])).exported_config
     assert exported["model_type"] == family
     (tmp_path / "config.json").write_text(json.dumps(dict(exported)))
     shape = Options(**FAMILIES[family]).shape
@@ -175,7 +175,7 @@ def test_a_sparse_file_is_the_same_model_after_an_export(
     whole = {"model_type": "llava", "text_config": sparse} if nested else sparse
     (tmp_path / "config.json").write_text(json.dumps(whole))
     module = language_module(like=str(tmp_path))
-    exported = plugin.weight_map(module).exported_config
+    exported = plugin.param_mappings(module).exported_config
     # A reader may have other defaults, so a key that is not written can be another model.
     assert sorted(WRITTEN & KEYS[kind].defaults.keys() - exported.keys()) == []
     (tmp_path / "config.json").write_text(json.dumps(dict(exported)))
@@ -185,7 +185,7 @@ def test_a_sparse_file_is_the_same_model_after_an_export(
 
 def test_what_transformers_has_no_model_of_has_no_config() -> None:
     both = FAMILIES["qwen2"] | {"qk_norm": True}
-    assert plugin.weight_map(language_module(**both)).exported_config == {}
+    assert plugin.param_mappings(language_module(**both)).exported_config == {}
     loose = FAMILIES["mixtral"] | {"router_normalized": False}
     assert config_json.config_of(Options(**loose).shape, ROWS, 16) == {}
 

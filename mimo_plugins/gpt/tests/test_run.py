@@ -38,7 +38,7 @@ def trained(folder: Path, directory: Path, *overrides: str) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Random weights of a Qwen3-MoE, and its config."""
-    weights = plugin.weight_map(language_module(**OPTIONS))
+    weights = plugin.param_mappings(language_module(**OPTIONS))
     torch.manual_seed(0)
     tensors = {
         name: torch.ones(shape) if len(shape) == 1 else 0.1 * torch.randn(shape)

@@ -76,13 +76,14 @@ def test_parameters_lie_on_ranks_as_described(
 
 def _parameters_of_stage(grid: Grid, stage: int, options: dict[str, Any]) -> int:
     """Parameters of one rank of a pipeline stage, as described."""
-    description = plugin.describe(language_module(grid, **options))
+    description = plugin.describe_module(language_module(grid, **options))
     ends = {"first": 0, "last": grid.pp - 1}
-    layers = description.layers // grid.pp
+    layers = description.num_layers // grid.pp
     return sum(
-        weights.parameters // math.prod(getattr(grid, size) for size in weights.split)
-        for weights in description.weights
-        if stage == (ends[weights.at] if isinstance(weights.at, str) else weights.at // layers)
+        weights.num_parameters // math.prod(getattr(grid, size) for size in weights.sharded_over)
+        for weights in description.parameters
+        if stage
+        == (ends[weights.layer] if isinstance(weights.layer, str) else weights.layer // layers)
     )
 
 

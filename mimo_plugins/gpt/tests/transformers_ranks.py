@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from mimo_core.contract import Grid
-from mimo_core.distributed.context_parallel import own_positions
+from mimo_core.distributed.context_parallel import local_positions
 from mimo_core.model.packing import packing_kwargs
 from mimo_core.testing.weights import put_gradients, tensors_as_in_files, unnamed
 from mimo_core.weights.load import sharded_tensors
@@ -81,7 +81,7 @@ def _family(
     shape = language_module(like=str(folder / "weights")).options.shape
     whole = Built(platform, Grid(dp=2), **FAMILIES[family])
     whole.read(folder / "weights")
-    named = whole.module, plugin.weight_map(whole.module), whole.parts, whole.groups
+    named = whole.module, plugin.param_mappings(whole.module), whole.parts, whole.groups
     back, held = tensors_as_in_files(*named), load_file(folder / "weights" / "model.safetensors")
     result: dict[str, Any] = {
         "as like": attrs.asdict(shape),
@@ -178,7 +178,7 @@ def _compare(platform: Any, part: Built, weights: Path, rows: Rows) -> dict[str,
     part.read(weights)
     part.model.zero_grad()
     cp, tp = part.groups.cp, part.groups.tp
-    own = own_positions(rows.lengths, cp.size(), cp.rank())
+    own = local_positions(rows.lengths, cp.size(), cp.rank())
     expected, factors = (
         tensor[:, own].chunk(tp.size(), dim=-1)[tp.rank()] for tensor in (rows.logits, rows.factors)
     )

@@ -9,7 +9,7 @@ from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParall
 from megatron.core.transformer.mlp import MLPSubmodules
 from megatron.core.transformer.spec_utils import ModuleSpec
 
-from mimo_core import Encoder, Module
+from mimo_core import EncoderSpec, ModuleConfig
 from mimo_core.building import transformer_config
 from mimo_plugin_hf_vision.architecture import architecture
 from mimo_plugin_hf_vision.options import options_of
@@ -17,7 +17,7 @@ from mimo_plugin_hf_vision.preprocessing import preprocessing
 from mimo_plugin_hf_vision.tower import Tower
 
 
-def encoder(module: Module, groups: ProcessGroupCollection | None) -> Encoder:
+def encoder(module: ModuleConfig, groups: ProcessGroupCollection | None) -> EncoderSpec:
     """Tower and projector of the module."""
     options = options_of(module)
     found = architecture(options)
@@ -40,10 +40,10 @@ def encoder(module: Module, groups: ProcessGroupCollection | None) -> Encoder:
             "pg_collection": groups,
         },
     )
-    return Encoder(tower=tower, config=config, projector=_projector(module, groups))
+    return EncoderSpec(tower=tower, config=config, projector=_projector(module, groups))
 
 
-def _projector(module: Module, groups: ProcessGroupCollection | None) -> ModuleSpec:
+def _projector(module: ModuleConfig, groups: ProcessGroupCollection | None) -> ModuleSpec:
     options = options_of(module)
     config = transformer_config(
         module,

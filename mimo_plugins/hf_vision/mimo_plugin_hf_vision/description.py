@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from mimo_core import Description, Media, Module, Weights
+from mimo_core import MediaItem, ModuleConfig, ModuleDescription, ParameterSpec
 from mimo_plugin_hf_vision import whole
 from mimo_plugin_hf_vision.architecture import Architecture, architecture
 from mimo_plugin_hf_vision.names import parameters, projector_shapes, tensor_shapes, unread
@@ -49,7 +49,7 @@ REFUSED = {
 }
 
 
-def describe_encoder(module: Module) -> Description:
+def describe_encoder(module: ModuleConfig) -> ModuleDescription:
     """For the plan, the validation and the data path.
 
     Raises:
@@ -63,22 +63,22 @@ def describe_encoder(module: Module) -> Description:
     rows = patches + (tower.class_tokens if tower.tokens == "all" else 0)
     projector = parameters(projector_shapes(options, tower.width, language_width))
 
-    def positions(media: Sequence[Media]) -> list[int]:
+    def positions(media: Sequence[MediaItem]) -> list[int]:
         return [rows] * len(media)
 
-    return Description(
-        width=tower.width,
-        layers=tower.layers,
-        heads=tower.heads,
-        weights=(
+    return ModuleDescription(
+        hidden_size=tower.width,
+        num_layers=tower.layers,
+        num_attention_heads=tower.heads,
+        parameters=(
             *_tower_weights(tower, options),
-            Weights(parameters=projector, part="projector", at="last"),
+            ParameterSpec(num_parameters=projector, component="projector", layer="last"),
         ),
-        accepts=options.media,
-        positions=positions,
-        parallel=frozenset({"dp"}),
-        refused=REFUSED,
-        owns=OWNS,
+        modality=options.media,
+        count_positions=positions,
+        supported_parallelism=frozenset({"dp"}),
+        unsupported_reasons=REFUSED,
+        owned_config_fields=OWNS,
         notes=tuple(_notes(tower, options)),
     )
 
@@ -100,16 +100,16 @@ def _notes(tower: Architecture, options: Options) -> Iterator[str]:
         )
 
 
-def _tower_weights(tower: Architecture, options: Options) -> Iterator[Weights]:
+def _tower_weights(tower: Architecture, options: Options) -> Iterator[ParameterSpec]:
     """Exact where the tensors are known; else what transformer layers of this width have."""
     shapes = tensor_shapes(tower)
     if shapes is None:
-        yield Weights(parameters=tower.layers * layer_parameters(tower))
+        yield ParameterSpec(num_parameters=tower.layers * layer_parameters(tower))
         return
     still = parameters(unread(tower, options, shapes))
-    yield Weights(parameters=parameters(shapes) - still)
+    yield ParameterSpec(num_parameters=parameters(shapes) - still)
     if still:
-        yield Weights(parameters=still, frozen=True)
+        yield ParameterSpec(num_parameters=still, frozen=True)
 
 
 def layer_parameters(tower: Architecture) -> int:

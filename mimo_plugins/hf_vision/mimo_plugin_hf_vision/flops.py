@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from mimo_core import Flops, Module, Sample
+from mimo_core import FlopsEstimate, ModuleConfig, Sample
 from mimo_plugin_hf_vision.architecture import Architecture, architecture
 from mimo_plugin_hf_vision.description import layer_parameters
 from mimo_plugin_hf_vision.names import projector_shapes, tensor_shapes
@@ -13,7 +13,9 @@ from mimo_plugin_hf_vision.options import options_of
 from mimo_plugin_hf_vision.preprocessing import preprocessing
 
 
-def forward_flops(module: Module, samples: Sequence[Sample]) -> tuple[Flops, Flops]:
+def forward_flops(
+    module: ModuleConfig, samples: Sequence[Sample]
+) -> tuple[FlopsEstimate, FlopsEstimate]:
     """Of tower and projector: each picture attends to all of itself. Layers behind the one that is
     read, and heads that no row depends on, are not counted, though transformers computes them."""
     options = options_of(module)
@@ -36,13 +38,13 @@ def forward_flops(module: Module, samples: Sequence[Sample]) -> tuple[Flops, Flo
     embedder = 3 * height * across * tower.width
     met = patches * embedder + sequence * _layers(tower, layers)
     return (
-        Flops(
-            part="encoder",
-            weights=2.0 * pictures * met,
+        FlopsEstimate(
+            component="encoder",
+            weight_matmul=2.0 * pictures * met,
             # Scores, and values weighted by them.
-            activations=2.0 * pictures * sequence**2 * layers * 2 * tower.width,
+            activation_matmul=2.0 * pictures * sequence**2 * layers * 2 * tower.width,
         ),
-        Flops(part="projector", weights=2.0 * pictures * rows * projector),
+        FlopsEstimate(component="projector", weight_matmul=2.0 * pictures * rows * projector),
     )
 
 

@@ -8,7 +8,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mimo_core import MimoError, Module, Stored, WeightMap, WeightRule
+from mimo_core import CheckpointTensor, MimoError, ModuleConfig, ParamMapping, ParamMappings
 from mimo_plugin_hf_vision import families, whole
 from mimo_plugin_hf_vision.architecture import Architecture, architecture
 from mimo_plugin_hf_vision.files import find_weights, tensor_headers
@@ -22,7 +22,7 @@ _FIRST = "embeddings."
 """Stands in names of every tower's first layer, behind the prefix that a whole model has."""
 
 
-def weight_map(module: Module) -> WeightMap:
+def weight_map(module: ModuleConfig) -> ParamMappings:
     """One rule a tensor: checkpoints have the names of the model's files.
 
     Raises:
@@ -40,7 +40,7 @@ def weight_map(module: Module) -> WeightMap:
             directory=str(tower.directory),
         )
     assert module.language_width is not None
-    return WeightMap(
+    return ParamMappings(
         rules=(*_tower(shapes), *_projector(options, tower, module.language_width)),
         foreign=families.FOREIGN if tower.model_type in families.TENSORS else {},
         config_mistakes=partial(_mistakes, tower, options),
@@ -136,26 +136,28 @@ def parameters(shapes: Shapes) -> int:
     return sum(math.prod(shape) for shape in shapes.values())
 
 
-def _projector(options: Options, tower: Architecture, language_width: int) -> Iterator[WeightRule]:
+def _projector(
+    options: Options, tower: Architecture, language_width: int
+) -> Iterator[ParamMapping]:
     ours = {"1": "encoder.linear_fc1", "2": "encoder.linear_fc2"}
     if options.projector == "affine":
         ours = {"1": "encoder"}
     for name, shape in projector_shapes(options, tower.width, language_width).items():
         layer, kind = name.rpartition("_")[2].split(".")
-        stored = Stored(key=f"{ours[layer]}.{kind}", shape=shape)
-        yield WeightRule(part="projector", stored=(stored,), files={name: shape})
+        stored = CheckpointTensor(key=f"{ours[layer]}.{kind}", shape=shape)
+        yield ParamMapping(component="projector", tensors=(stored,), files={name: shape})
 
 
-def _tower(shapes: Shapes) -> Iterator[WeightRule]:
+def _tower(shapes: Shapes) -> Iterator[ParamMapping]:
     for name, shape in shapes.items():
         if ".weights_in." in name:
             yield _gated(name, shape)
             continue
-        stored = Stored(key=name, shape=shape)
-        yield WeightRule(part="encoder", stored=(stored,), files={name: shape})
+        stored = CheckpointTensor(key=name, shape=shape)
+        yield ParamMapping(component="encoder", tensors=(stored,), files={name: shape})
 
 
-def _gated(name: str, shape: tuple[int, ...]) -> WeightRule:
+def _gated(name: str, shape: tuple[int, ...]) -> ParamMapping:
     """DINOv2's SwiGLU: transformers cuts the file's tensor in two, of gate and value."""
 
     def load(files: Sequence[Tensor]) -> Sequence[Tensor]:
@@ -167,10 +169,10 @@ def _gated(name: str, shape: tuple[int, ...]) -> WeightRule:
         return [torch.cat(list(stored))]
 
     half = (shape[0] // 2, *shape[1:])
-    return WeightRule(
-        part="encoder",
-        stored=tuple(
-            Stored(key=name.replace("weights_in", into), shape=half)
+    return ParamMapping(
+        component="encoder",
+        tensors=tuple(
+            CheckpointTensor(key=name.replace("weights_in", into), shape=half)
             for into in ("gate_proj", "up_proj")
         ),
         files={name: shape},

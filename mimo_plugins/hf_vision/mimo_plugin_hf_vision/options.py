@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import attrs
 
-from mimo_core import Module
+from mimo_core import ModuleConfig
 
 Triple = tuple[float, float, float]
 
@@ -95,7 +95,7 @@ class Options:
             )
 
 
-def options_of(module: Module) -> Options:
+def options_of(module: ModuleConfig) -> Options:
     """The module's options, typed."""
     assert isinstance(module.options, Options), f"{module.name}: {module.options!r}"
     return module.options

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 from mimo_core import (
     LANGUAGE,
     BatchContext,
-    Description,
     Edge,
-    Encoder,
-    Flops,
-    Module,
+    EncoderSpec,
+    FlopsEstimate,
+    ModuleConfig,
+    ModuleDescription,
+    ParamMappings,
     Platform,
     Sample,
-    WeightMap,
     hookimpl,
 )
 from mimo_plugin_hf_vision.options import Options, options_of
@@ -27,13 +27,13 @@ mimo_contract = "1.0"
 
 
 @hookimpl
-def options() -> type:
+def options_class() -> type:
     """What the recipe's ``modules.NAME.options`` may say."""
     return Options
 
 
 @hookimpl
-def describe(module: Module) -> Description:
+def describe_module(module: ModuleConfig) -> ModuleDescription:
     """Sizes, parameters (projector included), positions a picture: from the model's files."""
     from mimo_plugin_hf_vision.description import describe_encoder
 
@@ -41,20 +41,20 @@ def describe(module: Module) -> Description:
 
 
 @hookimpl
-def module_edges(module: Module, modules: Mapping[str, Module]) -> Sequence[Edge]:
+def module_edges(module: ModuleConfig, modules: Mapping[str, ModuleConfig]) -> Sequence[Edge]:
     """One edge, into the language model."""
     placeholder = options_of(module).placeholder or f"<{module.name}>"
     return [Edge(source=module.name, target=LANGUAGE, placeholder=placeholder)]
 
 
 @hookimpl
-def rng_prefix(module: Module) -> str:
+def rng_prefix(module: ModuleConfig) -> str:
     """The module's own name: distinct for two modules of this plugin."""
     return f"{module.name}."
 
 
 @hookimpl
-def flops(module: Module, samples: Sequence[Sample]) -> Sequence[Flops]:
+def estimate_flops(module: ModuleConfig, samples: Sequence[Sample]) -> Sequence[FlopsEstimate]:
     """Of tower and projector: all pictures have one size."""
     from mimo_plugin_hf_vision.flops import forward_flops
 
@@ -62,7 +62,7 @@ def flops(module: Module, samples: Sequence[Sample]) -> Sequence[Flops]:
 
 
 @hookimpl
-def weight_map(module: Module) -> WeightMap:
+def param_mappings(module: ModuleConfig) -> ParamMappings:
     """The tower's names as the model's files have them, and LLaVA's of the projector."""
     from mimo_plugin_hf_vision import names
 
@@ -71,8 +71,8 @@ def weight_map(module: Module) -> WeightMap:
 
 @hookimpl
 def build_submodule(
-    module: Module, groups: ProcessGroupCollection | None, platform: Platform
-) -> Encoder:
+    module: ModuleConfig, groups: ProcessGroupCollection | None, platform: Platform
+) -> EncoderSpec:
     """The tower, and an affine or MLP projector."""
     from mimo_plugin_hf_vision.build import encoder
 
@@ -81,7 +81,7 @@ def build_submodule(
 
 @hookimpl
 def provide_batch(
-    module: Module, samples: Sequence[Sample], context: BatchContext
+    module: ModuleConfig, samples: Sequence[Sample], context: BatchContext
 ) -> dict[str, Any] | None:
     """``pixel_values``, float32 ``[B, 3, height, width]``: all pictures of the samples."""
     options = options_of(module)
@@ -91,4 +91,6 @@ def provide_batch(
     from mimo_plugin_hf_vision.pictures import picture_batch
     from mimo_plugin_hf_vision.preprocessing import preprocessing
 
-    return picture_batch(context.load(samples), preprocessing(architecture(options), options))
+    return picture_batch(
+        context.decode_media(samples), preprocessing(architecture(options), options)
+    )

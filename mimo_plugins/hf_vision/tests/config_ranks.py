@@ -12,11 +12,11 @@ from hf_tiny import TOWER, tiny_module
 from megatron.core.transformer.spec_utils import build_module
 from mimo_plugin_hf_vision.config_tables import ACTIVATIONS, KEYS
 from mimo_plugin_hf_vision.families import CLASS_TOKENS
-from mimo_plugin_hf_vision.plugin import build_submodule, describe, weight_map
+from mimo_plugin_hf_vision.plugin import build_submodule, describe_module, param_mappings
 from transformers import CONFIG_MAPPING, AutoModel
 from transformers.activations import ACT2FN
 
-from mimo_core import Grid, Media
+from mimo_core import Grid, MediaItem
 from mimo_core.distributed.process_groups import build_topology
 from mimo_core.distributed.seeding import seed_module
 from mimo_core.errors import MimoError
@@ -118,8 +118,8 @@ def _case(config: dict[str, Any], path: Path, groups: Any, platform: Any) -> dic
         (path / "config.json").write_text(json.dumps(config))
     module = tiny_module(path, tokens="all", mean=(0.5,) * 3, std=(0.5,) * 3)
     try:
-        description = describe(module)
-        weights = weight_map(module) if model is not None else None
+        description = describe_module(module)
+        weights = param_mappings(module) if model is not None else None
         tower = build_module(build_submodule(module, groups, platform).tower).eval()
         if weights is not None:
             read_parts(module, weights, {"encoder": tower}, groups, path)
@@ -135,11 +135,13 @@ def _case(config: dict[str, Any], path: Path, groups: Any, platform: Any) -> dic
     with torch.no_grad():
         due = model(pixel_values=pixels, return_dict=True).last_hidden_state.flatten(0, 1)
         rows = tower(pixel_values=pixels)
-    media = Media(kind="image", shape=(9, 9), load=lambda _: None)  # type: ignore[arg-type, return-value]
+    media = MediaItem(modality="image", shape=(9, 9), load=lambda _: None)  # type: ignore[arg-type, return-value]
     described = {
-        "rows": 2 * sum(description.positions([media])),  # type: ignore[misc]
-        "width": description.width,
-        "parameters": sum(one.parameters for one in description.weights if one.part != "projector"),
+        "rows": 2 * sum(description.count_positions([media])),  # type: ignore[misc]
+        "width": description.hidden_size,
+        "parameters": sum(
+            one.num_parameters for one in description.parameters if one.component != "projector"
+        ),
     }
     actual = {
         "rows": len(due),

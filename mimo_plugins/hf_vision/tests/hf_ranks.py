@@ -13,13 +13,18 @@ from hf_processors import processor_faults
 from hf_tiny import SQUARE, tiny_module
 from megatron.core.transformer import TransformerConfig
 from megatron.core.transformer.spec_utils import build_module
-from mimo_plugin_hf_vision.plugin import build_submodule, describe, flops, weight_map
+from mimo_plugin_hf_vision.plugin import (
+    build_submodule,
+    describe_module,
+    estimate_flops,
+    param_mappings,
+)
 from safetensors.torch import load_file
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import CONFIG_MAPPING, AutoModel
 
-from mimo_core import Grid, Media, Sample
+from mimo_core import Grid, MediaItem, Sample
 from mimo_core.distributed.process_groups import build_topology
 from mimo_core.distributed.seeding import seed_module
 from mimo_core.testing.weights import gradients_as_in_files, put_gradients, read_parts, unnamed
@@ -92,29 +97,32 @@ def _built(module: Any, groups: Any, platform: Any) -> dict[Any, torch.nn.Module
 def _case(path: Path, options: dict[str, Any], groups: Any, platform: Any) -> dict[str, Any]:
     """The tower and transformers' own, begun from one directory."""
     module = tiny_module(path, **options)
-    description, weights = describe(module), weight_map(module)
+    description, weights = describe_module(module), param_mappings(module)
     parts = _built(module, groups, platform)
     tower = parts["encoder"]
     side = options.get("image_size", 16)
     pixels = torch.randn(2, 3, side, side)
-    media = Media(kind="image", shape=(9, 9), load=lambda _: None)  # type: ignore[arg-type, return-value]
+    media = MediaItem(modality="image", shape=(9, 9), load=lambda _: None)  # type: ignore[arg-type, return-value]
     found: dict[str, Any] = {
         "unnamed": unnamed(module, weights, parts, groups),
         "parameters": sum(p.numel() for part in parts.values() for p in part.parameters()),
-        "described": description.parameters,
-        "described_still": sum(w.parameters for w in description.weights if w.frozen),
+        "described": description.num_parameters,
+        "described_still": sum(w.num_parameters for w in description.parameters if w.frozen),
         "still_parameters": sum(p.numel() for p in tower.parameters() if not p.requires_grad),
         "flops": _flops(tower, pixels),
         "told_flops": [
-            piece.weights + piece.activations
-            for piece in flops(module, [Sample(key="two", parts=(media, media))])
+            piece.weight_matmul + piece.activation_matmul
+            for piece in estimate_flops(module, [Sample(key="two", content=(media, media))])
         ],
         "still": sorted(name for name, p in tower.named_parameters() if not p.requires_grad),
     }
     read_parts(module, weights, {"encoder": tower}, groups, path)
     rows = tower(pixel_values=pixels)
     found["rows"] = list(rows.shape)
-    found["expected_rows"] = [2 * sum(description.positions([media])), description.width]  # type: ignore[misc]
+    found["expected_rows"] = [
+        2 * sum(description.count_positions([media])),
+        description.hidden_size,
+    ]  # type: ignore[misc]
     found["projected"] = list(parts["projector"](rows).shape)
 
     whole = AutoModel.from_pretrained(path)
@@ -212,4 +220,4 @@ def _outside(path: Path, platform: Any) -> int:
 def _unknown_fields(path: Path) -> list[str]:
     """What the description owns though megatron's config has no such field."""
     fields = {field.name for field in dataclasses.fields(TransformerConfig)}
-    return sorted(describe(tiny_module(path)).owns - fields)
+    return sorted(describe_module(tiny_module(path)).owned_config_fields - fields)

@@ -12,7 +12,7 @@ from mimo_plugin_hf_vision.names import tensor_shapes
 from mimo_plugin_hf_vision.options import Options
 from safetensors.numpy import save_file
 
-from mimo_core import Grid, Module, Train
+from mimo_core import Grid, ModuleConfig, TrainingConfig
 
 LANGUAGE_WIDTH = 24
 TOWER: dict[str, Any] = {
@@ -92,13 +92,13 @@ def write_weights(folder: Path) -> Path:
     return folder
 
 
-def tiny_module(model: Path | str, *, precision: Any = "fp32", **options: Any) -> Module:
+def tiny_module(model: Path | str, *, precision: Any = "fp32", **options: Any) -> ModuleConfig:
     """A module as hooks see it."""
-    return Module(
+    return ModuleConfig(
         name="vision",
         plugin="hf-vision",
         grid=Grid(),
-        train=Train(
+        train=TrainingConfig(
             iterations=1,
             micro_batch_size=2,
             global_batch_size=2,

@@ -13,7 +13,7 @@ from megatron.core.transformer.spec_utils import build_module
 from mimo_plugin_gpt import options as gpt_options
 from mimo_plugin_gpt import plugin as gpt
 from mimo_plugin_hf_vision import whole
-from mimo_plugin_hf_vision.plugin import build_submodule, weight_map
+from mimo_plugin_hf_vision.plugin import build_submodule, param_mappings
 from transformers import CONFIG_MAPPING, LlavaConfig, LlavaForConditionalGeneration
 
 from mimo_core import Grid
@@ -114,7 +114,7 @@ def _case(config: dict[str, Any], path: Path, pixels: Any, groups: Any, platform
     (path / "preprocessor_config.json").write_text(json.dumps(SQUARE))
     module = tiny_module(path, projector="mlp")
     try:
-        weights = weight_map(module)
+        weights = param_mappings(module)
         built = build_submodule(module, groups, platform)
         parts: Any = {
             "encoder": build_module(built.tower).eval(),
@@ -145,7 +145,7 @@ def _logits(config: dict[str, Any], path: Path, groups: Any, platform: Any) -> d
         "encoder": build_module(built.tower).eval(),
         "projector": build_module(built.projector).eval(),
     }
-    read_parts(vision, weight_map(vision), parts, groups, path)
+    read_parts(vision, param_mappings(vision), parts, groups, path)
     text = attrs.evolve(
         vision,
         name="language",
@@ -155,7 +155,7 @@ def _logits(config: dict[str, Any], path: Path, groups: Any, platform: Any) -> d
         language_width=None,
     )
     language = build_module(gpt.build_submodule(text, groups, platform)).eval()
-    read_parts(text, gpt.weight_map(text), {"language": language}, groups, path)
+    read_parts(text, gpt.param_mappings(text), {"language": language}, groups, path)
 
     pixels = torch.randn(1, 3, 16, 16, generator=torch.Generator().manual_seed(2))
     with torch.no_grad():

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from hf_tiny import CONFIGS, SQUARE, tiny_module
-from mimo_plugin_hf_vision.plugin import weight_map
+from mimo_plugin_hf_vision.plugin import param_mappings
 
 from mimo_core.errors import MimoError
 from mimo_core.testing import config_cases, run_ranks
@@ -55,7 +55,7 @@ def _mistakes(folder: Path, tower: dict[str, Any], held: dict[str, Any]) -> list
     """What of a directory of weights is not as that of the option ``model``."""
     (folder / "config.json").write_text(json.dumps(tower))
     (folder / "preprocessor_config.json").write_text(json.dumps(SQUARE))
-    weights = weight_map(tiny_module(folder, projector="mlp"))
+    weights = param_mappings(tiny_module(folder, projector="mlp"))
     assert weights.config_mistakes is not None
     return list(weights.config_mistakes(held))
 

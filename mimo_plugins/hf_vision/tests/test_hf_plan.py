@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 from hf_tiny import CONFIGS, CROPPED, SQUARE, tiny_module, write_model, write_weights
 from mimo_plugin_hf_vision.architecture import architecture
-from mimo_plugin_hf_vision.plugin import describe, weight_map
+from mimo_plugin_hf_vision.plugin import describe_module, param_mappings
 from mimo_plugin_hf_vision.preprocessing import Preprocessing, preprocessing
 from PIL.Image import Resampling
 from safetensors.numpy import save_file
 
-from mimo_core import Media
+from mimo_core import MediaItem
 from mimo_core.errors import MimoError
 from mimo_core.planning.plan import make_plan
 from mimo_core.testing import raises_code
@@ -31,7 +31,7 @@ from mimo_core.weights.pretrained import directories, notes
 places = [f"modules.vision.{key}={sys.argv[2]}" for key in ("options.model", "pretrained_weights")]
 plan = make_plan(sys.argv[1], places)
 print(*notes(directories(plan, None)), sep="|")
-print(plan.graph.descriptions["vision"].parameters)
+print(plan.graph.descriptions["vision"].num_parameters)
 print(*sorted({name.partition(".")[0] for name in sys.modules}))
 """
 
@@ -45,14 +45,14 @@ def _write(folder: Path, config: dict[str, Any], processor: dict[str, Any] | Non
 
 def _said(options: dict[str, Any], model: Path | str) -> str:
     with pytest.raises(MimoError) as caught:
-        describe(tiny_module(model, **options))
+        describe_module(tiny_module(model, **options))
     return str(caught.value)
 
 
 def _positions(module: Any) -> int:
-    positions = describe(module).positions
+    positions = describe_module(module).count_positions
     assert positions is not None
-    (count,) = positions([Media(kind="image", shape=(9, 9), load=lambda _: None)])  # type: ignore[arg-type, return-value]
+    (count,) = positions([MediaItem(modality="image", shape=(9, 9), load=lambda _: None)])  # type: ignore[arg-type, return-value]
     return count
 
 
@@ -105,7 +105,7 @@ def test_a_revision_is_of_the_model_and_of_its_weights(
     for revision, commit in ((None, "a" * 40), ("b" * 40, "b" * 40)):
         module = tiny_module("someone/pinned", revision=revision)
         assert architecture(module.options).directory.name == commit
-        locate = weight_map(module).locate
+        locate = param_mappings(module).locate
         assert locate("someone/pinned").name == commit
         assert locate("someone/other").name == "c" * 40
     assert "at revision strange is no directory" in _said({"revision": "strange"}, "someone/pinned")
@@ -184,10 +184,14 @@ def test_a_released_config_that_leaves_all_to_the_defaults(tmp_path: Path) -> No
     """As ``google/siglip-base-patch16-224`` has it."""
     config = {"model_type": "siglip", "vision_config": {"model_type": "siglip_vision_model"}}
     square = {**SQUARE, "size": {"height": 224, "width": 224}}
-    description = describe(tiny_module(_write(tmp_path, config, square), projector="affine"))
-    assert (description.width, description.layers, description.heads) == (768, 12, 12)
+    description = describe_module(tiny_module(_write(tmp_path, config, square), projector="affine"))
+    assert (description.hidden_size, description.num_layers, description.num_attention_heads) == (
+        768,
+        12,
+        12,
+    )
     # Of the released vision model, whose card counts 92.9 million.
-    assert sum(weights.parameters for weights in description.weights[:-1]) == 92_884_224
+    assert sum(weights.num_parameters for weights in description.parameters[:-1]) == 92_884_224
 
 
 def test_a_tower_that_is_no_row_of_patches_is_refused(tmp_path: Path) -> None:
@@ -210,7 +214,7 @@ def test_a_layer_that_is_not_there(tmp_path: Path, layer: int) -> None:
 
 def test_names_of_an_unknown_family_need_its_files(tmp_path: Path) -> None:
     with raises_code("weights.not-found"):
-        weight_map(tiny_module(write_model(tmp_path, "vit")))
+        param_mappings(tiny_module(write_model(tmp_path, "vit")))
 
 
 def _header(text: str, length: int | None = None) -> bytes:
@@ -236,19 +240,19 @@ def test_a_damaged_header_is_named(tmp_path: Path, content: bytes) -> None:
     model = write_model(tmp_path, "vit")
     (model / "model.safetensors").write_bytes(content)
     with raises_code("weights.damaged"):
-        weight_map(tiny_module(model))
+        param_mappings(tiny_module(model))
 
 
 def test_a_pipe_in_the_place_of_weights_is_named(tmp_path: Path) -> None:
     model = write_model(tmp_path, "vit")
     os.mkfifo(model / "model.safetensors")
     with raises_code("weights.unreadable"):
-        weight_map(tiny_module(model))
+        param_mappings(tiny_module(model))
 
 
 def test_a_tower_is_exported_with_a_config_of_its_own(tmp_path: Path) -> None:
     """Of a whole model's directory too, so that transformers reads what was written."""
-    config = weight_map(tiny_module(write_model(tmp_path, "siglip"))).exported_config
+    config = param_mappings(tiny_module(write_model(tmp_path, "siglip"))).exported_config
     assert config == CONFIGS["siglip"]["vision_config"]
 
 
@@ -262,7 +266,7 @@ def test_what_is_exported_is_read_again(tmp_path: Path, name: str, change: dict[
     if name == "clip":
         config = {"model_type": "llava", "vision_config": CONFIGS["clip-vision"]}
     module = tiny_module(_write(tmp_path, config, SQUARE), **change)
-    exported = weight_map(module).exported_config
+    exported = param_mappings(module).exported_config
     (tmp_path / "again").mkdir()
     again = tiny_module(_write(tmp_path / "again", dict(exported), SQUARE))
     one, other = architecture(module.options), architecture(again.options)
@@ -273,9 +277,9 @@ def test_what_is_exported_is_read_again(tmp_path: Path, name: str, change: dict[
 
 def test_a_class_of_torchvision_is_reported(tmp_path: Path) -> None:
     fast = {**SQUARE, "image_processor_type": "SiglipImageProcessorFast"}
-    (note,) = describe(tiny_module(write_model(tmp_path, "siglip", fast))).notes
+    (note,) = describe_module(tiny_module(write_model(tmp_path, "siglip", fast))).notes
     assert "image_processor_type SiglipImageProcessorFast: pixels are those of its" in note
-    assert describe(tiny_module(write_model(tmp_path, "siglip"))).notes == ()
+    assert describe_module(tiny_module(write_model(tmp_path, "siglip"))).notes == ()
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from megatron.core.transformer.spec_utils import ModuleSpec
 from megatron.core.transformer.transformer_block import TransformerBlock
 from torch import nn
 
-from mimo_core import Encoder, MimoError, Module
+from mimo_core import EncoderSpec, MimoError, ModuleConfig
 from mimo_plugin_lora import sharded
 from mimo_plugin_lora.layers import adapt, kind_of, tp_of, whole_shape
 from mimo_plugin_lora.names import excess, is_target, numbered, place, split_key, unmatched
@@ -24,14 +24,14 @@ from mimo_plugin_lora.options import Part, options_of, parts_of
 
 
 def adapted(
-    parts: Encoder | ModuleSpec, module: Module, groups: ProcessGroupCollection
-) -> Encoder | ModuleSpec:
+    parts: EncoderSpec | ModuleSpec, module: ModuleConfig, groups: ProcessGroupCollection
+) -> EncoderSpec | ModuleSpec:
     """The module's parts, those that are to be adapted of classes that do it.
 
     Raises:
         MimoError: a part is not the plugin's, or no ``ModuleSpec`` of a class.
     """
-    if not isinstance(parts, Encoder):
+    if not isinstance(parts, EncoderSpec):
         return _spec(parts, "language", module, groups)
     fields = {"encoder": "tower", "projector": "projector"}
     changed = {}
@@ -51,7 +51,7 @@ def adapted(
 
 
 def _spec(
-    spec: ModuleSpec, part: Part, module: Module, groups: ProcessGroupCollection
+    spec: ModuleSpec, part: Part, module: ModuleConfig, groups: ProcessGroupCollection
 ) -> ModuleSpec:
     base = getattr(spec, "module", None)
     if not isinstance(base, type):
@@ -69,7 +69,7 @@ def _spec(
 class AdaptedPart:
     """Put before the class of a part: adapts its linear layers once it is built."""
 
-    lora: tuple[Part, Module, ProcessGroupCollection]
+    lora: tuple[Part, ModuleConfig, ProcessGroupCollection]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -139,7 +139,7 @@ def _named(part: nn.Module, state: dict[str, Any]) -> Iterator[tuple[str, tuple[
 
 
 def _check(
-    module: Module, named: dict[str, tuple[str, nn.Module]], groups: ProcessGroupCollection
+    module: ModuleConfig, named: dict[str, tuple[str, nn.Module]], groups: ProcessGroupCollection
 ) -> None:
     """Whether every target names linear layers, and nothing but, none of them smaller than the
     rank. Called by all ranks of the part.
@@ -173,7 +173,7 @@ def _placed(error: MimoError) -> MimoError:
     return MimoError(f"{keys}: {error.text}", code=error.code, **error.values)
 
 
-def _wrong(module: Module, name: str, layer: Any) -> MimoError | None:
+def _wrong(module: ModuleConfig, name: str, layer: Any) -> MimoError | None:
     """The error where a layer that a pattern names cannot be adapted."""
     if (said := _refused(layer)) is not None:
         return MimoError(

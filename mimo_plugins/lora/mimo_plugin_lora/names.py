@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 
-from mimo_core import MimoError, Module, suggestion
+from mimo_core import MimoError, ModuleConfig, suggestion
 from mimo_plugin_lora.options import NAME, options_of
 
 _STACKS = ("layers", "experts")
@@ -48,7 +48,7 @@ def is_target(name: str, targets: Iterable[str]) -> bool:
     return any(fnmatchcase(name, target) for target in targets)
 
 
-def unmatched(module: Module, names: Iterable[str]) -> MimoError | None:
+def unmatched(module: ModuleConfig, names: Iterable[str]) -> MimoError | None:
     """The error where a pattern names no layer, with the names that there are."""
     names = [*names]
     known = sorted({re.sub(r"\.\d+(?=\.|$)", ".*", name) for name in names})
@@ -72,7 +72,7 @@ def unmatched(module: Module, names: Iterable[str]) -> MimoError | None:
     return None
 
 
-def excess(module: Module, name: str, rows: int, columns: int) -> MimoError | None:
+def excess(module: ModuleConfig, name: str, rows: int, columns: int) -> MimoError | None:
     """The error where an adapter's rank exceeds that of its layer, all tp ranks together."""
     rank = options_of(module).rank
     if rank <= min(rows, columns):
@@ -90,6 +90,6 @@ def excess(module: Module, name: str, rows: int, columns: int) -> MimoError | No
     )
 
 
-def place(module: Module, *keys: str) -> tuple[str, ...]:
+def place(module: ModuleConfig, *keys: str) -> tuple[str, ...]:
     """Where the recipe says it."""
     return ("modules", module.name, "wrappers", NAME, *keys)

@@ -6,7 +6,7 @@ from typing import Literal
 
 import attrs
 
-from mimo_core import Module
+from mimo_core import ModuleConfig
 
 NAME = "lora"
 """The plugin's word in recipes."""
@@ -34,13 +34,13 @@ class Options:
         return self.alpha / self.rank
 
 
-def options_of(module: Module) -> Options:
+def options_of(module: ModuleConfig) -> Options:
     """The options with which the module is wrapped."""
     options: Options = module.wrappers[NAME]
     return options
 
 
-def parts_of(module: Module) -> tuple[Part, ...]:
+def parts_of(module: ModuleConfig) -> tuple[Part, ...]:
     """The parts of the module that are adapted."""
     main: Part = "language" if module.is_language else "encoder"
     return options_of(module).parts or (main,)

@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from mimo_core import Description, Flops, MimoError, Module, Platform, WeightMap, hookimpl
+from mimo_core import (
+    FlopsEstimate,
+    MimoError,
+    ModuleConfig,
+    ModuleDescription,
+    ParamMappings,
+    Platform,
+    hookimpl,
+)
 from mimo_plugin_lora.names import place
 from mimo_plugin_lora.options import NAME, Options, options_of, parts_of
 
@@ -18,13 +26,13 @@ mimo_contract = "1.0"
 
 
 @hookimpl
-def options() -> type:
+def options_class() -> type:
     """What the recipe's ``modules.NAME.wrappers.lora`` may say."""
     return Options
 
 
 @hookimpl(wrapper=True)
-def describe(module: Module) -> Generator[None, Description, Description]:
+def describe_module(module: ModuleConfig) -> Generator[None, ModuleDescription, ModuleDescription]:
     """The weights of adapted parts do not learn; adapters come on top, and a note says so.
 
     Raises:
@@ -32,7 +40,7 @@ def describe(module: Module) -> Generator[None, Description, Description]:
     """
     description = yield
     parts = parts_of(module)
-    own = dict.fromkeys(weights.part for weights in description.weights)
+    own = dict.fromkeys(weights.component for weights in description.parameters)
     for part in parts:
         if part not in own:
             raise MimoError(
@@ -53,13 +61,13 @@ def describe(module: Module) -> Generator[None, Description, Description]:
                 part=part,
             )
     weights = tuple(
-        attrs.evolve(weights, frozen=weights.frozen or weights.part in parts)
-        for weights in description.weights
+        attrs.evolve(weights, frozen=weights.frozen or weights.component in parts)
+        for weights in description.parameters
     )
-    return attrs.evolve(description, weights=weights, notes=(*description.notes, _note(module)))
+    return attrs.evolve(description, parameters=weights, notes=(*description.notes, _note(module)))
 
 
-def _note(module: Module) -> str:
+def _note(module: ModuleConfig) -> str:
     """A description has no layers, so adapters cannot be counted in it."""
     options = options_of(module)
     return (
@@ -69,7 +77,9 @@ def _note(module: Module) -> str:
 
 
 @hookimpl(wrapper=True)
-def flops(module: Module) -> Generator[None, Sequence[Flops], Sequence[Flops]]:
+def estimate_flops(
+    module: ModuleConfig,
+) -> Generator[None, Sequence[FlopsEstimate], Sequence[FlopsEstimate]]:
     """The weights of adapted parts do not learn, but gradients go through them to the adapters.
 
     The adapters' own products are not counted: about ``rank / width`` of those that they adapt.
@@ -80,7 +90,7 @@ def flops(module: Module) -> Generator[None, Sequence[Flops], Sequence[Flops]]:
 
 @hookimpl(wrapper=True)
 def build_submodule(
-    module: Module, groups: ProcessGroupCollection | None, platform: Platform
+    module: ModuleConfig, groups: ProcessGroupCollection | None, platform: Platform
 ) -> Generator[None, Any, Any]:
     """The same parts, of classes that put adapters into what they have built."""
     parts = yield
@@ -92,7 +102,7 @@ def build_submodule(
 
 
 @hookimpl(wrapper=True)
-def weight_map(module: Module) -> Generator[None, WeightMap, WeightMap]:
+def param_mappings(module: ModuleConfig) -> Generator[None, ParamMappings, ParamMappings]:
     """The same files: adapters begin fresh, and are merged into the weights that are written."""
     inner = yield
     from mimo_plugin_lora.weights import with_adapters
@@ -100,14 +110,16 @@ def weight_map(module: Module) -> Generator[None, WeightMap, WeightMap]:
     return with_adapters(inner, module)
 
 
-def _with_adapters(pieces: Sequence[Flops], parts: Sequence[str]) -> Iterator[Flops]:
+def _with_adapters(
+    pieces: Sequence[FlopsEstimate], parts: Sequence[str]
+) -> Iterator[FlopsEstimate]:
     """The pieces, of adapted parts frozen, and before the first of each what learns instead."""
     begun = set()
     for piece in pieces:
-        if piece.part not in parts:
+        if piece.component not in parts:
             yield piece
             continue
-        if piece.part not in begun:
-            begun.add(piece.part)
-            yield Flops(part=piece.part)
+        if piece.component not in begun:
+            begun.add(piece.component)
+            yield FlopsEstimate(component=piece.component)
         yield attrs.evolve(piece, frozen=True)

@@ -18,13 +18,13 @@ from mimo_plugin_lora.options import Options
 from mimo_plugin_nemotron.options import Options as NemotronOptions
 from mimo_plugin_radio.options import Options as RadioOptions
 
-from mimo_core import Grid, Module, Train
+from mimo_core import Grid, ModuleConfig, TrainingConfig
 from mimo_core.plugins import Host
 
-TRAIN = Train(
+TRAIN = TrainingConfig(
     iterations=1, micro_batch_size=2, global_batch_size=2, sequence_length=12, learning_rate=1e-3
 )
-VISION = Module(
+VISION = ModuleConfig(
     name="vision",
     plugin="radio",
     grid=Grid(),
@@ -34,7 +34,7 @@ VISION = Module(
     ),
     language_width=24,
 )
-LANGUAGE = Module(
+LANGUAGE = ModuleConfig(
     name="language",
     plugin="nemotron",
     grid=Grid(),
@@ -53,7 +53,7 @@ LANGUAGE = Module(
     ),
     vocabulary_size=200,
 )
-GATED = Module(
+GATED = ModuleConfig(
     name="language",
     plugin="gpt",
     grid=Grid(),
@@ -88,7 +88,7 @@ HOST = Host.from_plugins(
 )
 
 
-def transformers_module(folder: Path) -> Module:
+def transformers_module(folder: Path) -> ModuleConfig:
     """A tower of transformers; its directory is made."""
     vision = {
         "model_type": "clip_vision_model",

@@ -23,7 +23,7 @@ from megatron.core.transformer.spec_utils import build_module
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from mimo_core import Encoder, Grid, Module
+from mimo_core import EncoderSpec, Grid, ModuleConfig
 from mimo_core.distributed.process_groups import build_topology
 from mimo_core.errors import MimoError
 from mimo_core.testing.weights import put_gradients, read_parts, tensors_as_in_files, unnamed
@@ -54,7 +54,12 @@ def two_ranks(platform: Any) -> dict[str, Any]:
                 "unnamed": unnamed(adapted, map_of(adapted), parts(whole, module), groups["whole"]),
                 "merged": merged(whole, plain, adapted, groups["whole"]),
             }
-            if "tp" in HOST.ask("describe", module.plugin, module=module).parallel:
+            if (
+                "tp"
+                in HOST.call_hook(
+                    "describe_module", module.plugin, module=module
+                ).supported_parallelism
+            ):
                 grid = grids["split" if module.is_language else "vision"]
                 split = built(adapted, grid, groups["split"], platform)
                 found[module.plugin] |= compared(whole, split, adapted, groups)
@@ -97,27 +102,27 @@ def one_rank(platform: Any) -> dict[str, Any]:
     return found
 
 
-def built(module: Module, grid: Grid, groups: Any, platform: Any) -> nn.Module:
+def built(module: ModuleConfig, grid: Grid, groups: Any, platform: Any) -> nn.Module:
     """The tower, or the language model, as the core builds it."""
     module = attrs.evolve(module, grid=grid)
-    part = HOST.ask(
+    part = HOST.call_hook(
         "build_submodule", module.plugin, module=module, groups=groups, platform=platform
     )
-    model: nn.Module = build_module(part.tower if isinstance(part, Encoder) else part)
+    model: nn.Module = build_module(part.tower if isinstance(part, EncoderSpec) else part)
     model.to(platform.device)
     model.groups = groups
     return model
 
 
-def parts(model: nn.Module, module: Module) -> dict[Any, nn.Module]:
+def parts(model: nn.Module, module: ModuleConfig) -> dict[Any, nn.Module]:
     return {"language" if module.is_language else "encoder": model}
 
 
-def map_of(module: Module) -> Any:
-    return HOST.ask("weight_map", module.plugin, module=module)
+def map_of(module: ModuleConfig) -> Any:
+    return HOST.call_hook("param_mappings", module.plugin, module=module)
 
 
-def outputs(model: nn.Module, module: Module) -> Tensor:
+def outputs(model: nn.Module, module: ModuleConfig) -> Tensor:
     """Rows of two pictures, or losses of two texts."""
     generator = torch.Generator().manual_seed(3)
     device = next(model.parameters()).device
@@ -182,7 +187,9 @@ def make_up(whole: nn.Module) -> None:
             parameter.copy_(0.3 * drawn.to(parameter.device))
 
 
-def merged(whole: nn.Module, plain: nn.Module, module: Module, groups: Any) -> dict[str, float]:
+def merged(
+    whole: nn.Module, plain: nn.Module, module: ModuleConfig, groups: Any
+) -> dict[str, float]:
     """The adapted model, and a plain one that begins with what is written of it."""
     with tempfile.TemporaryDirectory() as folder:
         files = tensors_as_in_files(module, map_of(module), parts(whole, module), groups)
@@ -196,7 +203,9 @@ def merged(whole: nn.Module, plain: nn.Module, module: Module, groups: Any) -> d
     return {"gap": float((now - due).abs().max()), "moved": float((now - before).abs().max())}
 
 
-def compared(whole: nn.Module, split: nn.Module, module: Module, groups: Any) -> dict[str, Any]:
+def compared(
+    whole: nn.Module, split: nn.Module, module: ModuleConfig, groups: Any
+) -> dict[str, Any]:
     """Outputs, and gradients by the keys of checkpoints, as shares of each one's largest."""
     take(split, whole)
     models = {"whole": whole, "split": split}

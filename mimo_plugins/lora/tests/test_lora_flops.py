@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mimo_core import Flops, Media, Sample
-from mimo_core.planning.flops import Workload
+from mimo_core import FlopsEstimate, MediaItem, Sample
+from mimo_core.planning.flops import FlopsCounter
 from mimo_core.planning.plan import Plan, make_plan
 
 RECIPE = Path(__file__).with_name("adapters.yaml")
@@ -16,35 +16,37 @@ def test_a_base_takes_no_gradients_of_weights() -> None:
     tower, projector = pieces(plain, "vision")
     assert work(plain)["vision"] == 3 * (whole(tower) + whole(projector))
     told = work(adapted)
-    assert told["vision"] == 2 * tower.weights + 3 * tower.activations + 3 * whole(projector)
+    assert told["vision"] == 2 * tower.weight_matmul + 3 * tower.activation_matmul + 3 * whole(
+        projector
+    )
     (language,) = pieces(make_plan(RECIPE, ["modules.language.wrappers={}"]), "language")
-    assert told["language"] == 2 * language.weights + 3 * language.activations
+    assert told["language"] == 2 * language.weight_matmul + 3 * language.activation_matmul
 
 
 def test_the_adapters_of_a_frozen_encoder_want_gradients_of_a_frozen_language_model() -> None:
     frozen = ["modules.vision.freeze=[projector]", "modules.language.freeze=[language]"]
     plan = make_plan(RECIPE, [*frozen, "modules.language.wrappers={}"])
     (language,) = pieces(plan, "language")
-    assert work(plan)["language"] == 2 * language.weights + 3 * language.activations
+    assert work(plan)["language"] == 2 * language.weight_matmul + 3 * language.activation_matmul
 
 
 def samples() -> list[Sample]:
-    picture = Media(kind="image", shape=(16, 16), load=lambda _: None)
-    return [Sample(key="one", parts=(picture,))]
+    picture = MediaItem(modality="image", shape=(16, 16), load=lambda _: None)
+    return [Sample(key="one", content=(picture,))]
 
 
 def work(plan: Plan) -> dict[str, float]:
-    workload = Workload(plan.graph, plan.host)
+    workload = FlopsCounter(plan.graph, plan.host)
     return workload.read(workload.numbers(samples(), [9])).flops
 
 
-def pieces(plan: Plan, name: str) -> list[Flops]:
+def pieces(plan: Plan, name: str) -> list[FlopsEstimate]:
     module = plan.graph.modules[name]
-    told: list[Flops] = plan.host.ask(
-        "flops", module.plugin, module=module, samples=samples(), lengths=[9]
+    told: list[FlopsEstimate] = plan.host.call_hook(
+        "estimate_flops", module.plugin, module=module, samples=samples(), lengths=[9]
     )
     return told
 
 
-def whole(piece: Flops) -> float:
-    return piece.weights + piece.activations
+def whole(piece: FlopsEstimate) -> float:
+    return piece.weight_matmul + piece.activation_matmul

@@ -12,7 +12,7 @@ import pytest
 from lora_modules import HOST, LANGUAGE, VISION, lora
 from mimo_plugin_lora.names import numbered, split_key
 
-from mimo_core import MimoError, WeightMap
+from mimo_core import MimoError, ParamMappings
 
 ROOT = Path(__file__).parents[3]
 
@@ -57,17 +57,17 @@ def test_a_weight_may_be_saved_in_pieces(key, split):
     assert split_key(key) == split
 
 
-def adapted(module, *targets, **options) -> WeightMap:
+def adapted(module, *targets, **options) -> ParamMappings:
     wrapped = attrs.evolve(module, wrappers=lora(*targets, **options))
-    return HOST.ask("weight_map", module.plugin, module=wrapped)
+    return HOST.call_hook("param_mappings", module.plugin, module=wrapped)
 
 
 def test_the_map_of_weights_has_adapters_in_no_file():
-    plain = HOST.ask("weight_map", "nemotron", module=LANGUAGE)
+    plain = HOST.call_hook("param_mappings", "nemotron", module=LANGUAGE)
     wrapped = adapted(LANGUAGE, "*.in_proj")
     assert [rule.files for rule in wrapped.rules] == [rule.files for rule in plain.rules]
-    (rule,) = [rule for rule in wrapped.rules if len(rule.stored) > 6]
-    added = {stored.key.rpartition("in_proj.")[2]: stored.shape for stored in rule.stored[5:]}
+    (rule,) = [rule for rule in wrapped.rules if len(rule.tensors) > 6]
+    added = {stored.key.rpartition("in_proj.")[2]: stored.shape for stored in rule.tensors[5:]}
     assert added["lora_a"] == (8, 32) and added["lora_b.dt"] == (4, 8) and len(added) == 6
 
 
@@ -85,17 +85,19 @@ def test_a_rank_above_the_layers_own_is_refused_with_both():
 
 def test_the_plan_is_told_that_adapters_come_on_top():
     wrapped = attrs.evolve(VISION, wrappers=lora("*linear_fc1", "*linear_fc2", rank=4))
-    (note,) = HOST.ask("describe", "radio", module=wrapped).notes
+    (note,) = HOST.call_hook("describe_module", "radio", module=wrapped).notes
     assert note.startswith("adapters of rank 4 on *linear_fc1, *linear_fc2 come on top")
     assert "4 x (in + out) parameters" in note
 
 
 def test_only_the_parts_that_are_named_are_adapted_and_do_not_learn():
     wrapped = attrs.evolve(VISION, wrappers=lora("encoder*", parts=("projector",)))
-    description = HOST.ask("describe", "radio", module=wrapped)
-    assert {weights.part for weights in description.weights if weights.frozen} == {"projector"}
-    rules = HOST.ask("weight_map", "radio", module=wrapped).rules
-    assert {rule.part for rule in rules if any("lora" in s.key for s in rule.stored)} == {
+    description = HOST.call_hook("describe_module", "radio", module=wrapped)
+    assert {weights.component for weights in description.parameters if weights.frozen} == {
+        "projector"
+    }
+    rules = HOST.call_hook("param_mappings", "radio", module=wrapped).rules
+    assert {rule.component for rule in rules if any("lora" in s.key for s in rule.tensors)} == {
         "projector"
     }
 

@@ -93,7 +93,7 @@ def random_directory(folder: Path) -> Path:
     tensors = {}
     for weights in modules_to_write(load_recipe(RECIPE), (), ()).values():
         for rule in weights.rules:
-            prefix = weights.prefix if rule.part == weights.rules[0].part else ""
+            prefix = weights.prefix if rule.component == weights.rules[0].component else ""
             for name, shape in rule.files.items():
                 value = 0.1 * torch.randn(shape, generator=generator)
                 tensors[prefix + name] = value + (1 if len(shape) == 1 else 0)

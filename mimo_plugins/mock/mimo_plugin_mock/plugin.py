@@ -7,7 +7,7 @@ from random import Random
 
 import attrs
 
-from mimo_core import Data, Dataset, Sample, Split, hookimpl
+from mimo_core import Dataset, DatasetConfig, Sample, Split, hookimpl
 from mimo_plugin_mock.options import ImageOptions, Options, Range, bounds, options_of
 from mimo_plugin_mock.samples import Mock, make_sample
 from mimo_plugin_mock.shapes import preview_shapes
@@ -16,19 +16,19 @@ mimo_contract = "1.0"
 
 
 @hookimpl
-def options() -> type:
+def options_class() -> type:
     """What the recipe's ``data.options`` may say."""
     return Options
 
 
 @hookimpl
-def build_dataset(data: Data, split: Split) -> Dataset:
+def build_dataset(data: DatasetConfig, split: Split) -> Dataset:
     """The samples of one split."""
     return Mock(data, split)
 
 
 @hookimpl
-def preview(data: Data) -> Sequence[Sample]:
+def preview_samples(data: DatasetConfig) -> Sequence[Sample]:
     """The samples of most images and text that the options allow, each with images of another
     shape, the largest first; then the smallest sample."""
     given = options_of(data.options)
@@ -43,7 +43,9 @@ def preview(data: Data) -> Sequence[Sample]:
     ]
 
 
-def _shown(data: Data, name: str, images: ImageOptions, choose: Callable[[Range], int]) -> Sample:
+def _shown(
+    data: DatasetConfig, name: str, images: ImageOptions, choose: Callable[[Range], int]
+) -> Sample:
     options = attrs.evolve(options_of(data.options), images=images)
     return make_sample(
         attrs.evolve(data, options=options),

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from functools import partial
 from random import Random
 
-from mimo_core import Data, Media, Sample, Split, Text
+from mimo_core import DatasetConfig, MediaItem, Sample, Split, Text
 from mimo_plugin_mock.options import Range, bounds, options_of
 from mimo_plugin_mock.pixels import BLOCK, pixels
 
@@ -18,7 +18,7 @@ _LETTERS = bytes(ord(string.ascii_letters[byte % 52]) for byte in range(256))
 class Mock:
     """One split: sample ``index`` is a function of the seed, the split and ``index``."""
 
-    def __init__(self, data: Data, split: Split) -> None:
+    def __init__(self, data: DatasetConfig, split: Split) -> None:
         options = options_of(data.options)
         self._data = data
         self._split = split
@@ -41,7 +41,7 @@ class Mock:
 
 
 def make_sample(
-    data: Data, *, key: str, generator: Random, choose: Callable[[Range], int]
+    data: DatasetConfig, *, key: str, generator: Random, choose: Callable[[Range], int]
 ) -> Sample:
     """Images, then text.
 
@@ -54,11 +54,11 @@ def make_sample(
     options = options_of(data.options)
     images = [_image(data, generator, choose) for _ in range(choose(options.images.per_sample))]
     text = generator.randbytes(choose(options.text.characters)).translate(_LETTERS).decode("ascii")
-    return Sample(key=key, parts=(*images, Text(text=text, loss=True)))
+    return Sample(key=key, content=(*images, Text(text=text, is_target=True)))
 
 
-def _image(data: Data, generator: Random, choose: Callable[[Range], int]) -> Media:
+def _image(data: DatasetConfig, generator: Random, choose: Callable[[Range], int]) -> MediaItem:
     options = options_of(data.options).images
     height, width = choose(options.height), choose(options.width)
     load = partial(pixels, data.seed, generator.randrange(BLOCK), height, width)
-    return Media(kind="image", shape=(height, width), load=load)
+    return MediaItem(modality="image", shape=(height, width), load=load)

@@ -14,7 +14,7 @@ from mimo_plugin_mock import plugin
 from mimo_plugin_mock.options import ImageOptions, Options, TextOptions
 from mimo_plugin_mock.pixels import BLOCK, pixels
 
-from mimo_core import Data, Dataset, Sample, Text
+from mimo_core import Dataset, DatasetConfig, Sample, Text
 from mimo_core.errors import RecipeError
 from mimo_core.planning.plan import make_plan
 from mimo_core.recipe import load_text, structure_options
@@ -35,17 +35,19 @@ train: {iterations: 1, micro_batch_size: 1, global_batch_size: 1, sequence_lengt
 def _options(values: dict[str, Any]) -> Options:
     """As the core structures the recipe's ``data.options``."""
     loaded = load_text(RECIPE, "recipe.yaml")
-    return structure_options(loaded, ("data", "options"), plugin.options(), values)
+    return structure_options(loaded, ("data", "options"), plugin.options_class(), values)
 
 
 def _dataset(values: dict[str, Any], split: Any = "train", seed: int = 1) -> Dataset:
-    return plugin.build_dataset(Data(plugin="mock", options=_options(values), seed=seed), split)
+    return plugin.build_dataset(
+        DatasetConfig(plugin="mock", options=_options(values), seed=seed), split
+    )
 
 
 def _text(sample: Sample) -> str:
-    text = sample.parts[-1]
+    text = sample.content[-1]
     assert isinstance(text, Text)
-    assert text.loss
+    assert text.is_target
     return text.text
 
 
@@ -84,7 +86,7 @@ def test_sizes_are_those_asked() -> None:
     dataset = _dataset({"images": {"per_sample": 2, "height": 30, "width": 20}})
     for index in (0, 1, len(dataset) - 1):
         sample = dataset[index]
-        assert [type(part) for part in sample.parts[2:]] == [Text]
+        assert [type(part) for part in sample.content[2:]] == [Text]
         assert [image.shape for image in sample.media("image")] == [(30, 20)] * 2
         for image in sample.media("image"):
             pixels_ = image.load(np.random.default_rng(1))
@@ -107,7 +109,7 @@ def test_ranges_are_used_from_end_to_end() -> None:
 
 def test_text_alone() -> None:
     dataset = _dataset({"images": {"per_sample": 0}, "text": {"characters": 8192}})
-    assert [len(part.text) for part in dataset[3].parts] == [8192]  # type: ignore[union-attr]
+    assert [len(part.text) for part in dataset[3].content] == [8192]  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (64, 48), (700, 700)])
@@ -177,7 +179,9 @@ def test_the_preview_shows_the_largest_and_the_smallest() -> None:
         images=ImageOptions(per_sample=(0, 3), height=(16, 48), width=24),
         text=TextOptions(characters=(5, 50)),
     )
-    largest, *others, smallest = plugin.preview(Data(plugin="mock", options=options))
+    largest, *others, smallest = plugin.preview_samples(
+        DatasetConfig(plugin="mock", options=options)
+    )
     assert [image.shape for image in largest.media("image")] == [(48, 24)] * 3
     assert all(len(list(sample.media("image"))) == 3 for sample in others)
     assert all(len(_text(sample)) == 50 for sample in others)
@@ -186,7 +190,9 @@ def test_the_preview_shows_the_largest_and_the_smallest() -> None:
 
 def _shapes(images: dict[str, Any]) -> list[tuple[int, ...]]:
     """Of the images that the preview shows, without the smallest sample."""
-    shown = plugin.preview(Data(plugin="mock", options=_options({"images": images})))
+    shown = plugin.preview_samples(
+        DatasetConfig(plugin="mock", options=_options({"images": images}))
+    )
     return [image.shape for sample in shown[:-1] for image in sample.media("image")]
 
 
@@ -199,7 +205,7 @@ def test_the_preview_shows_the_corners_and_aspect_ratios_between() -> None:
     assert _shapes({"height": 30, "width": [40, 41]}) == [(30, 41), (30, 40)]
     assert _shapes({"height": 30, "width": 40}) == [(30, 40)]
     text_alone = _options({"images": {"per_sample": 0, "height": [30, 200]}})
-    assert len(plugin.preview(Data(plugin="mock", options=text_alone))) == 2
+    assert len(plugin.preview_samples(DatasetConfig(plugin="mock", options=text_alone))) == 2
 
 
 RADIO = """\

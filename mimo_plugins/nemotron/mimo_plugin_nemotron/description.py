@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from mimo_core import Description, MimoError, Module, Weights
+from mimo_core import MimoError, ModuleConfig, ModuleDescription, ParameterSpec
 from mimo_plugin_nemotron import owned
 from mimo_plugin_nemotron.options import CONVOLUTION_WIDTH, Options
 
@@ -15,7 +15,7 @@ _CAPTURED = {"M": "mamba", "*": "attn", "E": "moe"}
 """What a kind of layer is in ``cuda_graph_modules``."""
 
 
-def describe(module: Module) -> Description:
+def describe(module: ModuleConfig) -> ModuleDescription:
     """Widths, parameters of the whole model."""
     options: Options = module.options
     pattern = options.pattern
@@ -36,22 +36,22 @@ def describe(module: Module) -> Description:
     parallel = {"tp", "cp", "pp", "dp"}
     if "E" in pattern:
         parallel |= {"ep", "etp"}
-    return Description(
-        width=hidden,
-        layers=len(pattern),
-        heads=options.attention_heads if "*" in pattern else 0,
-        experts=options.experts if "E" in pattern else 0,
-        weights=tuple(_weights(options, vocabulary)),
-        parallel=frozenset(parallel),
-        divides=_divides(module, vocabulary),
-        packs=True,
-        vocabulary=vocabulary,
-        owns=owned.FIELDS,
-        captures=frozenset(part for kind, part in _CAPTURED.items() if kind in pattern),
+    return ModuleDescription(
+        hidden_size=hidden,
+        num_layers=len(pattern),
+        num_attention_heads=options.attention_heads if "*" in pattern else 0,
+        num_experts=options.experts if "E" in pattern else 0,
+        parameters=tuple(_weights(options, vocabulary)),
+        supported_parallelism=frozenset(parallel),
+        divisibility=_divides(module, vocabulary),
+        supports_packing=True,
+        vocab_size=vocabulary,
+        owned_config_fields=owned.FIELDS,
+        graphable_layers=frozenset(part for kind, part in _CAPTURED.items() if kind in pattern),
     )
 
 
-def _check_groups(module: Module) -> None:
+def _check_groups(module: ModuleConfig) -> None:
     """Context-parallel ranks share the heads of a Mamba2 layer: whole groups, or parts of one."""
     options: Options = module.options
     groups = options.mamba_groups // module.grid.tp
@@ -69,7 +69,7 @@ def _check_groups(module: Module) -> None:
         )
 
 
-def embedding_rows(module: Module) -> int:
+def embedding_rows(module: ModuleConfig) -> int:
     """Rows of the module's embedding.
 
     Raises:
@@ -94,18 +94,26 @@ def mamba_widths(options: Options) -> tuple[int, int, int]:
     return inner, channels, inner + channels + options.mamba_head_count
 
 
-def _weights(options: Options, vocabulary: int) -> Iterator[Weights]:
+def _weights(options: Options, vocabulary: int) -> Iterator[ParameterSpec]:
     """All parameters as they lie: megatron gives every pipeline stage an equal piece of the
     pattern, the first the embedding, the last the output layer and the final norm."""
     hidden = options.hidden_size
-    yield Weights(part="language", at="first", split=_TP, parameters=vocabulary * hidden)
+    yield ParameterSpec(
+        component="language", layer="first", sharded_over=_TP, num_parameters=vocabulary * hidden
+    )
     for layer, kind in enumerate(options.pattern):
         for split, parameters in _layer(options, kind).items():
             if parameters:
-                yield Weights(part="language", at=layer, split=split, parameters=parameters)
-    yield Weights(part="language", at="last", split=_WHOLE, parameters=hidden)
+                yield ParameterSpec(
+                    component="language", layer=layer, sharded_over=split, num_parameters=parameters
+                )
+    yield ParameterSpec(
+        component="language", layer="last", sharded_over=_WHOLE, num_parameters=hidden
+    )
     if not options.tie_embeddings:
-        yield Weights(part="language", at="last", split=_TP, parameters=vocabulary * hidden)
+        yield ParameterSpec(
+            component="language", layer="last", sharded_over=_TP, num_parameters=vocabulary * hidden
+        )
 
 
 def _layer(options: Options, kind: str) -> dict[frozenset[str], int]:
@@ -133,7 +141,7 @@ def attention_columns(options: Options) -> int:
     return 2 * (options.attention_heads + options.kv_head_count) * options.attention_head_dim
 
 
-def _divides(module: Module, vocabulary: int) -> tuple[tuple[str, int, str], ...]:
+def _divides(module: ModuleConfig, vocabulary: int) -> tuple[tuple[str, int, str], ...]:
     options: Options = module.options
     sizes = [
         ("layers", len(options.pattern), "pp"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mimo_core import Flops, Module
+from mimo_core import FlopsEstimate, ModuleConfig
 from mimo_plugin_nemotron.description import attention_columns, embedding_rows, mamba_widths
 from mimo_plugin_nemotron.options import CONVOLUTION_WIDTH, Options
 
@@ -15,7 +15,7 @@ is what Megatron's throughput figure counts (``mamba_layer_flops`` in ``megatron
 training.py`` of 0.19.2), so that figures compare."""
 
 
-def forward_flops(module: Module, lengths: Sequence[int]) -> tuple[Flops]:
+def forward_flops(module: ModuleConfig, lengths: Sequence[int]) -> tuple[FlopsEstimate]:
     """Two for each weight of a matrix that a position meets (of experts, those it is sent to, and
     the shared one), causal attention (each position looks at itself and all those before it; a
     ``window_size`` that the recipe sets under ``megatron`` is not seen), and the Mamba2 scan."""
@@ -29,10 +29,11 @@ def forward_flops(module: Module, lengths: Sequence[int]) -> tuple[Flops]:
     inner, _, _ = mamba_widths(options)
     scan = float(SCAN) * positions * inner * options.mamba_state
     return (
-        Flops(
-            part="language",
-            weights=2.0 * positions * (weights + output),
-            activations=options.pattern.count("*") * attention + options.pattern.count("M") * scan,
+        FlopsEstimate(
+            component="language",
+            weight_matmul=2.0 * positions * (weights + output),
+            activation_matmul=options.pattern.count("*") * attention
+            + options.pattern.count("M") * scan,
         ),
     )
 

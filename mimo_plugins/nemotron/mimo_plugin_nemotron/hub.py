@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-from mimo_core import Constant, Module, Stored, WeightMap, WeightRule
+from mimo_core import CheckpointTensor, ConstantTensor, ModuleConfig, ParamMapping, ParamMappings
 from mimo_plugin_nemotron import config_json
 from mimo_plugin_nemotron.description import embedding_rows, mamba_widths
 from mimo_plugin_nemotron.options import CONVOLUTION_WIDTH, Options
@@ -23,7 +23,7 @@ _NORMS = {
 """Keys of a layer's norm; where TransformerEngine fuses it, local layers are saved so too."""
 
 
-def weight_map(module: Module) -> WeightMap:
+def weight_map(module: ModuleConfig) -> ParamMappings:
     """Rules of the whole model."""
     options: Options = module.options
     rows, hidden = embedding_rows(module), options.hidden_size
@@ -42,7 +42,7 @@ def weight_map(module: Module) -> WeightMap:
         )
     else:
         rules.append(_same("output_layer.weight", "lm_head.weight", rows, hidden))
-    return WeightMap(
+    return ParamMappings(
         rules=tuple(rules),
         constants=() if options.router_bias else tuple(_no_router_bias(options)),
         foreign=foreign,
@@ -56,17 +56,17 @@ def weight_map(module: Module) -> WeightMap:
 
 def _rule(
     keys: dict[str, tuple[int, ...]], files: dict[str, tuple[int, ...]], **conversions: object
-) -> WeightRule:
-    stored = tuple(Stored(key=key, shape=shape) for key, shape in keys.items())
-    return WeightRule(part="language", stored=stored, files=files, **conversions)  # type: ignore[arg-type]
+) -> ParamMapping:
+    stored = tuple(CheckpointTensor(key=key, shape=shape) for key, shape in keys.items())
+    return ParamMapping(component="language", tensors=stored, files=files, **conversions)  # type: ignore[arg-type]
 
 
-def _same(key: str, name: str, *shape: int) -> WeightRule:
+def _same(key: str, name: str, *shape: int) -> ParamMapping:
     """One tensor, the same on both sides."""
     return _rule({key: shape}, {name: shape})
 
 
-def _layer(options: Options, layer: int) -> Iterator[WeightRule]:
+def _layer(options: Options, layer: int) -> Iterator[ParamMapping]:
     kind, hidden = options.pattern[layer], options.hidden_size
     ours, theirs = f"decoder.layers.{layer}.", f"backbone.layers.{layer}."
     yield _same(ours + _NORMS[kind], f"{theirs}norm.weight", hidden)
@@ -81,7 +81,7 @@ def _layer(options: Options, layer: int) -> Iterator[WeightRule]:
         yield from _experts(options, f"{ours}mlp.", theirs)
 
 
-def _mamba(options: Options, ours: str, theirs: str) -> Iterator[WeightRule]:
+def _mamba(options: Options, ours: str, theirs: str) -> Iterator[ParamMapping]:
     hidden, heads = options.hidden_size, options.mamba_head_count
     inner = mamba_widths(options)[0]
     states = options.mamba_groups * options.mamba_state
@@ -97,7 +97,7 @@ def _mamba(options: Options, ours: str, theirs: str) -> Iterator[WeightRule]:
     yield _pieces(f"{ours}conv1d.bias", f"{theirs}conv1d.bias", convolved)
 
 
-def _pieces(key: str, name: str, pieces: dict[str, int], *columns: int) -> WeightRule:
+def _pieces(key: str, name: str, pieces: dict[str, int], *columns: int) -> ParamMapping:
     """Rows that Megatron stores apart, because tp divides each of them."""
 
     def load(files: Sequence[Tensor]) -> Sequence[Tensor]:
@@ -116,7 +116,7 @@ def _pieces(key: str, name: str, pieces: dict[str, int], *columns: int) -> Weigh
     )
 
 
-def _attention(options: Options, ours: str, theirs: str) -> Iterator[WeightRule]:
+def _attention(options: Options, ours: str, theirs: str) -> Iterator[ParamMapping]:
     """Megatron has queries, keys and values of a group of heads side by side."""
     hidden, groups = options.hidden_size, options.kv_head_count
     queries = options.attention_heads * options.attention_head_dim
@@ -144,12 +144,12 @@ def _attention(options: Options, ours: str, theirs: str) -> Iterator[WeightRule]
     yield _same(f"{ours}linear_proj.weight", f"{theirs}o_proj.weight", hidden, queries)
 
 
-def _mlp(ours: str, theirs: str, inner: int, hidden: int) -> Iterator[WeightRule]:
+def _mlp(ours: str, theirs: str, inner: int, hidden: int) -> Iterator[ParamMapping]:
     yield _same(f"{ours}linear_fc1.weight", f"{theirs}up_proj.weight", inner, hidden)
     yield _same(f"{ours}linear_fc2.weight", f"{theirs}down_proj.weight", hidden, inner)
 
 
-def _experts(options: Options, ours: str, theirs: str) -> Iterator[WeightRule]:
+def _experts(options: Options, ours: str, theirs: str) -> Iterator[ParamMapping]:
     hidden, inner = options.hidden_size, options.expert_width
     yield _same(f"{ours}router.weight", f"{theirs}gate.weight", options.experts, hidden)
     if options.router_bias:
@@ -162,15 +162,15 @@ def _experts(options: Options, ours: str, theirs: str) -> Iterator[WeightRule]:
         linears = {"linear_fc1": ("up", (inner, hidden)), "linear_fc2": ("down", (hidden, inner))}
         for linear, (name, shape) in linears.items():
             key = f"{ours}experts.experts.{linear}.weight"
-            stored = Stored(key=key, shape=shape, index=(expert,))
+            stored = CheckpointTensor(key=key, shape=shape, index=(expert,))
             file = f"{theirs}experts.{expert}.{name}_proj.weight"
-            yield WeightRule(part="language", stored=(stored,), files={file: shape})
+            yield ParamMapping(component="language", tensors=(stored,), files={file: shape})
 
 
-def _no_router_bias(options: Options) -> Iterator[Constant]:
+def _no_router_bias(options: Options) -> Iterator[ConstantTensor]:
     for layer, kind in enumerate(options.pattern):
         if kind == "E":
-            yield Constant(
+            yield ConstantTensor(
                 name=f"backbone.layers.{layer}.mixer.gate.e_score_correction_bias",
                 shape=(options.experts,),
                 values=(0.0,),

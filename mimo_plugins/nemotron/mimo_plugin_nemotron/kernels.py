@@ -57,9 +57,9 @@ def provide(platform: Platform) -> None:
 
 def _own_positions(bounds: Any, _positions: int, ranks: int, rank: int) -> Any:
     """Stands for ``transformer_engine_torch.thd_get_partitioned_indices``."""
-    from mimo_core.building import own_positions
+    from mimo_core.building import local_positions
 
-    return own_positions(bounds.diff().tolist(), ranks, rank)
+    return local_positions(bounds.diff().tolist(), ranks, rank)
 
 
 def _modules() -> dict[str, dict[str, Any]]:

@@ -11,7 +11,7 @@ from megatron.core.process_groups_config import ProcessGroupCollection
 from megatron.core.transformer import TransformerConfig
 from megatron.core.transformer.spec_utils import ModuleSpec
 
-from mimo_core import MimoError, Module, Platform
+from mimo_core import MimoError, ModuleConfig, Platform
 from mimo_core.building import grouped_moe_builder, transformer_config
 from mimo_plugin_nemotron import kernels
 from mimo_plugin_nemotron.description import embedding_rows
@@ -19,7 +19,7 @@ from mimo_plugin_nemotron.options import Options
 
 
 def model_spec(
-    module: Module, groups: ProcessGroupCollection | None, platform: Platform
+    module: ModuleConfig, groups: ProcessGroupCollection | None, platform: Platform
 ) -> ModuleSpec:
     """Spec of the whole language model; its pipeline stage follows from ``groups``."""
     options: Options = module.options
@@ -45,7 +45,7 @@ def model_spec(
     )
 
 
-def hybrid_config(module: Module, platform: Platform) -> TransformerConfig:
+def hybrid_config(module: ModuleConfig, platform: Platform) -> TransformerConfig:
     """The model's ``TransformerConfig`` on the module's grid.
 
     Raises:
@@ -79,7 +79,7 @@ def hybrid_config(module: Module, platform: Platform) -> TransformerConfig:
     return config
 
 
-def architecture(module: Module, platform: Platform) -> dict[str, Any]:
+def architecture(module: ModuleConfig, platform: Platform) -> dict[str, Any]:
     """Fields of ``TransformerConfig`` that are the model itself; ``owned`` names them."""
     options: Options = module.options
     fields: dict[str, Any] = {
@@ -132,7 +132,7 @@ def _expert_architecture(options: Options) -> dict[str, Any]:
     }
 
 
-def _stack_spec(module: Module, platform: Platform) -> ModuleSpec:
+def _stack_spec(module: ModuleConfig, platform: Platform) -> ModuleSpec:
     even_tokens = not module.packing
     if platform.transformer_engine:
         from megatron.core.models.hybrid.hybrid_layer_specs import hybrid_stack_spec

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from mimo_core import (
     BatchContext,
-    Description,
-    Flops,
-    Module,
+    FlopsEstimate,
+    ModuleConfig,
+    ModuleDescription,
+    ParamMappings,
     Platform,
     Sample,
-    WeightMap,
     hookimpl,
 )
 from mimo_plugin_nemotron import description, hub
@@ -27,33 +27,33 @@ mimo_contract = "1.0"
 
 
 @hookimpl
-def options() -> type:
+def options_class() -> type:
     return Options
 
 
 @hookimpl
-def describe(module: Module) -> Description:
+def describe_module(module: ModuleConfig) -> ModuleDescription:
     return description.describe(module)
 
 
 @hookimpl
-def rng_prefix(module: Module) -> str:
+def rng_prefix(module: ModuleConfig) -> str:
     return f"{module.name}."
 
 
 @hookimpl
-def flops(module: Module, lengths: Sequence[int]) -> Sequence[Flops]:
+def estimate_flops(module: ModuleConfig, lengths: Sequence[int]) -> Sequence[FlopsEstimate]:
     return forward_flops(module, lengths)
 
 
 @hookimpl
-def weight_map(module: Module) -> WeightMap:
+def param_mappings(module: ModuleConfig) -> ParamMappings:
     return hub.weight_map(module)
 
 
 @hookimpl
 def build_submodule(
-    module: Module, groups: ProcessGroupCollection | None, platform: Platform
+    module: ModuleConfig, groups: ProcessGroupCollection | None, platform: Platform
 ) -> ModuleSpec:
     from mimo_plugin_nemotron.model import model_spec
 
@@ -62,11 +62,11 @@ def build_submodule(
 
 @hookimpl
 def provide_batch(
-    module: Module, samples: Sequence[Sample], context: BatchContext
+    module: ModuleConfig, samples: Sequence[Sample], context: BatchContext
 ) -> dict[str, Any]:
     import attrs
     import torch
 
-    sequences = context.sequences(samples)
+    sequences = context.build_tokens(samples)
     arrays = attrs.asdict(sequences, recurse=False)
     return {name: torch.from_numpy(a) for name, a in arrays.items() if a is not None}

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from mimo_plugin_nemotron.config_json import KEYS
-from mimo_plugin_nemotron.plugin import weight_map
+from mimo_plugin_nemotron.plugin import param_mappings
 from nemotron_modules import SMALL
 from nemotron_ranks import Built, positions
 from transformers import NemotronHConfig, NemotronHForCausalLM
@@ -74,7 +74,7 @@ def one_rank(platform: Any) -> dict[str, Any]:
     # See transformers_ranks.
     assert "mamba_ssm" not in sys.modules, "transformers must scan with its own torch code"
     built = Built(platform, Grid(), **OPTIONS)
-    weights, options = weight_map(built.module), built.module.options
+    weights, options = param_mappings(built.module), built.module.options
     ids = torch.arange(2 * 24).view(2, 24) * 3 % ROWS
 
     def reference(config: dict[str, Any]) -> Any:

@@ -11,7 +11,7 @@ from nemotron_ranks import Built, gradient_error
 from torch import Tensor
 
 from mimo_core.contract import Grid
-from mimo_core.distributed.context_parallel import own_positions
+from mimo_core.distributed.context_parallel import local_positions
 from mimo_core.model.packing import packing_kwargs
 
 OPTIONS = {"router_aux_loss": 0.01}
@@ -58,7 +58,7 @@ def _compare(
     whole: Built, expected: Tensor, part: Built, ids: Tensor, lengths: list[int]
 ) -> dict[str, float]:
     cp = part.groups.cp
-    own = own_positions(lengths, cp.size(), cp.rank())
+    own = local_positions(lengths, cp.size(), cp.rank())
     losses = part.losses(ids[:, own], ids.roll(-1, 1)[:, own], _packing(lengths))
     # Every data-parallel rank takes all rows, and an equal share of the sum of losses.
     scale_auxiliary_loss(1 / part.groups.dp.size())

@@ -6,7 +6,7 @@ from typing import Any
 
 from mimo_plugin_nemotron.options import Options
 
-from mimo_core.contract import Grid, Module, Train
+from mimo_core.contract import Grid, ModuleConfig, TrainingConfig
 
 VOCABULARY = 200
 SEQUENCE = 12
@@ -26,16 +26,16 @@ SMALL: dict[str, Any] = {
 
 def language_module(
     grid: Grid | None = None, megatron: dict[str, Any] | None = None, **options: Any
-) -> Module:
+) -> ModuleConfig:
     """A small language model of every layer type."""
-    train = Train(
+    train = TrainingConfig(
         iterations=1,
         micro_batch_size=BATCH,
         global_batch_size=BATCH,
         sequence_length=SEQUENCE,
         learning_rate=1e-3,
     )
-    return Module(
+    return ModuleConfig(
         name="language",
         plugin="nemotron",
         grid=grid or Grid(),

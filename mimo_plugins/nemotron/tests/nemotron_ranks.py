@@ -108,10 +108,10 @@ def _facts(platform: Any, options: dict[str, Any]) -> dict[str, Any]:
         "losses": list(losses.shape),
         "flops": counter.get_total_flops(),
         "parameters": built.local_parameters(),
-        "described": plugin.describe(built.module).parameters,
+        "described": plugin.describe_module(built.module).num_parameters,
         "unnamed": unnamed(
             built.module,
-            plugin.weight_map(built.module),
+            plugin.param_mappings(built.module),
             {"language": built.model},
             built.groups,
         ),

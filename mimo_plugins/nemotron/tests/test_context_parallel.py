@@ -43,6 +43,6 @@ def test_shared_rows_have_the_losses_and_gradients_of_one_rank(
 
 def test_ranks_share_whole_groups_of_heads_or_parts_of_one() -> None:
     for tp, cp in ((1, 3), (2, 3), (1, 12)):
-        plugin.describe(language_module(Grid(tp=tp, cp=cp), mamba_heads=12, mamba_groups=6))
+        plugin.describe_module(language_module(Grid(tp=tp, cp=cp), mamba_heads=12, mamba_groups=6))
     with raises_code("layout.does-not-divide", size="cp", value=4, groups=6):
-        plugin.describe(language_module(Grid(cp=4), mamba_heads=12, mamba_groups=6))
+        plugin.describe_module(language_module(Grid(cp=4), mamba_heads=12, mamba_groups=6))

@@ -59,10 +59,10 @@ def test_parameters_are_described(model: dict[str, Any]) -> None:
 def test_flops_are_those_that_a_forward_makes(one_rank: dict[str, Any], name: str) -> None:
     """Every matrix product. Here all scores are made, of which a causal mask leaves half."""
     module = language_module(**MODELS[name])
-    (told,) = plugin.flops(module, [SEQUENCE] * BATCH)
+    (told,) = plugin.estimate_flops(module, [SEQUENCE] * BATCH)
     half = BATCH * SEQUENCE * (SEQUENCE - 1) / 2 if name == "*" else 0
     masked = half * 4 * module.options.attention_heads * module.options.attention_head_dim
-    assert told.weights + told.activations + masked == one_rank["models"][name]["flops"]
+    assert told.weight_matmul + told.activation_matmul + masked == one_rank["models"][name]["flops"]
 
 
 def test_flops_are_those_of_megatron(one_rank: dict[str, Any]) -> None:
@@ -71,12 +71,12 @@ def test_flops_are_those_of_megatron(one_rank: dict[str, Any]) -> None:
     module = language_module(pattern="M*-E")
     options = module.options
     lengths = [5, 7]
-    (told,) = plugin.flops(module, lengths)
+    (told,) = plugin.estimate_flops(module, lengths)
     _, channels, _ = mamba_widths(options)
     router = 2 * sum(lengths) * options.hidden_size * options.experts
     convolution = 2 * sum(lengths) * channels * 4
     own = 2 * sum(lengths) * options.attention_heads * options.attention_head_dim
-    rest = told.weights + told.activations - router - convolution - own
+    rest = told.weight_matmul + told.activation_matmul - router - convolution - own
     assert one_rank["megatron flops"] == pytest.approx(3 * rest)
 
 
@@ -166,13 +166,14 @@ def test_parameters_lie_on_stages_as_described(two_ranks: list[dict[str, Any]]) 
 
 def parameters_of_stage(grid: Grid, stage: int) -> int:
     """Parameters of one rank of a pipeline stage, as described."""
-    description = plugin.describe(language_module(grid))
+    description = plugin.describe_module(language_module(grid))
     ends = {"first": 0, "last": grid.pp - 1}
-    layers = description.layers // grid.pp
+    layers = description.num_layers // grid.pp
     return sum(
-        weights.parameters // math.prod(getattr(grid, size) for size in weights.split)
-        for weights in description.weights
-        if stage == (ends[weights.at] if isinstance(weights.at, str) else weights.at // layers)
+        weights.num_parameters // math.prod(getattr(grid, size) for size in weights.sharded_over)
+        for weights in description.parameters
+        if stage
+        == (ends[weights.layer] if isinstance(weights.layer, str) else weights.layer // layers)
     )
 
 

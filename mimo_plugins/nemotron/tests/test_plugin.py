@@ -7,61 +7,69 @@ from mimo_plugin_nemotron import plugin
 from mimo_plugin_nemotron.options import Options
 from nemotron_modules import VOCABULARY, language_module
 
-from mimo_core.contract import Sequences
+from mimo_core.contract import TokenBatch
 from mimo_core.recipe.megatron_schema import transformer_fields
 from mimo_core.testing import raises_code
 
 
 def test_description() -> None:
-    description = plugin.describe(language_module())
-    assert description.width == 32
-    assert description.layers == 4
-    assert description.heads == 4
-    assert description.experts == 4
-    assert description.parallel == {"tp", "cp", "pp", "dp", "ep", "etp"}
-    assert ("experts", 4, "ep") in description.divides
-    assert ("key and value heads", 2, "tp") in description.divides
-    assert ("Mamba2 groups", 2, "tp") in description.divides
-    assert ("layers", 4, "pp") in description.divides
-    assert ("rows of the embedding", 208, "tp") in description.divides
-    assert description.vocabulary == 208
-    assert description.packs
-    assert description.captures == {"mamba", "attn", "moe"}
+    description = plugin.describe_module(language_module())
+    assert description.hidden_size == 32
+    assert description.num_layers == 4
+    assert description.num_attention_heads == 4
+    assert description.num_experts == 4
+    assert description.supported_parallelism == {"tp", "cp", "pp", "dp", "ep", "etp"}
+    assert ("experts", 4, "ep") in description.divisibility
+    assert ("key and value heads", 2, "tp") in description.divisibility
+    assert ("Mamba2 groups", 2, "tp") in description.divisibility
+    assert ("layers", 4, "pp") in description.divisibility
+    assert ("rows of the embedding", 208, "tp") in description.divisibility
+    assert description.vocab_size == 208
+    assert description.supports_packing
+    assert description.graphable_layers == {"mamba", "attn", "moe"}
 
 
 def test_without_experts_there_is_nothing_to_spread_them_over() -> None:
-    description = plugin.describe(language_module(pattern="M*"))
-    assert description.experts == 0
-    assert description.parallel == {"tp", "cp", "pp", "dp"}
-    assert description.captures == {"mamba", "attn"}
+    description = plugin.describe_module(language_module(pattern="M*"))
+    assert description.num_experts == 0
+    assert description.supported_parallelism == {"tp", "cp", "pp", "dp"}
+    assert description.graphable_layers == {"mamba", "attn"}
 
 
 def test_rows_of_a_pretrained_embedding() -> None:
-    description = plugin.describe(language_module(vocabulary_size=201))
-    assert description.vocabulary == 201
-    assert ("rows of the embedding", 201, "tp") in description.divides
-    padded = plugin.describe(language_module())
-    assert padded.parameters - description.parameters == 2 * (208 - 201) * description.width
+    description = plugin.describe_module(language_module(vocabulary_size=201))
+    assert description.vocab_size == 201
+    assert ("rows of the embedding", 201, "tp") in description.divisibility
+    padded = plugin.describe_module(language_module())
+    assert (
+        padded.num_parameters - description.num_parameters
+        == 2 * (208 - 201) * description.hidden_size
+    )
 
 
 def test_tied_embeddings_are_counted_once() -> None:
-    tied, own = (plugin.describe(language_module(tie_embeddings=tie)) for tie in (True, False))
-    assert own.parameters - tied.parameters == 208 * 32
+    tied, own = (
+        plugin.describe_module(language_module(tie_embeddings=tie)) for tie in (True, False)
+    )
+    assert own.num_parameters - tied.num_parameters == 208 * 32
 
 
 def test_owned_fields_are_fields_of_megatron() -> None:
     """A field that core renames or drops would no longer be refused."""
-    owned = plugin.describe(language_module()).owns
+    owned = plugin.describe_module(language_module()).owned_config_fields
     assert owned <= set(transformer_fields())
     assert not owned & {"moe_router_dtype", "moe_grouped_gemm", "recompute_granularity"}
 
 
 def test_flops_of_a_matrix_model() -> None:
     """Without attention scores and scan, forward FLOPs are two a weight that a token meets."""
-    dense = plugin.describe(language_module(pattern="--"))
+    dense = plugin.describe_module(language_module(pattern="--"))
     unused = 208 * 32 + 3 * 32  # the embedding is looked up, norms are not matrices
-    (told,) = plugin.flops(language_module(pattern="--"), [5, 2])
-    assert (told.weights, told.activations) == (7 * 2 * (dense.parameters - unused), 0)
+    (told,) = plugin.estimate_flops(language_module(pattern="--"), [5, 2])
+    assert (told.weight_matmul, told.activation_matmul) == (
+        7 * 2 * (dense.num_parameters - unused),
+        0,
+    )
 
 
 def test_nemotron_3_nano_has_30_billion_parameters() -> None:
@@ -86,13 +94,13 @@ def test_nemotron_3_nano_has_30_billion_parameters() -> None:
             routed_scaling=2.5,
         ),
     )
-    assert plugin.describe(module).parameters == pytest.approx(31.6e9, rel=0.005)
+    assert plugin.describe_module(module).num_parameters == pytest.approx(31.6e9, rel=0.005)
 
 
 def test_only_the_language_model_has_a_vocabulary() -> None:
     module = attrs.evolve(language_module(), name="vision", vocabulary_size=None)
     with raises_code("recipe.not-an-encoder", module="vision"):
-        plugin.describe(module)
+        plugin.describe_module(module)
 
 
 class Context:
@@ -101,11 +109,11 @@ class Context:
     def __init__(self, lengths: list[int] | None = None) -> None:
         self.lengths = lengths
 
-    def sequences(self, samples: list[str]) -> Sequences:
+    def build_tokens(self, samples: list[str]) -> TokenBatch:
         ids = np.arange(len(samples) * 4).reshape(-1, 4) % VOCABULARY
         if self.lengths is not None:
             ids = ids.reshape(1, -1)
-        return Sequences(
+        return TokenBatch(
             input_ids=ids,
             labels=ids + 1,
             loss_mask=(ids > 1).astype(np.float32),

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mimo_plugin_nemotron.plugin import weight_map
+from mimo_plugin_nemotron.plugin import param_mappings
 from nemotron_ranks import Built, positions
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -34,7 +34,7 @@ def one_rank(platform: Any, length: int, options: dict[str, Any]) -> dict[str, A
     # the plugin answers to that name: imported later, transformers would scan with our own code.
     assert "mamba_ssm" not in sys.modules, "transformers must scan with its own torch code"
     built = Built(platform, Grid(), **options)
-    weights = weight_map(built.module)
+    weights = param_mappings(built.module)
     parts: Any = {"language": built.model}
     if missing := unnamed(built.module, weights, parts, built.groups):
         return {"unnamed": missing}

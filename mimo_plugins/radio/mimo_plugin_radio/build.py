@@ -19,7 +19,7 @@ from megatron.core.transformer import TransformerConfig
 from megatron.core.transformer.mlp import MLPSubmodules
 from megatron.core.transformer.spec_utils import ModuleSpec
 
-from mimo_core import Encoder, Module, Platform
+from mimo_core import EncoderSpec, ModuleConfig, Platform
 from mimo_core.building import PackedAttention, transformer_config
 from mimo_plugin_radio import flash
 from mimo_plugin_radio.options import Options, options_of
@@ -27,7 +27,9 @@ from mimo_plugin_radio.projector import NormedProjector
 from mimo_plugin_radio.tower import PackedTower, SquareTower
 
 
-def encoder(module: Module, groups: ProcessGroupCollection | None, platform: Platform) -> Encoder:
+def encoder(
+    module: ModuleConfig, groups: ProcessGroupCollection | None, platform: Platform
+) -> EncoderSpec:
     """Tower and projector of the module, of TransformerEngine layers where the platform has it."""
     config = tower_config(module)
     options = options_of(module)
@@ -40,10 +42,10 @@ def encoder(module: Module, groups: ProcessGroupCollection | None, platform: Pla
             "pg_collection": groups,
         },
     )
-    return Encoder(tower=tower, config=config, projector=_projector(module, groups, platform))
+    return EncoderSpec(tower=tower, config=config, projector=_projector(module, groups, platform))
 
 
-def _layer_spec(module: Module, platform: Platform) -> ModuleSpec:
+def _layer_spec(module: ModuleConfig, platform: Platform) -> ModuleSpec:
     options = options_of(module)
     if platform.transformer_engine:
         spec = get_vit_layer_with_transformer_engine_spec()
@@ -66,7 +68,7 @@ def _layer_spec(module: Module, platform: Platform) -> ModuleSpec:
     return spec
 
 
-def _te_attention(module: Module, options: Options) -> Any:
+def _te_attention(module: ModuleConfig, options: Options) -> Any:
     from mimo_plugin_radio.te_attention import FlashAttention, PicturesAttention
 
     if options.flash_attention and module.precision == "bf16":
@@ -74,7 +76,7 @@ def _te_attention(module: Module, options: Options) -> Any:
     return PicturesAttention
 
 
-def tower_config(module: Module) -> TransformerConfig:
+def tower_config(module: ModuleConfig) -> TransformerConfig:
     """RADIO's layers: pre-norm with LayerNorm, GELU, biases everywhere."""
     options = options_of(module)
     return transformer_config(
@@ -93,7 +95,7 @@ def tower_config(module: Module) -> TransformerConfig:
 
 
 def _projector(
-    module: Module, groups: ProcessGroupCollection | None, platform: Platform
+    module: ModuleConfig, groups: ProcessGroupCollection | None, platform: Platform
 ) -> ModuleSpec:
     options = options_of(module)
     config = transformer_config(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mimo_core import Description, Media, Module
+from mimo_core import MediaItem, ModuleConfig, ModuleDescription
 from mimo_plugin_radio.options import Options, options_of
 from mimo_plugin_radio.sizes import picture_sizes
 from mimo_plugin_radio.weights import weights
@@ -39,26 +39,26 @@ OWNS = frozenset(
 """What the options say, or RADIO itself: a recipe cannot set it beside them."""
 
 
-def describe_encoder(module: Module) -> Description:
+def describe_encoder(module: ModuleConfig) -> ModuleDescription:
     """The tower and its projector, for the plan, the validation and the data path."""
     options = options_of(module)
     language_width = module.language_width
     assert language_width is not None, f"{module.name} is described without the language width"
 
-    def positions(media: Sequence[Media]) -> list[int]:
+    def positions(media: Sequence[MediaItem]) -> list[int]:
         sizes = picture_sizes([medium.shape for medium in media], options)
         return [options.positions_of(size) for size in sizes]
 
-    return Description(
-        width=options.output_width,
-        layers=options.tower_layers,
-        heads=options.tower_heads,
-        weights=weights(options, language_width),
-        accepts=options.media,
-        positions=positions,
-        parallel=frozenset({"tp", "pp", "dp"}),
-        divides=_divides(options, language_width),
-        owns=OWNS,
+    return ModuleDescription(
+        hidden_size=options.output_width,
+        num_layers=options.tower_layers,
+        num_attention_heads=options.tower_heads,
+        parameters=weights(options, language_width),
+        modality=options.media,
+        count_positions=positions,
+        supported_parallelism=frozenset({"tp", "pp", "dp"}),
+        divisibility=_divides(options, language_width),
+        owned_config_fields=OWNS,
     )
 
 

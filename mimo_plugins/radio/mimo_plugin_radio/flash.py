@@ -13,7 +13,7 @@ import attrs
 import torch
 from megatron.core.packed_seq_params import PackedSeqParams
 
-from mimo_core import MimoError, Module
+from mimo_core import MimoError, ModuleConfig
 from mimo_plugin_radio.flash_mend import mend
 from mimo_plugin_radio.heads import cut, fill, side_by_side
 
@@ -40,7 +40,7 @@ class Kernels:
     sizes: tuple[int, ...] = SIZES
 
 
-def kernels(module: Module) -> Kernels:
+def kernels(module: ModuleConfig) -> Kernels:
     """flash-attn-4's, on this GPU.
 
     Raises:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mimo_core import Flops, Module, Sample
+from mimo_core import FlopsEstimate, ModuleConfig, Sample
 from mimo_plugin_radio.options import Options, options_of
 from mimo_plugin_radio.sizes import picture_sizes
 
 
-def forward_flops(module: Module, samples: Sequence[Sample]) -> tuple[Flops, Flops]:
+def forward_flops(
+    module: ModuleConfig, samples: Sequence[Sample]
+) -> tuple[FlopsEstimate, FlopsEstimate]:
     """Of tower and projector: each picture attends to its own patches and class tokens, all to
     all."""
     options = options_of(module)
@@ -28,14 +30,14 @@ def forward_flops(module: Module, samples: Sequence[Sample]) -> tuple[Flops, Flo
             rows += options.positions_of((height, across))
     embedder = 3 * options.patch_size**2 * width
     layer = 4 * width**2 + 2 * width * options.tower_ffn_width
-    tower = Flops(
-        part="encoder",
-        weights=2.0 * (embedded * embedder + encoded * options.tower_layers * layer),
+    tower = FlopsEstimate(
+        component="encoder",
+        weight_matmul=2.0 * (embedded * embedder + encoded * options.tower_layers * layer),
         # Scores, and values weighted by them.
-        activations=2.0 * pairs * options.tower_layers * 2 * width,
+        activation_matmul=2.0 * pairs * options.tower_layers * 2 * width,
     )
     projector = 2.0 * rows * _projector(options, language_width)
-    return tower, Flops(part="projector", weights=projector)
+    return tower, FlopsEstimate(component="projector", weight_matmul=projector)
 
 
 def _projector(options: Options, language_width: int) -> int:

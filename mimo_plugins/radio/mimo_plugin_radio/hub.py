@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-from mimo_core import Constant, Module, Stored, WeightMap, WeightRule
+from mimo_core import CheckpointTensor, ConstantTensor, ModuleConfig, ParamMapping, ParamMappings
 from mimo_plugin_radio import config_json
 from mimo_plugin_radio.options import Options, options_of
 
@@ -17,11 +17,11 @@ _MODEL = "radio_model.model."
 _CONDITIONER = "radio_model.input_conditioner."
 
 
-def weight_map(module: Module) -> WeightMap:
+def weight_map(module: ModuleConfig) -> ParamMappings:
     """Rules of tower and projector."""
     options = options_of(module)
     assert module.language_width is not None
-    return WeightMap(
+    return ParamMappings(
         rules=(*_tower(options), *_projector(options, module.language_width)),
         constants=tuple(_constants(options)),
         foreign={
@@ -35,14 +35,14 @@ def weight_map(module: Module) -> WeightMap:
     )
 
 
-def _same(key: str, name: str, *shape: int, layer: int | None = None) -> WeightRule:
+def _same(key: str, name: str, *shape: int, layer: int | None = None) -> ParamMapping:
     """One tensor of the tower, the same on both sides."""
     index = () if layer is None else (layer,)
-    stored = Stored(key=f"vit.{key}", shape=shape, index=index)
-    return WeightRule(part="encoder", stored=(stored,), files={_MODEL + name: shape})
+    stored = CheckpointTensor(key=f"vit.{key}", shape=shape, index=index)
+    return ParamMapping(component="encoder", tensors=(stored,), files={_MODEL + name: shape})
 
 
-def _tower(options: Options) -> Iterator[WeightRule]:
+def _tower(options: Options) -> Iterator[ParamMapping]:
     width, ffn = options.tower_width, options.tower_ffn_width
     grid = (options.max_image_size // options.patch_size) ** 2
     patch = 3 * options.patch_size**2
@@ -71,7 +71,7 @@ def _tower(options: Options) -> Iterator[WeightRule]:
 
 def _attention(
     key: str, layer: int, kind: str, into: tuple[int, ...], options: Options
-) -> WeightRule:
+) -> ParamMapping:
     """Queries, keys and values: in the file all queries first, in Megatron head by head."""
     shape = (3 * options.tower_width, *into)
     heads = options.tower_heads
@@ -82,16 +82,16 @@ def _attention(
     def save(stored: Sequence[Tensor]) -> Sequence[Tensor]:
         return [stored[0].unflatten(0, (heads, 3, -1)).transpose(0, 1).flatten(0, 2)]
 
-    return WeightRule(
-        part="encoder",
-        stored=(Stored(key=f"vit.{key}", shape=shape, index=(layer,)),),
+    return ParamMapping(
+        component="encoder",
+        tensors=(CheckpointTensor(key=f"vit.{key}", shape=shape, index=(layer,)),),
         files={f"{_MODEL}blocks.{layer}.attn.qkv.{kind}": shape},
         load=load,
         save=save,
     )
 
 
-def _projector(options: Options, language_width: int) -> Iterator[WeightRule]:
+def _projector(options: Options, language_width: int) -> Iterator[ParamMapping]:
     width, inner = options.output_width, options.projector_width
     names = {}
     if options.projector_norm == "rms":
@@ -108,14 +108,14 @@ def _projector(options: Options, language_width: int) -> Iterator[WeightRule]:
         if options.projector_bias:
             names[f"{ours}.bias"] = (f"{theirs}.bias", (rows,))
     for key, (name, shape) in names.items():
-        stored = Stored(key=key, shape=shape)
-        yield WeightRule(part="projector", stored=(stored,), files={name: shape})
+        stored = CheckpointTensor(key=key, shape=shape)
+        yield ParamMapping(component="projector", tensors=(stored,), files={name: shape})
 
 
-def _constants(options: Options) -> Iterator[Constant]:
+def _constants(options: Options) -> Iterator[ConstantTensor]:
     for name in ("mean", "std"):
         values = getattr(options, name)
-        yield Constant(
+        yield ConstantTensor(
             name=f"{_CONDITIONER}norm_{name}",
             shape=(3, 1, 1),
             values=values,
@@ -124,7 +124,7 @@ def _constants(options: Options) -> Iterator[Constant]:
         )
     for layer in range(options.tower_layers):
         for number in (1, 2):
-            yield Constant(
+            yield ConstantTensor(
                 name=f"{_MODEL}blocks.{layer}.layer_scale{number}.lambda1",
                 shape=(options.tower_width,),
                 values=(1.0,),

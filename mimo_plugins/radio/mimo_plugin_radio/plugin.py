@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 from mimo_core import (
     LANGUAGE,
     BatchContext,
-    Description,
     Edge,
-    Encoder,
-    Flops,
-    Module,
+    EncoderSpec,
+    FlopsEstimate,
+    ModuleConfig,
+    ModuleDescription,
+    ParamMappings,
     Platform,
     Sample,
-    WeightMap,
     hookimpl,
 )
 from mimo_plugin_radio.options import Options, options_of
@@ -27,13 +27,13 @@ mimo_contract = "1.0"
 
 
 @hookimpl
-def options() -> type:
+def options_class() -> type:
     """What the recipe's ``modules.NAME.options`` may say."""
     return Options
 
 
 @hookimpl
-def describe(module: Module) -> Description:
+def describe_module(module: ModuleConfig) -> ModuleDescription:
     """Sizes, parameters (projector included), positions a picture."""
     from mimo_plugin_radio.description import describe_encoder
 
@@ -41,20 +41,20 @@ def describe(module: Module) -> Description:
 
 
 @hookimpl
-def module_edges(module: Module, modules: Mapping[str, Module]) -> Sequence[Edge]:
+def module_edges(module: ModuleConfig, modules: Mapping[str, ModuleConfig]) -> Sequence[Edge]:
     """One edge, into the language model."""
     placeholder = options_of(module).placeholder or f"<{module.name}>"
     return [Edge(source=module.name, target=LANGUAGE, placeholder=placeholder)]
 
 
 @hookimpl
-def rng_prefix(module: Module) -> str:
+def rng_prefix(module: ModuleConfig) -> str:
     """The module's own name: distinct for two modules of this plugin."""
     return f"{module.name}."
 
 
 @hookimpl
-def flops(module: Module, samples: Sequence[Sample]) -> Sequence[Flops]:
+def estimate_flops(module: ModuleConfig, samples: Sequence[Sample]) -> Sequence[FlopsEstimate]:
     """Of tower and projector, told from the samples' metadata."""
     from mimo_plugin_radio.flops import forward_flops
 
@@ -62,7 +62,7 @@ def flops(module: Module, samples: Sequence[Sample]) -> Sequence[Flops]:
 
 
 @hookimpl
-def weight_map(module: Module) -> WeightMap:
+def param_mappings(module: ModuleConfig) -> ParamMappings:
     """The names of RADIO's files, and of the projector's beside it."""
     from mimo_plugin_radio import hub
 
@@ -71,8 +71,8 @@ def weight_map(module: Module) -> WeightMap:
 
 @hookimpl
 def build_submodule(
-    module: Module, groups: ProcessGroupCollection | None, platform: Platform
-) -> Encoder:
+    module: ModuleConfig, groups: ProcessGroupCollection | None, platform: Platform
+) -> EncoderSpec:
     """The tower, and an affine or MLP projector."""
     from mimo_plugin_radio.build import encoder
 
@@ -81,7 +81,7 @@ def build_submodule(
 
 @hookimpl
 def provide_batch(
-    module: Module, samples: Sequence[Sample], context: BatchContext
+    module: ModuleConfig, samples: Sequence[Sample], context: BatchContext
 ) -> dict[str, Any] | None:
     """What the tower's forward takes: see ``mimo_plugin_radio.batch``."""
     from mimo_plugin_radio.batch import image_batch, packed_batch, packed_sizes
@@ -92,5 +92,5 @@ def provide_batch(
     fixed = options.resolution == "fixed"
     if not context.first_stage:
         return {} if fixed else packed_sizes(samples, options)
-    pictures = context.load(samples)
+    pictures = context.decode_media(samples)
     return image_batch(pictures, options) if fixed else packed_batch(samples, pictures, options)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from mimo_core import Weights
+from mimo_core import ParameterSpec
 from mimo_plugin_radio.options import Options
 
 _SPLIT = frozenset({"tp"})
 
 
-def weights(options: Options, language_width: int) -> tuple[Weights, ...]:
+def weights(options: Options, language_width: int) -> tuple[ParameterSpec, ...]:
     """All parameters of tower and projector.
 
     tp divides the patch embedder, the projections of attention and feed-forward layers, and the
@@ -18,20 +18,22 @@ def weights(options: Options, language_width: int) -> tuple[Weights, ...]:
     width, ffn = options.tower_width, options.tower_ffn_width
     grid = (options.max_image_size // options.patch_size) ** 2
     entries = [
-        Weights(parameters=3 * options.patch_size**2 * width, split=_SPLIT),
-        Weights(parameters=(grid + options.class_tokens) * width),
+        ParameterSpec(num_parameters=3 * options.patch_size**2 * width, sharded_over=_SPLIT),
+        ParameterSpec(num_parameters=(grid + options.class_tokens) * width),
     ]
     attention, feed_forward = 4 * width * width + 3 * width, 2 * width * ffn + ffn
     norms, output_biases = 4 * width, 2 * width
     for layer in range(options.tower_layers):
         entries += [
-            Weights(parameters=attention + feed_forward, split=_SPLIT, at=layer),
-            Weights(parameters=norms + output_biases, at=layer),
+            ParameterSpec(
+                num_parameters=attention + feed_forward, sharded_over=_SPLIT, layer=layer
+            ),
+            ParameterSpec(num_parameters=norms + output_biases, layer=layer),
         ]
     return (*entries, *_projector(options, language_width))
 
 
-def _projector(options: Options, language_width: int) -> tuple[Weights, ...]:
+def _projector(options: Options, language_width: int) -> tuple[ParameterSpec, ...]:
     width, inner, bias = options.output_width, options.projector_width, options.projector_bias
     if options.projector == "affine":
         divided, whole = (width + bias) * language_width, 0
@@ -40,7 +42,11 @@ def _projector(options: Options, language_width: int) -> tuple[Weights, ...]:
         whole = bias * language_width
     if options.projector_norm == "rms":
         whole += width
-    entries = [Weights(parameters=divided, part="projector", split=_SPLIT, at="last")]
+    entries = [
+        ParameterSpec(
+            num_parameters=divided, component="projector", sharded_over=_SPLIT, layer="last"
+        )
+    ]
     if whole:
-        entries.append(Weights(parameters=whole, part="projector", at="last"))
+        entries.append(ParameterSpec(num_parameters=whole, component="projector", layer="last"))
     return tuple(entries)

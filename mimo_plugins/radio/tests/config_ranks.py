@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from mimo_plugin_radio.config_json import KEYS
-from mimo_plugin_radio.plugin import weight_map
+from mimo_plugin_radio.plugin import param_mappings
 from radio_tiny import tiny_module
 from ranks_common import build_model, make_groups, random_batch
 from transformers import RadioConfig, RadioModel
@@ -38,7 +38,7 @@ def one_rank(platform: Any) -> dict[str, Any]:
     groups = make_groups({"vision": Grid()}, platform)["vision"]
     module = tiny_module(pixel_shuffle=False)
     options = module.options
-    weights, model = weight_map(module), build_model(module, groups, platform).eval()
+    weights, model = param_mappings(module), build_model(module, groups, platform).eval()
     side = options.image_side
     batch = random_batch([(side, side)], options)
 

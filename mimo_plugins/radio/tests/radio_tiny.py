@@ -6,7 +6,7 @@ from typing import Any
 
 from mimo_plugin_radio.options import Options
 
-from mimo_core import Grid, Module, Train
+from mimo_core import Grid, ModuleConfig, TrainingConfig
 
 LANGUAGE_WIDTH = 24
 TINY: dict[str, Any] = {
@@ -34,14 +34,14 @@ def tiny_module(
     precision: Any = "fp32",
     megatron: dict[str, Any] | None = None,
     **options: Any,
-) -> Module:
+) -> ModuleConfig:
     """A module as hooks see it; ``options`` override the tiny ones."""
     tiny = DYNAMIC if options.get("resolution") == "dynamic" else TINY
-    return Module(
+    return ModuleConfig(
         name=name,
         plugin="radio",
         grid=Grid(tp=tp, pp=pp),
-        train=Train(
+        train=TrainingConfig(
             iterations=1,
             micro_batch_size=2,
             global_batch_size=2,

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from megatron.core.transformer import TransformerConfig
-from mimo_plugin_radio.plugin import build_submodule, describe, weight_map
+from mimo_plugin_radio.plugin import build_submodule, describe_module, param_mappings
 from mimo_plugin_radio.sizes import picture_sizes
 from mimo_plugin_radio.tower import pixel_shuffle
 from radio_tiny import tiny_module
@@ -21,7 +21,7 @@ from ranks_common import (
     sharded_state,
 )
 
-from mimo_core import Grid, Media
+from mimo_core import Grid, MediaItem
 from mimo_core.testing.weights import unnamed
 
 
@@ -75,11 +75,11 @@ def _variant(options: dict[str, Any], groups: Any, platform: Any) -> dict[str, A
     projected = model["projector"](rows)
     projected.square().sum().backward()
     parameters = dict(model.named_parameters())
-    description = describe(module)
-    media = [Media(kind="image", shape=shape, load=lambda _: None) for shape in shapes]
+    description = describe_module(module)
+    media = [MediaItem(modality="image", shape=shape, load=lambda _: None) for shape in shapes]
     return {
         "rows": list(rows.shape),
-        "expected_rows": [sum(description.positions(media)), description.width],
+        "expected_rows": [sum(description.count_positions(media)), description.hidden_size],
         "projected": list(projected.shape),
         "without_gradient": [
             name
@@ -89,10 +89,10 @@ def _variant(options: dict[str, Any], groups: Any, platform: Any) -> dict[str, A
         "zero_gradient": [
             name for name, parameter in parameters.items() if not parameter.grad.count_nonzero()
         ],
-        "unnamed": unnamed(module, weight_map(module), parts_of(model), groups),
+        "unnamed": unnamed(module, param_mappings(module), parts_of(model), groups),
         "unsaved": sorted(parameters.keys() - sharded_state(model, groups).keys()),
         "parameters": sum(parameter.numel() for parameter in parameters.values()),
-        "described": description.parameters,
+        "described": description.num_parameters,
     }
 
 
@@ -110,7 +110,7 @@ def _bf16(groups: Any, platform: Any) -> list[str]:
 def _unknown_fields() -> list[str]:
     """What the description owns though megatron's config has no such field."""
     fields = {field.name for field in dataclasses.fields(TransformerConfig)}
-    return sorted(describe(tiny_module()).owns - fields)
+    return sorted(describe_module(tiny_module()).owned_config_fields - fields)
 
 
 def _outside(platform: Any) -> int:

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from megatron.core.tensor_parallel import model_parallel_cuda_manual_seed
 from megatron.core.transformer.spec_utils import build_module
-from mimo_plugin_radio.plugin import build_submodule, weight_map
+from mimo_plugin_radio.plugin import build_submodule, param_mappings
 from safetensors.torch import load_file
 
 from mimo_core import Grid
@@ -92,7 +92,7 @@ def compare_with_transformers(
         ``gradients``: largest difference of each gradient by its name in the directory, as a share
         of that gradient's largest value.
     """
-    weights = weight_map(module)
+    weights = param_mappings(module)
     tower = {"encoder": model["tower"].eval()}
     reference = _reference_of(module.options)
     with tempfile.TemporaryDirectory() as folder:

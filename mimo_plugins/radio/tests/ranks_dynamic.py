@@ -17,7 +17,7 @@ from ranks_common import (
     random_batch,
 )
 
-from mimo_core import Grid, Media, Sample
+from mimo_core import Grid, MediaItem, Sample
 
 SIZES = [(16, 24), (8, 8), (40, 8), (16, 24)]
 
@@ -48,8 +48,10 @@ def _largest_share(first: dict[str, torch.Tensor], second: dict[str, torch.Tenso
 def _squares(groups: Any, platform: Any) -> dict[str, float]:
     """Pictures of the fixed size, from pixels to rows, in both resolutions, weights the same."""
     pictures = list(np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), dtype=np.uint8))
-    media = tuple(Media(kind="image", shape=(16, 16), load=lambda _: None) for _ in pictures)
-    sample = Sample(key="test/0", parts=media)
+    media = tuple(
+        MediaItem(modality="image", shape=(16, 16), load=lambda _: None) for _ in pictures
+    )
+    sample = Sample(key="test/0", content=media)
     fixed = build_model(tiny_module(), groups, platform)["tower"]
     dynamic = build_model(tiny_module(resolution="dynamic"), groups, platform)["tower"]
     dynamic.load_state_dict(fixed.state_dict())

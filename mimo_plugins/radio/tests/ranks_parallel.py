@@ -8,7 +8,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from megatron.core.dist_checkpointing.mapping import ShardedTensor
-from mimo_plugin_radio.plugin import describe
+from mimo_plugin_radio.plugin import describe_module
 from radio_tiny import tiny_module
 from ranks_common import build_model, largest_gap, make_groups, random_batch, sharded_state
 
@@ -100,10 +100,10 @@ def _weights(
         for path, parameter in build_model(module, groups[name], platform).named_parameters():
             held[_place(path)] += parameter.numel()
         described: Counter[str] = Counter()
-        for weights in describe(module).weights:
-            share = tp if "tp" in weights.split else 1
-            assert weights.parameters % share == 0
-            described[f"{weights.part} {weights.at}"] += weights.parameters // share
+        for weights in describe_module(module).parameters:
+            share = tp if "tp" in weights.sharded_over else 1
+            assert weights.num_parameters % share == 0
+            described[f"{weights.component} {weights.layer}"] += weights.num_parameters // share
         compared.append({"held": dict(held), "described": dict(described)})
     return compared
 

@@ -19,7 +19,7 @@ from radio_tiny import LANGUAGE_WIDTH, tiny_module
 from ranks_common import largest_gap, make_groups, random_batch
 
 from mimo_core import Grid
-from mimo_core.model.encoder_module import TOWER, EncoderContainer, container_spec
+from mimo_core.model.encoder_module import TOWER, EncoderSubmodule, container_spec
 
 LAYERS = 4
 SQUARES, RECTANGLES = [(16, 16)] * 2, [(16, 24), (8, 8), (40, 8)]
@@ -99,7 +99,7 @@ class Case:
         parts = build_submodule(self.module, groups, platform)
         width = self.module.options.output_width
         spec = container_spec(parts, groups, LANGUAGE_WIDTH, width, "vision")
-        self.container = EncoderContainer.from_spec(
+        self.container = EncoderSubmodule.from_spec(
             spec, is_first_stage=self.first, is_last_stage=self.last
         )
         self.container.to(self._device)

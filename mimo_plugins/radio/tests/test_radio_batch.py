@@ -11,7 +11,7 @@ from mimo_plugin_radio import plugin
 from mimo_plugin_radio.options import Options
 from radio_tiny import TINY, tiny_module
 
-from mimo_core import Media, Sample
+from mimo_core import MediaItem, Sample
 from mimo_core.testing import raises_code
 
 SHAPES = [(8, 24), (16, 16), (40, 8)]
@@ -25,11 +25,11 @@ class Context:
     def __init__(self, first_stage: bool = True) -> None:
         self.first_stage = first_stage
 
-    def load(self, samples: Sequence[Sample]) -> list[np.ndarray]:
+    def decode_media(self, samples: Sequence[Sample]) -> list[np.ndarray]:
         assert self.first_stage
         return [medium.load(None) for sample in samples for medium in sample.media("image")]
 
-    def sequences(self, samples: Sequence[Sample]) -> Any:
+    def build_tokens(self, samples: Sequence[Sample]) -> Any:
         raise AssertionError("an encoder reads no text")
 
 
@@ -37,7 +37,9 @@ def _samples(*pictures: np.ndarray) -> list[Sample]:
     return [
         Sample(
             key=f"test/{index}",
-            parts=(Media(kind="image", shape=picture.shape[:2], load=lambda _, p=picture: p),),
+            content=(
+                MediaItem(modality="image", shape=picture.shape[:2], load=lambda _, p=picture: p),
+            ),
         )
         for index, picture in enumerate(pictures)
     ]
@@ -71,7 +73,7 @@ def test_channels_and_rows_keep_their_place() -> None:
 def test_no_pictures_no_batch(resolution: str) -> None:
     module = tiny_module(resolution=resolution)
     for context in (Context(), Context(first_stage=False)):
-        assert plugin.provide_batch(module, [Sample(key="test/0", parts=())], context) is None
+        assert plugin.provide_batch(module, [Sample(key="test/0", content=())], context) is None
 
 
 @pytest.mark.parametrize("resolution", ["fixed", "dynamic"])
@@ -112,11 +114,11 @@ def test_rows_of_a_batch_are_those_counted_from_the_metadata() -> None:
     shapes = [[(40, 90), (7, 7)], [], [(33, 50), (64, 64), (200, 20)], [(64, 64)]]
     pictures = [_samples(*(np.zeros((*shape, 3), np.uint8) for shape in part)) for part in shapes]
     samples = [
-        Sample(key=f"test/{index}", parts=tuple(medium for one in part for medium in one.parts))
+        Sample(key=f"test/{index}", content=tuple(medium for one in part for medium in one.content))
         for index, part in enumerate(pictures)
     ]
     batch = plugin.provide_batch(module, samples, Context())
-    positions = plugin.describe(module).positions
+    positions = plugin.describe_module(module).count_positions
     assert batch is not None and positions is not None
     counted = [number for sample in samples for number in positions(tuple(sample.media("image")))]
     assert [height * width // 16 for height, width in batch["sizes"]] == counted
@@ -139,10 +141,10 @@ def test_both_resolutions_see_the_same_pixels() -> None:
 
 
 def test_picture_of_another_shape_than_its_metadata_names_the_sample() -> None:
-    medium = Media(
-        kind="image", shape=(24, 16), load=lambda _: np.zeros((16, 24, 3), dtype=np.uint8)
+    medium = MediaItem(
+        modality="image", shape=(24, 16), load=lambda _: np.zeros((16, 24, 3), dtype=np.uint8)
     )
-    sample = Sample(key="album/7", parts=(medium,))
+    sample = Sample(key="album/7", content=(medium,))
     message = r"sample album/7 decodes to \[16, 24, 3\], .* \(height, width\) = \(24, 16\)"
     with pytest.raises(ValueError, match=message):
         plugin.provide_batch(tiny_module(resolution="dynamic"), [sample], Context())

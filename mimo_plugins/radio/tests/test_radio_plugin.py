@@ -11,7 +11,7 @@ from mimo_plugin_radio import plugin
 from mimo_plugin_radio.options import Options
 from radio_tiny import DYNAMIC, TINY, tiny_module
 
-from mimo_core import Media, Sample
+from mimo_core import MediaItem, Sample
 
 
 @pytest.mark.parametrize(
@@ -62,17 +62,17 @@ def test_preset_gives_what_is_not_given() -> None:
 def test_huge_is_the_released_size() -> None:
     """C-RADIO ViT-H: 32 layers of 1280 with 2048 px positions; about 0.65 billion parameters."""
     module = attrs.evolve(tiny_module(), options=Options(size="huge"), language_width=2688)
-    description = plugin.describe(module)
-    assert (description.layers, description.width) == (32, 5120)
-    tower = description.parameters - 5121 * 2688
+    description = plugin.describe_module(module)
+    assert (description.num_layers, description.hidden_size) == (32, 5120)
+    tower = description.num_parameters - 5121 * 2688
     assert 0.6e9 < tower < 0.7e9
     # Twice the parameters of the layers, and attention over 1024 patches and 8 class tokens.
     layers, attention = 1032 * 32 * 12 * 1280**2, 32 * 2 * 1032**2 * 1280
-    picture = Media(kind="image", shape=(512, 512), load=lambda _: None)
-    told, projector = plugin.flops(module, [Sample(key="one", parts=(picture,))])
-    assert told.weights == pytest.approx(2 * layers, rel=0.002)  # and the patch embedder
-    assert told.activations == 2 * attention
-    assert projector.weights == 2 * 256 * 5120 * 2688
+    picture = MediaItem(modality="image", shape=(512, 512), load=lambda _: None)
+    told, projector = plugin.estimate_flops(module, [Sample(key="one", content=(picture,))])
+    assert told.weight_matmul == pytest.approx(2 * layers, rel=0.002)  # and the patch embedder
+    assert told.activation_matmul == 2 * attention
+    assert projector.weight_matmul == 2 * 256 * 5120 * 2688
 
 
 @pytest.mark.parametrize(
@@ -84,18 +84,18 @@ def test_huge_is_the_released_size() -> None:
     ],
 )
 def test_positions_of_any_picture(options: dict[str, Any], positions: int, width: int) -> None:
-    description = plugin.describe(tiny_module(**options))
-    medium = Media(kind="image", shape=(480, 640), load=_never)
-    assert description.positions is not None
-    assert description.positions([medium, medium]) == [positions, positions]
-    assert description.width == width
-    assert description.accepts == "image"
+    description = plugin.describe_module(tiny_module(**options))
+    medium = MediaItem(modality="image", shape=(480, 640), load=_never)
+    assert description.count_positions is not None
+    assert description.count_positions([medium, medium]) == [positions, positions]
+    assert description.hidden_size == width
+    assert description.modality == "image"
 
 
 def test_grid_may_grow_in_tp_pp_and_dp_and_tp_divides_the_widths() -> None:
-    description = plugin.describe(tiny_module(projector="mlp"))
-    assert description.parallel == {"tp", "pp", "dp"}
-    assert {(value, grid) for _, value, grid in description.divides} == {
+    description = plugin.describe_module(tiny_module(projector="mlp"))
+    assert description.supported_parallelism == {"tp", "pp", "dp"}
+    assert {(value, grid) for _, value, grid in description.divisibility} == {
         (2, "tp"),
         (16, "tp"),
         (64, "tp"),
@@ -106,11 +106,11 @@ def test_grid_may_grow_in_tp_pp_and_dp_and_tp_divides_the_widths() -> None:
 @pytest.mark.parametrize(("width", "ffn"), [(16, 77), (98, 2)])
 def test_the_exported_config_is_of_the_same_tower(width: int, ffn: int) -> None:
     """Of the second, the width times the nearest ratio is below the inner width."""
-    weights = plugin.weight_map(tiny_module(hidden_size=width, ffn_hidden_size=ffn))
+    weights = plugin.param_mappings(tiny_module(hidden_size=width, ffn_hidden_size=ffn))
     assert weights.config_mistakes is not None
     assert weights.exported_config["model_type"] == "radio"
     assert list(weights.config_mistakes(weights.exported_config)) == []
-    assert plugin.weight_map(tiny_module(class_tokens=0)).exported_config == {}
+    assert plugin.param_mappings(tiny_module(class_tokens=0)).exported_config == {}
 
 
 def test_placeholder_can_be_chosen() -> None:

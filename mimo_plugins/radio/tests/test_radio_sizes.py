@@ -12,7 +12,7 @@ from mimo_plugin_radio.options import Options
 from mimo_plugin_radio.sizes import picture_sizes
 from radio_tiny import tiny_module
 
-from mimo_core import Media, Sample
+from mimo_core import MediaItem, Sample
 from mimo_core.testing import raises_code
 
 
@@ -164,9 +164,9 @@ def test_metadata_that_is_no_height_and_width_is_refused(shape: tuple[int, ...])
 
 def test_description_counts_positions_of_all_pictures_of_a_sample_together() -> None:
     module = tiny_module(resolution="dynamic", sample_positions=24)
-    positions = plugin.describe(module).positions
+    positions = plugin.describe_module(module).count_positions
     assert positions is not None
-    square, wide = (Media(kind="image", shape=s, load=_never) for s in ((32, 32), (16, 64)))
+    square, wide = (MediaItem(modality="image", shape=s, load=_never) for s in ((32, 32), (16, 64)))
     assert positions([square]) == [16]
     assert positions([wide]) == [16]
     assert sum(positions([square, wide])) <= 24
@@ -177,10 +177,12 @@ def test_each_picture_attends_to_itself_alone() -> None:
     """In its own size: two pictures of a sample take what they take one by one."""
 
     def flops(*shapes: tuple[int, int], **options: object) -> list[float]:
-        media = tuple(Media(kind="image", shape=shape, load=_never) for shape in shapes)
-        sample = Sample(key="pictures", parts=media)
-        pieces = plugin.flops(tiny_module(**options), [sample])
-        return [number for piece in pieces for number in (piece.weights, piece.activations)]
+        media = tuple(MediaItem(modality="image", shape=shape, load=_never) for shape in shapes)
+        sample = Sample(key="pictures", content=media)
+        pieces = plugin.estimate_flops(tiny_module(**options), [sample])
+        return [
+            number for piece in pieces for number in (piece.weight_matmul, piece.activation_matmul)
+        ]
 
     dynamic = {"resolution": "dynamic", "max_positions": 64}
     small, large = flops((16, 16), **dynamic), flops((64, 64), **dynamic)

@@ -10,7 +10,7 @@ import attrs
 import mimo_plugin_digits as digits
 import numpy as np
 
-from mimo_core import Data, Media, MimoError, Sample, Split, Text
+from mimo_core import DatasetConfig, MediaItem, MimoError, Sample, Split, Text
 from mimo_plugin_spoken_digits.options import Options, options_of
 from mimo_plugin_spoken_digits.sounds import length, sound
 from mimo_plugin_spoken_digits.voices import DIGITS, recordings
@@ -38,7 +38,7 @@ class SpokenDigits:
 
     metric = "caption_accuracy"
 
-    def __init__(self, data: Data, split: Split) -> None:
+    def __init__(self, data: DatasetConfig, split: Split) -> None:
         self._options = options = options_of(data.options)
         self._split = split
         self._digits = digits.Digits(_pictures(data), split)
@@ -68,17 +68,17 @@ class SpokenDigits:
     def __getitem__(self, index: int) -> Sample:
         drawn = self._digits[index]
         told = self._plan(index)
-        picture, word = drawn.parts
+        picture, word = drawn.content
         assert isinstance(word, Text)
         sees, hears = told.kind in ("both", "picture"), told.kind in ("both", "sound")
         seen = word.text if sees else NOTHING
         heard = WORDS[told.digit] if hears else NOTHING
         return Sample(
             key=f"spoken-digits/{self._split}/{told.kind}/{index}",
-            parts=(
+            content=(
                 *([picture] if sees else []),
                 *([self._sound(self._plan(self._heard[index]))] if hears else []),
-                Text(text=f"{seen} {heard}", loss=True),
+                Text(text=f"{seen} {heard}", is_target=True),
             ),
         )
 
@@ -92,10 +92,12 @@ class SpokenDigits:
             own=draw.getrandbits(64),
         )
 
-    def _sound(self, told: Plan) -> Media:
+    def _sound(self, told: Plan) -> MediaItem:
         rate = recordings(told.voice)[told.digit].rate
         load = partial(sound, told.voice, told.digit, self._options, told.own)
-        return Media(kind="audio", shape=(length(self._options.seconds, rate), rate), load=load)
+        return MediaItem(
+            modality="audio", shape=(length(self._options.seconds, rate), rate), load=load
+        )
 
     def _digest(self) -> str:
         told = attrs.evolve(self._options, voices=("",), held_out_voices=())
@@ -108,7 +110,7 @@ class SpokenDigits:
         return hashed.hexdigest()
 
 
-def _pictures(data: Data) -> Data:
+def _pictures(data: DatasetConfig) -> DatasetConfig:
     """The ``data`` section of ``digits`` that the pictures are taken from."""
     given = options_of(data.options)
     chosen = digits.Options(
@@ -117,7 +119,7 @@ def _pictures(data: Data) -> Data:
         held_out=given.held_out,
         shuffle_pictures=given.shuffle_pictures,
     )
-    return Data(plugin="digits", options=chosen, seed=data.seed)
+    return DatasetConfig(plugin="digits", options=chosen, seed=data.seed)
 
 
 def _check_lengths(voices: tuple[str, ...], options: Options) -> None:

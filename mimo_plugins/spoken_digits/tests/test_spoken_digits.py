@@ -17,7 +17,7 @@ from mimo_plugin_spoken_digits.dataset import WORDS
 from mimo_plugin_spoken_digits.options import Options, Shares
 from spoken_tones import STEP, make_voice, write
 
-from mimo_core import Data, Media, MimoError, Sample, Text
+from mimo_core import DatasetConfig, MediaItem, MimoError, Sample, Text
 from mimo_core.testing import raises_code
 
 
@@ -33,16 +33,18 @@ def other(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def _dataset(voice: str, split: Any = "train", seed: int = 1, **options: Any) -> Any:
     given = Options(**({"voices": (voice,)} | options))
-    return plugin.build_dataset(Data(plugin="spoken-digits", options=given, seed=seed), split)
+    return plugin.build_dataset(
+        DatasetConfig(plugin="spoken-digits", options=given, seed=seed), split
+    )
 
 
 def _text(sample: Sample) -> str:
-    *_, text = sample.parts
-    assert isinstance(text, Text) and text.loss
+    *_, text = sample.content
+    assert isinstance(text, Text) and text.is_target
     return text.text
 
 
-def _media(sample: Sample, kind: str) -> Media | None:
+def _media(sample: Sample, kind: str) -> MediaItem | None:
     return next(sample.media(kind), None)
 
 
@@ -57,9 +59,10 @@ def _heard(sample: Sample, lowest: float = 300) -> str:
 
 def test_listing_and_previewing_are_light(voice: str) -> None:
     code = (
-        "import sys; from mimo_core import Data; from mimo_plugin_spoken_digits import plugin;"
-        f"given = plugin.options()(voices=({voice!r},));"
-        "plugin.preview(Data(plugin='spoken-digits', options=given));"
+        "import sys; from mimo_core import DatasetConfig;"
+        "from mimo_plugin_spoken_digits import plugin;"
+        f"given = plugin.options_class()(voices=({voice!r},));"
+        "plugin.preview_samples(DatasetConfig(plugin='spoken-digits', options=given));"
         "print(sorted({'torch', 'numpy', 'sklearn'} & set(sys.modules)))"
     )
     environ = {"PYTHONPATH": ":".join(filter(None, sys.path))}
@@ -72,15 +75,15 @@ def test_listing_and_previewing_are_light(voice: str) -> None:
 def test_a_caption_tells_what_is_seen_and_what_is_heard(voice: str) -> None:
     """Without noise, and slower by no more than a third of the step between two tones."""
     samples = [*_dataset(voice, "validation", noise=0.0, speed=0.1)]
-    pictured = [*build_digits(Data(plugin="digits"), "validation")]
+    pictured = [*build_digits(DatasetConfig(plugin="digits"), "validation")]
     kinds = Counter()
     for sample, drawn in zip(samples, pictured, strict=True):
         kind = sample.key.split("/")[2]
-        picture, (due, word) = _media(sample, "image"), drawn.parts
+        picture, (due, word) = _media(sample, "image"), drawn.content
         assert (picture is not None) == (kind in ("both", "picture"))
         assert (_media(sample, "audio") is not None) == (kind in ("both", "sound"))
         if picture is not None:
-            assert isinstance(due, Media) and isinstance(word, Text)
+            assert isinstance(due, MediaItem) and isinstance(word, Text)
             np.testing.assert_array_equal(picture.load(None), due.load(None))
         seen = word.text if picture is not None else "-"
         heard = _heard(sample) if kind in ("both", "sound") else "-"
@@ -185,13 +188,13 @@ def test_the_digest_is_of_recordings_and_options_not_of_places(
 def test_the_preview_shows_what_the_dataset_holds(voice: str, other: str) -> None:
     def told(sample: Sample) -> tuple[Any, ...]:
         return tuple(
-            (part.kind, part.shape) if isinstance(part, Media) else type(part)
-            for part in sample.parts
+            (part.modality, part.shape) if isinstance(part, MediaItem) else type(part)
+            for part in sample.content
         )
 
     given = Options(voices=(voice, other), seconds=0.9, size=16)
-    data = Data(plugin="spoken-digits", options=given)
-    shown = plugin.preview(data)
+    data = DatasetConfig(plugin="spoken-digits", options=given)
+    shown = plugin.preview_samples(data)
     held = [*plugin.build_dataset(data, "train")]
     assert {told(sample) for sample in shown} == {told(sample) for sample in held}
     assert max(len(_text(s)) for s in shown) == max(len(_text(s)) for s in held)
@@ -202,7 +205,9 @@ def test_asterisks_recordings_that_are_not_there_are_told_with_their_package(
 ) -> None:
     monkeypatch.setattr("mimo_plugin_spoken_digits.voices.ALLISON", str(tmp_path))
     with pytest.raises(MimoError, match="`apt-get install asterisk-core-sounds-en-wav`"):
-        plugin.preview(Data(plugin="spoken-digits", options=Options(voices=(str(tmp_path),))))
+        plugin.preview_samples(
+            DatasetConfig(plugin="spoken-digits", options=Options(voices=(str(tmp_path),)))
+        )
 
 
 @pytest.mark.parametrize(
@@ -235,7 +240,9 @@ def test_a_file_that_is_no_wav_file_is_told(tmp_path: Path) -> None:
     folder = make_voice(tmp_path / "voice")
     (tmp_path / "voice" / "3.wav").write_bytes(b"ID3")
     with raises_code("spoken-digits.unreadable-recording"):
-        plugin.preview(Data(plugin="spoken-digits", options=Options(voices=(folder,))))
+        plugin.preview_samples(
+            DatasetConfig(plugin="spoken-digits", options=Options(voices=(folder,)))
+        )
 
 
 @pytest.mark.parametrize(

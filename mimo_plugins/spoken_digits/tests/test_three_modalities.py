@@ -15,8 +15,8 @@ from mimo_plugin_spoken_digits import plugin
 from mimo_plugin_spoken_digits.options import Options, Shares
 from spoken_tones import make_voice
 
-from mimo_core import Data
-from mimo_core.data.sampler import GlobalOrder
+from mimo_core import DatasetConfig
+from mimo_core.data.sampler import ShuffledSampler
 
 HERE = Path(__file__).parent
 ITERATIONS, SAMPLES, MICROBATCH, HELD_OUT, SEED = 4, 16, 2, 16, 1234
@@ -58,9 +58,9 @@ def _kinds(voice: str) -> tuple[list[str], list[str]]:
     """Kinds of the samples trained on, in order, and of those held out."""
     equal = Shares(both=1, picture=1, sound=1, none=1)
     options = Options(voices=(voice,), size=16, seconds=0.5, shares=equal)
-    data = Data(plugin="spoken-digits", options=options)
+    data = DatasetConfig(plugin="spoken-digits", options=options)
     train, held_out = (plugin.build_dataset(data, split) for split in ("train", "validation"))
-    order = GlobalOrder(len(train), SEED)
+    order = ShuffledSampler(len(train), SEED)
     seen = [train[order[place]].key for place in range(ITERATIONS * SAMPLES)]
     shown = [held_out[place].key for place in range(HELD_OUT)]
     return [key.split("/")[2] for key in seen], [key.split("/")[2] for key in shown]

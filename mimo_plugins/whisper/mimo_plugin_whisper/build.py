@@ -17,14 +17,16 @@ from megatron.core.transformer import TransformerConfig
 from megatron.core.transformer.mlp import MLPSubmodules
 from megatron.core.transformer.spec_utils import ModuleSpec
 
-from mimo_core import Encoder, Module, Platform
+from mimo_core import EncoderSpec, ModuleConfig, Platform
 from mimo_core.building import PackedAttention, transformer_config
 from mimo_plugin_whisper.attention import WhisperAttention
 from mimo_plugin_whisper.options import options_of
 from mimo_plugin_whisper.tower import WhisperTower
 
 
-def encoder(module: Module, groups: ProcessGroupCollection | None, platform: Platform) -> Encoder:
+def encoder(
+    module: ModuleConfig, groups: ProcessGroupCollection | None, platform: Platform
+) -> EncoderSpec:
     """Tower and projector of the module, of TransformerEngine layers where the platform has it."""
     config = tower_config(module)
     tower = ModuleSpec(
@@ -36,7 +38,7 @@ def encoder(module: Module, groups: ProcessGroupCollection | None, platform: Pla
             "pg_collection": groups,
         },
     )
-    return Encoder(tower=tower, config=config, projector=_projector(module, groups, platform))
+    return EncoderSpec(tower=tower, config=config, projector=_projector(module, groups, platform))
 
 
 def _layer_spec(platform: Platform) -> ModuleSpec:
@@ -66,7 +68,7 @@ def _without_bias(linear: Callable[..., Any]) -> Callable[..., Any]:
     return build
 
 
-def tower_config(module: Module) -> TransformerConfig:
+def tower_config(module: ModuleConfig) -> TransformerConfig:
     """Whisper's layers: pre-norm with LayerNorm, GELU, biases."""
     options = options_of(module)
     return transformer_config(
@@ -85,7 +87,7 @@ def tower_config(module: Module) -> TransformerConfig:
 
 
 def _projector(
-    module: Module, groups: ProcessGroupCollection | None, platform: Platform
+    module: ModuleConfig, groups: ProcessGroupCollection | None, platform: Platform
 ) -> ModuleSpec:
     options = options_of(module)
     assert module.language_width is not None

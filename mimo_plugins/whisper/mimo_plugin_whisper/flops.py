@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mimo_core import Flops, Module, Sample
+from mimo_core import FlopsEstimate, ModuleConfig, Sample
 from mimo_plugin_whisper.options import options_of
 from mimo_plugin_whisper.windows import window_positions
 
 
-def forward_flops(module: Module, samples: Sequence[Sample]) -> tuple[Flops, Flops]:
+def forward_flops(
+    module: ModuleConfig, samples: Sequence[Sample]
+) -> tuple[FlopsEstimate, FlopsEstimate]:
     """Of tower and projector: each window attends to its own positions, all to all. Frames of zeros
     that make windows of a batch equally long are no work of the model."""
     options = options_of(module)
@@ -32,11 +34,11 @@ def forward_flops(module: Module, samples: Sequence[Sample]) -> tuple[Flops, Flo
         projector = inner * (options.output_width + language_width)
     positions = sum(windows)
     pairs = sum(length**2 for length in windows)
-    tower = Flops(
-        part="encoder",
-        weights=2.0 * positions * (convolutions + options.tower_layers * layer),
+    tower = FlopsEstimate(
+        component="encoder",
+        weight_matmul=2.0 * positions * (convolutions + options.tower_layers * layer),
         # Scores, and values weighted by them.
-        activations=2.0 * pairs * options.tower_layers * 2 * width,
+        activation_matmul=2.0 * pairs * options.tower_layers * 2 * width,
     )
     rows = positions // options.stack
-    return tower, Flops(part="projector", weights=2.0 * rows * projector)
+    return tower, FlopsEstimate(component="projector", weight_matmul=2.0 * rows * projector)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from mimo_core import Module, Stored, WeightMap, WeightRule
+from mimo_core import CheckpointTensor, ModuleConfig, ParamMapping, ParamMappings
 from mimo_plugin_whisper import config_json
 from mimo_plugin_whisper.extractor import checked_directory
 from mimo_plugin_whisper.options import Options, options_of
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-def weight_map(module: Module) -> WeightMap:
+def weight_map(module: ModuleConfig) -> ParamMappings:
     """Rules of tower and projector."""
     options = options_of(module)
     assert module.language_width is not None
-    return WeightMap(
+    return ParamMappings(
         rules=(*_tower(options), *_projector(options, module.language_width)),
         config_mistakes=partial(config_json.mistakes, options=options),
         config_notes=config_json.notes,
@@ -45,14 +45,14 @@ def _config(options: Options) -> dict[str, Any]:
     }
 
 
-def _same(key: str, name: str, *shape: int, layer: int | None = None) -> WeightRule:
+def _same(key: str, name: str, *shape: int, layer: int | None = None) -> ParamMapping:
     """One tensor of the tower, the same on both sides."""
     index = () if layer is None else (layer,)
-    stored = Stored(key=key, shape=shape, index=index)
-    return WeightRule(part="encoder", stored=(stored,), files={name: shape})
+    stored = CheckpointTensor(key=key, shape=shape, index=index)
+    return ParamMapping(component="encoder", tensors=(stored,), files={name: shape})
 
 
-def _tower(options: Options) -> Iterator[WeightRule]:
+def _tower(options: Options) -> Iterator[ParamMapping]:
     width, ffn = options.tower_width, options.tower_ffn_width
     for name, inputs in (("conv1", options.mel_bins), ("conv2", width)):
         yield _same(f"{name}.weight", f"{name}.weight", width, inputs, 3)
@@ -79,7 +79,7 @@ def _tower(options: Options) -> Iterator[WeightRule]:
                 yield _same(f"{ours}{key}{kind}", f"{theirs}{name}.{kind}", *shape, layer=layer)
 
 
-def _projections(key: str, name: str, layer: int, options: Options) -> WeightRule:
+def _projections(key: str, name: str, layer: int, options: Options) -> ParamMapping:
     """Queries, keys and values: apart in the file, in Megatron in one tensor, head by head."""
     width, heads = options.tower_width, options.tower_heads
 
@@ -91,16 +91,16 @@ def _projections(key: str, name: str, layer: int, options: Options) -> WeightRul
     def save(stored: Sequence[Tensor]) -> Sequence[Tensor]:
         return [part.flatten(0, 1) for part in stored[0].unflatten(0, (heads, 3, -1)).unbind(1)]
 
-    return WeightRule(
-        part="encoder",
-        stored=(Stored(key=key, shape=(3 * width, width), index=(layer,)),),
+    return ParamMapping(
+        component="encoder",
+        tensors=(CheckpointTensor(key=key, shape=(3 * width, width), index=(layer,)),),
         files={f"{name}self_attn.{which}_proj.weight": (width, width) for which in "qkv"},
         load=load,
         save=save,
     )
 
 
-def _projector(options: Options, language_width: int) -> Iterator[WeightRule]:
+def _projector(options: Options, language_width: int) -> Iterator[ParamMapping]:
     width, inner = options.output_width, options.projector_width(language_width)
     if options.projector == "affine":
         linears = {"encoder": ("linear", language_width, width)}
@@ -114,6 +114,6 @@ def _projector(options: Options, language_width: int) -> Iterator[WeightRule]:
         if options.projector_bias:
             shapes["bias"] = (rows,)
         for kind, shape in shapes.items():
-            stored = Stored(key=f"{ours}.{kind}", shape=shape)
+            stored = CheckpointTensor(key=f"{ours}.{kind}", shape=shape)
             name = f"multi_modal_projector.{theirs}.{kind}"
-            yield WeightRule(part="projector", stored=(stored,), files={name: shape})
+            yield ParamMapping(component="projector", tensors=(stored,), files={name: shape})

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import attrs
 
-from mimo_core import Module
+from mimo_core import ModuleConfig
 
 SAMPLE_RATE = 16_000
 """Samples a second that the front end works on; sounds of other rates are resampled."""
@@ -173,7 +173,7 @@ class Options:
         return int(PRESETS[self.size][field] if given is None else given)
 
 
-def options_of(module: Module) -> Options:
+def options_of(module: ModuleConfig) -> Options:
     """The module's options, typed."""
     assert isinstance(module.options, Options), f"{module.name}: {module.options!r}"
     return module.options

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 from mimo_core import (
     LANGUAGE,
     BatchContext,
-    Description,
     Edge,
-    Encoder,
-    Flops,
-    Module,
+    EncoderSpec,
+    FlopsEstimate,
+    ModuleConfig,
+    ModuleDescription,
+    ParamMappings,
     Platform,
     Sample,
-    WeightMap,
     hookimpl,
 )
 from mimo_plugin_whisper.options import Options, options_of
@@ -27,13 +27,13 @@ mimo_contract = "1.0"
 
 
 @hookimpl
-def options() -> type:
+def options_class() -> type:
     """What the recipe's ``modules.NAME.options`` may say."""
     return Options
 
 
 @hookimpl
-def describe(module: Module) -> Description:
+def describe_module(module: ModuleConfig) -> ModuleDescription:
     """Sizes, parameters (projector included), rows of a sound."""
     from mimo_plugin_whisper.description import describe_encoder
 
@@ -41,20 +41,20 @@ def describe(module: Module) -> Description:
 
 
 @hookimpl
-def module_edges(module: Module, modules: Mapping[str, Module]) -> Sequence[Edge]:
+def module_edges(module: ModuleConfig, modules: Mapping[str, ModuleConfig]) -> Sequence[Edge]:
     """One edge, into the language model."""
     placeholder = options_of(module).placeholder or f"<{module.name}>"
     return [Edge(source=module.name, target=LANGUAGE, placeholder=placeholder)]
 
 
 @hookimpl
-def rng_prefix(module: Module) -> str:
+def rng_prefix(module: ModuleConfig) -> str:
     """The module's own name: distinct for two modules of this plugin."""
     return f"{module.name}."
 
 
 @hookimpl
-def flops(module: Module, samples: Sequence[Sample]) -> Sequence[Flops]:
+def estimate_flops(module: ModuleConfig, samples: Sequence[Sample]) -> Sequence[FlopsEstimate]:
     """Of tower and projector, told from the samples' metadata."""
     from mimo_plugin_whisper.flops import forward_flops
 
@@ -62,7 +62,7 @@ def flops(module: Module, samples: Sequence[Sample]) -> Sequence[Flops]:
 
 
 @hookimpl
-def weight_map(module: Module) -> WeightMap:
+def param_mappings(module: ModuleConfig) -> ParamMappings:
     """The names of transformers' Whisper encoder, and of a projector beside it."""
     from mimo_plugin_whisper import hub
 
@@ -71,8 +71,8 @@ def weight_map(module: Module) -> WeightMap:
 
 @hookimpl
 def build_submodule(
-    module: Module, groups: ProcessGroupCollection | None, platform: Platform
-) -> Encoder:
+    module: ModuleConfig, groups: ProcessGroupCollection | None, platform: Platform
+) -> EncoderSpec:
     """The tower, and an affine or MLP projector."""
     from mimo_plugin_whisper.build import encoder
 
@@ -81,7 +81,7 @@ def build_submodule(
 
 @hookimpl
 def provide_batch(
-    module: Module, samples: Sequence[Sample], context: BatchContext
+    module: ModuleConfig, samples: Sequence[Sample], context: BatchContext
 ) -> dict[str, Any] | None:
     """What the tower's forward takes: see ``mimo_plugin_whisper.batch``."""
     from mimo_plugin_whisper.batch import sound_batch, window_sizes
@@ -91,4 +91,4 @@ def provide_batch(
         return None
     if not context.first_stage:
         return window_sizes(samples, options)
-    return sound_batch(samples, context.load(samples), options)
+    return sound_batch(samples, context.decode_media(samples), options)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from mimo_core import Weights
+from mimo_core import ParameterSpec
 from mimo_plugin_whisper.options import Options
 
 _SPLIT = frozenset({"tp"})
 
 
-def weights(options: Options, language_width: int) -> tuple[Weights, ...]:
+def weights(options: Options, language_width: int) -> tuple[ParameterSpec, ...]:
     """All parameters of tower and projector; the table of positions is none.
 
     tp divides the projections of attention and feed-forward layers, and the biases of those that
@@ -17,19 +17,21 @@ def weights(options: Options, language_width: int) -> tuple[Weights, ...]:
     """
     width, ffn = options.tower_width, options.tower_ffn_width
     convolutions = 3 * width * (options.mel_bins + width) + 2 * width
-    entries = [Weights(parameters=convolutions)]
+    entries = [ParameterSpec(num_parameters=convolutions)]
     attention, feed_forward = 4 * width * width + 2 * width, 2 * width * ffn + ffn
     norms, output_biases = 4 * width, 2 * width
     for layer in range(options.tower_layers):
         entries += [
-            Weights(parameters=attention + feed_forward, split=_SPLIT, at=layer),
-            Weights(parameters=norms + output_biases, at=layer),
+            ParameterSpec(
+                num_parameters=attention + feed_forward, sharded_over=_SPLIT, layer=layer
+            ),
+            ParameterSpec(num_parameters=norms + output_biases, layer=layer),
         ]
-    entries.append(Weights(parameters=2 * width, at="last"))
+    entries.append(ParameterSpec(num_parameters=2 * width, layer="last"))
     return (*entries, *_projector(options, language_width))
 
 
-def _projector(options: Options, language_width: int) -> tuple[Weights, ...]:
+def _projector(options: Options, language_width: int) -> tuple[ParameterSpec, ...]:
     width, bias = options.output_width, options.projector_bias
     if options.projector == "affine":
         divided, whole = (width + bias) * language_width, 0
@@ -37,7 +39,11 @@ def _projector(options: Options, language_width: int) -> tuple[Weights, ...]:
         inner = options.projector_width(language_width)
         divided = (width + bias) * inner + inner * language_width
         whole = bias * language_width
-    entries = [Weights(parameters=divided, part="projector", split=_SPLIT, at="last")]
+    entries = [
+        ParameterSpec(
+            num_parameters=divided, component="projector", sharded_over=_SPLIT, layer="last"
+        )
+    ]
     if whole:
-        entries.append(Weights(parameters=whole, part="projector", at="last"))
+        entries.append(ParameterSpec(num_parameters=whole, component="projector", layer="last"))
     return tuple(entries)

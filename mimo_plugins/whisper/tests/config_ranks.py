@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from mimo_plugin_whisper.config_json import KEYS
-from mimo_plugin_whisper.plugin import weight_map
+from mimo_plugin_whisper.plugin import param_mappings
 from transformers import WhisperConfig
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 from whisper_models import build_model, make_groups, parts_of, random_batch
@@ -30,7 +30,7 @@ def one_rank(platform: Any) -> dict[str, Any]:
     """What became of each file, and what the table lacks."""
     groups = make_groups({"audio": Grid()}, platform)["audio"]
     module = tiny_module()
-    weights, model = weight_map(module), build_model(module, groups, platform).eval()
+    weights, model = param_mappings(module), build_model(module, groups, platform).eval()
     positions = module.options.max_positions
     batch = random_batch([positions], module.options.mel_bins)
 

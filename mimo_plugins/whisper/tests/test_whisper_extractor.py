@@ -11,7 +11,7 @@ import pytest
 import torch
 from mimo_plugin_whisper.extractor import DEFAULTS, WITHOUT_EFFECT
 from mimo_plugin_whisper.mel import log_mel
-from mimo_plugin_whisper.plugin import weight_map
+from mimo_plugin_whisper.plugin import param_mappings
 from transformers import WhisperFeatureExtractor
 from whisper_tiny import tiny_module
 
@@ -67,7 +67,7 @@ def test_each_key_left_out_or_changed_gives_the_same_frames_or_is_refused_by_nam
     for key, said in variants():
         (tmp_path / FILE).write_text(json.dumps(said))
         try:
-            assert weight_map(module()).locate(str(tmp_path)) == tmp_path
+            assert param_mappings(module()).locate(str(tmp_path)) == tmp_path
         except MimoError as error:
             refused.add(key)
             if key not in str(error):
@@ -94,14 +94,14 @@ def test_the_extractor_of_a_whole_processor_comes_first(tmp_path: Path) -> None:
     other = {"feature_extractor": {**base(), "dither": 0.5}, "processor_class": "P"}
     (tmp_path / "processor_config.json").write_text(json.dumps(other))
     with pytest.raises(MimoError, match=r"processor_config\.json, feature_extractor: dither is"):
-        weight_map(module()).locate(str(tmp_path))
+        param_mappings(module()).locate(str(tmp_path))
 
 
 def test_short_windows_have_no_chunk_length(tmp_path: Path) -> None:
     """A window is as long as its sound, so nothing is filled up to a chunk."""
     (tmp_path / FILE).write_text(json.dumps({**base(), "chunk_length": 30}))
     short = tiny_module(mel_bins=BINS, max_positions=50 * SECONDS)
-    assert weight_map(short).locate(str(tmp_path)) == tmp_path
+    assert param_mappings(short).locate(str(tmp_path)) == tmp_path
 
 
 @pytest.mark.parametrize(
@@ -112,11 +112,11 @@ def test_short_windows_have_no_chunk_length(tmp_path: Path) -> None:
 def test_a_directory_without_an_extractor_is_taken(tmp_path: Path, content: Any) -> None:
     if content is not None:
         (tmp_path / FILE).write_text(json.dumps(content))
-    assert weight_map(module()).locate(str(tmp_path)) == tmp_path
+    assert param_mappings(module()).locate(str(tmp_path)) == tmp_path
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "[" * 100_000])
 def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / FILE).write_text(text)
     with pytest.raises(MimoError, match=FILE):
-        weight_map(module()).locate(str(tmp_path))
+        param_mappings(module()).locate(str(tmp_path))

@@ -13,20 +13,21 @@ from mimo_plugin_whisper.options import Options
 from mimo_plugin_whisper.windows import resampled_length, window_positions
 from whisper_tiny import TINY, tiny_module
 
-from mimo_core import Media
+from mimo_core import MediaItem
 from mimo_core.testing import raises_code
 
 
 def test_describing_imports_neither_torch_nor_numpy() -> None:
     code = """
 import sys
-from mimo_core import Media
+from mimo_core import MediaItem
 from whisper_tiny import tiny_module
 from mimo_plugin_whisper import plugin
 module = tiny_module()
-plugin.describe(module).positions([Media(kind="audio", shape=(100, 8000), load=None)])
-plugin.module_edges(module, {}), plugin.rng_prefix(module), plugin.options()
-plugin.weight_map(module)
+sound = MediaItem(modality="audio", shape=(100, 8000), load=None)
+plugin.describe_module(module).count_positions([sound])
+plugin.module_edges(module, {}), plugin.rng_prefix(module), plugin.options_class()
+plugin.param_mappings(module)
 print(sorted({"torch", "megatron", "numpy"} & set(sys.modules)))
 """
     environ = {"PYTHONPATH": ":".join(filter(None, sys.path))}
@@ -74,9 +75,9 @@ def test_windows_of_a_sound(
 ) -> None:
     module = tiny_module(**options)
     assert window_positions(shape, module.options) == windows
-    positions = plugin.describe(module).positions
+    positions = plugin.describe_module(module).count_positions
     assert positions is not None
-    medium = Media(kind="audio", shape=shape, load=_never)
+    medium = MediaItem(modality="audio", shape=shape, load=_never)
     rows = sum(windows) // options.get("stack", 1)
     assert positions([medium, medium]) == [rows, rows]
 
@@ -109,14 +110,14 @@ def test_sizes_are_those_released(size: Any, bins: int) -> None:
     with torch.device("meta"):
         due = sum(parameter.numel() for parameter in WhisperEncoder(config).parameters())
     module = attrs.evolve(tiny_module(), options=options, language_width=8)
-    encoder = plugin.describe(module).parameters - (options.tower_width + 1) * 8
+    encoder = plugin.describe_module(module).num_parameters - (options.tower_width + 1) * 8
     assert encoder + 1500 * options.tower_width == due
 
 
 def test_grid_may_grow_in_tp_pp_and_dp_and_tp_divides_the_widths() -> None:
-    description = plugin.describe(tiny_module(projector="mlp", projector_hidden_size=40))
-    assert description.parallel == {"tp", "pp", "dp"}
-    assert {(value, grid) for _, value, grid in description.divides} == {
+    description = plugin.describe_module(tiny_module(projector="mlp", projector_hidden_size=40))
+    assert description.supported_parallelism == {"tp", "pp", "dp"}
+    assert {(value, grid) for _, value, grid in description.divisibility} == {
         (2, "tp"),
         (16, "tp"),
         (64, "tp"),

@@ -12,7 +12,7 @@ from mimo_plugin_whisper import plugin
 from mimo_plugin_whisper.mel import log_mel, mel_filters, resampled
 from whisper_tiny import tiny_module
 
-from mimo_core import Media, Sample, Text
+from mimo_core import MediaItem, Sample, Text
 
 
 def _sound(samples: int, seed: int = 0) -> np.ndarray:
@@ -60,16 +60,16 @@ class _Context:
     training = False
     first_stage = True
 
-    def load(self, samples: Sequence[Sample]) -> list[np.ndarray]:
+    def decode_media(self, samples: Sequence[Sample]) -> list[np.ndarray]:
         return [medium.load(None) for sample in samples for medium in sample.media("audio")]
 
 
 def _sample(*sounds: np.ndarray, rate: int = 16_000, samples: int | None = None) -> Sample:
     media = [
-        Media(kind="audio", shape=(samples or len(sound), rate), load=lambda _, s=sound: s)
+        MediaItem(modality="audio", shape=(samples or len(sound), rate), load=lambda _, s=sound: s)
         for sound in sounds
     ]
-    return Sample(key="s", parts=(*media, Text(text="x")))
+    return Sample(key="s", content=(*media, Text(text="x")))
 
 
 def _batch(samples: list[Sample], **options: Any) -> Any:

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from megatron.core.transformer import TransformerConfig
-from mimo_plugin_whisper.plugin import build_submodule, describe, weight_map
+from mimo_plugin_whisper.plugin import build_submodule, describe_module, param_mappings
 from safetensors.torch import load_file
 from whisper_models import (
     build_model,
@@ -22,7 +22,7 @@ from whisper_models import (
 )
 from whisper_tiny import tiny_module
 
-from mimo_core import Grid, Media
+from mimo_core import Grid, MediaItem
 from mimo_core.testing.weights import (
     gradients_as_in_files,
     put_gradients,
@@ -47,7 +47,7 @@ def one_rank(platform: Any) -> dict[str, Any]:
         "bf16": _bf16(groups, platform),
         "outside": int(build_submodule(tiny_module(tp=2), None, platform).config.hidden_size),
         "unknown_fields": sorted(
-            describe(tiny_module()).owns
+            describe_module(tiny_module()).owned_config_fields
             - {field.name for field in dataclasses.fields(TransformerConfig)}
         ),
         "alone": _alone(groups, platform),
@@ -70,11 +70,11 @@ def _variant(options: dict[str, Any], groups: Any, platform: Any) -> dict[str, A
     projected = model["projector"](rows)
     projected.square().sum().backward()
     parameters = dict(model.named_parameters())
-    description = describe(module)
-    media = [Media(kind="audio", shape=shape, load=lambda _: None) for shape in shapes]
+    description = describe_module(module)
+    media = [MediaItem(modality="audio", shape=shape, load=lambda _: None) for shape in shapes]
     return {
         "rows": list(rows.shape),
-        "expected_rows": [sum(description.positions(media)), description.width],
+        "expected_rows": [sum(description.count_positions(media)), description.hidden_size],
         "projected": list(projected.shape),
         "zero_gradient": [
             name
@@ -83,10 +83,10 @@ def _variant(options: dict[str, Any], groups: Any, platform: Any) -> dict[str, A
             or not parameter.grad.isfinite().all()
             or not parameter.grad.count_nonzero()
         ],
-        "unnamed": unnamed(module, weight_map(module), parts_of(model), groups),
+        "unnamed": unnamed(module, param_mappings(module), parts_of(model), groups),
         "unsaved": sorted(parameters.keys() - sharded_state(model, groups).keys()),
         "parameters": sum(parameter.numel() for parameter in parameters.values()),
-        "described": description.parameters,
+        "described": description.num_parameters,
     }
 
 
@@ -145,7 +145,7 @@ def _reference(lengths: Sequence[int], groups: Any, platform: Any) -> dict[str, 
     """
     module = tiny_module()
     model = build_model(module, groups, platform)
-    weights, tower = weight_map(module), {"encoder": model["tower"].eval()}
+    weights, tower = param_mappings(module), {"encoder": model["tower"].eval()}
     theirs = _reference_of(module)
     table = theirs.embed_positions.weight.detach().clone()
     batch = random_batch(lengths, module.options.mel_bins)
@@ -191,7 +191,7 @@ def _reference_of(module: Any) -> Any:
     from transformers import WhisperConfig
     from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
-    config = WhisperConfig(**weight_map(module).exported_config)
+    config = WhisperConfig(**param_mappings(module).exported_config)
     reference = WhisperEncoder(config).eval()
     with torch.no_grad():
         for parameter in reference.parameters():

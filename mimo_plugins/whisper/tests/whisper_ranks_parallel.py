@@ -9,7 +9,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from megatron.core.dist_checkpointing.mapping import ShardedTensor
-from mimo_plugin_whisper.plugin import describe
+from mimo_plugin_whisper.plugin import describe_module
 from whisper_models import build_model, largest_gap, make_groups, random_batch, sharded_state
 from whisper_tiny import tiny_module
 
@@ -127,9 +127,9 @@ def _held(options: dict[str, Any], groups: dict[str, Any], platform: Any) -> dic
     for path, parameter in build_model(module, groups["tp"], platform).named_parameters():
         held[_place(path)] += parameter.numel()
     described: Counter[str] = Counter()
-    for weights in describe(module).weights:
-        described[f"{weights.part} {weights.at}"] += weights.parameters // (
-            2 if "tp" in weights.split else 1
+    for weights in describe_module(module).parameters:
+        described[f"{weights.component} {weights.layer}"] += weights.num_parameters // (
+            2 if "tp" in weights.sharded_over else 1
         )
     return {"held": dict(held), "described": dict(described)}
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from mimo_plugin_whisper.options import Options
 
-from mimo_core import Grid, Module, Train
+from mimo_core import Grid, ModuleConfig, TrainingConfig
 
 LANGUAGE_WIDTH = 24
 TINY: dict[str, Any] = {
@@ -20,13 +20,13 @@ TINY: dict[str, Any] = {
 
 def tiny_module(
     *, name: str = "audio", tp: int = 1, pp: int = 1, precision: Any = "fp32", **options: Any
-) -> Module:
+) -> ModuleConfig:
     """A module as hooks see it; ``options`` override the tiny ones."""
-    return Module(
+    return ModuleConfig(
         name=name,
         plugin="whisper",
         grid=Grid(tp=tp, pp=pp),
-        train=Train(
+        train=TrainingConfig(
             iterations=1,
             micro_batch_size=2,
             global_batch_size=2,

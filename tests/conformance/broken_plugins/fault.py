@@ -32,7 +32,7 @@ def tower(name: str) -> Any:
 
 def described(**changes: Any) -> Any:
     @hookimpl
-    def describe(module):
+    def describe_module(module):
         return description(module, **changes)
 
-    return describe
+    return describe_module

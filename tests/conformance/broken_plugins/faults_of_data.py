@@ -6,7 +6,7 @@ import numpy as np
 from fault import Fault
 from good_plugins import Pictures, dataset
 
-from mimo_core import Media, Sample, Text
+from mimo_core import MediaItem, Sample, Text
 
 
 class DatasetFault(Fault):
@@ -15,12 +15,12 @@ class DatasetFault(Fault):
 
 class _SameKeys(Pictures):
     def __getitem__(self, index: int) -> Sample:
-        return Sample(key=f"{index}", parts=(self.medium(index), self.text(index)))
+        return Sample(key=f"{index}", content=(self.medium(index), self.text(index)))
 
 
 class _OtherShape(Pictures):
-    def medium(self, index: int) -> Media:
-        return Media(kind="image", shape=(6, 4), load=super().medium(index).load)
+    def medium(self, index: int) -> MediaItem:
+        return MediaItem(modality="image", shape=(6, 4), load=super().medium(index).load)
 
 
 class _Lambda(Pictures):
@@ -30,8 +30,8 @@ class _Lambda(Pictures):
 
 
 class _Global(Pictures):
-    def medium(self, index: int) -> Media:
-        return Media(kind="image", shape=(4, 6), load=_global)
+    def medium(self, index: int) -> MediaItem:
+        return MediaItem(modality="image", shape=(4, 6), load=_global)
 
 
 def _global(generator: np.random.Generator | None) -> np.ndarray:
@@ -47,7 +47,7 @@ class _Silent(Pictures):
 
 class _Long(Pictures):
     def text(self, index: int) -> Text:
-        return Text(text="x" * 40, loss=True)
+        return Text(text="x" * 40, is_target=True)
 
 
 class SplitsShareSamples(DatasetFault):

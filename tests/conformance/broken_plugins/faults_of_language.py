@@ -65,12 +65,14 @@ class ItForgetsWhereSamplesBegin(LanguageFault):
 
 @hookimpl
 def _linear(module, lengths):
-    (told,) = nemotron.flops(module, [1])
-    return [attrs.evolve(told, weights=told.weights * sum(lengths), activations=0.0)]
+    (told,) = nemotron.estimate_flops(module, [1])
+    return [
+        attrs.evolve(told, weight_matmul=told.weight_matmul * sum(lengths), activation_matmul=0.0)
+    ]
 
 
 class ItsAttentionIsNotCounted(LanguageFault):
-    plugin = SimpleNamespace(**{**vars(nemotron), "flops": _linear})
+    plugin = SimpleNamespace(**{**vars(nemotron), "estimate_flops": _linear})
     expected = ("flops_are_those_of_the_forward", "for rows of 64 positions; its forward makes")
 
 
@@ -99,4 +101,4 @@ class ItsBatchDoesNotSayWhatIsPadding(LanguageFault):
 
 class ItsBatchLacksTheMask(LanguageFault):
     plugin = SimpleNamespace(**{**vars(nemotron), "provide_batch": _no_mask})
-    expected = ("batches_are_as_asked", "give what context.sequences(samples) holds")
+    expected = ("batches_are_as_asked", "give what context.build_tokens(samples) holds")

@@ -40,11 +40,14 @@ class TheConfigIsItsOwn(Fault):
 
 class ParametersAreMiscounted(Fault):
     plugin = encoder(build_submodule=tower("Unused"))
-    expected = ("parameters_are_as_described", "has 4,115 parameters, but describe().weights tells")
+    expected = (
+        "parameters_are_as_described",
+        "has 4,115 parameters, but describe_module().parameters tells",
+    )
 
 
 class FlopsAreThoseOfMultiplications(Fault):
-    plugin = encoder(flops=told(1.0))
+    plugin = encoder(estimate_flops=told(1.0))
     expected = (
         "flops_are_those_of_the_forward",
         "for part 'encoder' and media of shapes [[32, 32]]",
@@ -52,7 +55,7 @@ class FlopsAreThoseOfMultiplications(Fault):
 
 
 class TheProjectorIsNotCounted(Fault):
-    plugin = encoder(flops=told(2.0, projector=0.0))
+    plugin = encoder(estimate_flops=told(2.0, projector=0.0))
     expected = ("flops_are_those_of_the_forward", "tells 0 for part 'projector'")
 
 
@@ -76,7 +79,7 @@ def _always_a_batch(module, samples, context):
     import good_tower
     import torch
 
-    arrays = context.load(samples)
+    arrays = context.decode_media(samples)
     patch = 3 * module.options.patch_size**2
     return good_tower.batch(module, arrays) if arrays else {"patches": torch.zeros(0, patch)}
 
@@ -88,7 +91,7 @@ class TextAloneIsEncoded(Fault):
 
 @hookimpl
 def _arrays(module, samples, context):
-    arrays = context.load(samples)
+    arrays = context.decode_media(samples)
     return {"patches": np.stack([array.mean() for array in arrays])} if arrays else None
 
 
@@ -102,7 +105,7 @@ def _random_batch(module, samples, context):
     import good_tower
     import torch
 
-    arrays = context.load(samples)
+    arrays = context.decode_media(samples)
     if not arrays:
         return None
     given = good_tower.batch(module, arrays)
@@ -121,14 +124,16 @@ class RowsAreFewer(Fault):
 
 class RowsAreMiscounted(Fault):
     plugin = encoder(
-        describe=described(positions=lambda media: [rows(media[0].shape, 8) for _ in media])
+        describe_module=described(
+            count_positions=lambda media: [rows(media[0].shape, 8) for _ in media]
+        )
     )
-    expected = ("rows_are_as_described", "mend describe().positions or the tower")
+    expected = ("rows_are_as_described", "correct describe_module().count_positions or the tower")
 
 
 class RowsAreWide(Fault):
     plugin = encoder(build_submodule=tower("Wide"))
-    expected = ("rows_are_as_described", "but describe().width is 16")
+    expected = ("rows_are_as_described", "but describe_module().hidden_size is 16")
 
 
 class RowsAreNotFinite(Fault):
@@ -188,7 +193,7 @@ def _map_lacks_one(module):
 
 
 class AWeightHasNoName(Fault):
-    plugin = encoder(weight_map=_map_lacks_one)
+    plugin = encoder(param_mappings=_map_lacks_one)
     expected = ("every_tensor_has_a_name_in_files", "encoders.tower.embed.weight")
 
 
@@ -204,19 +209,19 @@ def _map_computes(module):
 
 
 class AConversionComputes(Fault):
-    plugin = encoder(weight_map=_map_computes)
+    plugin = encoder(param_mappings=_map_computes)
     expected = ("weights_go_out_and_come_back", "is not x in the rule for embed.weight")
 
 
 @hookimpl
 def _map_names_twice(module):
     given = weights(module)
-    last = attrs.evolve(given.rules[-1], files={"up.weight": given.rules[-1].stored[0].shape})
+    last = attrs.evolve(given.rules[-1], files={"up.weight": given.rules[-1].tensors[0].shape})
     return attrs.evolve(given, rules=(*given.rules[:-1], last))
 
 
 class ANameIsGivenTwice(Fault):
-    plugin = encoder(weight_map=_map_names_twice)
+    plugin = encoder(param_mappings=_map_names_twice)
     expected = ("every_tensor_has_a_name_in_files", "several tensors of one name in files: up.weig")
 
 

@@ -40,13 +40,13 @@ class ASliceIsSavedAsTheWhole(Fault):
 @hookimpl
 def _no_split(module):
     told = description(module)
-    whole = tuple(attrs.evolve(one, split=frozenset()) for one in told.weights)
-    return attrs.evolve(told, weights=whole)
+    whole = tuple(attrs.evolve(one, sharded_over=frozenset()) for one in told.parameters)
+    return attrs.evolve(told, parameters=whole)
 
 
 class WhatTpDividesIsNotTold(Fault):
-    plugin = encoder(describe=_no_split)
-    expected = ("tp_2_is_as_tp_1", "name 'tp' in Weights.split")
+    plugin = encoder(describe_module=_no_split)
+    expected = ("tp_2_is_as_tp_1", "name 'tp' in ParameterSpec.sharded_over")
 
 
 class CopiesWaitForEachOther(Fault):

@@ -60,57 +60,61 @@ class _Shifting(Options):
 
 def _options(cls: type) -> Any:
     @hookimpl
-    def options():
+    def options_class():
         return cls
 
-    return options
+    return options_class
 
 
 class OptionsCanBeChanged(Fault):
-    plugin = encoder(options=_options(_Mutable))
+    plugin = encoder(options_class=_options(_Mutable))
     expected = ("options_come_back_from_yaml", "write @attrs.frozen(kw_only=True) above _Mutable")
 
 
 class OptionsChangeInYaml(Fault):
-    plugin = encoder(options=_options(_Shifting))
+    plugin = encoder(options_class=_options(_Shifting))
     options: ClassVar[dict[str, Any]] = {"depth": 1}
     expected = ("options_come_back_from_yaml", "depth: 2 becomes 3")
 
 
 class AnOptionIsNotDocumented(Fault):
-    plugin = encoder(options=_options(_Bare))
+    plugin = encoder(options_class=_options(_Bare))
     expected = ("every_option_is_documented", "without a word of what they do: depth")
 
 
 class PositionsAreDecoded(Fault):
     plugin = encoder(
-        describe=described(positions=lambda media: [one.load(None).size for one in media])
+        describe_module=described(
+            count_positions=lambda media: [one.load(None).size for one in media]
+        )
     )
-    expected = ("the_description_is_sound", "count from Media.shape alone")
+    expected = ("the_description_is_sound", "count from MediaItem.shape alone")
 
 
 class PositionsAreFewer(Fault):
-    plugin = encoder(describe=described(positions=lambda media: [4 for _ in media[:1]]))
+    plugin = encoder(
+        describe_module=described(count_positions=lambda media: [4 for _ in media[:1]])
+    )
     expected = ("the_description_is_sound", "a whole number above 0 for each medium")
 
 
 class PositionsAreOneNumber(Fault):
-    plugin = encoder(describe=described(positions=lambda media: 4))
+    plugin = encoder(describe_module=described(count_positions=lambda media: 4))
     expected = ("the_description_is_sound", "are 4 (int)")
 
 
 class PositionsAreNoFunction(Fault):
-    plugin = encoder(describe=described(positions=[4]))
+    plugin = encoder(describe_module=described(count_positions=[4]))
     expected = ("the_description_is_sound", "[4] (list); expected a function that gives one whole")
 
 
 class ItOwnsWhatThereIsNot(Fault):
-    plugin = encoder(describe=described(owns=frozenset({"num_layer"})))
+    plugin = encoder(describe_module=described(owned_config_fields=frozenset({"num_layer"})))
     expected = ("the_description_is_sound", "owns num_layer, which TransformerConfig does not have")
 
 
 class ItCapturesWhatCannotBe(Fault):
-    plugin = encoder(describe=described(captures=frozenset({"mlp"})))
+    plugin = encoder(describe_module=described(graphable_layers=frozenset({"mlp"})))
     expected = ("the_description_is_sound", "captures mlp, which is no part that CUDA graphs can")
 
 

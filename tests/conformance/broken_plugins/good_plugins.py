@@ -15,16 +15,16 @@ import numpy as np
 
 from mimo_core import (
     LANGUAGE,
-    Description,
+    CheckpointTensor,
     Edge,
-    Flops,
-    Media,
+    FlopsEstimate,
+    MediaItem,
+    ModuleDescription,
+    ParameterSpec,
+    ParamMapping,
+    ParamMappings,
     Sample,
-    Stored,
     Text,
-    WeightMap,
-    WeightRule,
-    Weights,
     hookimpl,
 )
 from mimo_core.testing import Subject
@@ -47,46 +47,49 @@ def rows(shape: tuple[int, ...], side: int) -> int:
     return (shape[0] // side) * (shape[1] // side)
 
 
-def description(module: Any, **changes: Any) -> Description:
+def description(module: Any, **changes: Any) -> ModuleDescription:
     width, side = module.options.hidden_size, module.options.patch_size
-    told = Description(
-        width=width,
-        layers=1,
-        heads=2,
-        weights=(
-            Weights(parameters=(3 * side**2 + 1) * width),
-            Weights(parameters=4 * width**2, split=frozenset({"tp"})),
-            Weights(
-                parameters=width * module.language_width,
-                part="projector",
-                split=frozenset({"tp"}),
-                at="last",
+    told = ModuleDescription(
+        hidden_size=width,
+        num_layers=1,
+        num_attention_heads=2,
+        parameters=(
+            ParameterSpec(num_parameters=(3 * side**2 + 1) * width),
+            ParameterSpec(num_parameters=4 * width**2, sharded_over=frozenset({"tp"})),
+            ParameterSpec(
+                num_parameters=width * module.language_width,
+                component="projector",
+                sharded_over=frozenset({"tp"}),
+                layer="last",
             ),
         ),
-        accepts="image",
-        positions=lambda media: [rows(medium.shape, side) for medium in media],
-        parallel=frozenset({"tp", "dp"}),
+        modality="image",
+        count_positions=lambda media: [rows(medium.shape, side) for medium in media],
+        supported_parallelism=frozenset({"tp", "dp"}),
     )
     return attrs.evolve(told, **changes)
 
 
 def told(each: float, *, projector: float = 2.0) -> Any:
-    """The hook ``flops``, of so many operations for each weight and row."""
+    """The hook ``estimate_flops``, of so many operations for each weight and row."""
 
     @hookimpl
-    def flops(module, samples):
+    def estimate_flops(module, samples):
         width, side = module.options.hidden_size, module.options.patch_size
         media = [one for sample in samples for one in sample.media("image")]
         count = sum(rows(one.shape, side) for one in media)
         return [
-            Flops(weights=each * count * (3 * side**2 + 4 * width) * width),
-            Flops(part="projector", weights=projector * count * width * module.language_width),
+            FlopsEstimate(weight_matmul=each * count * (3 * side**2 + 4 * width) * width),
+            FlopsEstimate(
+                component="projector",
+                weight_matmul=projector * count * width * module.language_width,
+            ),
         ]
 
-    return flops
+    return estimate_flops
 
 
-def weights(module: Any) -> WeightMap:
+def weights(module: Any) -> ParamMappings:
     width, patch = module.options.hidden_size, 3 * module.options.patch_size**2
     shapes = {
         "embed.weight": (width, patch),
@@ -95,27 +98,31 @@ def weights(module: Any) -> WeightMap:
         "down.weight": (width, 2 * width),
     }
     tower = [
-        WeightRule(part="encoder", stored=(Stored(key=key, shape=shape),), files={key: shape})
+        ParamMapping(
+            component="encoder",
+            tensors=(CheckpointTensor(key=key, shape=shape),),
+            files={key: shape},
+        )
         for key, shape in shapes.items()
     ]
     shape = (module.language_width, width)
-    projector = WeightRule(
-        part="projector",
-        stored=(Stored(key="encoder.weight", shape=shape),),
+    projector = ParamMapping(
+        component="projector",
+        tensors=(CheckpointTensor(key="encoder.weight", shape=shape),),
         files={"projector.weight": shape},
     )
-    return WeightMap(rules=(*tower, projector))
+    return ParamMappings(rules=(*tower, projector))
 
 
 def encoder(**changes: Any) -> SimpleNamespace:
     """An encoder of pictures; ``changes`` replace hooks (``None`` removes one)."""
 
     @hookimpl
-    def options():
+    def options_class():
         return Options
 
     @hookimpl
-    def describe(module):
+    def describe_module(module):
         return description(module)
 
     @hookimpl
@@ -126,10 +133,10 @@ def encoder(**changes: Any) -> SimpleNamespace:
     def rng_prefix(module):
         return f"{module.name}."
 
-    flops = told(2.0)
+    estimate_flops = told(2.0)
 
     @hookimpl
-    def weight_map(module):
+    def param_mappings(module):
         return weights(module)
 
     @hookimpl
@@ -142,7 +149,7 @@ def encoder(**changes: Any) -> SimpleNamespace:
     def provide_batch(module, samples, context):
         import good_tower
 
-        arrays = context.load(samples)
+        arrays = context.decode_media(samples)
         return good_tower.batch(module, arrays) if arrays else None
 
     return _plugin("good-encoder", locals(), changes)
@@ -158,13 +165,13 @@ class Pictures:
         return 16
 
     def __getitem__(self, index: int) -> Sample:
-        return Sample(key=f"{self.split}/{index}", parts=(self.medium(index), self.text(index)))
+        return Sample(key=f"{self.split}/{index}", content=(self.medium(index), self.text(index)))
 
     def text(self, index: int) -> Text:
-        return Text(text="x" * (index + 1), loss=True)
+        return Text(text="x" * (index + 1), is_target=True)
 
-    def medium(self, index: int) -> Media:
-        return Media(kind="image", shape=(4, 6), load=Load(index))
+    def medium(self, index: int) -> MediaItem:
+        return MediaItem(modality="image", shape=(4, 6), load=Load(index))
 
 
 @attrs.frozen
@@ -185,7 +192,7 @@ def dataset(made: Any = Pictures, **changes: Any) -> SimpleNamespace:
         return made(split)
 
     @hookimpl
-    def preview(data):
+    def preview_samples(data):
         return [Pictures("train")[15]]
 
     return _plugin("good-dataset", locals(), changes | {"made": None})
@@ -202,10 +209,10 @@ def wrapper() -> SimpleNamespace:
         return good_wrapper.scaled(parts)
 
     @hookimpl(wrapper=True)
-    def weight_map(module):
+    def param_mappings(module):
         given = yield
-        stored = Stored(key="scale", shape=(1,))
-        scale = WeightRule(part="encoder", stored=(stored,), files={"scale": (1,)})
+        stored = CheckpointTensor(key="scale", shape=(1,))
+        scale = ParamMapping(component="encoder", tensors=(stored,), files={"scale": (1,)})
         return attrs.evolve(given, rules=(*given.rules, scale))
 
     return _plugin("good-wrapper", locals(), {})

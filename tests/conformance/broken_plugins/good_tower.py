@@ -40,13 +40,13 @@ def encoder(module: Any, groups: Any, tower: Any = Tower, **more: Any) -> Any:
     """The parts of the module."""
     from megatron.core.transformer.spec_utils import ModuleSpec
 
-    from mimo_core import Encoder
+    from mimo_core import EncoderSpec
     from mimo_core.building import transformer_config
 
     width = module.options.hidden_size
     config = transformer_config(module, num_layers=1, hidden_size=width, num_attention_heads=2)
     params = {"config": config, "patch": 3 * module.options.patch_size**2, "groups": groups}
-    return Encoder(tower=ModuleSpec(module=tower, params=params | more), config=config)
+    return EncoderSpec(tower=ModuleSpec(module=tower, params=params | more), config=config)
 
 
 def batch(module: Any, arrays: list[Any]) -> dict[str, Tensor]:

@@ -9,8 +9,8 @@ import torch
 import torch.distributed as dist
 
 from mimo_core.contract import LANGUAGE, Grid
-from mimo_core.distributed.bridge import Bridge
-from mimo_core.distributed.routing import bridge_ranks, edge_route, sample_slice
+from mimo_core.distributed.bridge import ModuleBridge
+from mimo_core.distributed.routing import bridge_ranks, route_edge, sample_slice
 from mimo_core.planning.rank_layout import plan_layout
 
 WIDTH = 3
@@ -53,8 +53,8 @@ class Rank:
         encoders = self.encoders if self.module == LANGUAGE else [self.module]
         bridging = bridge_ranks(self.layout)
         self.bridging = self.rank in bridging
-        self.bridge = Bridge(
-            routes=[edge_route(e, self.layout, self.microbatch, self.rank) for e in encoders],
+        self.bridge = ModuleBridge(
+            routes=[route_edge(e, self.layout, self.microbatch, self.rank) for e in encoders],
             ranks=bridging,
             width=WIDTH,
             dtype=getattr(torch, dtype),

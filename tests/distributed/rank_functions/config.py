@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mimo_core import Grid, Module, Train
+from mimo_core import Grid, ModuleConfig, TrainingConfig
 from mimo_core.recipe import megatron_schema
 
 ARCHITECTURE = {"num_layers": 2, "hidden_size": 8, "num_attention_heads": 2}
@@ -20,15 +20,17 @@ def configs(platform: Any) -> dict[str, Any]:
     from mimo_core.model.config import transformer_config
     from mimo_core.train.megatron_args import _parsed
 
-    def module(name: str = "language", /, **fields: Any) -> Module:
-        train = Train(
+    def module(name: str = "language", /, **fields: Any) -> ModuleConfig:
+        train = TrainingConfig(
             iterations=1,
             micro_batch_size=1,
             global_batch_size=1,
             sequence_length=8,
             learning_rate=1.0,
         )
-        return Module(name=name, plugin="words", grid=Grid(tp=2), train=train, megatron=fields)
+        return ModuleConfig(
+            name=name, plugin="words", grid=Grid(tp=2), train=train, megatron=fields
+        )
 
     given = {
         "recompute_granularity": "full",

@@ -257,7 +257,7 @@ def _evaluate(groups: Any, own_logits: torch.Tensor, *, packed: bool) -> dict[st
     Where cp is 2, every sample is padded to 8 positions.
     """
     from mimo_core.data.microbatch_dataset import Batch
-    from mimo_core.distributed.context_parallel import own_positions
+    from mimo_core.distributed.context_parallel import local_positions
     from mimo_core.train.forward_step import ForwardStep
 
     cp = groups.cp
@@ -272,7 +272,7 @@ def _evaluate(groups: Any, own_logits: torch.Tensor, *, packed: bool) -> dict[st
         given["lengths"] = torch.tensor(lengths, dtype=torch.int32)
         own_logits = own_logits.reshape(1, 3 * length, -1)
     if cp.size() > 1:
-        own_logits = own_logits[:, own_positions(lengths, cp.size(), cp.rank())]
+        own_logits = own_logits[:, local_positions(lengths, cp.size(), cp.rank())]
     batch = Batch(inputs={LANGUAGE: given}, rows={}, decoded=0)
     taken: list[Any] = []
 

@@ -56,7 +56,7 @@ def contain(platform: Any) -> dict[str, Any]:
     from megatron.core.tensor_parallel import model_parallel_cuda_manual_seed
     from megatron.core.transformer.spec_utils import ModuleSpec
 
-    from mimo_core.contract import Encoder, Grid, Module, Train
+    from mimo_core.contract import EncoderSpec, Grid, ModuleConfig, TrainingConfig
     from mimo_core.distributed.process_groups import build_topology
     from mimo_core.model.config import transformer_config
     from mimo_core.model.encoder_module import TOWER, container_spec
@@ -65,14 +65,14 @@ def contain(platform: Any) -> dict[str, Any]:
     groups = build_topology({"vision": grid}, {"vision": 0}, platform.backend).groups["vision"]
     model_parallel_cuda_manual_seed(1, tp_rank=groups.tp.rank(), ep_rank=0, etp_rank=0)
     torch.manual_seed(1)
-    train = Train(
+    train = TrainingConfig(
         iterations=1,
         micro_batch_size=1,
         global_batch_size=1,
         sequence_length=8,
         learning_rate=1.0,
     )
-    module = Module(name="vision", plugin="stranger", grid=grid, train=train)
+    module = ModuleConfig(name="vision", plugin="stranger", grid=grid, train=train)
     config = transformer_config(module, num_layers=1, hidden_size=WIDTH, num_attention_heads=2)
 
     def build(
@@ -85,7 +85,7 @@ def contain(platform: Any) -> dict[str, Any]:
         width: int = WIDTH,
     ) -> Any:
         projection = {"module": Projector, "params": {"wrong": projector}}
-        encoder = Encoder(
+        encoder = EncoderSpec(
             tower=ModuleSpec(module=Tower, params={"lost": lost, "wrong": tower}),
             config=config,
             projector=None if projector is None else ModuleSpec(**projection),

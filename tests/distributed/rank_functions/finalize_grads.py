@@ -15,7 +15,7 @@ def finalize(platform: Any) -> list[float]:
     """This rank's gradient after finalizing; before it, rank ``r`` of three has ``8 (r + 1)``."""
     from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig
 
-    from mimo_core.contract import Grid, Module, Train
+    from mimo_core.contract import Grid, ModuleConfig, TrainingConfig
     from mimo_core.distributed.process_groups import build_topology
     from mimo_core.model.config import transformer_config
     from mimo_core.train.finalize_grads import finalize_gradients
@@ -23,10 +23,10 @@ def finalize(platform: Any) -> list[float]:
     grids = {"vision": Grid(), "language": Grid(dp=2)}
     topology = build_topology(grids, {"vision": 0, "language": 1}, platform.backend)
     ((name, groups),) = topology.groups.items()
-    train = Train(
+    train = TrainingConfig(
         iterations=1, micro_batch_size=1, global_batch_size=2, sequence_length=8, learning_rate=1.0
     )
-    module = Module(name=name, plugin="any", grid=grids[name], train=train)
+    module = ModuleConfig(name=name, plugin="any", grid=grids[name], train=train)
     config = transformer_config(module, num_layers=1, hidden_size=4, num_attention_heads=1)
     layer = torch.nn.Linear(1, 1, bias=False)
     layer.config = config

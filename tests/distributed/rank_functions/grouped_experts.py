@@ -31,14 +31,14 @@ class Linear(torch.nn.Module):
 def _config(grid: Any, activation: Any, *, chosen: int = 2, **fields: Any) -> Any:
     """Of a layer of experts in bf16, gated where the activation is SiLU, of which ``chosen`` get
     each token."""
-    from mimo_core.contract import Module, Train
+    from mimo_core.contract import ModuleConfig, TrainingConfig
     from mimo_core.model.config import transformer_config
 
-    train = Train(
+    train = TrainingConfig(
         iterations=1, micro_batch_size=1, global_batch_size=2, sequence_length=8, learning_rate=1.0
     )
     return transformer_config(
-        Module(name="language", plugin="any", grid=grid, train=train, precision="bf16"),
+        ModuleConfig(name="language", plugin="any", grid=grid, train=train, precision="bf16"),
         num_layers=1,
         hidden_size=HIDDEN,
         num_attention_heads=1,

@@ -178,12 +178,12 @@ def compiled_at_the_start(platform: Any) -> list[str]:
     from megatron.core.models.mimo.optimizer import get_mimo_optimizer
     from megatron.training import initialize, training
 
-    from mimo_core.megatron_patches.training_loop import adapt_stock_loop
+    from mimo_core.megatron_patches.training_loop import patch_training_loop
 
     compiled: list[str] = []
     for name in ("bias_gelu", "bias_swiglu", "bias_dropout_add_fused_train"):
         setattr(initialize, name, lambda *_, name=name: compiled.append(name))
-    adapt_stock_loop(
+    patch_training_loop(
         train_step=lambda stock: stock,
         evaluate=lambda stock: stock,
         build_optimizer=get_mimo_optimizer,

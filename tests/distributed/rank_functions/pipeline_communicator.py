@@ -91,7 +91,7 @@ class Feed:
         self.samples = len(next(iter(counts.values()))[0])
         self.own = slice(*sample_slice(self.samples, layout.grids[module].dp, dp))
 
-    def peek_rows(self) -> dict[str, list[int]]:
+    def peek_row_counts(self) -> dict[str, list[int]]:
         number = self.number % self.count
         return {name: counts[number][self.own] for name, counts in self.counts.items()}
 
@@ -99,7 +99,7 @@ class Feed:
         return self
 
     def __next__(self) -> tuple[Tensor, dict[str, list[int]]]:
-        rows = self.peek_rows()
+        rows = self.peek_row_counts()
         number = self.number % self.count
         self.number += 1
         if self.module == LANGUAGE:
@@ -137,10 +137,10 @@ class Case:
         import torch.distributed as dist
         from megatron.core.transformer import TransformerConfig
 
-        from mimo_core.distributed.bridge import Bridge
+        from mimo_core.distributed.bridge import ModuleBridge
         from mimo_core.distributed.pipeline_communicator import PipelineCommunicator
         from mimo_core.distributed.process_groups import build_topology
-        from mimo_core.distributed.routing import bridge_ranks, edge_route
+        from mimo_core.distributed.routing import bridge_ranks, route_edge
 
         self.layout = plan_layout({name: Grid(**sizes) for name, sizes in grids.items()})
         rank = dist.get_rank()
@@ -166,8 +166,8 @@ class Case:
         )
         samples = len(next(iter(counts.values()))[0])
         ends = list(counts) if self.module == LANGUAGE else [self.module]
-        bridge = Bridge(
-            routes=[edge_route(name, self.layout, samples, rank) for name in ends],
+        bridge = ModuleBridge(
+            routes=[route_edge(name, self.layout, samples, rank) for name in ends],
             ranks=bridge_ranks(self.layout),
             width=WIDTH,
             dtype=torch.float32,

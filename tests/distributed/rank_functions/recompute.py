@@ -13,7 +13,7 @@ def biases(platform: Any) -> dict[str, Any]:
     recomputation makes that bias an output."""
     from megatron.core.tensor_parallel import checkpoint, random
 
-    from mimo_core.megatron_patches.recompute import leave_parameters_alone
+    from mimo_core.megatron_patches.recompute import patch_recompute_bias_output
 
     def gradients(*, recomputed: bool) -> list[torch.Tensor]:
         weight, bias = nn.Parameter(torch.full((3,), 2.0)), nn.Parameter(torch.ones(3))
@@ -31,7 +31,7 @@ def biases(platform: Any) -> dict[str, Any]:
     random.initialize_rng_tracker(force_reset=True)
     stock: list[bool] = []
     gradients(recomputed=True)
-    leave_parameters_alone()
+    patch_recompute_bias_output()
     plain, again = gradients(recomputed=False), gradients(recomputed=True)
     return {
         "stock": stock,

@@ -14,21 +14,21 @@ PLACES = {"tp": 2, "dp": 4, "ep": 2, "etp": 1}
 
 def compare(platform: Any) -> dict[str, Any]:
     """By case: the error, or the lines that are reported instead. On 8 ranks."""
-    from mimo_core.contract import LANGUAGE, Grid, Module, Train
+    from mimo_core.contract import LANGUAGE, Grid, ModuleConfig, TrainingConfig
     from mimo_core.data.microbatch_dataset import Batch
     from mimo_core.distributed.process_groups import build_topology
     from mimo_core.planning.rank_layout import plan_layout
     from mimo_core.train.replica_consistency import compare_batches, compare_weights
 
     rank = dist.get_rank()
-    train = Train(
+    train = TrainingConfig(
         iterations=1, micro_batch_size=1, global_batch_size=1, sequence_length=8, learning_rate=1.0
     )
 
     def world(grids: dict[str, Grid]) -> tuple[Any, Any]:
         layout = plan_layout(grids)
         modules = {
-            name: Module(name=name, plugin="stranger", grid=grid, train=train)
+            name: ModuleConfig(name=name, plugin="stranger", grid=grid, train=train)
             for name, grid in grids.items()
         }
         encoders = tuple(name for name in modules if name != LANGUAGE)

@@ -39,14 +39,14 @@ LOSSES: dict[str, dict[str, Any]] = {
 
 
 def _config(grid: Any, **fields: Any) -> Any:
-    from mimo_core.contract import Module, Train
+    from mimo_core.contract import ModuleConfig, TrainingConfig
     from mimo_core.model.config import transformer_config
 
-    train = Train(
+    train = TrainingConfig(
         iterations=1, micro_batch_size=2, global_batch_size=12, sequence_length=8, learning_rate=1.0
     )
     return transformer_config(
-        Module(name="language", plugin="any", grid=grid, train=train, precision="fp32"),
+        ModuleConfig(name="language", plugin="any", grid=grid, train=train, precision="fp32"),
         sequence_parallel=True,
         num_layers=1,
         hidden_size=HIDDEN,
@@ -128,7 +128,7 @@ def losses(platform: Any) -> dict[str, dict[str, float]]:
     from megatron.core import tensor_parallel
 
     from mimo_core.contract import Grid
-    from mimo_core.distributed.context_parallel import own_positions
+    from mimo_core.distributed.context_parallel import local_positions
     from mimo_core.distributed.process_groups import build_topology
 
     tensor_parallel.model_parallel_cuda_manual_seed(1, tp_rank=0, ep_rank=0, etp_rank=0)
@@ -148,7 +148,7 @@ def losses(platform: Any) -> dict[str, dict[str, float]]:
             for number in range(MICROBATCHES):
                 hidden, padding = _microbatch(number, groups.dp.rank())
                 if grid.cp > 1:
-                    own = own_positions([LENGTH], grid.cp, groups.cp.rank())
+                    own = local_positions([LENGTH], grid.cp, groups.cp.rank())
                     hidden, padding = hidden[own], padding[:, own]
                 hidden = hidden.chunk(grid.tp)[groups.tp.rank()]
                 routers.set_padding(padding.chunk(grid.tp, dim=1)[groups.tp.rank()])
@@ -287,7 +287,7 @@ def _numbers(platform: Any, recipe: str, overrides: list[str]) -> Iterator[tuple
     from mimo_core.model.builder import BuildConfig, Builder
     from mimo_core.model.moe.routers import has_losses
     from mimo_core.planning.plan import make_plan
-    from mimo_core.train.datasets import Samples
+    from mimo_core.train.datasets import TrainingData
     from mimo_core.train.finalize_grads import finalize_gradients
     from mimo_core.train.forward_step import LOSS, ForwardStep
 
@@ -301,7 +301,7 @@ def _numbers(platform: Any, recipe: str, overrides: list[str]) -> Iterator[tuple
         topology.collection, ddp_config=DistributedDataParallelConfig()
     )
     model.train()
-    samples = Samples(plan, 0, count_steps=has_losses(language))
+    samples = TrainingData(plan, 0, count_steps=has_losses(language))
     microbatches = plan.recipe.train.global_batch_size // plan.microbatch
     communicator: Any = SimpleNamespace(is_pp_last_stage=True)
     for split in ("train", "validation"):

@@ -65,7 +65,7 @@ def _parts(platform: Any, recipe: str, site: str) -> Any:
     from megatron.core.tensor_parallel import model_parallel_cuda_manual_seed
     from megatron.core.transformer.spec_utils import build_module
 
-    from mimo_core.contract import Encoder, Grid
+    from mimo_core.contract import EncoderSpec, Grid
     from mimo_core.distributed.process_groups import build_topology
     from mimo_core.planning.plan import make_plan
 
@@ -80,13 +80,13 @@ def _parts(platform: Any, recipe: str, site: str) -> Any:
     maps = {}
     for name, module in modules.items():
         given: dict[str, Any] = {"module": module, "groups": groups[name], "platform": platform}
-        spec = plan.host.ask("build_submodule", module.plugin, **given)
-        if isinstance(spec, Encoder):
+        spec = plan.host.call_hook("build_submodule", module.plugin, **given)
+        if isinstance(spec, EncoderSpec):
             both = {"encoder": spec.tower, "projector": spec.projector}
             parts[name] = {part: build_module(each) for part, each in both.items()}
         else:
             parts[name] = {"language": build_module(spec)}
-        maps[name] = plan.host.ask("weight_map", module.plugin, module=module)
+        maps[name] = plan.host.call_hook("param_mappings", module.plugin, module=module)
     return modules, maps, parts, groups
 
 

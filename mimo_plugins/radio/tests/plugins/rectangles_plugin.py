@@ -22,17 +22,17 @@ class Rectangles:
         said = "".join("tw"[shape[1] > shape[0]] for shape in (p.shape for p in pictures))
         return mimo.Sample(
             key=f"rectangles/{self._split}/{index}",
-            parts=(*pictures, mimo.Text(text=f"{said}.", loss=True)),
+            content=(*pictures, mimo.Text(text=f"{said}.", is_target=True)),
         )
 
-    def _picture(self, generator: object) -> mimo.Media:
+    def _picture(self, generator: object) -> mimo.MediaItem:
         import numpy as np
 
         height, width = (int(side) for side in generator.integers(1, 80, 2))
         pixels = np.broadcast_to(generator.integers(0, 256, 3, np.uint8), (height, width, 3))
-        return mimo.Media(kind="image", shape=(height, width), load=lambda _: pixels)
+        return mimo.MediaItem(modality="image", shape=(height, width), load=lambda _: pixels)
 
 
 @mimo.hookimpl
-def build_dataset(data: mimo.Data, split: mimo.Split) -> Rectangles:
+def build_dataset(data: mimo.DatasetConfig, split: mimo.Split) -> Rectangles:
     return Rectangles(split)

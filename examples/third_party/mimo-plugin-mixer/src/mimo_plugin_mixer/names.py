@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from mimo_core import Stored, WeightRule
+from mimo_core import CheckpointTensor, ParamMapping
 from mimo_plugin_mixer.options import Options
 
 Tensor = tuple[str, tuple[int, ...]]
@@ -29,14 +29,14 @@ def projector(options: Options, language_width: int) -> Tensor:
     return "projector.weight", (language_width, options.hidden_size)
 
 
-def rules(options: Options, language_width: int) -> Iterator[WeightRule]:
+def rules(options: Options, language_width: int) -> Iterator[ParamMapping]:
     """Keys of a checkpoint are the names of the file."""
     for name, shape in tower(options):
-        stored = Stored(key=name, shape=shape)
-        yield WeightRule(part="encoder", stored=(stored,), files={name: shape})
+        stored = CheckpointTensor(key=name, shape=shape)
+        yield ParamMapping(component="encoder", tensors=(stored,), files={name: shape})
     name, shape = projector(options, language_width)
-    stored = Stored(key="encoder.weight", shape=shape)
-    yield WeightRule(part="projector", stored=(stored,), files={name: shape})
+    stored = CheckpointTensor(key="encoder.weight", shape=shape)
+    yield ParamMapping(component="projector", tensors=(stored,), files={name: shape})
 
 
 def _norm(name: str, width: int) -> Iterator[Tensor]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import attrs
 
-from mimo_core import Module
+from mimo_core import ModuleConfig
 
 
 def _positive(_options: Options, field: attrs.Attribute[Any], value: int | None) -> None:
@@ -52,7 +52,7 @@ class Options:
         return self.channel_hidden_size or 4 * self.hidden_size
 
 
-def options_of(module: Module) -> Options:
+def options_of(module: ModuleConfig) -> Options:
     """The module's options, typed."""
     assert isinstance(module.options, Options)
     return module.options

@@ -14,38 +14,48 @@ mimo_contract = "1.0"
 
 
 @mimo.hookimpl
-def options() -> type:
+def options_class() -> type:
     return Options
 
 
 @mimo.hookimpl
-def describe(module: mimo.Module) -> mimo.Description:
+def describe_module(module: mimo.ModuleConfig) -> mimo.ModuleDescription:
     options = options_of(module)
     width, patches = options.hidden_size, options.patches
     assert module.language_width is not None
     _, projector = names.projector(options, module.language_width)
 
-    def positions(media: Sequence[mimo.Media]) -> list[int]:
+    def positions(media: Sequence[mimo.MediaItem]) -> list[int]:
         return [patches] * len(media)
 
-    return mimo.Description(
-        width=width,
-        layers=options.layers,
-        heads=1,
-        weights=(
-            mimo.Weights(parameters=sum(math.prod(shape) for _, shape in names.tower(options))),
-            mimo.Weights(parameters=math.prod(projector), part="projector", at="last"),
+    return mimo.ModuleDescription(
+        hidden_size=width,
+        num_layers=options.layers,
+        num_attention_heads=1,
+        parameters=(
+            mimo.ParameterSpec(
+                num_parameters=sum(math.prod(shape) for _, shape in names.tower(options))
+            ),
+            mimo.ParameterSpec(
+                num_parameters=math.prod(projector), component="projector", layer="last"
+            ),
         ),
-        accepts="image",
-        positions=positions,
-        parallel=frozenset({"dp"}),
-        refused={"tp": "its layers mix all patches of a picture, which are on one rank"},
-        owns=frozenset({"num_layers", "hidden_size", "num_attention_heads", "ffn_hidden_size"}),
+        modality="image",
+        count_positions=positions,
+        supported_parallelism=frozenset({"dp"}),
+        unsupported_reasons={
+            "tp": "its layers mix all patches of a picture, which are on one rank"
+        },
+        owned_config_fields=frozenset(
+            {"num_layers", "hidden_size", "num_attention_heads", "ffn_hidden_size"}
+        ),
     )
 
 
 @mimo.hookimpl
-def flops(module: mimo.Module, samples: Sequence[mimo.Sample]) -> Sequence[mimo.Flops]:
+def estimate_flops(
+    module: mimo.ModuleConfig, samples: Sequence[mimo.Sample]
+) -> Sequence[mimo.FlopsEstimate]:
     options = options_of(module)
     width, patches = options.hidden_size, options.patches
     assert module.language_width is not None
@@ -55,27 +65,34 @@ def flops(module: mimo.Module, samples: Sequence[mimo.Sample]) -> Sequence[mimo.
     _, projector = names.projector(options, module.language_width)
     tower = 2.0 * pictures * (options.layers * 2 * mixing + stem)
     behind = 2.0 * pictures * patches * math.prod(projector)
-    return [mimo.Flops(weights=tower), mimo.Flops(part="projector", weights=behind)]
+    return [
+        mimo.FlopsEstimate(weight_matmul=tower),
+        mimo.FlopsEstimate(component="projector", weight_matmul=behind),
+    ]
 
 
 @mimo.hookimpl
-def module_edges(module: mimo.Module, modules: Mapping[str, mimo.Module]) -> Sequence[mimo.Edge]:
+def module_edges(
+    module: mimo.ModuleConfig, modules: Mapping[str, mimo.ModuleConfig]
+) -> Sequence[mimo.Edge]:
     return [mimo.Edge(source=module.name, target=mimo.LANGUAGE, placeholder=f"<{module.name}>")]
 
 
 @mimo.hookimpl
-def rng_prefix(module: mimo.Module) -> str:
+def rng_prefix(module: mimo.ModuleConfig) -> str:
     return f"{module.name}."
 
 
 @mimo.hookimpl
-def weight_map(module: mimo.Module) -> mimo.WeightMap:
+def param_mappings(module: mimo.ModuleConfig) -> mimo.ParamMappings:
     assert module.language_width is not None
-    return mimo.WeightMap(rules=tuple(names.rules(options_of(module), module.language_width)))
+    return mimo.ParamMappings(rules=tuple(names.rules(options_of(module), module.language_width)))
 
 
 @mimo.hookimpl
-def build_submodule(module: mimo.Module, groups: Any, platform: mimo.Platform) -> mimo.Encoder:
+def build_submodule(
+    module: mimo.ModuleConfig, groups: Any, platform: mimo.Platform
+) -> mimo.EncoderSpec:
     from megatron.core.transformer.spec_utils import ModuleSpec
 
     from mimo_core.building import transformer_config
@@ -91,14 +108,14 @@ def build_submodule(module: mimo.Module, groups: Any, platform: mimo.Platform) -
         attention_dropout=0.0,
     )
     params = {"config": config, "options": options, "groups": groups}
-    return mimo.Encoder(tower=ModuleSpec(module=Mixer, params=params), config=config)
+    return mimo.EncoderSpec(tower=ModuleSpec(module=Mixer, params=params), config=config)
 
 
 @mimo.hookimpl
 def provide_batch(
-    module: mimo.Module, samples: Sequence[mimo.Sample], context: mimo.BatchContext
+    module: mimo.ModuleConfig, samples: Sequence[mimo.Sample], context: mimo.BatchContext
 ) -> dict[str, Any] | None:
-    pictures = context.load(samples)
+    pictures = context.decode_media(samples)
     if not pictures:
         return None
     from mimo_plugin_mixer.tower import squares

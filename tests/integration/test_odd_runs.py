@@ -19,7 +19,8 @@ from mimo_core.launch import launcher
 
 from ..helpers.paths import RECIPES
 from ..helpers.runs import Run
-from ..unit.test_odd_files import device, fifo, link_loop
+from ..unit.test_odd_files import bounds, device, fifo, link_loop  # noqa: F401
+from ..unit.test_permissions import unprivileged  # noqa: F401
 
 pytestmark = pytest.mark.long
 
